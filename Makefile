@@ -1,0 +1,64 @@
+# make demo   set up, serve, post the example patches, write masks and overlays to demo-out/, stop
+# make test   set up with the training extra and run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+SOURCES := app model_export tests examples
+
+.PHONY: help setup setup-dev demo serve test check format lock clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tessera needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: requirements/serve.txt pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --require-hashes -r requirements/serve.txt
+	$(PIP) install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt requirements/train.txt $(VENV)/.serve
+	$(PIP) install --quiet --require-hashes -r requirements/dev.txt
+	$(PIP) install --quiet -r requirements/train.txt
+	@touch $@
+
+setup: $(VENV)/.serve ## Virtual environment with what the service needs
+setup-dev: $(VENV)/.dev ## The same with what training and the tests need
+
+demo: setup ## Segment the example patches over HTTP; results in demo-out/
+	$(BIN)/python examples/demo.py
+
+serve: setup ## Run the service on http://127.0.0.1:8000
+	$(BIN)/tessera serve
+
+test: setup-dev ## Run the tests
+	$(BIN)/python -m pytest
+
+check: setup-dev ## Format, lint, types and import rules
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup-dev ## Rewrite the sources in the project's format
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header
+# torch is pinned and not hashed: its build (CPU, CUDA) is the user's choice, and brings its own pins of CUDA packages.
+CUDA := $(addprefix --no-emit-package ,triton cuda-bindings cuda-pathfinder cuda-toolkit $(addprefix nvidia-,cublas \
+	cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 \
+	nvjitlink nvshmem-cu13 nvtx))
+
+lock: setup-dev ## Resolve the locked versions anew
+	$(PIP) install --quiet uv
+	$(LOCK) --upgrade --generate-hashes pyproject.toml -o requirements/serve.txt
+	$(LOCK) --upgrade --generate-hashes pyproject.toml --extra cuda -c requirements/serve.txt -o requirements/cuda.txt
+	$(LOCK) --upgrade --generate-hashes pyproject.toml --extra dev -c requirements/serve.txt -o requirements/dev.txt
+	$(LOCK) --upgrade --no-annotate $(CUDA) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) demo-out build dist *.egg-info

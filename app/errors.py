@@ -1,0 +1,76 @@
+"""Every error the project raises on purpose, as one tree. It knows no HTTP; `app/api/problems.py` maps it.
+
+TesseraError
+├── ImageRejected             this image cannot be segmented; the next one may
+│   ├── UnsupportedImage        not one of the accepted formats or pixel types
+│   ├── UnreadableImage         the format is right, the content is damaged
+│   └── ImageTooLarge           more pixels than the service accepts
+├── NotServed                 nothing is wrong with the image, try again later
+│   ├── QueueFull               the queue holds as many images as it may
+│   ├── DeadlineExceeded        the answer was not ready in time
+│   └── ModelNotReady           the model is not loaded, or the service is stopping
+├── InferenceFailed           the model failed on this image
+└── StartupError              the service must not start
+    ├── InvalidBundle           the bundle is missing, damaged or not what its manifest says
+    └── DeviceUnavailable       the device asked for is not there
+"""
+
+
+class TesseraError(Exception):
+    """Base of the tree. The message is one line that a user may see: it never names a file of theirs."""
+
+
+class ImageRejected(TesseraError):
+    """This image cannot be segmented."""
+
+
+class UnsupportedImage(ImageRejected):
+    """The bytes are not one of the accepted image formats or pixel types."""
+
+
+class UnreadableImage(ImageRejected):
+    """The bytes look like an accepted format but do not decode."""
+
+
+class ImageTooLarge(ImageRejected):
+    """The image has more pixels than allowed."""
+
+
+class NotServed(TesseraError):
+    """The image is fine and was not processed; a later try may succeed."""
+
+
+class QueueFull(NotServed):
+    """As many images are in the service as it may hold.
+
+    Attributes:
+        retry_after_seconds: A whole number of seconds, at least 1, after which a retry is sensible.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceeded(NotServed):
+    """The answer was not ready before the request's deadline."""
+
+
+class ModelNotReady(NotServed):
+    """The model is not loaded yet, or the service is stopping."""
+
+
+class InferenceFailed(TesseraError):
+    """The runtime failed on this image."""
+
+
+class StartupError(TesseraError):
+    """The service must not start."""
+
+
+class InvalidBundle(StartupError):
+    """The model bundle is missing, damaged or contradicts its manifest."""
+
+
+class DeviceUnavailable(StartupError):
+    """The device that was asked for cannot be used."""

@@ -1,0 +1,48 @@
+"""Sizes and places, in pixels. Width before height, x before y; arrays are (height, width)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The extent of an image, in pixels, each side at least 1."""
+
+    width_px: int
+    height_px: int
+
+    def __post_init__(self) -> None:
+        if self.width_px < 1 or self.height_px < 1:
+            raise ValueError(f"a size has sides of at least 1 px, not {self}")
+
+    def __str__(self) -> str:
+        return f"{self.width_px}x{self.height_px} px"
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels."""
+        return self.width_px * self.height_px
+
+    def rounded_up(self, stride_px: int) -> "Size":
+        """Return the smallest size that holds this one and whose sides are multiples of `stride_px`."""
+        return Size(-(-self.width_px // stride_px) * stride_px, -(-self.height_px // stride_px) * stride_px)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A rectangle of pixels: its top left corner (x, y) from the image's top left, and its size."""
+
+    x_px: int
+    y_px: int
+    size: Size
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """(rows, columns) to index an (H, W, ...) array with."""
+        return (
+            slice(self.y_px, self.y_px + self.size.height_px),
+            slice(self.x_px, self.x_px + self.size.width_px),
+        )
+
+    def within(self, outer: "Region") -> "Region":
+        """Return this region in the coordinates of `outer`, which holds it."""
+        return Region(self.x_px - outer.x_px, self.y_px - outer.y_px, self.size)

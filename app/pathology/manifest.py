@@ -1,0 +1,98 @@
+"""The bundle's contract: what a model's graph expects, what it returns and what that means.
+
+A bundle is a folder with the three files named here. `model_export` writes it, `app/inference/bundle.py` loads it.
+
+The serving graph has one input and three outputs:
+
+- `image`: uint8 (N, H, W, 3) RGB; H and W are multiples of the manifest's stride; normalisation is inside.
+- `class_map`: uint8 (N, H, W), indices into the manifest's classes.
+- `confidence`: uint8 (N, H, W), the winning class's probability times 255, rounded.
+- `label_probability`: float32 (N, L), one for each class with `label: true`, in list order.
+"""
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.pathology.classes import TissueClass, label_indices
+
+MODEL_FILE = "model.onnx"
+MANIFEST_FILE = "manifest.json"
+GOLDEN_FILE = "golden.npz"
+"""Arrays `image`, `class_map`, `confidence` and `label_probability`, as of the graph's input and outputs."""
+
+GRAPH_INPUT = "image"
+GRAPH_OUTPUTS = ("class_map", "confidence", "label_probability")
+
+GOLDEN_PIXEL_AGREEMENT = 0.999
+"""The share of class-map pixels that must agree with the golden pair, and PyTorch's with ONNX Runtime's."""
+GOLDEN_PROBABILITY_TOLERANCE = 1e-3
+"""The largest difference of a label probability between the two."""
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class ModelManifest(BaseModel):
+    """Everything a server has to know about a model that is not in its graph.
+
+    Attributes:
+        format: Version of this contract.
+        name: The model's name: letters, digits, ".", "_" and "-".
+        version: The model's own version.
+        description: One sentence for people.
+        intended_use: What the model may be used for.
+        classes: The classes of the class map, in index order.
+        label_thresholds: For each label class, the probability from which a patch carries the label.
+        stride: The sides of an input are multiples of this, in px.
+        window_px: The side of the largest window to run at once, in px; larger patches are tiled.
+        margin_px: How far, in px, a window's own border spoils its class map; windows overlap by twice this.
+        um_per_px: Pixel spacing that the model was trained at, in um/px; None when it is not known.
+        training_data: What the weights were trained on, a line each.
+        metrics: Scores on images that the scored weights never saw, by name.
+        sha256: Digest of the model file.
+        golden_sha256: Digest of the golden pair's file.
+        opset: ONNX operator set of the graph.
+        producer: Versions of what made the bundle.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = Field(default=1, ge=1, le=1)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")
+    description: str = ""
+    intended_use: str = "research use only"
+    classes: tuple[TissueClass, ...] = Field(min_length=2, max_length=255)
+    label_thresholds: tuple[Probability, ...]
+    stride: int = Field(ge=1, le=256)
+    window_px: int = Field(ge=32, le=8192)
+    margin_px: int = Field(ge=0)
+    um_per_px: float | None = Field(default=None, gt=0)
+    training_data: tuple[str, ...] = ()
+    metrics: dict[str, float] = {}
+    sha256: Sha256
+    golden_sha256: Sha256
+    opset: int = Field(ge=1)
+    producer: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for what in ("name", "letter", "color"):
+            values = [getattr(tissue, what) for tissue in self.classes]
+            if len(set(values)) != len(values):
+                raise ValueError(f"two classes share a {what}")
+        if not self.label_classes:
+            raise ValueError("at least one class must be a label")
+        if len(self.label_thresholds) != len(self.label_classes):
+            raise ValueError("label_thresholds must hold one number for each label class")
+        if self.window_px % self.stride:
+            raise ValueError("window_px must be a multiple of stride")
+        if 2 * self.margin_px >= self.window_px:
+            raise ValueError("margin_px must be less than half of window_px")
+        return self
+
+    @property
+    def label_classes(self) -> tuple[TissueClass, ...]:
+        """The classes that a patch can carry as labels, in list order."""
+        return tuple(self.classes[index] for index in label_indices(self.classes))

@@ -1,0 +1,46 @@
+"""Writing a bundle: built in a temporary folder beside its place, then moved there in one step."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model_export.errors import InvalidData
+
+
+@contextmanager
+def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder that becomes `target` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        InvalidData: `target` exists and may not be overwritten, or its parent cannot be written to.
+    """
+    if target.exists() and not overwrite:
+        raise InvalidData(f"{target}: exists already; choose another place or pass --overwrite")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    except OSError as error:
+        raise InvalidData(f"{target}: cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if target.exists():
+            retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+            os.replace(target, retired / target.name)
+            os.replace(temporary, target)
+            shutil.rmtree(retired)
+        else:
+            os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

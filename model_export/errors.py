@@ -1,0 +1,28 @@
+"""What can be wrong with a user's input, as one tree. Each message is one line that names the file.
+
+ModelExportError
+├── InvalidData               an image, a mask or a folder of them
+├── InvalidCheckpoint         a checkpoint or a model factory that does not fit
+├── InvalidRecipe             a recipe file or one of its values
+└── VerificationFailed        the exported graph does not reproduce the PyTorch model
+"""
+
+
+class ModelExportError(Exception):
+    """Base of the tree; the command line prints its message and exits with code 2."""
+
+
+class InvalidData(ModelExportError):
+    """A training image, mask or folder cannot be used."""
+
+
+class InvalidCheckpoint(ModelExportError):
+    """A checkpoint or a model factory cannot be used."""
+
+
+class InvalidRecipe(ModelExportError):
+    """A recipe cannot be used."""
+
+
+class VerificationFailed(ModelExportError):
+    """The exported graph does not reproduce the PyTorch model."""

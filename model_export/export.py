@@ -1,0 +1,128 @@
+"""From a network to a verified bundle."""
+
+import logging
+import warnings
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from app.pathology.classes import WSSS4LUAD, TissueClass
+from app.pathology.manifest import (
+    GOLDEN_FILE,
+    GRAPH_INPUT,
+    GRAPH_OUTPUTS,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    ModelManifest,
+)
+from model_export.bundle import new_folder, sha256_of
+from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
+from model_export.serving_graph import ServingGraph
+from model_export.verify import Comparison, run_onnx, trial_batches, verify
+
+OPSET = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What the exporter cannot read off the weights; the fields mean what `ModelManifest` says."""
+
+    name: str
+    version: str
+    description: str = ""
+    classes: tuple[TissueClass, ...] = WSSS4LUAD
+    mean: tuple[float, ...] = INPUT_MEAN
+    std: tuple[float, ...] = INPUT_STD
+    stride: int = STRIDE
+    window_px: int = 512
+    margin_px: int = 64
+    um_per_px: float | None = None
+    training_data: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def serving_graph(network: torch.nn.Module, card: ModelCard) -> ServingGraph:
+    """Wrap `network` as its card says."""
+    return ServingGraph(network, card.classes, card.mean, card.std, card.stride)
+
+
+def export_bundle(
+    network: torch.nn.Module, card: ModelCard, target: Path, overwrite: bool = False
+) -> list[Comparison]:
+    """Export `network`, verify the result and put the bundle at `target`.
+
+    Returns:
+        How PyTorch and ONNX Runtime compared, a row for each trial batch.
+
+    Raises:
+        InvalidCheckpoint: The network's outputs do not fit the card.
+        InvalidData: `target` exists already or cannot be written.
+        VerificationFailed: The exported graph disagrees with the network. Nothing is left behind.
+    """
+    graph = serving_graph(network, card)
+    with new_folder(target, overwrite) as folder:
+        model = folder / MODEL_FILE
+        _write_onnx(graph, model)
+        comparisons = verify(graph, model)
+        _write_golden(graph.block_px, model, folder / GOLDEN_FILE)
+        manifest = ModelManifest(
+            name=card.name,
+            version=card.version,
+            description=card.description,
+            classes=card.classes,
+            label_thresholds=tuple(0.5 for tissue in card.classes if tissue.label),
+            stride=card.stride,
+            window_px=card.window_px,
+            margin_px=card.margin_px,
+            um_per_px=card.um_per_px,
+            training_data=card.training_data,
+            metrics=card.metrics,
+            sha256=sha256_of(model),
+            golden_sha256=sha256_of(folder / GOLDEN_FILE),
+            opset=OPSET,
+            producer={name: version(name) for name in ("torch", "onnx", "onnxscript")},
+        )
+        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return comparisons
+
+
+def _write_onnx(graph: ServingGraph, path: Path) -> None:
+    """Write the graph with dynamic batch, height and width, the sides multiples of the stride."""
+    example = torch.full((2, 2 * graph.block_px, 3 * graph.block_px, 3), 240, dtype=torch.uint8)
+    dim = torch.export.Dim
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own insides, which the comparison below judges
+        torch.onnx.export(
+            graph,
+            (example,),
+            str(path),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[GRAPH_INPUT],
+            output_names=list(GRAPH_OUTPUTS),
+            dynamic_shapes=({0: dim("batch"), 1: graph.block_px * dim("rows"), 2: graph.block_px * dim("columns")},),
+            external_data=False,
+        )
+    model = onnx.load(path)
+    _strip_traces(model.graph)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _strip_traces(graph: onnx.GraphProto) -> None:
+    """Drop what the exporter notes of the machine it ran on: source lines and paths of every operation."""
+    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+
+
+def _write_golden(stride: int, model: Path, path: Path) -> None:
+    batch = next(trial_batches(stride))
+    [outputs] = run_onnx(model, [batch])
+    np.savez_compressed(path, **{GRAPH_INPUT: batch}, **dict(zip(GRAPH_OUTPUTS, outputs, strict=True)))

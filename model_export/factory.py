@@ -1,0 +1,94 @@
+"""Getting a trained network: the project's own from its checkpoint, or anyone's from a factory and a checkpoint."""
+
+import importlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from app.pathology.classes import TissueClass
+from model_export.checkpoint import load_checkpoint
+from model_export.errors import InvalidCheckpoint, InvalidData
+from model_export.network import TissueNetwork
+
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
+"""Keys under which training programs commonly store the weights."""
+
+
+def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str | None = None) -> nn.Module:
+    """Return the network with the checkpoint's weights, in evaluation mode.
+
+    Args:
+        checkpoint: A state dictionary, or a dictionary with one under `model`, `state_dict` or `model_state_dict`.
+        classes: The classes of the class map.
+        factory: `package.module:callable` that returns an untrained network; None for the project's own.
+
+    Raises:
+        InvalidCheckpoint: The factory does not import or run, or the checkpoint's weights do not fit its network.
+    """
+    weights = _weights(checkpoint, load_checkpoint(checkpoint))
+    if factory is None:
+        network: nn.Module = TissueNetwork(len(classes), sum(tissue.label for tissue in classes), pretrained=False)
+    else:
+        network = _call(factory)
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in wanted:
+        if name not in found:
+            raise InvalidCheckpoint(f"{checkpoint}: does not fit the network: {name} is missing")
+        if wanted[name] != found[name]:
+            raise InvalidCheckpoint(
+                f"{checkpoint}: does not fit the network: {name} is {found[name]}, not {wanted[name]}"
+            )
+    unknown = sorted(found.keys() - wanted.keys())
+    if unknown:
+        raise InvalidCheckpoint(f"{checkpoint}: does not fit the network: {unknown[0]} is not one of its weights")
+    network.load_state_dict(dict(weights))
+    return network.eval()
+
+
+def load_classes(path: Path) -> tuple[TissueClass, ...]:
+    """Read a class list: a JSON array of objects with `name`, `letter`, `color` and, optionally, `label`.
+
+    Raises:
+        InvalidData: The file is missing or not such an array.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return TypeAdapter(tuple[TissueClass, ...]).validate_python(values)
+    except FileNotFoundError:
+        raise InvalidData(f"{path}: no such class list") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidData(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (OSError, ValueError) as error:
+        raise InvalidData(f"{path}: not a class list in JSON: {error}") from error
+
+
+def _weights(path: Path, state: dict[str, Any]) -> Mapping[str, Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InvalidCheckpoint(f"{path}: holds no dictionary of weights, at its top or under {', '.join(_WRAPPERS)}")
+    return {name.removeprefix("module."): value for name, value in state.items()}  # as DataParallel saves them
+
+
+def _call(factory: str) -> nn.Module:
+    module_name, colon, attribute = factory.partition(":")
+    if not (colon and module_name and attribute):
+        raise InvalidCheckpoint(f"factory {factory!r}: write package.module:callable")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a researcher's module usually lies in the current folder
+    try:
+        network = getattr(importlib.import_module(module_name), attribute)()
+    except Exception as error:  # whatever a user's own module raises is that module's fault, said in one line
+        raise InvalidCheckpoint(f"factory {factory}: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise InvalidCheckpoint(f"factory {factory}: returned a {type(network).__name__}, not a torch.nn.Module")
+    return network

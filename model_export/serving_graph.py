@@ -1,0 +1,100 @@
+"""The graph that is served: bytes of RGB in, class map, confidence and label probabilities out.
+
+Normalisation is inside, so a server needs to know no mean; the outputs are what an answer is made of, so a batch of
+224 px patches leaves the accelerator as 0.4 MB and not as 3.2 MB of logits. See `app/pathology/manifest.py`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from app.pathology.classes import TissueClass, label_indices
+from model_export.errors import InvalidCheckpoint
+
+
+class ServingGraph(nn.Module):
+    """Wraps a segmentation network.
+
+    Args:
+        network: Returns logits (N, C, h, w), or a dictionary with them under `out` (torchvision's convention) and,
+            where it has a classification head, logits (N, L) under `labels`. h and w may be the input's sides
+            divided by a whole number.
+        classes: The C classes of the logits, in order.
+        mean: Per-channel mean of RGB in 0 to 255.
+        std: Per-channel standard deviation of RGB in 0 to 255.
+        stride: Sides of an input are multiples of this, in px.
+
+    Raises:
+        InvalidCheckpoint: A trial run shows that the network's outputs do not fit.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classes: Sequence[TissueClass],
+        mean: Sequence[float],
+        std: Sequence[float],
+        stride: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+        self.label_indices = list(label_indices(classes))
+        self.block_px = stride
+        self.scale = self._try_out(len(classes), stride * 2)
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return class map, confidence and label probabilities.
+
+        Args:
+            image: uint8 (N, H, W, 3) RGB; H and W multiples of the stride.
+
+        Returns:
+            uint8 (N, H, W) class indices, uint8 (N, H, W) confidence times 255, float32 (N, L) probabilities.
+        """
+        logits, labels = self._run(image)
+        if self.scale != 1:
+            logits = functional.interpolate(
+                logits, scale_factor=float(self.scale), mode="bilinear", align_corners=False
+            )
+        confidence, class_map = logits.softmax(dim=1).max(dim=1)
+        probabilities = self._labels_from(class_map) if labels is None else labels.sigmoid()
+        return class_map.to(torch.uint8), (confidence * 255).round().to(torch.uint8), probabilities
+
+    def _run(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        outputs = self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        return (outputs, None) if isinstance(outputs, Tensor) else (outputs["out"], outputs.get("labels"))
+
+    def _labels_from(self, class_map: Tensor) -> Tensor:
+        """Without a classification head: the largest share that each label class has of any stride-sized block."""
+        indices = torch.tensor(self.label_indices, device=class_map.device).view(1, -1, 1, 1)
+        share = functional.avg_pool2d((class_map.unsqueeze(1) == indices).float(), self.block_px)
+        return share.amax(dim=(2, 3))
+
+    @torch.inference_mode()
+    def _try_out(self, class_count: int, side: int) -> int:
+        """Run once on a blank `side` px image; return by how much the logits are smaller than it."""
+        self.network.eval()
+        try:
+            logits, labels = self._run(torch.full((1, side, side, 3), 240, dtype=torch.uint8))
+        except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
+            raise InvalidCheckpoint(f"the network does not run on a {side}x{side} px image: {_line(error)}") from error
+        if not isinstance(logits, Tensor) or logits.ndim != 4:
+            raise InvalidCheckpoint("the network must return logits (N, C, H, W), or a dictionary with them under out")
+        if logits.shape[1] != class_count:
+            raise InvalidCheckpoint(f"the network has {logits.shape[1]} classes, the class list {class_count}")
+        if labels is not None and tuple(labels.shape) != (1, len(self.label_indices)):
+            raise InvalidCheckpoint(f"the label head returns {tuple(labels.shape)}, not (N, {len(self.label_indices)})")
+        scale, rest = divmod(side, logits.shape[2])
+        if rest or tuple(logits.shape[2:]) != (side // scale, side // scale):
+            height, width = logits.shape[2:]
+            raise InvalidCheckpoint(f"logits of {width}x{height} do not divide an input of {side}x{side} px evenly")
+        return scale
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

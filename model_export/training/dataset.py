@@ -1,0 +1,148 @@
+"""Reading WSSS4LUAD: image and mask pairs, and patches whose labels stand in their file names.
+
+Everything is read and checked before the first step, so that a bad file ends a training in its first second.
+"""
+
+import ast
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from app.pathology.arrays import ClassMap, RgbImage
+from app.pathology.classes import TissueClass, label_indices
+from model_export.errors import InvalidData
+
+IGNORE = 255
+"""Class index of a pixel that counts in no loss and no score."""
+
+LABEL_MIN_FRACTION = 0.005
+"""A patch carries a label from this fraction of its known pixels on; less is an annotator's stray stroke."""
+
+_LABELS_IN_NAME = re.compile(r"(\[[01](?:, ?[01])*\])$")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training image.
+
+    Attributes:
+        name: The file's name, for messages and pictures.
+        image: (H, W, 3) uint8 RGB.
+        class_map: (H, W) uint8; all `IGNORE` where only labels are known.
+        labels: (L,) bool, one for each label class, as annotated in the name or read off the class map.
+    """
+
+    name: str
+    image: RgbImage
+    class_map: ClassMap
+    labels: tuple[bool, ...]
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether any pixel's class is known."""
+        return bool((self.class_map != IGNORE).any())
+
+
+def labels_of(class_map: ClassMap, classes: Sequence[TissueClass]) -> tuple[bool, ...]:
+    """Return which label classes fill at least `LABEL_MIN_FRACTION` of the known pixels of `class_map`, (H, W)."""
+    known = class_map[class_map != IGNORE]
+    counts = np.bincount(known, minlength=len(classes))
+    return tuple(bool(counts[index] >= max(1.0, LABEL_MIN_FRACTION * known.size)) for index in label_indices(classes))
+
+
+def read_pairs(root: Path, classes: Sequence[TissueClass]) -> list[Sample]:
+    """Read `root/img/*.png` and the masks of the same names in `root/mask`, in name order.
+
+    Raises:
+        InvalidData: A folder or a mask is missing, a file does not decode, sizes differ, or a mask holds an index
+            or a colour outside the palette.
+    """
+    images = _list_png(root / "img")
+    samples = []
+    for path in images:
+        image = _read_rgb(path)
+        mask_path = root / "mask" / path.name
+        if not mask_path.is_file():
+            raise InvalidData(f"{mask_path}: missing; {path.name} in img needs a mask of the same name")
+        class_map = _read_mask(mask_path, classes)
+        if class_map.shape != image.shape[:2]:
+            raise InvalidData(
+                f"{mask_path}: the mask is {class_map.shape[1]}x{class_map.shape[0]} px"
+                f" and its image {image.shape[1]}x{image.shape[0]} px"
+            )
+        samples.append(Sample(path.name, image, class_map, labels_of(class_map, classes)))
+    return samples
+
+
+def read_labelled_patches(root: Path, classes: Sequence[TissueClass]) -> list[Sample]:
+    """Read `root/*.png` whose names end in the patch's labels, as in `436219-7159-48057-[1, 0, 1].png`.
+
+    Raises:
+        InvalidData: The folder holds no PNG, a name carries no such list or one of another length, or a file does
+            not decode.
+    """
+    samples = []
+    wanted = len(label_indices(classes))
+    for path in _list_png(root):
+        match = _LABELS_IN_NAME.search(path.stem)
+        if match is None:
+            raise InvalidData(f"{path}: the name does not end in labels such as [1, 0, 1]")
+        labels = ast.literal_eval(match.group(1))
+        if len(labels) != wanted:
+            raise InvalidData(f"{path}: {len(labels)} labels in the name, {wanted} expected")
+        image = _read_rgb(path)
+        unknown = np.full(image.shape[:2], IGNORE, np.uint8)
+        samples.append(Sample(path.name, image, unknown, tuple(bool(label) for label in labels)))
+    return samples
+
+
+def _list_png(folder: Path) -> list[Path]:
+    paths = sorted(folder.glob("*.png")) if folder.is_dir() else []
+    if not paths:
+        raise InvalidData(f"{folder}: no PNG images here")
+    return paths
+
+
+def _read_rgb(path: Path) -> RgbImage:
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InvalidData(f"{path}: not a readable image: {error}") from error
+
+
+def _read_mask(path: Path, classes: Sequence[TissueClass]) -> ClassMap:
+    """Read a palette-mode mask by its indices, or an RGB one by its colours."""
+    try:
+        with Image.open(path) as image:
+            indexed = image.mode in ("P", "L")
+            pixels = np.array(image if indexed else image.convert("RGB"))
+            palette = image.getpalette() if image.mode == "P" else None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InvalidData(f"{path}: not a readable mask: {error}") from error
+    if not indexed:
+        return _indices_of_colours(path, pixels, classes)
+    present = [int(index) for index in np.unique(pixels)]
+    if present[-1] >= len(classes):
+        raise InvalidData(f"{path}: index {present[-1]} is outside 0 to {len(classes) - 1}")
+    for index in present if palette is not None else []:
+        color = tuple(palette[3 * index : 3 * index + 3]) if palette is not None else ()
+        if color != classes[index].color:
+            raise InvalidData(f"{path}: index {index} is painted {color}, not {classes[index].color}")
+    return pixels
+
+
+def _indices_of_colours(path: Path, pixels: RgbImage, classes: Sequence[TissueClass]) -> ClassMap:
+    class_map = np.full(pixels.shape[:2], IGNORE, np.uint8)
+    for index, tissue in enumerate(classes):
+        class_map[(pixels == np.array(tissue.color, np.uint8)).all(axis=2)] = index
+    unknown = np.argwhere(class_map == IGNORE)
+    if len(unknown):
+        y, x = (int(value) for value in unknown[0])
+        color = tuple(int(value) for value in pixels[y, x])
+        raise InvalidData(f"{path}: the colour {color} at x {x}, y {y} is outside the palette")
+    return class_map

@@ -1,0 +1,121 @@
+"""PyTorch against ONNX Runtime: the exported graph has to say what the network said.
+
+`interpolate` and friends have exported to ONNX with silent mismatches before, so nothing is believed that was not
+compared, on images that look like tissue, at several sizes and batch sizes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from app.pathology.arrays import RgbBatch
+from app.pathology.classes import NORMAL, STROMA, TUMOR
+from app.pathology.geometry import Size
+from app.pathology.manifest import (
+    GOLDEN_PIXEL_AGREEMENT,
+    GOLDEN_PROBABILITY_TOLERANCE,
+    GRAPH_INPUT,
+    GRAPH_OUTPUTS,
+)
+from model_export.errors import VerificationFailed
+from model_export.serving_graph import ServingGraph
+from model_export.synthetic import draw_patch
+
+CONFIDENCE_TOLERANCE = 2
+"""How far the uint8 confidences may lie apart at any pixel on which the class maps agree."""
+
+_TISSUES = ((TUMOR, STROMA), (NORMAL,), (TUMOR, STROMA, NORMAL), ())
+
+Outputs = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How well the two agree on one batch.
+
+    Attributes:
+        shape: Shape of the input, (N, H, W, 3).
+        pixel_agreement: Share of class-map pixels that agree.
+        confidence_difference: Largest difference of the uint8 confidence where the class maps agree.
+        probability_difference: Largest difference of a label probability.
+    """
+
+    shape: tuple[int, ...]
+    pixel_agreement: float
+    confidence_difference: int
+    probability_difference: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the exported graph may be served."""
+        return (
+            self.pixel_agreement >= GOLDEN_PIXEL_AGREEMENT
+            and self.confidence_difference <= CONFIDENCE_TOLERANCE
+            and self.probability_difference <= GOLDEN_PROBABILITY_TOLERANCE
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{'x'.join(map(str, self.shape))}: {self.pixel_agreement:.5%} of pixels agree,"
+            f" confidence within {self.confidence_difference}/255,"
+            f" probabilities within {self.probability_difference:.1e}"
+        )
+
+
+def trial_batches(stride: int) -> Iterator[RgbBatch]:
+    """Yield H&E-like batches of several sizes and batch sizes, their sides multiples of `stride`."""
+    for count, width, height in ((1, 224, 224), (3, 256, 160), (5, 96, 96), (2, 512, 384), (1, 1, 1)):
+        size = Size(width, height).rounded_up(stride)
+        yield np.stack([draw_patch(seed, size, _TISSUES[seed % len(_TISSUES)])[0] for seed in range(count)])
+
+
+def run_onnx(model: Path, batches: list[RgbBatch]) -> list[Outputs]:
+    """Run the exported graph on the CPU, in one thread, on each batch.
+
+    Raises:
+        VerificationFailed: ONNX Runtime does not load or run the graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        results = [session.run(list(GRAPH_OUTPUTS), {GRAPH_INPUT: batch}) for batch in batches]
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise VerificationFailed(f"{model.name}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from error
+    return [(class_map, confidence, probabilities) for class_map, confidence, probabilities in results]
+
+
+@torch.inference_mode()
+def verify(graph: ServingGraph, model: Path) -> list[Comparison]:
+    """Compare `graph` with its export, `model`.
+
+    Raises:
+        VerificationFailed: They disagree on any batch; the message says by how much.
+    """
+    batches = list(trial_batches(graph.block_px))
+    comparisons = []
+    for batch, exported in zip(batches, run_onnx(model, batches), strict=True):
+        original = [output.numpy() for output in graph(torch.from_numpy(batch))]
+        for name, ours, theirs in zip(GRAPH_OUTPUTS, original, exported, strict=True):
+            if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+                raise VerificationFailed(
+                    f"{model.name}: {name} is {theirs.dtype}{theirs.shape}, not {ours.dtype}{ours.shape}"
+                )
+        same = original[0] == exported[0]
+        apart = np.abs(original[1].astype(int) - exported[1].astype(int))[same]
+        comparison = Comparison(
+            batch.shape,
+            float(same.mean()),
+            int(apart.max(initial=0)),
+            float(np.abs(original[2] - exported[2]).max()),
+        )
+        if not comparison.passed:
+            raise VerificationFailed(f"{model.name}: PyTorch and ONNX Runtime disagree: {comparison}")
+        comparisons.append(comparison)
+    return comparisons
