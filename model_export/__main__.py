@@ -1,8 +1,8 @@
 """The offline step's commands: `python -m model_export train | evaluate | cross-validate | export | verify`.
 
-    python -m model_export train --pairs DATA/pairs --patches DATA/patches --run runs/mine
-    python -m model_export export --checkpoint runs/mine/best.pth --out bundle --name mine --version 1.0.0
-    tessera serve --bundle bundle
+python -m model_export train --pairs DATA/pairs --patches DATA/patches --run runs/mine
+python -m model_export export --checkpoint runs/mine/best.pth --out bundle --name mine --version 1.0.0
+tessera serve --bundle bundle
 """
 
 import json

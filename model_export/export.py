@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -50,9 +51,7 @@ def serving_graph(network: torch.nn.Module, card: ModelCard) -> ServingGraph:
     return ServingGraph(network, card.classes, card.mean, card.std, card.stride)
 
 
-def export_bundle(
-    network: torch.nn.Module, card: ModelCard, target: Path, overwrite: bool = False
-) -> list[Comparison]:
+def export_bundle(network: torch.nn.Module, card: ModelCard, target: Path, overwrite: bool = False) -> list[Comparison]:
     """Export `network`, verify the result and put the bundle at `target`.
 
     Returns:
@@ -125,4 +124,5 @@ def _strip_traces(graph: onnx.GraphProto) -> None:
 def _write_golden(stride: int, model: Path, path: Path) -> None:
     batch = next(trial_batches(stride))
     [outputs] = run_onnx(model, [batch])
-    np.savez_compressed(path, **{GRAPH_INPUT: batch}, **dict(zip(GRAPH_OUTPUTS, outputs, strict=True)))
+    arrays: dict[str, Any] = {GRAPH_INPUT: batch, **dict(zip(GRAPH_OUTPUTS, outputs, strict=True))}
+    np.savez_compressed(path, **arrays)

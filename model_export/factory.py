@@ -37,13 +37,11 @@ def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str 
         network = _call(factory)
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
-    for name in wanted:
+    for name, shape in wanted.items():
         if name not in found:
             raise InvalidCheckpoint(f"{checkpoint}: does not fit the network: {name} is missing")
-        if wanted[name] != found[name]:
-            raise InvalidCheckpoint(
-                f"{checkpoint}: does not fit the network: {name} is {found[name]}, not {wanted[name]}"
-            )
+        if shape != found[name]:
+            raise InvalidCheckpoint(f"{checkpoint}: does not fit the network: {name} is {found[name]}, not {shape}")
     unknown = sorted(found.keys() - wanted.keys())
     if unknown:
         raise InvalidCheckpoint(f"{checkpoint}: does not fit the network: {unknown[0]} is not one of its weights")

@@ -30,6 +30,9 @@ class ServingGraph(nn.Module):
         InvalidCheckpoint: A trial run shows that the network's outputs do not fit.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         network: nn.Module,

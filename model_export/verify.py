@@ -7,6 +7,7 @@ compared, on images that look like tissue, at several sizes and batch sizes.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -31,7 +32,8 @@ CONFIDENCE_TOLERANCE = 2
 
 _TISSUES = ((TUMOR, STROMA), (NORMAL,), (TUMOR, STROMA, NORMAL), ())
 
-Outputs = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]
+Outputs = list[NDArray[Any]]
+"""The graph's outputs, in the order of `GRAPH_OUTPUTS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,9 @@ def run_onnx(model: Path, batches: list[RgbBatch]) -> list[Outputs]:
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        results = [session.run(list(GRAPH_OUTPUTS), {GRAPH_INPUT: batch}) for batch in batches]
+        return [session.run(list(GRAPH_OUTPUTS), {GRAPH_INPUT: batch}) for batch in batches]
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise VerificationFailed(f"{model.name}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from error
-    return [(class_map, confidence, probabilities) for class_map, confidence, probabilities in results]
 
 
 @torch.inference_mode()

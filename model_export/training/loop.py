@@ -71,8 +71,8 @@ class Trainer:
         self.batches = BatchSource(training, classes, recipe)
         label_count = sum(tissue.label for tissue in classes)
         self.network = TissueNetwork(len(classes), label_count, dropout=recipe.dropout)
-        self.network.to(memory_format=torch.channels_last)
-        average = get_ema_multi_avg_fn(recipe.average_decay)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        average = get_ema_multi_avg_fn(recipe.average_decay)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
         encoder = [*self.network.stem.parameters(), *self.network.blocks.parameters()]
         known = {id(parameter) for parameter in encoder}
@@ -138,7 +138,7 @@ class Trainer:
                 outputs = self.network(batch.images.contiguous(memory_format=torch.channels_last))
                 loss = objective(outputs, batch, self.recipe.dice_weight, self.recipe.label_weight)
                 self.optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
                 self.averaged.update_parameters(self.network)
                 total += float(loss.detach())

@@ -1,0 +1,1 @@
+"""HTTP: routes, schemas and problem documents. Thin; what happens is told in `app/segmentation`."""

@@ -1,0 +1,68 @@
+"""What routes need: the running service, and the way in that every upload takes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.api.uploads import UploadLimits, read_images
+from app.errors import DeadlineExceeded, ModelNotReady
+from app.inference.segmenter import Segmenter
+from app.segmentation.admission import Admission
+from app.segmentation.patch import PatchSegmentation
+from app.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts that the composition root put together, for routes to use."""
+
+    segmenter: Segmenter
+    patches: PatchSegmentation
+    admission: Admission
+    metrics: Metrics
+    limits: UploadLimits
+    request_timeout_seconds: float
+
+
+def service_of(request: Request) -> Service:
+    """Return the running service.
+
+    Raises:
+        ModelNotReady: It is not started yet, or stopping.
+    """
+    service: Service | None = getattr(request.app.state, "service", None)
+    if service is None or not service.segmenter.ready:
+        raise ModelNotReady("the model is not ready; see /health/ready")
+    return service
+
+
+ServiceDependency = Annotated[Service, Depends(service_of)]
+
+
+@asynccontextmanager
+async def uploaded_images(request: Request, service: Service) -> AsyncIterator[list[bytes]]:
+    """Give the request's images while their places in the service and the request's deadline last.
+
+    The first place is taken before the body is read, so that a full service refuses without reading; the others as
+    soon as the body shows how many images it holds.
+
+    Raises:
+        QueueFull: The service has no place for them.
+        DeadlineExceeded: Reading and the block together took too long.
+        UnsupportedMediaType, UploadTooLarge, InvalidRequest: See `read_images`.
+    """
+    limit = service.request_timeout_seconds
+    try:
+        async with asyncio.timeout(limit) as deadline:
+            with service.admission.admit(1):
+                images = await read_images(request, service.limits)
+                with service.admission.admit(len(images) - 1):
+                    yield images
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise DeadlineExceeded(f"no answer within {limit:g} s; send fewer or smaller images, or try later") from None

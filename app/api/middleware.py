@@ -1,0 +1,69 @@
+"""What every request gets: an id, a line in the log, its metrics, and an answer whatever happens."""
+
+import logging
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.problems import internal_error, respond
+from app.telemetry.logging import request_id
+from app.telemetry.metrics import Metrics
+
+_UNMATCHED = "unmatched"
+_log = logging.getLogger(__name__)
+
+
+class RequestScope:
+    """ASGI middleware around the whole application.
+
+    A caller's own X-Request-ID is kept when it is a UUID and replaced when it is anything else: an id ends up in logs,
+    and free text there could be a patient's.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; anything but HTTP passes through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        current = _uuid(Headers(scope=scope).get("x-request-id"))
+        token = request_id.set(current)
+        start = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = current
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            _log.exception("unforeseen error")
+            if status:
+                raise  # the answer has begun; the server can only cut it off
+            await respond(internal_error())(scope, receive, send_with_id)
+        finally:
+            self._record(scope, status, time.perf_counter() - start)
+            request_id.reset(token)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None) or _UNMATCHED
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.request_duration.labels(route).observe(seconds)
+        fields = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        _log.info("request", extra=fields)
+
+
+def _uuid(text: str | None) -> str:
+    try:
+        return str(uuid.UUID(text)) if text else str(uuid.uuid4())
+    except ValueError:
+        return str(uuid.uuid4())

@@ -1,0 +1,41 @@
+"""What operators and clients ask about the service itself: model, health, metrics."""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client.exposition import choose_encoder
+
+from app.api.dependencies import ServiceDependency
+from app.api.schemas import Health, ModelCard
+from app.telemetry.metrics import Metrics
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/model")
+async def model(service: ServiceDependency) -> ModelCard:
+    """Describe the model being served: classes and colours, scores, training data, device."""
+    segmenter = service.segmenter
+    known = segmenter.manifest.model_dump(include=set(ModelCard.model_fields))
+    return ModelCard(**known, device=segmenter.device, provider=segmenter.provider)
+
+
+@router.get("/health/live")
+async def live() -> Health:
+    """Say that the process answers; restart it when this does not."""
+    return Health(status="live")
+
+
+@router.get("/health/ready", responses={503: {"model": Health}})
+async def ready(request: Request) -> JSONResponse:
+    """Say whether images are taken now; send none while this is 503."""
+    service = getattr(request.app.state, "service", None)
+    is_ready = service is not None and service.segmenter.ready
+    return JSONResponse({"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Expose the service's metrics to Prometheus."""
+    source: Metrics = request.app.state.metrics
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(source.registry), headers={"Content-Type": content_type})

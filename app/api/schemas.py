@@ -1,0 +1,168 @@
+"""The JSON that the service sends. Field descriptions are its documentation."""
+
+import base64
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from app.api.problems import Problem
+from app.pathology.classes import TissueClass, code
+from app.pathology.manifest import ModelManifest
+from app.segmentation.patch import SegmentedPatch
+
+Share = Annotated[float, Field(ge=0, le=1)]
+_DIGITS = 6
+
+
+class ImageInfo(BaseModel):
+    """The image as it was received."""
+
+    width: int = Field(description="Width in px, upright.")
+    height: int = Field(description="Height in px, upright.")
+    sha256: str = Field(description="SHA-256 digest of the uploaded bytes.")
+
+
+class ModelReference(BaseModel):
+    """Which model answered."""
+
+    name: str
+    version: str
+    sha256: str = Field(description="SHA-256 digest of the model file.")
+
+
+class ClassScore(BaseModel):
+    """What the model says of one class."""
+
+    name: str
+    letter: str
+    color: tuple[int, int, int] = Field(description="sRGB, 0 to 255.")
+    probability: Share | None = Field(description="That the patch contains the class; null for background.")
+
+
+class ClassResult(ClassScore):
+    """What the model says of one class, and how much of the patch it fills."""
+
+    fraction: Share = Field(description="The class's share of the patch's pixels.")
+
+
+class Picture(BaseModel):
+    """A picture of the patch's size."""
+
+    media_type: str = "image/png"
+    width: int = Field(description="Width in px.")
+    height: int = Field(description="Height in px.")
+    base64: str = Field(description="The file, base64-encoded.")
+
+
+class Classification(BaseModel):
+    """Which tissues a patch contains."""
+
+    labels: list[str] = Field(description="Those of the label classes that the patch contains.")
+    code: str = Field(description="Their letters, as in T+S; empty for none.")
+    classes: list[ClassScore]
+    image: ImageInfo
+    model: ModelReference
+    request_id: str
+
+
+class Segmentation(BaseModel):
+    """Which tissues a patch contains, and where."""
+
+    labels: list[str] = Field(description="Those of the label classes that the patch contains.")
+    code: str = Field(description="Their letters, as in T+S; empty for none.")
+    classes: list[ClassResult]
+    mask: Picture = Field(description="Palette PNG; a pixel's index is its class's position in classes.")
+    overlay: Picture | None = Field(default=None, description="RGB PNG, with view=overlay only.")
+    image: ImageInfo
+    model: ModelReference
+    request_id: str
+
+
+class Segmentations(BaseModel):
+    """The answers to several files, in the order sent; a problem stands for a file that has none."""
+
+    results: list[Segmentation | Problem]
+
+
+class Classifications(BaseModel):
+    """The answers to several files, in the order sent; a problem stands for a file that has none."""
+
+    results: list[Classification | Problem]
+
+
+class ModelCard(BaseModel):
+    """The model being served, and where it runs."""
+
+    name: str
+    version: str
+    sha256: str
+    description: str
+    intended_use: str
+    classes: list[TissueClass] = Field(description="In the order of the mask's indices.")
+    label_thresholds: list[Share] = Field(description="Of each label class: the probability of a label.")
+    um_per_px: float | None = Field(description="Pixel spacing of the training images; null when not known.")
+    training_data: list[str]
+    metrics: dict[str, float]
+    device: str = Field(description="Where the model really runs: cpu or cuda.")
+    provider: str = Field(description="ONNX Runtime's name of the execution provider in use.")
+
+
+class Health(BaseModel):
+    """The service's own state."""
+
+    status: str
+
+
+def classification(patch: SegmentedPatch, manifest: ModelManifest, request_id: str) -> Classification:
+    """Return the answer of `/classify` for one patch."""
+    return Classification(
+        labels=[tissue.name for tissue in patch.labels],
+        code=code(patch.labels),
+        classes=_scores(patch, manifest),
+        image=_image(patch),
+        model=_model(manifest),
+        request_id=request_id,
+    )
+
+
+def segmentation(
+    patch: SegmentedPatch, manifest: ModelManifest, request_id: str, mask: bytes, overlay: bytes | None
+) -> Segmentation:
+    """Return the answer of `/segment` for one patch and its painted PNGs."""
+    scores = zip(_scores(patch, manifest), patch.fractions, strict=True)
+    return Segmentation(
+        labels=[tissue.name for tissue in patch.labels],
+        code=code(patch.labels),
+        classes=[ClassResult(**score.model_dump(), fraction=round(share, _DIGITS)) for score, share in scores],
+        mask=_picture(patch, mask),
+        overlay=None if overlay is None else _picture(patch, overlay),
+        image=_image(patch),
+        model=_model(manifest),
+        request_id=request_id,
+    )
+
+
+def _scores(patch: SegmentedPatch, manifest: ModelManifest) -> list[ClassScore]:
+    probabilities = iter(patch.label_probabilities)
+    return [
+        ClassScore(
+            name=tissue.name,
+            letter=tissue.letter,
+            color=tissue.color,
+            probability=round(float(next(probabilities)), _DIGITS) if tissue.label else None,
+        )
+        for tissue in manifest.classes
+    ]
+
+
+def _model(manifest: ModelManifest) -> ModelReference:
+    return ModelReference(name=manifest.name, version=manifest.version, sha256=manifest.sha256)
+
+
+def _image(patch: SegmentedPatch) -> ImageInfo:
+    return ImageInfo(width=patch.size.width_px, height=patch.size.height_px, sha256=patch.sha256)
+
+
+def _picture(patch: SegmentedPatch, png: bytes) -> Picture:
+    encoded = base64.b64encode(png).decode("ascii")
+    return Picture(width=patch.size.width_px, height=patch.size.height_px, base64=encoded)

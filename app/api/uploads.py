@@ -1,0 +1,87 @@
+"""Reading a request's images: one raw body, or the `file` parts of a form. In memory, within limits."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
+from app.imaging.decode import MEDIA_TYPES
+
+FORM = "multipart/form-data"
+PART = "file"
+
+_MAX_FIELDS = 16
+_MAX_FIELD_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """What one request may carry."""
+
+    max_bytes: int
+    max_files: int
+
+
+async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
+    """Return the bytes of each image in the request, at least one, in the order sent.
+
+    Raises:
+        UnsupportedMediaType: The body is neither a form nor one of the image types.
+        UploadTooLarge: It has too many bytes or files.
+        InvalidRequest: The form is malformed or has no `file` part.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limits.max_bytes:
+        raise _too_many_bytes(limits)
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type == FORM:
+        return await _read_form(request, limits)
+    if media_type in MEDIA_TYPES:
+        return [b"".join([chunk async for chunk in _bounded(request, limits)])]
+    raise UnsupportedMediaType(f"send {FORM} with {PART} parts, or one of {', '.join(MEDIA_TYPES)}")
+
+
+class _InMemoryParser(MultiPartParser):
+    """Never spools a part to disk: uploads are patients' images, and are bounded in size already."""
+
+    spool_max_size = 2**62
+
+
+async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
+    parser = _InMemoryParser(
+        request.headers,
+        _bounded(request, limits),
+        max_files=limits.max_files,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise UploadTooLarge(f"more than {limits.max_files} files; send them in several requests") from error
+        raise InvalidRequest(f"the form cannot be read: {error.message}") from error
+    try:
+        parts = [part for part in form.getlist(PART) if isinstance(part, UploadFile)]
+        if not parts:
+            raise InvalidRequest(f"the form has no file in a part named {PART!r}")
+        return [await part.read() for part in parts]
+    finally:
+        await form.close()
+
+
+async def _bounded(request: Request, limits: UploadLimits) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it comes, whatever length was declared."""
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limits.max_bytes:
+            raise _too_many_bytes(limits)
+        yield chunk
+
+
+def _too_many_bytes(limits: UploadLimits) -> UploadTooLarge:
+    return UploadTooLarge(f"the body has more than {limits.max_bytes} bytes")

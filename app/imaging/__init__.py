@@ -1,0 +1,1 @@
+"""Bytes and pixels: decoding uploads, planning windows, stitching and painting results."""

@@ -1,0 +1,64 @@
+"""Covering a patch with overlapping windows, and padding a window to what the model takes."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from app.pathology.arrays import RgbImage
+from app.pathology.geometry import Region, Size
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One model input.
+
+    Attributes:
+        read: The pixels the model is given.
+        keep: The part of them whose result is used; the windows' `keep` regions partition the patch.
+    """
+
+    read: Region
+    keep: Region
+
+
+def plan_windows(size: Size, window_px: int, margin_px: int) -> list[Window]:
+    """Cover a patch with windows, row by row.
+
+    Neighbours overlap by at least twice the margin and each keeps its half of the overlap, so a kept pixel is at
+    least `margin_px` away from every window border that is not the patch's own.
+
+    Args:
+        size: The patch's size.
+        window_px: The longest side of a window, more than twice `margin_px`.
+        margin_px: The context that a kept pixel has on each side.
+    """
+    columns = _plan_axis(size.width_px, window_px, margin_px)
+    rows = _plan_axis(size.height_px, window_px, margin_px)
+    return [
+        Window(
+            Region(x, y, Size(min(window_px, size.width_px), min(window_px, size.height_px))),
+            Region(left, top, Size(right - left, bottom - top)),
+        )
+        for y, top, bottom in rows
+        for x, left, right in columns
+    ]
+
+
+def _plan_axis(length: int, window: int, margin: int) -> list[tuple[int, int, int]]:
+    """Return (start of reading, start of keeping, end of keeping) of each window along one axis."""
+    if length <= window:
+        return [(0, 0, length)]
+    step = window - 2 * margin
+    starts = [*range(0, length - window, step), length - window]
+    borders = [(left + window + right) // 2 for left, right in pairwise(starts)]
+    return list(zip(starts, [0, *borders], [*borders, length], strict=True))
+
+
+def pad_to_stride(image: RgbImage, stride_px: int) -> RgbImage:
+    """Pad (H, W, 3) `image` at its bottom and right, by reflection, to sides that are multiples of `stride_px`."""
+    height, width = image.shape[:2]
+    bottom, right = -height % stride_px, -width % stride_px
+    if not bottom and not right:
+        return np.ascontiguousarray(image)
+    return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="reflect")

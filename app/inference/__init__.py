@@ -1,0 +1,1 @@
+"""The engine: bundle, session, batching. Knows windows, not patches."""

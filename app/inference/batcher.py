@@ -1,0 +1,149 @@
+"""Batching: windows of different requests onto one session, at once when a lane is idle, never waiting for more.
+
+Runs on the event loop; only `run` leaves it, to one thread a lane. A caller that stops waiting cancels its entry,
+which is then dropped before it costs inference.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from app.errors import InferenceFailed, ModelNotReady
+from app.inference.session import BatchResult
+from app.pathology.arrays import ClassMap, ConfidenceMap, Probabilities, RgbBatch, RgbImage
+from app.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class WindowResult:
+    """What the model says of one window.
+
+    Attributes:
+        class_map: (H, W) uint8, of the padded window.
+        confidence: (H, W) uint8, likewise.
+        label_probabilities: (L,) float32.
+    """
+
+    class_map: ClassMap
+    confidence: ConfidenceMap
+    label_probabilities: Probabilities
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A window that waits, and the reply its caller waits for."""
+
+    image: RgbImage
+    reply: asyncio.Future[WindowResult]
+    queued_at: float = field(default_factory=time.perf_counter)
+
+
+class Batcher:
+    """Groups windows by shape and runs the group whose first has waited longest.
+
+    Args:
+        run: Runs one batch; called in the lanes' threads, at most `lanes` calls at a time.
+        lanes: How many batches may run at once.
+        max_batch_size: The most windows in a batch.
+        metrics: Told of waits, batch sizes and run times.
+    """
+
+    def __init__(
+        self, run: Callable[[RgbBatch], BatchResult], lanes: int, max_batch_size: int, metrics: Metrics
+    ) -> None:
+        self._run = run
+        self._idle = lanes
+        self._max_batch_size = max_batch_size
+        self._metrics = metrics
+        self._groups: dict[tuple[int, ...], deque[_Entry]] = {}
+        self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+        self._closed = False
+        metrics.queue_depth.set_function(lambda: sum(len(group) for group in self._groups.values()))
+
+    async def submit(self, image: RgbImage) -> WindowResult:
+        """Return what the model says of (H, W, 3) `image`, whose sides are multiples of the model's stride.
+
+        Raises:
+            InferenceFailed: The runtime failed on the batch.
+            ModelNotReady: The batcher is closed.
+        """
+        if self._closed:
+            raise ModelNotReady("the service is stopping")
+        entry = _Entry(image, asyncio.get_running_loop().create_future())
+        self._groups.setdefault(image.shape, deque()).append(entry)
+        self._dispatch()
+        return await entry.reply
+
+    async def close(self) -> None:
+        """Refuse new windows, fail the waiting ones and wait for the running ones."""
+        self._closed = True
+        for entry in (entry for group in self._groups.values() for entry in group):
+            if not entry.reply.done():
+                entry.reply.set_exception(ModelNotReady("the service is stopping"))
+        self._groups.clear()
+        await asyncio.to_thread(self._threads.shutdown)
+
+    def _dispatch(self) -> None:
+        while self._idle and (batch := self._next_batch()):
+            self._idle -= 1
+            running = asyncio.get_running_loop().run_in_executor(self._threads, self._run_batch, batch)
+            running.add_done_callback(partial(self._finish, batch))
+
+    def _next_batch(self) -> list[_Entry]:
+        """Take the next batch off the queue; empty when nothing waits."""
+        for shape in list(self._groups):
+            waiting = deque(entry for entry in self._groups[shape] if not entry.reply.done())  # the rest gave up
+            if waiting:
+                self._groups[shape] = waiting
+            else:
+                del self._groups[shape]
+        if not self._groups:
+            return []
+        shape = min(self._groups, key=lambda shape: self._groups[shape][0].queued_at)
+        group = self._groups[shape]
+        share = -(-len(group) // self._idle)  # leave the other idle lanes theirs
+        batch = [group.popleft() for _ in range(min(len(group), share, self._max_batch_size))]
+        if not group:
+            del self._groups[shape]
+        return batch
+
+    def _run_batch(self, batch: list[_Entry]) -> list[WindowResult]:
+        """In a lane's thread: wait times, one run, one result for each entry."""
+        start = time.perf_counter()
+        for entry in batch:
+            self._metrics.stage_duration.labels("queue").observe(start - entry.queued_at)
+        self._metrics.batch_size.observe(len(batch))
+        with self._metrics.stage("infer"):
+            result = self._run(np.stack([entry.image for entry in batch]))
+        results = list(_split(result))
+        if len(results) != len(batch):
+            raise InferenceFailed(f"the model answered {len(results)} of {len(batch)} windows")
+        return results
+
+    def _finish(self, batch: list[_Entry], running: asyncio.Future[list[WindowResult]]) -> None:
+        """Back on the event loop: hand out results or the failure, and use the lane again."""
+        self._idle += 1
+        failure = running.exception()
+        for position, entry in enumerate(batch):
+            if entry.reply.done():
+                continue
+            if failure is None:
+                entry.reply.set_result(running.result()[position])
+            else:
+                error = InferenceFailed("the model failed on this image")
+                error.__cause__ = failure
+                entry.reply.set_exception(error)
+        self._dispatch()
+
+
+def _split(result: BatchResult) -> Iterator[WindowResult]:
+    for class_map, confidence, probabilities in zip(
+        result.class_maps, result.confidences, result.label_probabilities, strict=True
+    ):
+        yield WindowResult(class_map, confidence, probabilities)

@@ -1,0 +1,110 @@
+"""The one serving file that imports onnxruntime: a session on a device, and the truth about which one it got."""
+
+import ctypes
+import logging
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnxruntime
+
+from app.errors import DeviceUnavailable, InvalidBundle
+from app.pathology.arrays import Probabilities, RgbBatch
+from app.pathology.manifest import GRAPH_INPUT, GRAPH_OUTPUTS
+
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+Device = Literal["cpu", "cuda"]
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_QUIET, _ERRORS_ONLY = 4, 3
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What the graph says of N windows.
+
+    Attributes:
+        class_maps: (N, H, W) uint8.
+        confidences: (N, H, W) uint8, the probability times 255.
+        label_probabilities: (N, L) float32.
+    """
+
+    class_maps: np.ndarray
+    confidences: np.ndarray
+    label_probabilities: Probabilities
+
+
+class OnnxSession:
+    """A loaded graph. `run` may be called from several threads at once.
+
+    Attributes:
+        device: The device that the runtime really uses.
+        provider: ONNX Runtime's name of it, the first of the session's own list.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self.provider: str = session.get_providers()[0]
+        self.device: Device = "cuda" if self.provider == _CUDA else "cpu"
+
+    def run(self, images: RgbBatch) -> BatchResult:
+        """Run one batch, (N, H, W, 3) uint8 with sides that are multiples of the model's stride."""
+        class_maps, confidences, probabilities = self._session.run(list(GRAPH_OUTPUTS), {GRAPH_INPUT: images})
+        return BatchResult(class_maps, confidences, probabilities)
+
+
+def open_session(model: bytes, device: DeviceChoice) -> OnnxSession:
+    """Load a serialised graph onto a device.
+
+    On the CPU each run keeps to one thread: lanes, not operators, share the cores. `auto` takes CUDA where the
+    machine has an NVIDIA GPU, and says in the log when it has one and CUDA does not come up.
+
+    Raises:
+        DeviceUnavailable: `cuda` was asked for and the session did not get it.
+        InvalidBundle: The runtime refuses the graph.
+    """
+    if device == "cuda" or (device == "auto" and _CUDA in onnxruntime.get_available_providers() and _has_gpu()):
+        session = _open_cuda(model)
+        if session is not None:
+            return session
+        if device == "cuda":
+            raise DeviceUnavailable(
+                "CUDA was asked for and ONNX Runtime could not use it: a GPU, its driver and the extra"
+                " tessera[cuda] are needed (or set TESSERA_DEVICE=cpu)"
+            )
+        _log.warning("a GPU is present but CUDA is not usable; running on the CPU")
+    return OnnxSession(_new_session(model, [_CPU], _ERRORS_ONLY))
+
+
+def _open_cuda(model: bytes) -> OnnxSession | None:
+    """Return a session that really runs on CUDA, or None."""
+    if _CUDA not in onnxruntime.get_available_providers():
+        return None
+    onnxruntime.preload_dlls()  # CUDA and cuDNN from their PyPI packages; without it only system libraries are found
+    options = {"cudnn_conv_algo_search": "HEURISTIC"}  # no exhaustive search anew for each shape
+    session = OnnxSession(_new_session(model, [(_CUDA, options), _CPU], _QUIET))
+    # The list of available providers names CUDA even where its libraries are missing; only the session's own tells.
+    return session if session.device == "cuda" else None
+
+
+def _new_session(model: bytes, providers: list[object], severity: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = severity
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise InvalidBundle(f"ONNX Runtime refuses the model: {str(error).splitlines()[0]}") from error
+
+
+def _has_gpu() -> bool:
+    """Whether NVIDIA's driver is there and initialises."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

@@ -1,0 +1,73 @@
+"""Composition root of the service: settings in, application out."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CollectorRegistry
+
+from app.api import operations, problems, segment
+from app.api.dependencies import Service
+from app.api.middleware import RequestScope
+from app.api.uploads import UploadLimits
+from app.inference.segmenter import Segmenter, load_segmenter
+from app.segmentation.admission import Admission
+from app.segmentation.patch import PatchSegmentation
+from app.segmentation.workers import Workers
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+
+def create_app(settings: Settings | None = None, segmenter: Segmenter | None = None) -> FastAPI:
+    """Put the service together.
+
+    Args:
+        settings: How to run; read from the environment when None.
+        segmenter: The model to serve; the settings' bundle when None, loaded and warmed up here.
+
+    Raises:
+        StartupError: The bundle or the device cannot be used.
+    """
+    settings = settings or Settings()
+    metrics = Metrics(CollectorRegistry())
+    model: Segmenter = segmenter or load_segmenter(
+        settings.bundle, settings.device, settings.cores, settings.max_batch_size, metrics
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        workers = Workers(settings.cores, metrics)
+        await model.start()
+        app.state.service = Service(
+            segmenter=model,
+            patches=PatchSegmentation(model, workers, metrics, settings.max_side_px),
+            admission=Admission(settings.queue_capacity, metrics),
+            metrics=metrics,
+            limits=UploadLimits(settings.max_upload_bytes, settings.max_files),
+            request_timeout_seconds=settings.request_timeout,
+        )
+        metrics.ready.set(1)
+        try:
+            yield
+        finally:
+            metrics.ready.set(0)
+            await model.close()
+            await workers.close()
+
+    # Documentation from packaged files: a hospital's network does not reach the usual content delivery networks.
+    app: FastAPI = FastAPIOffline(
+        title="tessera",
+        version=version("tessera"),
+        summary="Tissue maps of H&E patches.",
+        description="Research use only. Problems come as RFC 9457 documents, `application/problem+json`.",
+        lifespan=lifespan,
+        separate_input_output_schemas=False,
+    )
+    app.state.metrics = metrics
+    app.add_middleware(RequestScope, metrics=metrics)
+    problems.install(app, metrics)
+    app.include_router(segment.router)
+    app.include_router(operations.router)
+    return app

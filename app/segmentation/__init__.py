@@ -1,0 +1,1 @@
+"""Use cases: what a user asks for, told in terms of the floors below."""

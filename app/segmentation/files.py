@@ -1,0 +1,132 @@
+"""Many image files without a server: masks, overlays and a table, written to a folder."""
+
+import asyncio
+import csv
+import io
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import TesseraError
+from app.pathology.classes import code
+from app.pathology.manifest import ModelManifest
+from app.segmentation.patch import PatchSegmentation, SegmentedPatch
+
+TABLE_FILE = "labels.csv"
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """What became of one file.
+
+    Attributes:
+        path: The file.
+        row: Its columns of the table between `file` and `problem`; empty when there is a problem.
+        problem: Why it was not segmented, or None.
+    """
+
+    path: Path
+    row: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """Return `paths` with each folder replaced by the images in it, in name order."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found.extend(sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES))
+        else:
+            found.append(path)
+    return found
+
+
+def colliding(paths: Sequence[Path]) -> tuple[Path, Path] | None:
+    """Return two paths whose results would have one name, or None."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.stem, path)
+        if other is not path:
+            return other, path
+    return None
+
+
+async def segment_files(
+    patches: PatchSegmentation, paths: Sequence[Path], out: Path, opacity: float, at_once: int
+) -> AsyncIterator[FileResult]:
+    """Segment each file and write `NAME_mask.png` and `NAME_overlay.png` to `out`; yield results as they come.
+
+    Args:
+        patches: The use case that segments one patch.
+        paths: The files.
+        out: An existing folder.
+        opacity: Of the overlay's colours, 0 to 1.
+        at_once: How many files to hold in memory.
+    """
+    waiting = iter(paths)
+    running: set[asyncio.Task[FileResult]] = set()
+    try:
+        while True:
+            while len(running) < at_once and (path := next(waiting, None)) is not None:
+                running.add(asyncio.create_task(_segment_file(patches, path, out, opacity)))
+            if not running:
+                return
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                yield task.result()
+    finally:
+        for task in running:
+            task.cancel()
+
+
+async def _segment_file(patches: PatchSegmentation, path: Path, out: Path, opacity: float) -> FileResult:
+    try:
+        patch = await patches.segment(await asyncio.to_thread(path.read_bytes))
+        pictures = {"mask": await patches.mask(patch), "overlay": await patches.overlay(patch, opacity)}
+    except TesseraError as error:
+        return FileResult(path, problem=str(error))
+    except OSError as error:
+        return FileResult(path, problem=f"cannot be read: {error.strerror}")
+    for name, png in pictures.items():
+        await asyncio.to_thread(_replace, out / f"{path.stem}_{name}.png", png)
+    return FileResult(path, _row(patch))
+
+
+def write_table(results: Iterable[FileResult], manifest: ModelManifest, out: Path) -> Path:
+    """Write `labels.csv` to `out`: a row for each result, in the order given; return its path."""
+    columns = [
+        "code",
+        *(f"{tissue.name}_probability" for tissue in manifest.label_classes),
+        *(f"{tissue.name}_fraction" for tissue in manifest.classes),
+        "width_px",
+        "height_px",
+        "sha256",
+    ]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["file", *columns, "problem"])
+    for result in results:
+        writer.writerow([result.path, *(result.row or [""] * len(columns)), result.problem or ""])
+    path = out / TABLE_FILE
+    _replace(path, text.getvalue().encode())
+    return path
+
+
+def _row(patch: SegmentedPatch) -> tuple[str, ...]:
+    return (
+        code(patch.labels),
+        *(f"{probability:.6f}" for probability in patch.label_probabilities),
+        *(f"{fraction:.6f}" for fraction in patch.fractions),
+        str(patch.size.width_px),
+        str(patch.size.height_px),
+        patch.sha256,
+    )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file that is whole at any moment it can be seen."""
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_bytes(content)
+    os.replace(partial, path)

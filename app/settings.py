@@ -1,0 +1,55 @@
+"""Settings: environment variables `TESSERA_...`, or the flags of `tessera serve`, which win. Read only by the roots.
+
+The flags, their help and docs/configuration.md are made from this class.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_BUNDLE = Path(__file__).parent / "bundle"
+
+
+def available_cores() -> int:
+    """Return the CPU cores this process may use: its affinity, and in a container its quota (cgroup v2), at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+
+
+class Settings(BaseSettings):
+    """How to run the service."""
+
+    model_config = SettingsConfigDict(env_prefix="TESSERA_", frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    bundle: Path = Field(default=DEFAULT_BUNDLE, description="Folder of the model bundle; by default the shipped one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where to run the model; cuda refuses to start without a usable GPU."
+    )
+    cores: int = Field(
+        default_factory=available_cores, ge=1, description="CPU cores to use; by default all that are allowed."
+    )
+    max_batch_size: int | None = Field(
+        default=None, ge=1, le=1024, description="Most windows in a batch; by default 4 on a CPU, 32 on a GPU."
+    )
+    queue_capacity: int = Field(default=128, ge=1, description="Images in the service at once; more are refused (429).")
+    request_timeout: float = Field(default=60.0, gt=0, description="Seconds in which a request is answered, else 504.")
+    max_side_px: int = Field(default=4096, ge=1, le=65535, description="Longest side of a patch, in px.")
+    max_files: int = Field(default=64, ge=1, description="Most files in one request.")
+    max_upload_bytes: int = Field(default=64 * 2**20, ge=1, description="Most bytes in one request's body.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_format: Literal["json", "text"] = Field(default="text", description="One JSON object a line, or text.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_files > self.queue_capacity:
+            raise ValueError(f"max_files ({self.max_files}) must not exceed queue_capacity ({self.queue_capacity})")
+        return self

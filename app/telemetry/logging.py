@@ -1,0 +1,57 @@
+"""Logs: one JSON object a line, or text for a terminal. They never hold a file name, a URL query or a pixel."""
+
+import json
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Literal
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request being served, for every line logged on its behalf."""
+
+LogFormat = Literal["json", "text"]
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON, what was passed as `extra` beside the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without a newline."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **extras(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """A record as one line for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without a newline, and a traceback below it where there is one."""
+        when = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        details = "  ".join(f"{name}={value}" for name, value in extras(record).items())
+        line = f"{when} {record.levelname.lower():7} {record.getMessage()}" + (f"  {details}" if details else "")
+        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+
+
+def extras(record: logging.LogRecord) -> dict[str, object]:
+    """Return what was logged beside the message, and the request's id."""
+    found = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+    current = request_id.get()
+    return {**({"request_id": current} if current else {}), **found}
+
+
+def configure(level: str, log_format: LogFormat) -> None:
+    """Send every log of the process to standard error in one format."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,75 @@
+"""Every metric of the service, in one registry that is passed in. docs/metrics.md explains them to operators."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+Stage = Literal["decode", "queue", "infer", "encode"]
+
+_STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The service's metrics.
+
+    Args:
+        registry: Where they are registered; a new one for each service, so that two can live in one process.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.requests = Counter("tessera_requests", "Finished HTTP requests.", ["route", "status"], registry=registry)
+        self.request_duration = Histogram(
+            "tessera_request_duration_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ["route"],
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self.stage_duration = Histogram(
+            "tessera_stage_duration_seconds",
+            "Time in one stage: decode and encode an image, queue of a window, infer of a batch.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "tessera_batch_size", "Windows in a batch.", buckets=_BATCH_BUCKETS, registry=registry
+        )
+        self.queue_depth = Gauge("tessera_queue_depth", "Windows that wait for a lane.", registry=registry)
+        self.images_in_flight = Gauge("tessera_images_in_flight", "Images taken in, not answered.", registry=registry)
+        self.rejections = Counter(
+            "tessera_rejections", "Images and requests not served, by reason.", ["reason"], registry=registry
+        )
+        self.images = Counter("tessera_images", "Images segmented.", registry=registry)
+        self.predicted_pixels = Counter(
+            "tessera_predicted_pixels", "Pixels predicted, by class.", ["class"], registry=registry
+        )
+        self.ready = Gauge("tessera_ready", "1 while the service takes images.", registry=registry)
+        self.device = Gauge(
+            "tessera_device_info",
+            "The device in use, as the session reports it.",
+            ["device", "provider"],
+            registry=registry,
+        )
+        self.model = Gauge(
+            "tessera_model_info", "The model being served.", ["name", "version", "sha256"], registry=registry
+        )
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        """Observe how long the block takes as one duration of `stage`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stage_duration.labels(stage).observe(time.perf_counter() - start)
