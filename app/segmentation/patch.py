@@ -129,7 +129,8 @@ class PatchSegmentation:
                 tasks = [group.create_task(run(window)) for window in windows]
         except* TesseraError as failures:  # one window's failure is the patch's; the group has cancelled the others
             raise failures.exceptions[0] from None
-        return np.stack([task.result() for task in tasks]).max(axis=0)
+        largest: Probabilities = np.stack([task.result() for task in tasks]).max(axis=0)
+        return largest
 
 
 def _read(data: bytes, max_side_px: int) -> tuple[RgbImage, str]:
