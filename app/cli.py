@@ -131,3 +131,7 @@ async def _segment_all(
     finally:
         await model.close()
         await workers.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -44,25 +44,37 @@ class _Entry:
     queued_at: float = field(default_factory=time.perf_counter)
 
 
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How much may run at once.
+
+    Attributes:
+        lanes: Batches.
+        windows: Windows in a batch.
+        pixels: Pixels in a batch of several windows, which bounds its memory.
+    """
+
+    lanes: int
+    windows: int
+    pixels: int
+
+
 class Batcher:
     """Groups windows by shape and runs the group whose first has waited longest.
 
     Args:
-        run: Runs one batch; called in the lanes' threads, at most `lanes` calls at a time.
-        lanes: How many batches may run at once.
-        max_batch_size: The most windows in a batch.
+        run: Runs one batch; called in the lanes' threads.
+        limits: How much may run at once.
         metrics: Told of waits, batch sizes and run times.
     """
 
-    def __init__(
-        self, run: Callable[[RgbBatch], BatchResult], lanes: int, max_batch_size: int, metrics: Metrics
-    ) -> None:
+    def __init__(self, run: Callable[[RgbBatch], BatchResult], limits: BatchLimits, metrics: Metrics) -> None:
         self._run = run
-        self._idle = lanes
-        self._max_batch_size = max_batch_size
+        self._limits = limits
+        self._idle = limits.lanes
         self._metrics = metrics
         self._groups: dict[tuple[int, ...], deque[_Entry]] = {}
-        self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+        self._threads = ThreadPoolExecutor(limits.lanes, thread_name_prefix="lane")
         self._closed = False
         metrics.queue_depth.set_function(lambda: sum(len(group) for group in self._groups.values()))
 
@@ -108,7 +120,8 @@ class Batcher:
         shape = min(self._groups, key=lambda shape: self._groups[shape][0].queued_at)
         group = self._groups[shape]
         share = -(-len(group) // self._idle)  # leave the other idle lanes theirs
-        batch = [group.popleft() for _ in range(min(len(group), share, self._max_batch_size))]
+        affordable = max(1, self._limits.pixels // (shape[0] * shape[1]))
+        batch = [group.popleft() for _ in range(min(len(group), share, affordable, self._limits.windows))]
         if not group:
             del self._groups[shape]
         return batch

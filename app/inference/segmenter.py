@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.errors import ModelNotReady
-from app.inference.batcher import Batcher, WindowResult
+from app.inference.batcher import Batcher, BatchLimits, WindowResult
 from app.inference.bundle import check_golden, load_bundle
 from app.inference.session import DeviceChoice, OnnxSession, open_session
 from app.pathology.arrays import RgbImage
@@ -15,7 +15,9 @@ from app.telemetry.metrics import Metrics
 _GPU_LANES = 2
 """One batch computes while the next is copied."""
 _CPU_BATCH, _GPU_BATCH = 4, 32
-"""On a CPU larger batches cost more an image; a GPU needs them to be busy."""
+"""Windows in a batch. On a CPU larger batches cost more an image; a GPU needs them to be busy."""
+_CPU_FULL_WINDOWS, _GPU_FULL_WINDOWS = 1, 8
+"""A batch has no more pixels than this many windows of the model's largest size."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,21 +67,17 @@ class BatchedSegmenter:
     Args:
         manifest: The bundle's contract.
         session: Its graph, loaded.
-        lanes: Batches that may run at once.
-        max_batch_size: The most windows in a batch.
+        limits: How much it may run at once.
         metrics: Where to report.
     """
 
-    def __init__(
-        self, manifest: ModelManifest, session: OnnxSession, lanes: int, max_batch_size: int, metrics: Metrics
-    ) -> None:
+    def __init__(self, manifest: ModelManifest, session: OnnxSession, limits: BatchLimits, metrics: Metrics) -> None:
         self.manifest = manifest
         self.device: str = session.device
         self.provider = session.provider
-        self.window_concurrency = 2 * lanes * max_batch_size
+        self.window_concurrency = 2 * limits.lanes * limits.windows
         self._session = session
-        self._lanes = lanes
-        self._max_batch_size = max_batch_size
+        self._limits = limits
         self._metrics = metrics
         self._batcher: Batcher | None = None
 
@@ -90,7 +88,7 @@ class BatchedSegmenter:
 
     async def start(self) -> None:
         """Open the queue; the model was warmed up when it was loaded."""
-        self._batcher = Batcher(self._session.run, self._lanes, self._max_batch_size, self._metrics)
+        self._batcher = Batcher(self._session.run, self._limits, self._metrics)
 
     async def segment(self, window: RgbImage) -> WindowResult:
         """Return what the model says of a window; see `Segmenter.segment`."""
@@ -137,6 +135,9 @@ def load_segmenter(
         },
     )
     on_gpu = session.device == "cuda"
-    lanes = _GPU_LANES if on_gpu else cores
-    largest = max_batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH)
-    return BatchedSegmenter(manifest, session, lanes, largest, metrics)
+    limits = BatchLimits(
+        lanes=_GPU_LANES if on_gpu else cores,
+        windows=max_batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH),
+        pixels=(_GPU_FULL_WINDOWS if on_gpu else _CPU_FULL_WINDOWS) * manifest.window_px**2,
+    )
+    return BatchedSegmenter(manifest, session, limits, metrics)

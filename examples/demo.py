@@ -1,0 +1,94 @@
+"""`make demo`: starts the service on a free port, posts the example patches over HTTP and writes what comes back.
+
+Only the standard library is used, so this is also an example of a client.
+"""
+
+import base64
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PATCHES = Path(__file__).parent / "patches"
+OUT = Path("demo-out")
+START_SECONDS = 60
+STOP_SECONDS = 30
+
+
+@contextlib.contextmanager
+def running_service() -> Iterator[str]:
+    """Run `tessera serve` on a free port and give its address; stop it afterwards and check that it ended well."""
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--log-format", "json"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        watchdog = threading.Timer(START_SECONDS, process.kill)
+        watchdog.start()
+        lines: list[str] = []
+        address = None
+        for line in process.stderr or ():
+            lines.append(line)
+            if found := re.search(r"running on (http://\S+)", line):
+                address = found.group(1)
+                break
+        watchdog.cancel()
+        if address is None:
+            process.wait()
+            raise SystemExit("the service did not start:\n" + "".join(lines))
+        drain = threading.Thread(target=lambda: process.stderr and process.stderr.read(), daemon=True)
+        drain.start()
+        try:
+            yield address
+        finally:
+            process.send_signal(signal.SIGTERM)
+            status = process.wait(STOP_SECONDS)
+            drain.join()
+        if status != 0:
+            raise SystemExit(f"the service ended with status {status}")
+
+
+def segment(address: str, image: bytes) -> dict[str, Any]:
+    """Post one PNG and return the service's answer."""
+    request = urllib.request.Request(
+        f"{address}/segment?view=overlay", data=image, headers={"Content-Type": "image/png"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"the service answered {error.code}: {json.load(error)['detail']}") from error
+
+
+def row(name: str, answer: dict[str, Any]) -> str:
+    """Return one line of the table: the patch, its labels and each class's share of its pixels."""
+    fractions = "  ".join(f"{result['fraction']:10.1%}" for result in answer["classes"])
+    size = f"{answer['image']['width']}x{answer['image']['height']}"
+    return f"{name:22}  {size:>9}  {answer['code'] or '-':8}{fractions}"
+
+
+def main() -> None:
+    """Run the demonstration."""
+    OUT.mkdir(exist_ok=True)
+    with running_service() as address:
+        with urllib.request.urlopen(f"{address}/model", timeout=10) as response:
+            model = json.load(response)
+        print(f"{model['name']} {model['version']} on {model['device']}, {model['intended_use']}\n")
+        names = "  ".join(f"{tissue['name']:>10}" for tissue in model["classes"])
+        print(f"{'patch':22}  {'size':>9}  {'labels':8}{names}")
+        for path in sorted(PATCHES.glob("*.png")):
+            answer = segment(address, path.read_bytes())
+            print(row(path.stem, answer))
+            for picture in ("mask", "overlay"):
+                (OUT / f"{path.stem}_{picture}.png").write_bytes(base64.b64decode(answer[picture]["base64"]))
+    print(f"\nmasks and overlays: {OUT}/")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The names that dashboards and alerts are built on, and that they count what they say."""
+
+import urllib.request
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.pictures import encoded, noise, quarters
+
+PNG = {"Content-Type": "image/png"}
+
+NAMES = {
+    "tessera_requests": ("counter", {"route", "status"}),
+    "tessera_request_duration_seconds": ("histogram", {"route"}),
+    "tessera_stage_duration_seconds": ("histogram", {"stage"}),
+    "tessera_batch_size": ("histogram", set()),
+    "tessera_queue_depth": ("gauge", set()),
+    "tessera_images_in_flight": ("gauge", set()),
+    "tessera_rejections": ("counter", {"reason"}),
+    "tessera_images": ("counter", set()),
+    "tessera_predicted_pixels": ("counter", {"class"}),
+    "tessera_ready": ("gauge", set()),
+    "tessera_device_info": ("gauge", {"device", "provider"}),
+    "tessera_model_info": ("gauge", {"name", "version", "sha256"}),
+}
+
+
+def families(client):
+    found = text_string_to_metric_families(client.get("/metrics").text)
+    return {family.name: family for family in found if family.name.startswith("tessera_")}
+
+
+def test_names_kinds_and_labels_are_as_promised(client, service):
+    client.post("/segment", content=b"broken", headers=PNG)
+    client.post("/segment", content=encoded(noise(9, 9)), headers=PNG)
+    with urllib.request.urlopen(f"{service.url}/metrics") as response:  # device and model come with a real bundle
+        real = {family.name: family for family in text_string_to_metric_families(response.read().decode())}
+    found = families(client)
+    assert {name for name in found if not name.endswith("_created")} == set(NAMES)
+    for name, (kind, labels) in NAMES.items():
+        family = real[name] if name.endswith("_info") else found[name]
+        assert family.type == kind
+        assert family.documentation
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == labels
+
+
+def test_they_count_requests_images_pixels_and_rejections(client):
+    client.post("/segment", content=encoded(quarters(20, 20)), headers=PNG)
+    client.post("/segment", files=[("file", encoded(quarters(20, 20))), ("file", b"broken")])
+    client.post("/classify", content=b"", headers=PNG)
+    client.get("/some/path/nobody/has")
+    registry = client.app.state.metrics.registry
+    value = registry.get_sample_value
+    assert value("tessera_requests_total", {"route": "/segment", "status": "200"}) == 2
+    assert value("tessera_requests_total", {"route": "/classify", "status": "422"}) == 1
+    assert value("tessera_requests_total", {"route": "unmatched", "status": "404"}) == 1
+    assert value("tessera_images_total") == 2
+    assert value("tessera_predicted_pixels_total", {"class": "normal"}) == 200
+    assert value("tessera_rejections_total", {"reason": "unsupported-image"}) == 1
+    assert value("tessera_rejections_total", {"reason": "unreadable-image"}) == 1
+    assert value("tessera_stage_duration_seconds_count", {"stage": "decode"}) == 4
+    assert value("tessera_stage_duration_seconds_count", {"stage": "encode"}) == 2
+    assert value("tessera_images_in_flight") == 0
+    assert value("tessera_ready") == 1
+
+
+def test_prometheus_may_ask_for_openmetrics(client):
+    response = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")

@@ -1,0 +1,40 @@
+"""The API as clients see it. When it changes on purpose, rewrite the snapshot and say so in the changelog:
+
+python -m tests.contract.test_openapi
+"""
+
+import json
+from pathlib import Path
+
+from app.main import create_app
+from app.settings import Settings
+from tests.fakes import ColourSegmenter
+
+SNAPSHOT = Path(__file__).with_name("openapi.json")
+
+
+def document() -> str:
+    schema = create_app(Settings(cores=1), ColourSegmenter()).openapi()
+    schema["info"].pop("version")
+    return json.dumps(schema, indent=1, sort_keys=True) + "\n"
+
+
+def test_the_document_is_the_snapshot():
+    assert document() == SNAPSHOT.read_text(encoding="utf-8")
+
+
+def test_every_operation_has_words_and_documents_its_problems():
+    paths = json.loads(document())["paths"]
+    assert set(paths) == {"/segment", "/classify", "/model", "/health/live", "/health/ready", "/metrics"}
+    for operations in paths.values():
+        for operation in operations.values():
+            assert operation["description"]
+    for path in ("/segment", "/classify"):
+        operation = paths[path]["post"]
+        assert {"400", "413", "415", "422", "429", "503", "504"} <= set(operation["responses"])
+        assert "multipart/form-data" in operation["requestBody"]["content"]
+        assert "image/tiff" in operation["requestBody"]["content"]
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(document(), encoding="utf-8")

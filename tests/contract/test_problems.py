@@ -1,0 +1,174 @@
+"""Every refusal is an RFC 9457 problem document, and says nothing of the client's files."""
+
+import asyncio
+import logging
+import uuid
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.api.problems import _KINDS, RequestRejected
+from app.errors import ImageRejected, NotServed, StartupError, TesseraError
+from app.main import create_app
+from app.settings import Settings
+from tests.fakes import ColourSegmenter
+from tests.pictures import encoded, noise, plain
+
+CANARY = "JANE-DOE-1952"
+PNG = {"Content-Type": "image/png"}
+
+
+def post(client: TestClient, **request):
+    return client.post("/segment", **request)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "kind", "words"),
+    [
+        ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported-media-type", "image/webp"),
+        ({"content": b"x", "headers": {"Content-Type": "image/gif"}}, 415, "unsupported-media-type", "image/png"),
+        ({"content": b"x"}, 415, "unsupported-media-type", "multipart/form-data"),
+        ({"content": b"", "headers": PNG}, 422, "unreadable-image", "empty"),
+        ({"content": b"GIF89a...", "headers": PNG}, 415, "unsupported-image", "PNG, JPEG, TIFF, WEBP, BMP"),
+        ({"content": encoded(noise(9, 9))[:200], "headers": PNG}, 422, "unreadable-image", "truncated"),
+        ({"content": encoded(plain((1, 1, 1), 301, 2)), "headers": PNG}, 413, "image-too-large", "at most 300 px"),
+        ({"content": bytes(200_001), "headers": PNG}, 413, "upload-too-large", "200000 bytes"),
+        ({"files": [("file", b"x")] * 5}, 413, "upload-too-large", "more than 4 files"),
+        ({"files": {"image": b"x"}}, 400, "invalid-request", "a part named 'file'"),
+        ({"data": {"file": "text"}, "files": {"other": b"x"}}, 400, "invalid-request", "a part named 'file'"),
+        ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "invalid-request", "boundary"),
+        (
+            {"content": b"garbage", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+            400,
+            "invalid-request",
+            "form",
+        ),
+        ({"params": {"view": "heat"}, "content": b"x", "headers": PNG}, 400, "invalid-request", "'mask' or 'overlay'"),
+        ({"params": {"opacity": "2"}, "content": b"x", "headers": PNG}, 400, "invalid-request", "query opacity"),
+        ({"content": b"x", "headers": PNG | {"Accept": "text/html"}}, 406, "not-acceptable", "image/png"),
+        (
+            {"files": [("file", encoded(noise(4, 4)))] * 2, "headers": {"Accept": "image/png"}},
+            400,
+            "invalid-request",
+            "one image, not 2",
+        ),
+    ],
+)
+def test_each_bad_request_has_its_problem(client, request_, status, kind, words):
+    response = post(client, **request_)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert set(problem) == {"type", "title", "status", "detail", "request_id"}
+    assert problem["type"] == f"urn:problem-type:tessera:{kind}"
+    assert problem["status"] == status
+    assert words in problem["detail"]
+    assert problem["request_id"] == response.headers["x-request-id"]
+
+
+def test_a_body_of_undeclared_length_is_bounded_as_it_comes(client):
+    def endless():
+        for _ in range(10_000):
+            yield bytes(1000)
+
+    response = post(client, content=endless(), headers=PNG)
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/segment", 405)])
+def test_unknown_routes_and_methods_are_problems_too(client, method, path, status):
+    response = client.request(method, path)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["status"] == status
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back():
+    gate = asyncio.Event()
+    with TestClient(create_app(Settings(queue_capacity=1, max_files=1), ColourSegmenter(gate=gate))) as client:
+        data = encoded(noise(16, 16))
+        with client.portal.wrap_async_context_manager(_Held(client)):
+            refused = post(client, content=data, headers=PNG)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["type"] == "urn:problem-type:tessera:queue-full"
+        gate.set()
+        assert post(client, content=data, headers=PNG).status_code == 200
+
+
+class _Held:
+    """Takes the service's only place."""
+
+    def __init__(self, client: TestClient) -> None:
+        self._place = client.app.state.service.admission.admit(1)
+
+    async def __aenter__(self) -> None:
+        self._place.__enter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        self._place.__exit__(None, None, None)
+
+
+def test_more_images_than_places_left_are_refused_together():
+    with TestClient(create_app(Settings(queue_capacity=3, max_files=3), ColourSegmenter())) as client:
+        parts = [("file", encoded(noise(8, 8)))] * 3
+        with client.portal.wrap_async_context_manager(_Held(client)):
+            assert post(client, files=parts).status_code == 429
+            assert post(client, files=parts[:2]).status_code == 200
+        assert post(client, files=parts).status_code == 200
+
+
+def test_a_request_past_its_deadline_is_answered_504_and_frees_its_place():
+    segmenter = ColourSegmenter(gate=asyncio.Event())
+    settings = Settings(request_timeout=0.05, queue_capacity=1, max_files=1)
+    with TestClient(create_app(settings, segmenter)) as client:
+        for _ in range(2):
+            late = post(client, content=encoded(noise(16, 16)), headers=PNG)
+            assert late.status_code == 504
+            assert late.json()["type"] == "urn:problem-type:tessera:deadline-exceeded"
+
+
+def test_an_unforeseen_error_is_a_500_with_its_id_and_its_cause_in_the_log(caplog):
+    class Broken(ColourSegmenter):
+        async def segment(self, window):
+            raise KeyError("a bug")
+
+    with TestClient(create_app(Settings(), Broken())) as client:
+        response = post(client, content=encoded(noise(8, 8)), headers=PNG)
+    assert response.status_code == 500
+    assert response.json()["request_id"] == response.headers["x-request-id"]
+    assert "a bug" not in response.text
+    assert "a bug" in caplog.text
+
+
+def test_every_error_of_the_tree_that_a_request_can_meet_has_a_problem():
+    def leaves(kind: type[TesseraError]) -> set[type[TesseraError]]:
+        below = kind.__subclasses__()
+        return set().union(*(leaves(one) for one in below)) if below else {kind}
+
+    assert leaves(TesseraError) - leaves(StartupError) == set(_KINDS)
+    assert leaves(RequestRejected) | leaves(ImageRejected) | leaves(NotServed) < set(_KINDS)
+
+
+def test_a_callers_uuid_is_kept_and_anything_else_replaced(client):
+    own = str(uuid.uuid4())
+    assert client.get("/health/live", headers={"X-Request-ID": own}).headers["x-request-id"] == own
+    given = client.get("/health/live", headers={"X-Request-ID": CANARY}).headers["x-request-id"]
+    assert uuid.UUID(given)
+
+
+def test_no_name_reaches_a_log_a_metric_or_an_answer(client, caplog):
+    caplog.set_level(logging.DEBUG)
+    answers = [
+        client.post(
+            f"/segment?{CANARY}={CANARY}",
+            files={"file": (f"{CANARY}.png", content), CANARY: (None, CANARY)},
+            headers={"X-Request-ID": CANARY, "User-Agent": CANARY},
+        )
+        for content in (encoded(noise(12, 12)), b"broken")
+    ]
+    answers.append(client.get(f"/{CANARY}"))
+    everything = "".join(f"{answer.text} {answer.headers}" for answer in answers) + client.get("/metrics").text
+    ours = [record.getMessage() + str(vars(record)) for record in caplog.records if not record.name.startswith("http")]
+    assert len(ours) >= 3
+    assert CANARY not in everything + "".join(ours)

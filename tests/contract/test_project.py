@@ -1,0 +1,93 @@
+"""Promises of the project's files: locks, documentation, package data."""
+
+import re
+import tomllib
+
+import pytest
+
+from app.settings import Settings
+from tests.conftest import ROOT
+from tests.contract.test_metrics import NAMES
+
+LOCKS = ROOT / "requirements"
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the packages of a lock file and their whole lines."""
+    lines = (LOCKS / name).read_text(encoding="utf-8").splitlines()
+    return {line.split("==")[0]: line for line in lines if re.match(r"[a-z0-9]", line)}
+
+
+def test_the_service_installs_neither_torch_nor_cuda():
+    names = locked("serve.txt")
+    assert not [name for name in names if name.startswith(("torch", "nvidia", "cuda", "triton"))]
+
+
+def test_never_both_runtimes():
+    names = locked("serve.txt")
+    assert "platform_machine == 'x86_64' and sys_platform == 'linux'" in names["onnxruntime-gpu"]
+    assert "platform_machine != 'x86_64' or sys_platform != 'linux'" in names["onnxruntime"]
+
+
+@pytest.mark.parametrize("name", ["serve.txt", "cuda.txt", "dev.txt"])
+def test_locks_are_hashed_and_name_no_index(name):
+    text = (LOCKS / name).read_text(encoding="utf-8")
+    assert len(re.findall(r"^[a-z0-9].*==", text, re.MULTILINE)) == len(re.findall(r"==\S+.* \\$", text, re.MULTILINE))
+    assert "://" not in text
+
+
+def test_the_training_lock_names_torch_and_leaves_cuda_to_it():
+    names = locked("train.txt")
+    assert names["torch"] == "torch==2.13.0"
+    assert not [name for name in names if name.startswith(("nvidia", "cuda", "triton"))]
+
+
+def test_locks_agree_and_cover_the_project():
+    serve, dev, train = locked("serve.txt"), locked("dev.txt"), locked("train.txt")
+    for other in (dev, train):
+        for name, line in serve.items():
+            assert other[name].split(" \\")[0] == line.split(" \\")[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for wanted, lock in ((project["dependencies"], serve), (extras["dev"], dev), (extras["train"], train)):
+        assert {re.split(r"[<>=\[; ]", entry)[0] for entry in wanted} <= set(lock)
+
+
+def test_the_architecture_page_names_every_room():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = [
+        path.relative_to(ROOT)
+        for package in ("app", "model_export")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if path.name != "__init__.py" or path.parent.parent == ROOT
+    ]
+    rooms = [room for room in rooms if room.name != "__init__.py"]
+    missing = [str(room) for room in rooms if f"`{room}`" not in page]
+    gone = [name for name in re.findall(r"`((?:app|model_export)/[\w/]+\.py)`", page) if not (ROOT / name).is_file()]
+    assert not missing, "rooms without a line in docs/architecture.md"
+    assert not gone, "lines in docs/architecture.md without a room"
+
+
+def test_the_configuration_page_holds_every_setting():
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for name, field in Settings.model_fields.items():
+        assert f"| `TESSERA_{name.upper()}` | `--{name.replace('_', '-')}` |" in page
+        assert field.description is not None
+        assert field.description in page
+
+
+def test_the_metrics_page_names_every_metric():
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for name, (kind, _) in NAMES.items():
+        assert f"`{name}_total`" in page if kind == "counter" else f"`{name}`" in page
+
+
+def test_links_between_the_projects_pages_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?://|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_the_changelog_knows_the_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

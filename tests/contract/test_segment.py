@@ -1,0 +1,152 @@
+"""What `/segment` and `/classify` promise, with a model whose every pixel is known."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from app.pathology.classes import WSSS4LUAD
+from tests.fakes import POISON, classes_of
+from tests.pictures import BLUE, GREEN, WHITE, encoded, from_base64, noise, opened, plain, quarters
+
+PNG = {"Content-Type": "image/png"}
+
+
+def test_a_raw_image_comes_back_as_labels_fractions_and_mask(client):
+    image = quarters(120, 80)
+    data = encoded(image)
+    response = client.post("/segment", content=data, headers=PNG)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["labels"] == ["tumor", "stroma", "normal"]
+    assert answer["code"] == "T+S+N"
+    assert [result["fraction"] for result in answer["classes"]] == [0.25] * 4
+    assert [result["probability"] for result in answer["classes"]] == [1.0, 1.0, 1.0, None]
+    assert [(c["name"], c["letter"], tuple(c["color"])) for c in answer["classes"]] == [
+        (tissue.name, tissue.letter, tissue.color) for tissue in WSSS4LUAD
+    ]
+    assert answer["image"] == {"width": 120, "height": 80, "sha256": hashlib.sha256(data).hexdigest()}
+    assert answer["model"] == {"name": "colours", "version": "1.0", "sha256": "0" * 64}
+    assert answer["request_id"] == response.headers["x-request-id"]
+    assert answer["overlay"] is None
+    assert (answer["mask"]["media_type"], answer["mask"]["width"], answer["mask"]["height"]) == ("image/png", 120, 80)
+    assert np.array_equal(np.asarray(from_base64(answer["mask"])), classes_of(image))
+
+
+def test_accepting_png_gives_the_mask_itself(client):
+    image = quarters(90, 70)
+    response = client.post("/segment", content=encoded(image), headers=PNG | {"Accept": "image/png"})
+    assert response.headers["content-type"] == "image/png"
+    assert response.headers["tessera-labels"] == "tumor, stroma, normal"
+    assert response.headers["tessera-code"] == "T+S+N"
+    assert response.headers["tessera-model"] == "colours"
+    assert response.headers["tessera-model-version"] == "1.0"
+    assert response.headers["vary"] == "Accept"
+    mask = opened(response.content)
+    assert mask.mode == "P"
+    assert np.array_equal(np.asarray(mask), classes_of(image))
+
+
+def test_the_overlay_is_the_patch_with_colours_over_tissue(client):
+    image = quarters(40, 40)
+    response = client.post(
+        "/segment",
+        params={"view": "overlay", "opacity": 1},
+        content=encoded(image),
+        headers=PNG | {"Accept": "image/png"},
+    )
+    overlay = np.asarray(opened(response.content))
+    assert overlay[0, 0].tolist() == [0, 64, 128]
+    assert overlay[0, -1].tolist() == [64, 128, 0]
+    assert overlay[-1, -1].tolist() == list(WHITE)
+
+
+def test_json_holds_the_overlay_when_asked(client):
+    answer = client.post("/segment?view=overlay", content=encoded(quarters(40, 40)), headers=PNG).json()
+    assert from_base64(answer["overlay"]).mode == "RGB"
+    assert from_base64(answer["mask"]).mode == "P"
+
+
+@pytest.mark.parametrize(
+    ("media_type", "file_format"),
+    [
+        ("image/png", "PNG"),
+        ("image/tiff", "TIFF"),
+        ("image/bmp", "BMP"),
+        ("image/jpeg", "JPEG"),
+        ("image/webp", "WEBP"),
+    ],
+)
+def test_each_media_type_is_taken_raw(client, media_type, file_format):
+    data = encoded(plain(BLUE, 50, 40), file_format)
+    answer = client.post("/segment", content=data, headers={"Content-Type": media_type}).json()
+    assert answer["code"] == "T"
+    assert answer["image"]["width"] == 50
+
+
+def test_one_file_part_is_answered_like_a_raw_body(client):
+    answer = client.post("/segment", files={"file": ("secret.png", encoded(plain(GREEN, 20, 20)))}).json()
+    assert answer["code"] == "S"
+
+
+def test_several_files_are_answered_in_order_and_a_bad_one_spares_the_others(client):
+    parts = [encoded(plain(BLUE, 33, 20)), b"not an image", encoded(plain(GREEN, 35, 20)), encoded(noise(301, 1))]
+    response = client.post("/segment", files=[("file", (f"{n}.png", part)) for n, part in enumerate(parts)])
+    assert response.status_code == 200
+    first, second, third, fourth = response.json()["results"]
+    assert (first["code"], first["image"]["width"]) == ("T", 33)
+    assert (second["status"], second["type"]) == (415, "urn:problem-type:tessera:unsupported-image")
+    assert (third["code"], third["image"]["width"]) == ("S", 35)
+    assert (fourth["status"], fourth["type"]) == (413, "urn:problem-type:tessera:image-too-large")
+    assert {first["request_id"], second["request_id"]} == {response.headers["x-request-id"]}
+
+
+def test_classify_gives_labels_without_masks(client):
+    answer = client.post("/classify", content=encoded(quarters(50, 50)), headers=PNG).json()
+    assert answer["code"] == "T+S+N"
+    assert "mask" not in answer
+    assert "fraction" not in answer["classes"][0]
+    several = client.post("/classify", files=[("file", encoded(plain(BLUE, 9, 9)))] * 2).json()
+    assert [result["code"] for result in several["results"]] == ["T", "T"]
+
+
+def test_a_failing_image_fails_alone(client, caplog):
+    bad = plain(WHITE, 40, 40)
+    bad[0, 0] = POISON
+    parts = [("file", encoded(plain(BLUE, 40, 40))), ("file", encoded(bad))]
+    good, failed = client.post("/segment", files=parts).json()["results"]
+    assert good["code"] == "T"
+    assert failed["status"] == 500
+    assert failed["type"] == "urn:problem-type:tessera:inference-failed"
+    assert "inference failed" in caplog.text
+
+
+def test_the_same_upload_gives_the_same_bytes(client):
+    data = encoded(noise(200, 130))
+    headers = PNG | {"Accept": "image/png"}
+    assert len({client.post("/segment", content=data, headers=headers).content for _ in range(3)}) == 1
+
+
+def test_model_describes_what_is_served(client):
+    card = client.get("/model").json()
+    assert card["name"] == "colours"
+    assert card["device"] == "cpu"
+    assert card["provider"] == "ColourProvider"
+    assert [tissue["color"] for tissue in card["classes"]] == [list(tissue.color) for tissue in WSSS4LUAD]
+
+
+def test_health_and_documentation_answer_without_reaching_outside(client):
+    assert client.get("/health/live").json() == {"status": "live"}
+    assert client.get("/health/ready").json() == {"status": "ready"}
+    page = client.get("/docs").text
+    assert "https://" not in page
+    script = page.split('src="')[1].split('"')[0]
+    assert client.get(script).status_code == 200
+
+
+def test_a_service_that_has_stopped_is_not_ready(client):
+    client.portal.call(client.app.state.service.segmenter.close)
+    assert client.get("/health/live").status_code == 200
+    assert client.get("/health/ready").status_code == 503
+    refused = client.post("/segment", content=encoded(noise(8, 8)), headers=PNG)
+    assert (refused.status_code, refused.json()["type"]) == (503, "urn:problem-type:tessera:model-not-ready")

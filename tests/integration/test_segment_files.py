@@ -1,0 +1,97 @@
+"""`tessera segment`: the same without a server."""
+
+import csv
+from pathlib import Path
+
+import httpx2 as httpx
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from app.cli import main
+from tests.conftest import ROOT
+from tests.pictures import encoded, noise, opened
+
+PATCHES = ROOT / "examples" / "patches"
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(main, ["segment", *map(str, arguments), "--device", "cpu"])
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "labels.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_becomes_masks_overlays_and_a_table(tmp_path):
+    result = run(PATCHES, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    rows = table(tmp_path / "out")
+    assert [Path(row["file"]).stem for row in rows] == sorted(path.stem for path in PATCHES.glob("*.png"))
+    for row in rows:
+        name = Path(row["file"]).stem
+        mask = opened((tmp_path / "out" / f"{name}_mask.png").read_bytes())
+        overlay = opened((tmp_path / "out" / f"{name}_overlay.png").read_bytes())
+        assert mask.size == overlay.size == (int(row["width_px"]), int(row["height_px"]))
+        fractions = [float(row[f"{tissue}_fraction"]) for tissue in ("tumor", "stroma", "normal", "background")]
+        counts = np.bincount(np.asarray(mask).ravel(), minlength=4) / np.asarray(mask).size
+        assert np.allclose(fractions, counts, atol=1e-6)
+        assert row["problem"] == ""
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_files_and_service_say_the_same(tmp_path, service):
+    path = PATCHES / "cmu1-skin-1.png"
+    run(path, "--out", tmp_path)
+    answer = httpx.post(
+        f"{service.url}/segment",
+        content=path.read_bytes(),
+        headers={"Content-Type": "image/png", "Accept": "image/png"},
+    )
+    assert (tmp_path / "cmu1-skin-1_mask.png").read_bytes() == answer.content
+    assert table(tmp_path)[0]["code"] == answer.headers["tessera-code"]
+
+
+def test_a_bad_file_is_named_and_spares_the_others(tmp_path):
+    (tmp_path / "broken.png").write_bytes(encoded(noise(30, 30))[:500])
+    (tmp_path / "good.png").write_bytes(encoded(noise(30, 30)))
+    result = run(tmp_path / "broken.png", tmp_path / "good.png", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "broken.png: the image is truncated or damaged" in result.output
+    assert "1 of 2 images segmented" in result.output
+    broken, good = table(tmp_path / "out")
+    assert "truncated" in broken["problem"]
+    assert good["problem"] == ""
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "good_mask.png",
+        "good_overlay.png",
+        "labels.csv",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: [folder], "no images in these folders"),
+        (lambda folder: [folder / "missing.png"], "does not exist"),
+        (lambda folder: [_image(folder / "a" / "x.png"), _image(folder / "b" / "x.tif")], "would share the name"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, make, message):
+    result = run(*make(tmp_path), "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def _image(path: Path) -> Path:
+    path.parent.mkdir()
+    path.write_bytes(encoded(noise(8, 8), "TIFF" if path.suffix == ".tif" else "PNG"))
+    return path
+
+
+def test_a_bundle_that_is_none_is_said(tmp_path):
+    result = run(PATCHES, "--out", tmp_path / "out", "--bundle", tmp_path)
+    assert result.exit_code == 1
+    assert "manifest.json: cannot be read" in result.output

@@ -1,0 +1,213 @@
+"""The service as a user runs it: its own process, HTTP over loopback, the shipped bundle."""
+
+import concurrent.futures
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2 as httpx
+import numpy as np
+import pytest
+
+from app.imaging.tiling import plan_windows
+from app.inference.bundle import load_bundle
+from app.inference.session import _has_gpu, open_session
+from app.pathology.geometry import Size
+from app.settings import DEFAULT_BUNDLE
+from model_export.synthetic import draw_patch
+from tests.conftest import ROOT, RunningService
+from tests.pictures import encoded, from_base64, noise, opened
+
+PATCHES = sorted((ROOT / "examples" / "patches").glob("*.png"))
+
+
+def test_the_example_patches_come_back_as_labels_and_masks(service):
+    for path in PATCHES:
+        data = path.read_bytes()
+        with path.open("rb") as file:
+            answer = httpx.post(f"{service.url}/segment", files={"file": file}).json()
+        size = opened(data).size
+        assert from_base64(answer["mask"]).size == size
+        assert abs(sum(result["fraction"] for result in answer["classes"]) - 1) < 1e-5
+        assert set(answer["labels"]) <= {"tumor", "stroma", "normal"}
+
+
+def test_drawn_tissue_is_told_apart(service):
+    codes = {}
+    for path in PATCHES:
+        response = httpx.post(
+            f"{service.url}/classify", content=path.read_bytes(), headers={"Content-Type": "image/png"}
+        )
+        codes[path.stem] = response.json()["code"]
+    assert codes["drawn-stroma"] == "S"
+    assert codes["drawn-normal"] == "N"
+    assert codes["drawn-tumor-stroma"] == "T+S"
+    assert codes["cmu1-skin-2"] == "T+S"
+
+
+def test_the_answer_is_the_models_own(service):
+    """HTTP, decoding, padding, batching, stitching and painting change nothing of what the graph says."""
+    session = open_session(load_bundle(DEFAULT_BUNDLE).model, "cpu")
+    image, _ = draw_patch(5, Size(250, 190))
+    padded = np.pad(image, ((0, 2), (0, 6), (0, 0)), mode="reflect")
+    expected = session.run(padded[None])
+    answer = httpx.post(f"{service.url}/segment", content=encoded(image), headers={"Content-Type": "image/png"}).json()
+    assert np.array_equal(np.asarray(from_base64(answer["mask"])), expected.class_maps[0, :190, :250])
+    probabilities = [result["probability"] for result in answer["classes"][:3]]
+    assert np.allclose(probabilities, expected.label_probabilities[0], atol=1e-6)
+
+
+def test_the_same_upload_gives_the_same_bytes_at_any_load(service):
+    patches = [encoded(draw_patch(seed, Size(200 + 30 * (seed % 3), 220))[0]) for seed in range(6)]
+    headers = {"Content-Type": "image/png", "Accept": "image/png"}
+
+    def post(data: bytes) -> bytes:
+        response = httpx.post(f"{service.url}/segment", content=data, headers=headers, timeout=60)
+        assert response.status_code == 200
+        return response.content
+
+    alone = [post(data) for data in patches]
+    with concurrent.futures.ThreadPoolExecutor(12) as threads:
+        together = list(threads.map(post, patches * 8))
+    assert together == alone * 8
+
+
+def test_a_large_patch_is_stitched_without_seams(service):
+    """Windows have enough context: tiled and whole answers agree, also where windows meet."""
+    size = Size(1536, 1120)
+    image = draw_patch(11, size)[0]
+    loaded = load_bundle(DEFAULT_BUNDLE)
+    whole = open_session(loaded.model, "cpu").run(image[None]).class_maps[0]
+    headers = {"Content-Type": "image/png", "Accept": "image/png"}
+    response = httpx.post(f"{service.url}/segment", content=encoded(image), headers=headers, timeout=60)
+    wrong = np.asarray(opened(response.content)) != whole
+    windows = plan_windows(size, loaded.manifest.window_px, loaded.manifest.margin_px)
+    assert len(windows) == 4
+    near = np.zeros_like(wrong)
+    for keep in (window.keep for window in windows):
+        near[:, keep.x_px - 4 : keep.x_px + 4] |= keep.x_px > 0
+        near[keep.y_px - 4 : keep.y_px + 4, :] |= keep.y_px > 0
+    assert wrong.mean() < 0.001
+    assert wrong[near].mean() < 0.01
+
+
+def test_the_largest_patch_is_answered(service):
+    image = np.tile(draw_patch(2, Size(512, 512))[0], (8, 8, 1))
+    response = httpx.post(
+        f"{service.url}/segment",
+        content=encoded(image, "JPEG"),
+        headers={"Content-Type": "image/jpeg", "Accept": "image/png"},
+        timeout=120,
+    )
+    assert response.status_code == 200
+    assert opened(response.content).size == (4096, 4096)
+    refused = httpx.post(
+        f"{service.url}/segment", content=encoded(noise(4097, 1)), headers={"Content-Type": "image/png"}
+    )
+    assert refused.status_code == 413
+
+
+def test_the_smallest_patch_is_answered(service):
+    answer = httpx.post(
+        f"{service.url}/segment", content=encoded(noise(1, 1)), headers={"Content-Type": "image/png"}
+    ).json()
+    assert (answer["mask"]["width"], answer["mask"]["height"]) == (1, 1)
+
+
+def test_device_and_model_are_told_alike_everywhere(service):
+    card = httpx.get(f"{service.url}/model").json()
+    manifest = load_bundle(DEFAULT_BUNDLE).manifest
+    assert (card["device"], card["provider"]) == ("cpu", "CPUExecutionProvider")
+    assert card["sha256"] == manifest.sha256
+    metrics = httpx.get(f"{service.url}/metrics").text
+    assert 'tessera_device_info{device="cpu",provider="CPUExecutionProvider"} 1.0' in metrics
+    assert manifest.sha256 in metrics
+    loaded = next(json.loads(line) for line in service.log if "model loaded" in line)
+    assert (loaded["device"], loaded["sha256"]) == ("cpu", manifest.sha256)
+
+
+def test_the_log_is_json_with_request_ids(service):
+    identity = httpx.get(f"{service.url}/health/live").headers["x-request-id"]
+    httpx.get(f"{service.url}/health/live")  # its log line follows the first one's
+    lines = [json.loads(line) for line in service.log]
+    [mine] = [line for line in lines if line.get("request_id") == identity]
+    assert (mine["route"], mine["status"], mine["method"]) == ("/health/live", 200, "GET")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_with_status_0_and_answers_what_it_accepted(number):
+    running = RunningService("--device", "cpu", "--cores", "1")
+    image = encoded(np.tile(draw_patch(2, Size(512, 512))[0], (3, 3, 1)), "JPEG")
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        pending = threads.submit(
+            httpx.post, f"{running.url}/segment", content=image, headers={"Content-Type": "image/jpeg"}, timeout=60
+        )
+        while "tessera_images_in_flight 1.0" not in httpx.get(f"{running.url}/metrics").text:
+            assert not pending.done()
+        status = running.stop(number)
+        assert pending.result().status_code == 200
+    assert status == 0
+
+
+def refused(*arguments: str) -> tuple[int, list[str]]:
+    """Run a `tessera` that should not start; return its status and what it wrote to standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments], check=False, capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    return done.returncode, done.stderr.strip().splitlines()
+
+
+def test_a_damaged_bundle_stops_the_start_with_one_line(tmp_path):
+    bundle = Path(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle"))
+    (bundle / "model.onnx").write_bytes(b"short")
+    status, lines = refused("serve", "--port", "0", "--bundle", str(bundle))
+    assert status == 1
+    assert len(lines) == 1
+    assert "model.onnx: its SHA-256 is" in lines[0]
+
+
+def test_a_missing_bundle_stops_the_start_with_one_line(tmp_path):
+    status, lines = refused("serve", "--port", "0", "--bundle", str(tmp_path))
+    assert status == 1
+    assert len(lines) == 1
+    assert "manifest.json" in lines[0]
+
+
+def test_cuda_without_a_gpu_stops_the_start_with_one_line():
+    if _has_gpu():
+        pytest.skip("this machine has a GPU")
+    status, lines = refused("serve", "--port", "0", "--device", "cuda")
+    assert status == 1
+    assert "CUDA was asked for" in lines[-1]
+
+
+def test_a_busy_port_stops_the_start():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        status, lines = refused("serve", "--device", "cpu", "--port", str(taken.getsockname()[1]))
+    assert status != 0
+    assert "address already in use" in "\n".join(lines)
+
+
+def test_the_demo_runs(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "demo.py")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    for path in PATCHES:
+        assert path.stem in done.stdout
+        for picture in ("mask", "overlay"):
+            assert (
+                opened((tmp_path / "demo-out" / f"{path.stem}_{picture}.png").read_bytes()).size
+                == opened(path.read_bytes()).size
+            )

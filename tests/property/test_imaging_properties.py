@@ -1,0 +1,47 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.imaging.paint import paint_mask
+from app.imaging.stitching import Stitcher
+from app.imaging.tiling import plan_windows
+from app.pathology.classes import WSSS4LUAD
+from app.pathology.geometry import Size
+from tests.pictures import opened
+
+sides = st.integers(1, 400)
+plans = st.integers(1, 8).flatmap(lambda k: st.tuples(st.just(32 * k), st.integers(0, 16 * k - 1)))
+
+
+@given(sides, sides, plans, st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_stitching_what_was_split_is_the_identity_in_any_order(width, height, plan, order):
+    window_px, margin_px = plan
+    size = Size(width, height)
+    whole = np.random.default_rng(width * 1000 + height).integers(0, 4, (height, width), dtype=np.uint8)
+    windows = plan_windows(size, window_px, margin_px)
+    order.shuffle(windows)
+    stitcher = Stitcher(size)
+    for window in windows:
+        piece = whole[window.read.slices]
+        stitcher.add(window, piece, piece + 10)
+    assert np.array_equal(stitcher.class_map, whole)
+    assert np.array_equal(stitcher.confidence, whole + 10)
+
+
+@given(sides, sides, plans)
+@settings(deadline=None)
+def test_windows_partition_the_patch(width, height, plan):
+    covered = np.zeros((height, width), int)
+    for window in plan_windows(Size(width, height), *plan):
+        covered[window.keep.slices] += 1
+        assert window.read.size.width_px <= plan[0]
+        assert window.read.size.height_px <= plan[0]
+    assert (covered == 1).all()
+
+
+@given(sides, sides, st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=50)
+def test_reading_what_was_painted_is_the_identity(width, height, seed):
+    class_map = np.random.default_rng(seed).integers(0, 4, (height, width), dtype=np.uint8)
+    assert np.array_equal(np.asarray(opened(paint_mask(class_map, WSSS4LUAD))), class_map)

@@ -1,0 +1,228 @@
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.errors import InferenceFailed, ModelNotReady
+from app.inference.batcher import Batcher, BatchLimits
+from app.inference.session import BatchResult
+from app.telemetry.metrics import Metrics
+
+
+def window(value: int, side: int = 4) -> np.ndarray:
+    return np.full((side, side, 3), value, np.uint8)
+
+
+class Lane:
+    """Stands in for a session: answers each window with its own value, when it is let to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.open = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.failure: Exception | None = None
+        self.short = False
+
+    def run(self, images: np.ndarray) -> BatchResult:
+        self.batches.append([int(value) for value in images[:, 0, 0, 0]])
+        self.entered.release()
+        assert self.open.wait(10)
+        if self.failure:
+            raise self.failure
+        kept = images[:-1] if self.short else images
+        first = kept[..., 0]
+        return BatchResult(first, first, kept[:, 0, 0, :].astype(np.float32))
+
+
+def batcher(lane: Lane, lanes: int = 1, max_batch_size: int = 4, pixels: int = 10**6) -> Batcher:
+    return Batcher(lane.run, BatchLimits(lanes, max_batch_size, pixels), Metrics(CollectorRegistry()))
+
+
+async def entered(lane: Lane, times: int = 1) -> None:
+    for _ in range(times):
+        assert await asyncio.to_thread(lane.entered.acquire, timeout=10)
+
+
+def test_an_idle_engine_runs_a_lone_window_at_once():
+    async def scenario() -> None:
+        lane = Lane()
+        lane.open.set()
+        engine = batcher(lane, max_batch_size=32)
+        result = await engine.submit(window(7))
+        assert (result.class_map == 7).all()
+        assert result.label_probabilities.tolist() == [7, 7, 7]
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_arrives_while_a_batch_runs_becomes_the_next_batch():
+    async def scenario() -> None:
+        lane = Lane()
+        engine = batcher(lane)
+        first = asyncio.create_task(engine.submit(window(0)))
+        await entered(lane)
+        rest = [asyncio.create_task(engine.submit(window(value))) for value in range(1, 7)]
+        await asyncio.sleep(0)
+        lane.open.set()
+        results = await asyncio.gather(first, *rest)
+        assert [int(result.class_map[0, 0]) for result in results] == list(range(7))
+        assert lane.batches == [[0], [1, 2, 3, 4], [5, 6]]
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_only_windows_of_one_shape_share_a_batch_and_the_oldest_goes_first():
+    async def scenario() -> None:
+        lane = Lane()
+        engine = batcher(lane)
+        first = asyncio.create_task(engine.submit(window(0)))
+        await entered(lane)
+        rest = [
+            asyncio.create_task(engine.submit(image)) for image in (window(1, 8), window(2), window(3, 8), window(4))
+        ]
+        await asyncio.sleep(0)
+        lane.open.set()
+        await asyncio.gather(first, *rest)
+        assert lane.batches == [[0], [1, 3], [2, 4]]
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_idle_lanes_share_what_waits():
+    async def scenario() -> None:
+        lane = Lane()
+        engine = batcher(lane, lanes=2)
+        busy = [asyncio.create_task(engine.submit(window(value))) for value in (0, 1)]
+        await entered(lane, 2)
+        assert sorted(lane.batches) == [[0], [1]]
+        lane.open.set()
+        await asyncio.gather(*busy)
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_large_windows_make_smaller_batches():
+    async def scenario() -> None:
+        lane = Lane()
+        engine = batcher(lane, max_batch_size=8, pixels=2 * 4 * 4)
+        first = asyncio.create_task(engine.submit(window(0, 99)))  # more pixels than the limit, and alone all the same
+        await entered(lane)
+        rest = [asyncio.create_task(engine.submit(window(value))) for value in (1, 2, 3)]
+        await asyncio.sleep(0)
+        lane.open.set()
+        await asyncio.gather(first, *rest)
+        assert lane.batches == [[0], [1, 2], [3]]
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_window_whose_caller_left_costs_no_inference():
+    async def scenario() -> None:
+        lane = Lane()
+        engine = batcher(lane)
+        first = asyncio.create_task(engine.submit(window(0)))
+        await entered(lane)
+        gone = asyncio.create_task(engine.submit(window(1)))
+        stays = asyncio.create_task(engine.submit(window(2)))
+        await asyncio.sleep(0)
+        gone.cancel()
+        lane.open.set()
+        await asyncio.gather(first, stays)
+        assert lane.batches == [[0], [2]]
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_caller_that_leaves_during_inference_does_not_stop_the_engine():
+    async def scenario() -> None:
+        lane = Lane()
+        engine = batcher(lane)
+        gone = asyncio.create_task(engine.submit(window(0)))
+        await entered(lane)
+        gone.cancel()
+        lane.open.set()
+        assert (await engine.submit(window(1))).class_map[0, 0] == 1
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_failure_reaches_its_callers_and_the_engine_goes_on():
+    async def scenario() -> None:
+        lane = Lane()
+        lane.open.set()
+        lane.failure = RuntimeError("out of memory")
+        engine = batcher(lane)
+        with pytest.raises(InferenceFailed) as caught:
+            await engine.submit(window(0))
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        lane.failure = None
+        assert (await engine.submit(window(1))).class_map[0, 0] == 1
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_with_too_few_windows_is_a_failure_not_a_mix_up():
+    async def scenario() -> None:
+        lane = Lane()
+        lane.open.set()
+        lane.short = True
+        engine = batcher(lane)
+        with pytest.raises(InferenceFailed):
+            await engine.submit(window(0))
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_closing_answers_what_runs_and_refuses_what_waits():
+    async def scenario() -> None:
+        lane = Lane()
+        engine = batcher(lane)
+        running = asyncio.create_task(engine.submit(window(0)))
+        await entered(lane)
+        waiting = asyncio.create_task(engine.submit(window(1)))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(engine.close())
+        await asyncio.sleep(0)
+        lane.open.set()
+        await closing
+        assert (await running).class_map[0, 0] == 0
+        with pytest.raises(ModelNotReady):
+            await waiting
+        with pytest.raises(ModelNotReady):
+            await engine.submit(window(2))
+
+    asyncio.run(scenario())
+
+
+def test_batches_waits_and_depth_are_measured():
+    async def scenario() -> None:
+        lane = Lane()
+        metrics = Metrics(CollectorRegistry())
+        engine = Batcher(lane.run, BatchLimits(1, 4, 10**6), metrics)
+        first = asyncio.create_task(engine.submit(window(0)))
+        await entered(lane)
+        rest = [asyncio.create_task(engine.submit(window(value))) for value in (1, 2)]
+        await asyncio.sleep(0)
+        assert metrics.registry.get_sample_value("tessera_queue_depth") == 2
+        lane.open.set()
+        await asyncio.gather(first, *rest)
+        assert metrics.registry.get_sample_value("tessera_queue_depth") == 0
+        assert metrics.registry.get_sample_value("tessera_batch_size_sum") == 3
+        assert metrics.registry.get_sample_value("tessera_batch_size_count") == 2
+        for stage, count in (("queue", 3), ("infer", 2)):
+            found = metrics.registry.get_sample_value("tessera_stage_duration_seconds_count", {"stage": stage})
+            assert found == count
+        await engine.close()
+
+    asyncio.run(scenario())

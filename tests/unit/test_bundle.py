@@ -1,0 +1,149 @@
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.errors import DeviceUnavailable, InvalidBundle
+from app.inference import session as session_module
+from app.inference.bundle import check_golden, load_bundle
+from app.inference.session import open_session
+from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE
+from app.settings import DEFAULT_BUNDLE
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle"))
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def rewrite(bundle: Path, **changes: object) -> None:
+    path = bundle / MANIFEST_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_the_shipped_bundle_is_whole_and_reproduces_its_golden_pair():
+    loaded = load_bundle(DEFAULT_BUNDLE)
+    check_golden(loaded, open_session(loaded.model, "cpu"))
+    assert [tissue.name for tissue in loaded.manifest.classes] == ["tumor", "stroma", "normal", "background"]
+    assert loaded.manifest.intended_use == "research use only"
+    assert sum(file.stat().st_size for file in DEFAULT_BUNDLE.iterdir()) < 25_000_000
+
+
+@pytest.mark.parametrize("name", [MANIFEST_FILE, MODEL_FILE, GOLDEN_FILE])
+def test_a_missing_file_is_named(bundle, name):
+    (bundle / name).unlink()
+    with pytest.raises(InvalidBundle, match=f"{name}: cannot be read"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, GOLDEN_FILE])
+def test_a_changed_byte_is_found(bundle, name):
+    content = bytearray((bundle / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / name).write_bytes(content)
+    with pytest.raises(InvalidBundle, match=f"{name}: its SHA-256 is"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "not a manifest"), ("{}", "not a manifest: name: Field required"), ("[1, 2]", "not a manifest")],
+)
+def test_what_is_no_manifest_is_said(bundle, content, message):
+    (bundle / MANIFEST_FILE).write_text(content)
+    with pytest.raises(InvalidBundle, match=message):
+        load_bundle(bundle)
+
+
+def test_a_golden_file_of_something_else_is_refused(bundle):
+    np.savez(bundle / GOLDEN_FILE, image=np.zeros(3))
+    digest = digest_of(bundle / GOLDEN_FILE)
+    rewrite(bundle, golden_sha256=digest)
+    with pytest.raises(InvalidBundle, match="not a golden pair"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("array", "change", "message"),
+    [
+        ("class_map", lambda values: 3 - values, "does not reproduce its golden pair"),
+        ("label_probability", lambda values: values + 0.01, "label probabilities differ"),
+        ("class_map", lambda values: values[:, :-1], "class maps of"),
+        ("label_probability", lambda values: values[:, :-1], "labels of"),
+        ("image", lambda values: values[:, :-1], "does not run its golden input"),
+    ],
+)
+def test_a_model_that_is_not_the_golden_pairs_is_refused(bundle, array, change, message):
+    with np.load(bundle / GOLDEN_FILE) as golden:
+        arrays = dict(golden)
+    arrays[array] = change(arrays[array])
+    np.savez(bundle / GOLDEN_FILE, **arrays)
+    rewrite(bundle, golden_sha256=digest_of(bundle / GOLDEN_FILE))
+    loaded = load_bundle(bundle)
+    with pytest.raises(InvalidBundle, match=message):
+        check_golden(loaded, open_session(loaded.model, "cpu"))
+
+
+def test_a_model_with_more_classes_than_its_manifest_is_refused(bundle):
+    classes = json.loads((bundle / MANIFEST_FILE).read_text())["classes"][:3]
+    rewrite(bundle, classes=classes)
+    loaded = load_bundle(bundle)
+    with pytest.raises(InvalidBundle, match="predicts class 3, which its manifest does not name"):
+        check_golden(loaded, open_session(loaded.model, "cpu"))
+
+
+def test_bytes_that_are_no_graph_are_refused():
+    with pytest.raises(InvalidBundle, match="ONNX Runtime refuses the model"):
+        open_session(b"not a graph", "cpu")
+
+
+def test_the_answer_does_not_depend_on_the_batch():
+    loaded = load_bundle(DEFAULT_BUNDLE)
+    session = open_session(loaded.model, "cpu")
+    windows = np.concatenate([np.roll(loaded.golden_image, shift, axis=2) for shift in range(0, 160, 10)])
+    alone = [session.run(window[None]) for window in windows]
+    for size in (2, 3, 4, 7, 16):
+        together = session.run(windows[:size])
+        for index in range(size):
+            assert np.array_equal(together.class_maps[index], alone[index].class_maps[0])
+            assert np.array_equal(together.confidences[index], alone[index].confidences[0])
+            assert np.array_equal(together.label_probabilities[index], alone[index].label_probabilities[0])
+
+
+def test_cuda_without_a_gpu_refuses_and_says_what_is_needed():
+    if session_module._has_gpu():
+        pytest.skip("this machine has a GPU")
+    loaded = load_bundle(DEFAULT_BUNDLE)
+    with pytest.raises(DeviceUnavailable, match=r"tessera\[cuda\]"):
+        open_session(loaded.model, "cuda")
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_not_cuda(monkeypatch):
+    """The runtime lists CUDA as available whenever it was built for it; that alone must not count."""
+    monkeypatch.setattr(session_module.onnxruntime, "get_available_providers", lambda: [session_module._CUDA])
+    monkeypatch.setattr(session_module.onnxruntime, "preload_dlls", lambda: None, raising=False)
+    real = session_module.onnxruntime.InferenceSession
+
+    def without_cuda(model, options, providers):
+        return real(model, options, providers=[session_module._CPU])
+
+    monkeypatch.setattr(session_module.onnxruntime, "InferenceSession", without_cuda)
+    model = load_bundle(DEFAULT_BUNDLE).model
+    with pytest.raises(DeviceUnavailable):
+        open_session(model, "cuda")
+
+
+def test_auto_says_so_when_a_gpu_is_there_and_cuda_is_not(monkeypatch, caplog):
+    monkeypatch.setattr(session_module, "_has_gpu", lambda: True)
+    monkeypatch.setattr(session_module.onnxruntime, "get_available_providers", lambda: [session_module._CUDA])
+    monkeypatch.setattr(session_module, "_open_cuda", lambda _: None)
+    session = open_session(load_bundle(DEFAULT_BUNDLE).model, "auto")
+    assert session.device == "cpu"
+    assert "CUDA is not usable" in caplog.text

@@ -1,0 +1,148 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
+from app.imaging.decode import FORMATS, decode
+from tests.pictures import encoded, noise, plain
+
+LIMIT = 4096
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "BMP"])
+def test_lossless_formats_come_back_to_the_pixel(file_format):
+    image = noise(37, 21)
+    assert np.array_equal(decode(encoded(image, file_format), LIMIT), image)
+
+
+def test_lossless_webp_comes_back_to_the_pixel():
+    image = noise(37, 21)
+    assert np.array_equal(decode(encoded(image, "WEBP", lossless=True), LIMIT), image)
+
+
+def test_jpeg_comes_back_nearly():
+    image = plain((200, 120, 180), 40, 24)
+    assert np.abs(decode(encoded(image, "JPEG", quality=95), LIMIT).astype(int) - image).max() <= 3
+
+
+def test_what_comes_back_can_be_written_to_and_is_contiguous():
+    pixels = decode(encoded(noise(5, 7)), LIMIT)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous
+
+
+def test_greyscale_becomes_three_equal_channels():
+    grey = noise(9, 5)[..., 0]
+    assert np.array_equal(decode(encoded(grey), LIMIT), np.stack([grey] * 3, axis=2))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_sixteen_bit_greyscale_is_scaled_not_clipped(file_format):
+    wide = np.array([[0, 257, 32768, 65535]], np.uint16)
+    assert decode(encoded(wide, file_format), LIMIT)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_sixteen_bit_rgb_keeps_its_high_byte():
+    rows = np.array([[[0, 0x1234, 0xFFFF], [0x8000, 0x0100, 0xABCD]]], ">u2")
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
+    )
+    assert decode(png, LIMIT).tolist() == [[[0, 0x12, 0xFF], [0x80, 0x01, 0xAB]]]
+
+
+def test_transparent_pixels_are_glass():
+    image = Image.new("RGBA", (2, 1), (200, 0, 0, 255))
+    image.putpixel((1, 0), (200, 0, 0, 0))
+    assert decode(encoded(image), LIMIT).tolist() == [[[200, 0, 0], [255, 255, 255]]]
+
+
+def test_a_transparent_palette_entry_is_glass():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    assert decode(encoded(image, transparency=1), LIMIT).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_one_bit_images_are_black_and_white():
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    assert decode(encoded(image), LIMIT).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+
+
+def test_cmyk_jpeg_has_the_right_colours():
+    cmyk = Image.fromarray(plain((200, 60, 120), 16, 16)).convert("CMYK")
+    assert np.abs(decode(encoded(cmyk, "JPEG", quality=100), LIMIT)[8, 8].astype(int) - (200, 60, 120)).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("orientation", "corner"), [(1, (0, 0)), (2, (0, -1)), (3, (-1, -1)), (6, (0, -1)), (8, (-1, 0))]
+)
+def test_exif_orientation_turns_the_image_upright(orientation, corner):
+    image = plain((255, 255, 255), 32, 16)
+    image[:8, :8] = (200, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = decode(encoded(image, "JPEG", quality=95, exif=exif), LIMIT)
+    assert upright.shape[:2] == ((32, 16) if orientation in (6, 8) else (16, 32))
+    assert upright[corner][1] < 60
+
+
+def test_the_longest_side_is_allowed_and_one_more_is_not():
+    assert decode(encoded(plain((1, 2, 3), 64, 2)), 64).shape == (2, 64, 3)
+    with pytest.raises(ImageTooLarge, match=r"65x2 px; each side may have at most 64 px"):
+        decode(encoded(plain((1, 2, 3), 65, 2)), 64)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_bomb_is_refused_by_its_header():
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
+    bomb += struct.pack(">I", zlib.crc32(b"IHDR" + header)) + struct.pack(">I", 0) + b"IDAT" + b"\0\0\0\0"
+    with pytest.raises(ImageTooLarge):
+        decode(bomb, LIMIT)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_truncated_file_is_unreadable(file_format):
+    whole = encoded(noise(64, 64), file_format)
+    with pytest.raises(UnreadableImage):
+        decode(whole[: len(whole) * 2 // 3], LIMIT)
+
+
+def test_nothing_is_unreadable():
+    with pytest.raises(UnreadableImage, match="empty"):
+        decode(b"", LIMIT)
+
+
+@pytest.mark.parametrize("data", [b"%PDF-1.7", b"GIF89a" + bytes(40), encoded(noise(8, 8), "GIF"), bytes(1000)])
+def test_other_formats_are_unsupported(data):
+    with pytest.raises(UnsupportedImage, match="PNG, JPEG, TIFF, WEBP, BMP"):
+        decode(data, LIMIT)
+
+
+@pytest.mark.parametrize("file_format", ["TIFF", "WEBP", "PNG"])
+def test_several_images_in_a_file_are_refused(file_format):
+    frames = [Image.fromarray(noise(8, 8, seed)) for seed in range(3)]
+    data = encoded(frames[0], file_format, save_all=True, append_images=frames[1:])
+    with pytest.raises(UnsupportedImage, match="holds 3 images"):
+        decode(data, LIMIT)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_thirty_two_bit_pixels_are_refused(mode):
+    with pytest.raises(UnsupportedImage, match="32 bits"):
+        decode(encoded(Image.new(mode, (4, 4)), "TIFF"), LIMIT)
+
+
+def test_what_a_client_names_the_bytes_decides_nothing_and_metadata_stays_behind():
+    image = Image.fromarray(noise(8, 8))
+    exif = Image.Exif()
+    exif[0x010E] = "PATIENT"
+    assert np.array_equal(decode(encoded(image, exif=exif), LIMIT), np.asarray(image))

@@ -1,0 +1,134 @@
+import asyncio
+import hashlib
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.errors import ImageTooLarge, InferenceFailed, QueueFull
+from app.segmentation.admission import Admission
+from app.segmentation.patch import PatchSegmentation, SegmentedPatch
+from app.segmentation.workers import Workers
+from app.telemetry.metrics import Metrics
+from tests.fakes import POISON, ColourSegmenter, classes_of, manifest
+from tests.pictures import BLUE, WHITE, encoded, noise, plain, quarters
+
+
+def segment(data: bytes, segmenter: ColourSegmenter | None = None, metrics: Metrics | None = None) -> SegmentedPatch:
+    async def scenario() -> SegmentedPatch:
+        measured = metrics or Metrics(CollectorRegistry())
+        workers = Workers(2, measured)
+        model = segmenter or ColourSegmenter()
+        await model.start()
+        try:
+            return await PatchSegmentation(model, workers, measured, 1000).segment(data)
+        finally:
+            await workers.close()
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (40, 30), (64, 64), (65, 64), (300, 7), (333, 200)])
+def test_any_size_gives_each_pixel_its_class(width, height):
+    image = noise(width, height)
+    patch = segment(encoded(image))
+    assert np.array_equal(patch.class_map, classes_of(image))
+    assert (patch.confidence == 200).all()
+    assert patch.size.width_px == width
+
+
+def test_fractions_add_up_and_labels_follow():
+    patch = segment(encoded(quarters(200, 100)))
+    assert patch.fractions == (0.25, 0.25, 0.25, 0.25)
+    assert [tissue.name for tissue in patch.labels] == ["tumor", "stroma", "normal"]
+
+
+def test_a_label_in_one_window_is_the_patchs():
+    image = plain(WHITE, 200, 200)
+    image[150:, 150:] = BLUE
+    patch = segment(encoded(image))
+    assert [tissue.name for tissue in patch.labels] == ["tumor"]
+
+
+def test_windows_are_the_models_size_and_whole_strides():
+    segmenter = ColourSegmenter(manifest(window_px=96, margin_px=16, stride=32))
+    segment(encoded(noise(200, 50)), segmenter)
+    assert set(segmenter.windows) == {(64, 96, 3)}
+
+
+def test_the_digest_is_of_the_upload():
+    data = encoded(noise(5, 5))
+    assert segment(data).sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_a_window_that_fails_fails_its_patch_with_that_error():
+    image = plain(WHITE, 200, 64)
+    image[0, 200 - 64] = POISON
+    with pytest.raises(InferenceFailed):
+        segment(encoded(image))
+
+
+def test_a_patch_beyond_the_limit_is_refused():
+    with pytest.raises(ImageTooLarge):
+        segment(encoded(plain(WHITE, 1001, 2)))
+
+
+def test_images_and_pixels_are_counted():
+    metrics = Metrics(CollectorRegistry())
+    segment(encoded(quarters(200, 100)), metrics=metrics)
+    assert metrics.registry.get_sample_value("tessera_images_total") == 1
+    for name in ("tumor", "stroma", "normal", "background"):
+        assert metrics.registry.get_sample_value("tessera_predicted_pixels_total", {"class": name}) == 5000
+
+
+def test_one_large_patch_does_not_flood_the_model():
+    class Counting(ColourSegmenter):
+        inside = most = 0
+
+        async def segment(self, window):
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            try:
+                return await super().segment(window)
+            finally:
+                self.inside -= 1
+
+    segmenter = Counting()
+    segment(encoded(noise(600, 600)), segmenter)
+    assert len(segmenter.windows) > segmenter.window_concurrency
+    assert segmenter.most == segmenter.window_concurrency
+
+
+def test_the_door_counts_images_not_requests():
+    door = Admission(5, Metrics(CollectorRegistry()))
+    with door.admit(4):
+        with pytest.raises(QueueFull, match=r"4 of 5 images") as refused, door.admit(2):
+            pass
+        assert refused.value.retry_after_seconds >= 1
+        with door.admit(1):
+            pass
+    with door.admit(5):
+        pass
+
+
+def test_a_place_is_free_again_after_a_failure():
+    metrics = Metrics(CollectorRegistry())
+    door = Admission(1, metrics)
+    with pytest.raises(ZeroDivisionError), door.admit(1):
+        assert metrics.registry.get_sample_value("tessera_images_in_flight") == 1
+        raise ZeroDivisionError
+    assert metrics.registry.get_sample_value("tessera_images_in_flight") == 0
+    with door.admit(1):
+        pass
+
+
+def test_retry_after_follows_the_rate_of_late(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("app.segmentation.admission.time.monotonic", lambda: now[0])
+    door = Admission(2, Metrics(CollectorRegistry()))
+    for _ in range(11):  # an image every 3 s
+        with door.admit(1):
+            now[0] += 3
+    with door.admit(2), pytest.raises(QueueFull) as refused, door.admit(2):
+        pass
+    assert refused.value.retry_after_seconds == 6

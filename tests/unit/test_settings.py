@@ -1,0 +1,59 @@
+import pytest
+from click.testing import CliRunner
+
+from app import settings as settings_module
+from app.cli import main
+from app.settings import Settings, available_cores
+
+
+def test_the_environment_sets_and_arguments_win(monkeypatch):
+    monkeypatch.setenv("TESSERA_PORT", "9000")
+    monkeypatch.setenv("TESSERA_MAX_BATCH_SIZE", "7")
+    assert Settings().port == 9000
+    assert Settings(port=1).port == 1
+    assert Settings().max_batch_size == 7
+
+
+def test_settings_cannot_change():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().port = 1
+
+
+def test_more_files_than_places_is_a_contradiction():
+    with pytest.raises(ValueError, match=r"max_files \(3\) must not exceed queue_capacity \(2\)"):
+        Settings(max_files=3, queue_capacity=2)
+
+
+def test_every_setting_is_a_flag_with_its_own_help():
+    shown = CliRunner().invoke(main, ["serve", "--help"], terminal_width=300).output
+    for name, field in Settings.model_fields.items():
+        assert "--" + name.replace("_", "-") in shown
+        assert field.description is not None
+        assert field.description in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "message"),
+    [
+        (["--port", "70000"], {}, "--port (TESSERA_PORT): Input should be less than or equal to 65535"),
+        ([], {"TESSERA_DEVICE": "tpu"}, "--device (TESSERA_DEVICE): Input should be 'auto', 'cpu' or 'cuda'"),
+        ([], {"TESSERA_QUEUE_CAPACITY": "3"}, "max_files (64) must not exceed queue_capacity (3)"),
+        (["--device", "tpu"], {}, "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
+    ],
+)
+def test_a_bad_setting_is_named_in_one_line(arguments, env, message):
+    result = CliRunner().invoke(main, ["serve", *arguments], env=env)
+    assert result.exit_code == 2
+    assert message in result.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("content", "affinity", "cores"),
+    [("max 100000", 4, 4), ("200000 100000", 4, 2), ("50000 100000", 4, 1), ("900000 100000", 4, 4), ("", 3, 3)],
+)
+def test_cores_are_those_of_the_container(monkeypatch, tmp_path, content, affinity, cores):
+    quota = tmp_path / "cpu.max"
+    quota.write_text(content)
+    monkeypatch.setattr(settings_module.os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
+    monkeypatch.setattr(settings_module, "Path", lambda _: quota)
+    assert available_cores() == cores
