@@ -73,6 +73,27 @@ def row(name: str, answer: dict[str, Any]) -> str:
     return f"{name:22}  {size:>9}  {answer['code'] or '-':8}{fractions}"
 
 
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>tessera demo</title>
+<style>
+body {{ font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #222; background: #fff }}
+table {{ border-collapse: collapse }} td, th {{ padding: .25rem .5rem; text-align: left; vertical-align: middle; white-space: nowrap }}
+img {{ width: 170px; height: 170px; image-rendering: auto; border: 1px solid #ccc; display: block }}
+i {{ display: inline-block; width: .9em; height: .9em; border: 1px solid #888; vertical-align: -.1em }}
+</style>
+<p>{legend}</p>
+<table><tr><th>patch<th>mask<th>overlay<th>labels<th>share of pixels</tr>
+{rows}</table></html>
+"""
+
+
+def cell(answer: dict[str, Any], name: str) -> str:
+    """Return one row of the page: patch, mask, overlay, labels, fractions."""
+    pictures = "".join(f'<td><img src="{name}{part}.png" alt="{name}{part}">' for part in ("", "_mask", "_overlay"))
+    shares = "<br>".join(f"{result['name']} {result['fraction']:.1%}" for result in answer["classes"])
+    return f"<tr>{pictures}<td><b>{answer['code'] or '-'}</b><td>{shares}</tr>"
+
+
 def main() -> None:
     """Run the demonstration."""
     OUT.mkdir(exist_ok=True)
@@ -82,12 +103,20 @@ def main() -> None:
         print(f"{model['name']} {model['version']} on {model['device']}, {model['intended_use']}\n")
         names = "  ".join(f"{tissue['name']:>10}" for tissue in model["classes"])
         print(f"{'patch':22}  {'size':>9}  {'labels':8}{names}")
+        rows = []
         for path in sorted(PATCHES.glob("*.png")):
             answer = segment(address, path.read_bytes())
             print(row(path.stem, answer))
+            rows.append(cell(answer, path.stem))
+            (OUT / path.name).write_bytes(path.read_bytes())
             for picture in ("mask", "overlay"):
                 (OUT / f"{path.stem}_{picture}.png").write_bytes(base64.b64decode(answer[picture]["base64"]))
-    print(f"\nmasks and overlays: {OUT}/")
+    legend = " &nbsp; ".join(
+        f'<i style="background:rgb({",".join(map(str, tissue["color"]))})"></i> {tissue["name"]}'
+        for tissue in model["classes"]
+    )
+    (OUT / "index.html").write_text(PAGE.format(legend=legend, rows="\n".join(rows)), encoding="utf-8")
+    print(f"\nmasks and overlays: {OUT}/ (open {OUT}/index.html)")
 
 
 if __name__ == "__main__":

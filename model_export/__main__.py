@@ -16,10 +16,10 @@ import torch
 
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import MODEL_FILE
-from model_export.config import DEFAULT_RECIPE, Recipe, load_recipe
+from model_export.config import DEFAULT_RECIPE, MAX_SEED, Recipe, load_recipe
 from model_export.errors import InvalidData, ModelExportError
 from model_export.evaluate import cross_validate, evaluate_checkpoint, fold_of
-from model_export.export import ModelCard, export_bundle, serving_graph
+from model_export.export import MARGIN_PX, WINDOW_PX, ModelCard, export_bundle, serving_graph
 from model_export.factory import load_classes, load_network
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
 from model_export.training.dataset import Sample, read_labelled_patches, read_pairs
@@ -40,6 +40,11 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except ModelExportError as error:
             click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            click.echo(f"error: {error.filename}: {error.strerror}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
@@ -70,7 +75,7 @@ def _data_options(command: Callable[..., None]) -> Callable[..., None]:
 def _training_options(command: Callable[..., None]) -> Callable[..., None]:
     recipe = click.option("--recipe", default=DEFAULT_RECIPE, help="A recipe's name, or a TOML file.")
     epochs = click.option("--epochs", type=click.IntRange(1), help="Train this many epochs instead of the recipe's.")
-    seed = click.option("--seed", type=int, help="Use this seed instead of the recipe's.")
+    seed = click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Use this seed instead of the recipe's.")
     threads = click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores by default.")
     return recipe(epochs(seed(threads(command))))
 
@@ -158,7 +163,7 @@ def cross_validate_command(
         click.echo(f"{name:16} {value:.4f}   folds {summary['mean'][name]:.4f} +- {summary['sd'][name]:.4f}")
 
 
-def _numbers(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+def _numbers(_ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
     """Read three comma-separated numbers of 0 to 1; return them as of 0 to 255."""
     if text is None:
         return None
@@ -166,7 +171,7 @@ def _numbers(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
         values = tuple(255 * float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) != 3:
+    if len(values) != 3 or not all(0 <= value <= 255 and (value or param.name != "std") for value in values):
         raise click.BadParameter("three numbers for RGB in 0 to 1, such as 0.485,0.456,0.406")
     return values
 
@@ -198,8 +203,8 @@ def _card(
 @click.option("--name", required=True, help="The model's name.")
 @click.option("--version", required=True, help="The model's version.")
 @click.option("--description", default="", help="One sentence for people.")
-@click.option("--window", "window_px", default=512, help="Side of the largest window to run at once, px.")
-@click.option("--margin", "margin_px", default=64, help="How far a window's border spoils its class map, px.")
+@click.option("--window", "window_px", default=WINDOW_PX, help="Side of the largest window to run at once, px.")
+@click.option("--margin", "margin_px", default=MARGIN_PX, help="How far a window's border spoils its class map, px.")
 @click.option("--um-per-px", type=float, help="Pixel spacing of the training images, um/px, when known.")
 @click.option("--training-data", multiple=True, help="What the weights were trained on; may be repeated.")
 @click.option("--scores", type=_FILE, help="scores.json of a cross-validation, for the manifest.")

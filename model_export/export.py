@@ -2,14 +2,17 @@
 
 import logging
 import warnings
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from pydantic import ValidationError
 
 from app.pathology.classes import WSSS4LUAD, TissueClass
 from app.pathology.manifest import (
@@ -21,11 +24,14 @@ from app.pathology.manifest import (
     ModelManifest,
 )
 from model_export.bundle import new_folder, sha256_of
+from model_export.errors import InvalidCheckpoint, InvalidData
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
 from model_export.serving_graph import ServingGraph
 from model_export.verify import Comparison, run_onnx, trial_batches, verify
 
 OPSET = 20
+WINDOW_PX, MARGIN_PX = 1024, 128
+"""Enough context for the default network that no seam shows; docs/decisions/0004-windows.md has the measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +45,8 @@ class ModelCard:
     mean: tuple[float, ...] = INPUT_MEAN
     std: tuple[float, ...] = INPUT_STD
     stride: int = STRIDE
-    window_px: int = 512
-    margin_px: int = 64
+    window_px: int = WINDOW_PX
+    margin_px: int = MARGIN_PX
     um_per_px: float | None = None
     training_data: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
@@ -58,17 +64,30 @@ def export_bundle(network: torch.nn.Module, card: ModelCard, target: Path, overw
         How PyTorch and ONNX Runtime compared, a row for each trial batch.
 
     Raises:
-        InvalidCheckpoint: The network's outputs do not fit the card.
-        InvalidData: `target` exists already or cannot be written.
+        InvalidCheckpoint: The network's outputs do not fit the card, or it cannot be exported.
+        InvalidData: The card is not one of a manifest, or `target` exists already, is no bundle or cannot be written.
         VerificationFailed: The exported graph disagrees with the network. Nothing is left behind.
     """
+    draft = _draft_manifest(card)
     graph = serving_graph(network, card)
+    if overwrite and target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_FILE).is_file():
+        raise InvalidData(f"{target}: holds something else than a bundle; --overwrite replaces bundles only")
     with new_folder(target, overwrite) as folder:
         model = folder / MODEL_FILE
         _write_onnx(graph, model)
         comparisons = verify(graph, model)
         _write_golden(graph.block_px, model, folder / GOLDEN_FILE)
-        manifest = ModelManifest(
+        manifest = draft.model_copy(
+            update={"sha256": sha256_of(model), "golden_sha256": sha256_of(folder / GOLDEN_FILE)}
+        )
+        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return comparisons
+
+
+def _draft_manifest(card: ModelCard) -> ModelManifest:
+    """Return the manifest with digests still to come, so that a wrong card is refused before the long part."""
+    try:
+        return ModelManifest(
             name=card.name,
             version=card.version,
             description=card.description,
@@ -80,34 +99,44 @@ def export_bundle(network: torch.nn.Module, card: ModelCard, target: Path, overw
             um_per_px=card.um_per_px,
             training_data=card.training_data,
             metrics=card.metrics,
-            sha256=sha256_of(model),
-            golden_sha256=sha256_of(folder / GOLDEN_FILE),
+            sha256="0" * 64,
+            golden_sha256="0" * 64,
             opset=OPSET,
             producer={name: version(name) for name in ("torch", "onnx", "onnxscript")},
         )
-        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return comparisons
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["manifest", *map(str, first["loc"])])
+        raise InvalidData(f"{where}: {first['msg']}") from error
 
 
 def _write_onnx(graph: ServingGraph, path: Path) -> None:
     """Write the graph with dynamic batch, height and width, the sides multiples of the stride."""
     example = torch.full((2, 2 * graph.block_px, 3 * graph.block_px, 3), 240, dtype=torch.uint8)
     dim = torch.export.Dim
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own insides, which the comparison below judges
-        torch.onnx.export(
-            graph,
-            (example,),
-            str(path),
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=[GRAPH_INPUT],
-            output_names=list(GRAPH_OUTPUTS),
-            dynamic_shapes=({0: dim("batch"), 1: graph.block_px * dim("rows"), 2: graph.block_px * dim("columns")},),
-            external_data=False,
-        )
+    for name in ("torch.onnx", "torch.fx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")  # the exporter tells its own insides, which the comparison below judges
+            torch.onnx.export(
+                graph,
+                (example,),
+                str(path),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[GRAPH_INPUT],
+                output_names=list(GRAPH_OUTPUTS),
+                dynamic_shapes=(
+                    {0: dim("batch"), 1: graph.block_px * dim("rows"), 2: graph.block_px * dim("columns")},
+                ),
+                external_data=False,
+            )
+    except Exception as error:  # torch raises errors of many kinds for a network that it cannot trace
+        cause = error.__cause__ or error
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        raise InvalidCheckpoint(f"the network cannot be exported to ONNX: {reason}") from error
     model = onnx.load(path)
     _strip_traces(model.graph)
     onnx.checker.check_model(model)

@@ -85,5 +85,16 @@ class TissueNetwork(nn.Module):
         activation_maps = self.classify(taps[-1])  # (N, label_count, H / 32, W / 32)
         return {
             "out": functional.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False),
-            "labels": functional.adaptive_avg_pool2d(activation_maps, 1).flatten(1),
+            "labels": _mean_over_pixels(activation_maps),
         }
+
+
+def _mean_over_pixels(maps: Tensor) -> Tensor:
+    """Return the mean of each map of (N, L, H, W), as (N, L).
+
+    A product with ones, not `mean`: ONNX Runtime sums a reduction in blocks that start where the memory is aligned, so
+    an image's last bit would depend on its place in the batch.
+    """
+    flat = maps.flatten(2)  # (N, L, H * W)
+    ones = torch.ones_like(flat[:1, :1]).transpose(1, 2)  # (1, H * W, 1)
+    return (flat @ ones).squeeze(2) / flat.shape[2]

@@ -15,8 +15,8 @@ from app.pathology.classes import BACKGROUND, NORMAL, STROMA, TUMOR, WSSS4LUAD, 
 from app.pathology.geometry import Size
 
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
-_EOSIN = np.array([0.10, 0.99, 0.13])
-"""Optical density of the two stains; Ruifrok and Johnston (2001), eosin a little redder."""
+_EOSIN = np.array([0.07, 0.95, 0.35])
+"""Optical density of the two stains; Ruifrok and Johnston (2001), the eosin towards the salmon of lung sections."""
 
 _Field = NDArray[np.float64]
 
@@ -52,12 +52,12 @@ def draw_patch(seed: int, size: Size, tissues: Sequence[TissueClass] = (TUMOR, S
     fibres = _fibres(rng, shape)
     grain = _smooth_noise(rng, shape, 2.5)
     eosin = (
-        tumor * (0.42 + 0.05 * grain) + stroma * (0.5 + 0.22 * fibres + 0.05 * grain) + normal * (0.48 + 0.1 * grain)
+        tumor * (0.42 + 0.05 * grain) + stroma * (0.5 + 0.22 * fibres + 0.05 * grain) + normal * (0.5 + 0.15 * grain)
     )
-    haematoxylin = tumor * (0.22 + 0.05 * grain) + stroma * 0.05 + normal * 0.08
+    haematoxylin = tumor * (0.22 + 0.05 * grain) + stroma * 0.05 + normal * 0.02
     haematoxylin += tumor * _nuclei(rng, size, spacing_px=9, radius_px=3.6, roundness=0.75) * 0.75
     haematoxylin += stroma * _nuclei(rng, size, spacing_px=21, radius_px=3.8, roundness=0.3) * 0.8
-    haematoxylin += normal * _nuclei(rng, size, spacing_px=9, radius_px=2.3, roundness=0.6) * 0.8
+    haematoxylin += normal * _nuclei(rng, size, spacing_px=13, radius_px=2.2, roundness=0.5) * 0.6
     density = _soft(eosin)[..., None] * _EOSIN + _soft(haematoxylin)[..., None] * _HAEMATOXYLIN
     light = np.array([243.0, 242.0, 244.0]) + rng.normal(0, 1.5, (*shape, 3))
     return np.clip(light * np.exp(-density), 0, 255).round().astype(np.uint8), class_map

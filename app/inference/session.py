@@ -2,11 +2,15 @@
 
 import ctypes
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+# The runtime's packages keep a database of usage events and send it to Microsoft, unless this is set before they load.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 from app.errors import DeviceUnavailable, InvalidBundle

@@ -41,5 +41,21 @@ def test_the_command_line_tool_for_files_does_not_wait_for_the_web_stack():
     assert imported_by("app.cli").isdisjoint({"fastapi", "starlette", "uvicorn"})
 
 
+@pytest.mark.parametrize("module", ["app.inference.session", "model_export.verify"])
+def test_the_runtime_keeps_no_record_of_its_use(module, tmp_path):
+    """ONNX Runtime's packages otherwise open a database of usage events under the home folder and send it home."""
+    code = f"""
+import {module}
+from app.inference.bundle import check_golden, load_bundle
+from app.inference.session import open_session
+from app.settings import DEFAULT_BUNDLE
+bundle = load_bundle(DEFAULT_BUNDLE)
+check_golden(bundle, open_session(bundle.model, "cpu"))
+"""
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin", "ORT_DISABLE_TELEMETRY": "0"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=home)
+    assert list(tmp_path.rglob("*")) == []
+
+
 def test_drawing_patches_needs_no_training_stack():
     assert imported_by("model_export.synthetic").isdisjoint({"torch", "onnx"})
