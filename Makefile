@@ -58,6 +58,7 @@ lock: setup-dev ## Resolve the locked versions anew
 	$(LOCK) --upgrade --generate-hashes pyproject.toml -o requirements/serve.txt
 	$(LOCK) --upgrade --generate-hashes pyproject.toml --extra cuda -c requirements/serve.txt -o requirements/cuda.txt
 	$(LOCK) --upgrade --generate-hashes pyproject.toml --extra dev -c requirements/serve.txt -o requirements/dev.txt
+	echo setuptools | $(LOCK) --upgrade --generate-hashes - -o requirements/build.txt
 	$(LOCK) --upgrade --no-annotate $(CUDA) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
 
 clean: ## Remove what the targets made

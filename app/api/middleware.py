@@ -12,6 +12,7 @@ from app.telemetry.logging import request_id
 from app.telemetry.metrics import Metrics
 
 _UNMATCHED = "unmatched"
+_PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +60,9 @@ class RequestScope:
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_duration.labels(route).observe(seconds)
         fields = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
-        _log.info("request", extra=fields)
+        # Probes and scrapes come every few seconds and would drown the rest.
+        level = logging.DEBUG if route in _PROBES else logging.INFO
+        _log.log(level, "request", extra=fields)
 
 
 def _uuid(text: str | None) -> str:

@@ -1,6 +1,8 @@
 """The one serving file that imports onnxruntime: a session on a device, and the truth about which one it got."""
 
+import contextlib
 import ctypes
+import io
 import logging
 import os
 import sys
@@ -21,7 +23,7 @@ DeviceChoice = Literal["auto", "cpu", "cuda"]
 Device = Literal["cpu", "cuda"]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_QUIET, _ERRORS_ONLY = 4, 3
+_ERRORS_ONLY = 3
 _log = logging.getLogger(__name__)
 
 
@@ -69,28 +71,36 @@ def open_session(model: bytes, device: DeviceChoice) -> OnnxSession:
         DeviceUnavailable: `cuda` was asked for and the session did not get it.
         InvalidBundle: The runtime refuses the graph.
     """
-    if device == "cuda" or (device == "auto" and _CUDA in onnxruntime.get_available_providers() and _has_gpu()):
-        session = _open_cuda(model)
-        if session is not None:
-            return session
-        if device == "cuda":
-            raise DeviceUnavailable(
-                "CUDA was asked for and ONNX Runtime could not use it: a GPU, its driver and the extra"
-                " tessera[cuda] are needed (or set TESSERA_DEVICE=cpu)"
-            )
-        _log.warning("a GPU is present but CUDA is not usable; running on the CPU")
+    if device == "cuda" or (device == "auto" and _has_gpu()):
+        try:
+            return _open_cuda(model)
+        except DeviceUnavailable as error:
+            if device == "cuda":
+                raise
+            _log.warning("a GPU is present but not used; running on the CPU: %s", error)
     return OnnxSession(_new_session(model, [_CPU], _ERRORS_ONLY))
 
 
-def _open_cuda(model: bytes) -> OnnxSession | None:
-    """Return a session that really runs on CUDA, or None."""
+def _open_cuda(model: bytes) -> OnnxSession:
+    """Return a session that really runs on CUDA.
+
+    Raises:
+        DeviceUnavailable: It does not; the message says what is missing.
+    """
+    if not _has_gpu():
+        raise DeviceUnavailable("CUDA cannot be used: no NVIDIA GPU with a working driver (or set TESSERA_DEVICE=cpu)")
     if _CUDA not in onnxruntime.get_available_providers():
-        return None
-    onnxruntime.preload_dlls()  # CUDA and cuDNN from their PyPI packages; without it only system libraries are found
+        raise DeviceUnavailable("CUDA cannot be used: this platform's onnxruntime is built without it")
+    # CUDA and cuDNN from their PyPI packages; without this only system libraries are found. It prints what it lacks.
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        onnxruntime.preload_dlls()
     options = {"cudnn_conv_algo_search": "HEURISTIC"}  # no exhaustive search anew for each shape
-    session = OnnxSession(_new_session(model, [(_CUDA, options), _CPU], _QUIET))
+    session = OnnxSession(_new_session(model, [(_CUDA, options), _CPU], _ERRORS_ONLY))
     # The list of available providers names CUDA even where its libraries are missing; only the session's own tells.
-    return session if session.device == "cuda" else None
+    if session.device != "cuda":
+        lacking = printed.getvalue().strip().splitlines() or ["ONNX Runtime did not say why"]
+        raise DeviceUnavailable(f"CUDA cannot be used: install the extra tessera[cuda] ({lacking[0]})")
+    return session
 
 
 def _new_session(model: bytes, providers: list[object], severity: int) -> onnxruntime.InferenceSession:
