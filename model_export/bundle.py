@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from model_export.errors import InvalidData
@@ -30,8 +30,15 @@ def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
         temporary.chmod(0o755)
         if target.exists():
             retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-            os.replace(target, retired / target.name)
-            os.replace(temporary, target)
+            try:
+                os.replace(target, retired / target.name)
+                os.replace(temporary, target)
+            except BaseException:
+                with suppress(OSError):  # nothing to bring back when the first move failed
+                    os.replace(retired / target.name, target)
+                with suppress(OSError):
+                    retired.rmdir()
+                raise
             shutil.rmtree(retired)
         else:
             os.replace(temporary, target)

@@ -3,16 +3,17 @@
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from model_export.errors import InvalidRecipe
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 DEFAULT_RECIPE = "luad-lite0"
+MAX_SEED = 2**32 - 1
 
 
 class Recipe(BaseModel):
@@ -40,7 +41,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
     epochs: int = Field(default=14, ge=1)
     steps_per_epoch: int = Field(default=100, ge=1)
     batch_size: int = Field(default=16, ge=2)
@@ -57,6 +58,12 @@ class Recipe(BaseModel):
     stain_sigma: float = Field(default=0.1, ge=0.0)
     brightness: Fraction = 0.15
     rarity: Fraction = 0.5
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError("scale must go from the smaller to the larger zoom")
+        return self
 
     @property
     def total_steps(self) -> int:

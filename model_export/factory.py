@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from app.pathology.classes import TissueClass
+from app.pathology.classes import TissueClass, label_indices
 from model_export.checkpoint import load_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData
 from model_export.network import TissueNetwork
@@ -53,11 +53,11 @@ def load_classes(path: Path) -> tuple[TissueClass, ...]:
     """Read a class list: a JSON array of objects with `name`, `letter`, `color` and, optionally, `label`.
 
     Raises:
-        InvalidData: The file is missing or not such an array.
+        InvalidData: The file is missing, not such an array, or none of its classes is a label.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return TypeAdapter(tuple[TissueClass, ...]).validate_python(values)
+        classes = TypeAdapter(tuple[TissueClass, ...]).validate_python(values)
     except FileNotFoundError:
         raise InvalidData(f"{path}: no such class list") from None
     except ValidationError as error:
@@ -65,6 +65,9 @@ def load_classes(path: Path) -> tuple[TissueClass, ...]:
         raise InvalidData(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except (OSError, ValueError) as error:
         raise InvalidData(f"{path}: not a class list in JSON: {error}") from error
+    if not label_indices(classes):
+        raise InvalidData(f"{path}: at least one class must be a label")
+    return classes
 
 
 def _weights(path: Path, state: dict[str, Any]) -> Mapping[str, Tensor]:
@@ -72,7 +75,7 @@ def _weights(path: Path, state: dict[str, Any]) -> Mapping[str, Tensor]:
         if isinstance(state.get(key), dict):
             state = state[key]
             break
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise InvalidCheckpoint(f"{path}: holds no dictionary of weights, at its top or under {', '.join(_WRAPPERS)}")
     return {name.removeprefix("module."): value for name, value in state.items()}  # as DataParallel saves them
 
@@ -86,7 +89,8 @@ def _call(factory: str) -> nn.Module:
     try:
         network = getattr(importlib.import_module(module_name), attribute)()
     except Exception as error:  # whatever a user's own module raises is that module's fault, said in one line
-        raise InvalidCheckpoint(f"factory {factory}: {type(error).__name__}: {error}") from error
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        raise InvalidCheckpoint(f"factory {factory}: {type(error).__name__}: {reason}") from error
     if not isinstance(network, nn.Module):
         raise InvalidCheckpoint(f"factory {factory}: returned a {type(network).__name__}, not a torch.nn.Module")
     return network

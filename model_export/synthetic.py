@@ -22,7 +22,7 @@ _Field = NDArray[np.float64]
 
 
 def draw_patch(seed: int, size: Size, tissues: Sequence[TissueClass] = (TUMOR, STROMA)) -> tuple[RgbImage, ClassMap]:
-    """Draw a patch that holds each of `tissues`, and glass.
+    """Draw a patch of `tissues` and glass; a small one need not hold all of them.
 
     Args:
         seed: The same seed gives the same patch.

@@ -16,6 +16,8 @@ from app.pathology.arrays import ClassMap, RgbImage
 from app.pathology.classes import TissueClass, label_indices
 from model_export.errors import InvalidData
 
+_UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError)
+
 IGNORE = 255
 """Class index of a pixel that counts in no loss and no score."""
 
@@ -111,7 +113,7 @@ def _read_rgb(path: Path) -> RgbImage:
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise InvalidData(f"{path}: not a readable image: {error}") from error
 
 
@@ -122,7 +124,7 @@ def _read_mask(path: Path, classes: Sequence[TissueClass]) -> ClassMap:
             indexed = image.mode in ("P", "L")
             pixels = np.array(image if indexed else image.convert("RGB"))
             palette = image.getpalette() if image.mode == "P" else None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise InvalidData(f"{path}: not a readable mask: {error}") from error
     if not indexed:
         return _indices_of_colours(path, pixels, classes)

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from app.pathology.classes import TissueClass
 from model_export.checkpoint import load_checkpoint, save_checkpoint
 from model_export.config import Recipe
-from model_export.errors import InvalidCheckpoint
+from model_export.errors import InvalidCheckpoint, InvalidRecipe
 from model_export.network import TissueNetwork
 from model_export.predict import predict, segmentation_loss
 from model_export.training.augment import BatchSource
@@ -96,12 +96,15 @@ class Trainer:
         if not path.exists():
             return False
         state = load_checkpoint(path)
-        if state["asked"] != self.asked:
+        if state.get("asked") != self.asked:
             raise InvalidCheckpoint(f"{path}: started with another recipe or fold; choose another run folder")
-        self.network.load_state_dict(state["network"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.epochs_done, self.best_loss, self.rows = state["epochs_done"], state["best_loss"], state["rows"]
+        try:
+            self.network.load_state_dict(state["network"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.epochs_done, self.best_loss, self.rows = state["epochs_done"], state["best_loss"], state["rows"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InvalidCheckpoint(f"{path}: not the state of a training") from error
         return True
 
     def train(self, progress: Progress) -> Path:
@@ -142,6 +145,8 @@ class Trainer:
                 self.optimizer.step()
                 self.averaged.update_parameters(self.network)
                 total += float(loss.detach())
+        if not math.isfinite(total):
+            raise InvalidRecipe(f"the loss is no longer finite in epoch {self.epochs_done + 1}: lower learning_rate")
         return {"loss": total / self.recipe.steps_per_epoch}
 
     def _validate(self) -> dict[str, float]:

@@ -1,0 +1,561 @@
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from app.inference.bundle import check_golden, load_bundle
+from app.inference.session import open_session
+from app.pathology.classes import WSSS4LUAD
+from app.pathology.geometry import Size
+from model_export.__main__ import main
+from model_export.checkpoint import load_checkpoint, save_checkpoint
+from model_export.synthetic import draw_patch
+from model_export.verify import trial_batches
+from tests.model_export_support import (
+    hidden_files,
+    one_thread,
+    write_mask,
+    write_module,
+    write_pairs,
+    write_patches,
+    write_recipe,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+MODULE = "foreign_of_the_command_line_tests"
+CLASSES = [
+    {"name": "gland", "letter": "G", "color": [200, 30, 90]},
+    {"name": "other", "letter": "O", "color": [20, 20, 20], "label": False},
+]
+START_SECONDS = 120
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    with one_thread():
+        yield
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def ran(*arguments):
+    """Run a command that has to succeed; return its lines."""
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    return result.stdout.splitlines()
+
+
+def refused(*arguments):
+    """Run a command that has to be refused; return its one line."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+def as_process(*arguments, cwd=ROOT):
+    command = [sys.executable, "-W", "error", "-m", "model_export", *(str(argument) for argument in arguments)]
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=START_SECONDS, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with pairs/, patches/ and a recipe. Read it, do not write to it."""
+    root = tmp_path_factory.mktemp("data")
+    write_pairs(root / "pairs", 4)
+    write_patches(root / "patches", "1-2-3-[1, 0, 1].png", "1-2-4-[0, 1, 0].png")
+    write_recipe(root / "tiny.toml")
+    return root
+
+
+def training(data, run_folder, *more):
+    return ("train", "--pairs", data / "pairs", "--recipe", data / "tiny.toml", "--run", run_folder, *more)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The folder of a finished run that held out the second half of the pairs."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    ran(*training(data, folder, "--patches", data / "patches", "--fold", "2/2"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scores(data, tmp_path_factory):
+    """The folder of a finished cross-validation."""
+    folder = tmp_path_factory.mktemp("validated") / "run"
+    lines = ran(*validation(data, folder))
+    assert any("tissue_miou" in line and "+-" in line for line in lines)
+    return folder
+
+
+def validation(data, run_folder, *more):
+    recipe = ("--recipe", data / "tiny.toml", "--epochs", 1)
+    return ("cross-validate", "--pairs", data / "pairs", *recipe, "--folds", 2, "--run", run_folder, *more)
+
+
+@pytest.fixture(scope="module")
+def bundle(trained, tmp_path_factory):
+    """The trained network, exported by a process of its own. Read it, do not write to it."""
+    target = tmp_path_factory.mktemp("exported") / "bundle"
+    given = ("--checkpoint", trained / "best.pth", "--out", target, "--name", "tiny", "--version", "1.0")
+    process = as_process("export", *given)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    lines = process.stdout.splitlines()
+    assert len(lines) == len(list(trial_batches(32))) + 1
+    assert lines[-1] == f"written: {target}"
+    assert hidden_files(target.parent) == []
+    return target
+
+
+@contextmanager
+def in_folder(folder):
+    """Work in `folder`, and forget what was imported from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        yield
+    sys.modules.pop(MODULE, None)
+
+
+FOREIGN = (
+    *("--factory", f"{MODULE}:Foreign", "--checkpoint", "foreign.pth", "--classes", "classes.json"),
+    *("--mean", "0.485,0.456,0.406", "--std", "0.229, 0.224, 0.225", "--stride", 8),
+)
+"""A network that is none of the project's; its files lie in the current folder."""
+
+NAMED = ("--name", "foreign", "--version", "2.1", "--window", 64, "--margin", 8)
+
+
+@pytest.fixture(scope="module")
+def abroad(scores, tmp_path_factory):
+    """A folder with a foreign network's module, weights, classes and bundle. Read it, do not write to it."""
+    folder = tmp_path_factory.mktemp("abroad")
+    write_module(folder, MODULE)
+    (folder / "classes.json").write_text(json.dumps(CLASSES))
+    with in_folder(folder):
+        sys.path.insert(0, "")
+        torch.manual_seed(0)
+        save_checkpoint(folder / "foreign.pth", {"state_dict": importlib.import_module(MODULE).Foreign().state_dict()})
+        lines = ran("export", *FOREIGN, *NAMED, "--out", "bundle", "--scores", scores / "scores.json")
+    assert len(lines) == len(list(trial_batches(8))) + 1
+    assert all("of pixels agree" in line for line in lines[:-1])
+    assert lines[-1] == "written: bundle"
+    return folder
+
+
+@pytest.fixture
+def foreign(abroad, tmp_path):
+    """A copy of that folder, for a test to work in."""
+    folder = Path(shutil.copytree(abroad, tmp_path / "abroad", ignore=shutil.ignore_patterns("__pycache__")))
+    with in_folder(folder):
+        yield folder
+
+
+# train
+
+
+def test_training_leaves_a_checkpoint_and_says_where(data, tmp_path):
+    folder = tmp_path / "run"
+
+    lines = ran(*training(data, folder, "--patches", data / "patches", "--fold", "1/2", "--threads", 1))
+
+    assert lines[0] == "4 images to learn from, 2 held out"
+    assert lines[-1] == f"kept: {folder / 'best.pth'}"
+    assert sum(line.startswith("epoch 2/2  validate  loss ") for line in lines) == 1
+    assert {path.name for path in folder.iterdir()} == {"recipe.json", "metrics.csv", "best.pth", "last.pth"}
+
+
+def test_epochs_and_seed_on_the_command_line_win_over_the_recipe(data, tmp_path):
+    ran(*training(data, tmp_path / "run", "--epochs", 1, "--seed", 77))
+
+    asked = json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]
+    assert (asked["epochs"], asked["seed"], asked["batch_size"]) == (1, 77, 2)
+
+
+def test_a_finished_run_resumes_to_nothing_left_to_do(data, trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+
+    lines = ran(*training(data, folder, "--patches", data / "patches", "--fold", "2/2", "--resume"))
+
+    assert lines[0] == "resuming after epoch 2"
+    assert not any(line.startswith("epoch") for line in lines)
+    assert (folder / "last.pth").read_bytes() == (trained / "last.pth").read_bytes()
+
+
+def test_resuming_an_empty_folder_starts_a_training(data, tmp_path):
+    lines = ran(*training(data, tmp_path / "run", "--epochs", 1, "--resume"))
+
+    assert not any(line.startswith("resuming") for line in lines)
+    assert (tmp_path / "run" / "best.pth").is_file()
+
+
+def test_an_interrupt_keeps_the_epochs_that_were_done(data, tmp_path):
+    folder = tmp_path / "run"
+    code = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "runpy.run_module('model_export', run_name='__main__', alter_sys=True)"
+    )
+    arguments = training(data, folder, "--epochs", 100_000, "--threads", 1)
+    command = [sys.executable, "-c", code, *(str(argument) for argument in arguments)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            for line in process.stdout:
+                if line.startswith("epoch 3/"):  # the second epoch is on disk
+                    break
+            process.send_signal(2)
+            _, errors = process.communicate(timeout=START_SECONDS)
+        finally:
+            process.kill()
+
+    assert process.returncode == 130
+    assert errors == "interrupted\n"
+    assert load_checkpoint(folder / "last.pth")["epochs_done"] >= 2
+    assert load_checkpoint(folder / "best.pth")["epoch"] >= 2
+    assert hidden_files(folder) == []
+
+
+def test_a_run_folder_in_use_is_refused_and_left_alone(data, trained):
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+
+    line = refused(*training(data, trained))
+
+    assert line == f"{trained}: holds a run already; pass --resume to go on, or choose another folder"
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+
+
+def test_resuming_with_another_recipe_is_refused(data, trained):
+    line = refused(*training(data, trained, "--fold", "2/2", "--resume", "--epochs", 5))
+
+    assert line == f"{trained / 'last.pth'}: started with another recipe or fold; choose another run folder"
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named", "reason"),
+    [
+        (lambda root: shutil.rmtree(root / "pairs"), "pairs/img", "no PNG images here"),
+        (lambda root: (root / "pairs/mask/02.png").unlink(), "pairs/mask/02.png", "missing"),
+        (lambda root: cut(root / "pairs/img/01.png"), "pairs/img/01.png", "not a readable image"),
+        (lambda root: cut(root / "pairs/mask/01.png"), "pairs/mask/01.png", "not a readable mask"),
+        (
+            lambda root: write_mask(root / "pairs/mask/03.png", np.zeros((64, 32), np.uint8)),
+            "pairs/mask/03.png",
+            "the mask is 32x64 px and its image 64x64 px",
+        ),
+        (
+            lambda root: Image.fromarray(np.full((64, 64), 9, np.uint8)).save(root / "pairs/mask/00.png"),
+            "pairs/mask/00.png",
+            "index 9 is outside 0 to 3",
+        ),
+        (lambda root: shutil.rmtree(root / "patches"), "patches", "no PNG images here"),
+        (lambda root: write_patches(root / "patches", "9.png"), "patches/9.png", "does not end in labels"),
+        (lambda root: write_patches(root / "patches", "9-[1].png"), "patches/9-[1].png", "1 labels in the name"),
+        (lambda root: (root / "tiny.toml").unlink(), "tiny.toml", "neither a recipe of the project nor a file"),
+        (lambda root: write_recipe(root / "tiny.toml", momentum=0.9), "tiny.toml", "momentum: Extra inputs"),
+        (lambda root: (root / "tiny.toml").write_text("epochs"), "tiny.toml", "not readable as TOML"),
+        (lambda root: (root / "run").write_text("a file"), "run/fold", "Not a directory"),
+    ],
+)
+def test_wrong_training_data_end_in_one_line_and_no_run_folder(data, tmp_path, spoil, named, reason):
+    root = Path(shutil.copytree(data, tmp_path / "data"))
+    spoil(root)
+
+    line = refused(*training(root, root / "run" / "fold", "--patches", root / "patches"))
+
+    assert line.startswith(f"{root / named}: ")
+    assert reason in line
+    assert not (root / "run").is_dir()
+
+
+@pytest.mark.parametrize("fold", ["0/4", "third", "1/5"])
+def test_a_fold_that_cannot_be_held_out_is_refused(data, tmp_path, fold):
+    assert "fold" in refused(*training(data, tmp_path / "run", "--fold", fold))
+    assert not (tmp_path / "run").exists()
+
+
+# evaluate
+
+
+def test_a_checkpoint_is_scored_on_what_its_training_held_out(data, trained, tmp_path):
+    out = tmp_path / "out"
+
+    lines = ran("evaluate", "--pairs", data / "pairs", "--checkpoint", trained / "best.pth", "--out", out)
+
+    assert {path.name for path in out.iterdir()} == {"scores.json", "grid.png"}
+    written = json.loads((out / "scores.json").read_text())
+    confusion = np.array(written["confusion"])
+    assert confusion.shape == (4, 4)
+    assert confusion.sum() == 2 * 64 * 64
+    assert written["scores"]["pixel_accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
+    assert [line.split() for line in lines[:-1]] == [
+        [name, f"{value:.4f}"] for name, value in written["scores"].items()
+    ]
+    kept = load_checkpoint(trained / "best.pth")["epoch"]
+    rows = load_checkpoint(trained / "last.pth")["rows"]
+    [logged] = [row for row in rows if (row["epoch"], row["phase"]) == (kept, "validate")]
+    assert written["scores"]["tissue_miou"] == pytest.approx(logged["tissue_miou"], abs=1e-3)
+    with Image.open(out / "grid.png") as grid:
+        pixels = np.asarray(grid.convert("RGB"))
+    rows_of_pictures = 2
+    assert pixels.shape[0] > rows_of_pictures * 240
+    assert pixels.shape[1] > 3 * 240
+    colors = {tuple(int(channel) for channel in color) for color in np.unique(pixels.reshape(-1, 3), axis=0)}
+    assert {tissue.color for tissue in WSSS4LUAD[:2]} <= colors
+
+
+def test_scoring_what_was_learned_from_says_so(data, trained, tmp_path):
+    checkpoint = ("--checkpoint", trained / "best.pth", "--out", tmp_path / "out", "--fold", "all")
+
+    lines = ran("evaluate", "--pairs", data / "pairs", *checkpoint, "--patches", data / "patches")
+
+    assert lines[0].startswith("note: nothing was held out")
+    written = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert np.array(written["confusion"]).sum() == 4 * 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda path: None, "no such checkpoint"),
+        (lambda path: path.write_bytes(b"garbage"), "not a checkpoint of tensors"),
+        (lambda path: torch.save({"model": Image.new("RGB", (1, 1))}, path), "not a checkpoint of tensors"),
+        (lambda path: save_checkpoint(path, {"model": {"weight": torch.zeros(1)}}), "does not fit the network"),
+        (lambda path: save_checkpoint(path, {"epoch": 3}), "holds no dictionary of weights"),
+    ],
+)
+def test_a_wrong_checkpoint_ends_in_one_line_and_no_scores(data, tmp_path, write, reason):
+    path = tmp_path / "weights.pth"
+    write(path)
+
+    line = refused("evaluate", "--pairs", data / "pairs", "--checkpoint", path, "--out", tmp_path / "out")
+
+    assert line.startswith(f"{path}: {reason}")
+    assert not (tmp_path / "out").exists()
+
+
+# cross-validate
+
+
+def test_cross_validation_sums_up_its_folds(data, scores):
+    written = json.loads((scores / "scores.json").read_text())
+
+    assert set(written) == {"pooled", "mean", "sd", "folds"}
+    assert len(written["folds"]) == 2
+    for name, mean in written["mean"].items():
+        found = [fold[name] for fold in written["folds"] if name in fold]
+        assert mean == pytest.approx(np.mean(found))
+        assert written["sd"][name] == pytest.approx(np.std(found))
+    confusions = []
+    for part, names in (("fold-1", ("00.png", "01.png")), ("fold-2", ("02.png", "03.png"))):
+        assert {path.name for path in (scores / part).iterdir()} >= {"last.pth", "scores.json", "grid.png"}
+        confusions.append(np.array(json.loads((scores / part / "scores.json").read_text())["confusion"]))
+        truth = np.stack([np.asarray(Image.open(data / "pairs" / "mask" / name)) for name in names])
+        assert confusions[-1].sum(axis=1).tolist() == np.bincount(truth.ravel(), minlength=4).tolist()
+    pooled = sum(confusions)
+    assert written["pooled"]["pixel_accuracy"] == pytest.approx(np.trace(pooled) / pooled.sum())
+    asked = [json.loads((scores / part / "recipe.json").read_text())["fold"] for part in ("fold-1", "fold-2")]
+    assert asked == ["1/2", "2/2"]
+
+
+def test_cross_validation_goes_on_where_it_stopped(data, scores, tmp_path):
+    folder = Path(shutil.copytree(scores, tmp_path / "run"))
+    shutil.rmtree(folder / "fold-2")
+    (folder / "scores.json").unlink()
+    kept = (folder / "fold-1" / "last.pth").stat().st_mtime_ns
+
+    lines = ran(*validation(data, folder))
+
+    assert (folder / "fold-1" / "last.pth").stat().st_mtime_ns == kept
+    assert sum(line.startswith("epoch 1/1  train") for line in lines) == 1
+    assert json.loads((folder / "scores.json").read_text()) == json.loads((scores / "scores.json").read_text())
+
+
+def test_cross_validation_with_more_folds_than_pairs_is_refused(data, tmp_path):
+    line = refused(*validation(data, tmp_path / "run", "--folds", 5))
+
+    assert line == "4 pairs cannot be split into 5 folds"
+    assert not (tmp_path / "run").exists()
+
+
+# export and verify, of the project's own network
+
+
+def test_the_service_takes_an_exported_training(bundle):
+    loaded = load_bundle(bundle)
+
+    check_golden(loaded, open_session(loaded.model, "cpu"))
+
+    assert (loaded.manifest.name, loaded.manifest.version, loaded.manifest.stride) == ("tiny", "1.0", 32)
+    assert loaded.manifest.classes == WSSS4LUAD
+    assert loaded.manifest.label_thresholds == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("side_px", [32, 96])
+def test_an_images_answer_does_not_depend_on_its_company(bundle, side_px):
+    session = open_session((bundle / "model.onnx").read_bytes(), "cpu")
+    images = np.stack([draw_patch(seed, Size(side_px, side_px))[0] for seed in range(5)])
+    alone = [session.run(images[index : index + 1]) for index in range(5)]
+    assert len({result.class_maps.tobytes() + result.confidences.tobytes() for result in alone}) == 5
+
+    for places in ([0, 1, 2, 3, 4], [3, 0, 4], [2, 2], [4]):
+        together = session.run(images[places])
+        for place, index in enumerate(places):
+            np.testing.assert_array_equal(together.class_maps[place], alone[index].class_maps[0])
+            np.testing.assert_array_equal(together.confidences[place], alone[index].confidences[0])
+            np.testing.assert_array_equal(together.label_probabilities[place], alone[index].label_probabilities[0])
+
+
+def test_the_exported_graph_tells_nothing_of_the_machine(bundle):
+    model = onnx.load(bundle / "model.onnx")
+    content = (bundle / "model.onnx").read_bytes()
+    assert str(ROOT).encode() not in content
+    assert b"site-packages" not in content
+    for tensor in model.graph.initializer:  # 12 MB of weights hold any three letters by chance
+        tensor.raw_data = b""
+    assert b".py" not in model.SerializeToString()
+
+
+# export and verify, of anyone's network
+
+
+def test_a_foreign_network_becomes_a_bundle_that_the_service_takes(abroad, scores):
+    loaded = load_bundle(abroad / "bundle")
+
+    check_golden(loaded, open_session(loaded.model, "cpu"))
+
+    assert (loaded.manifest.name, loaded.manifest.version) == ("foreign", "2.1")
+    assert (loaded.manifest.stride, loaded.manifest.window_px, loaded.manifest.margin_px) == (8, 64, 8)
+    assert [tissue.name for tissue in loaded.manifest.classes] == ["gland", "other"]
+    pooled = json.loads((scores / "scores.json").read_text())["pooled"]
+    assert loaded.manifest.metrics == {f"cv_{name}": round(value, 4) for name, value in pooled.items()}
+
+
+def test_verification_passes_for_the_right_weights(foreign):
+    lines = ran("verify", *FOREIGN, "--bundle", "bundle")
+
+    assert len(lines) == len(list(trial_batches(8))) + 1
+    assert lines[-1] == "verified"
+
+
+def test_verification_refuses_other_weights(foreign):
+    weights = load_checkpoint(foreign / "foreign.pth")["state_dict"]
+    weights["last.bias"] += torch.tensor([1.0, -1.0])
+    save_checkpoint(foreign / "foreign.pth", weights)
+
+    line = refused("verify", *FOREIGN, "--bundle", "bundle")
+
+    assert line.startswith("model.onnx: PyTorch and ONNX Runtime disagree: ")
+
+
+def test_verification_refuses_a_file_that_is_no_graph_and_a_missing_one(foreign):
+    model = foreign / "bundle" / "model.onnx"
+    model.write_bytes(b"garbage")
+    assert refused("verify", *FOREIGN, "--bundle", "bundle").startswith("model.onnx: ONNX Runtime refuses it: ")
+
+    model.unlink()
+    assert refused("verify", *FOREIGN, "--bundle", "bundle") == f"{Path('bundle/model.onnx')}: no such file"
+
+
+def content_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_bundle_is_only_replaced_when_asked_to_and_when_the_new_one_is_whole(foreign):
+    before = content_of(foreign / "bundle")
+    again = ("export", *FOREIGN, *NAMED, "--out", "bundle")
+
+    assert refused(*again) == "bundle: exists already; choose another place or pass --overwrite"
+    line = refused(*again, "--overwrite", "--factory", f"{MODULE}:Noisy")
+    assert line.startswith("model.onnx: PyTorch and ONNX Runtime disagree: ")
+    assert content_of(foreign / "bundle") == before
+
+    ran(*again, "--overwrite", "--description", "the second")
+    assert load_bundle(foreign / "bundle").manifest.description == "the second"
+    assert hidden_files(foreign) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (("--checkpoint", "none.pth"), "none.pth: no such checkpoint"),
+        (("--classes", "none.json"), "none.json: no such class list"),
+        (("--classes", f"{MODULE}.py"), f"{MODULE}.py: not a class list in JSON"),
+        (("--scores", "none.json"), "none.json: not the scores of a cross-validation"),
+        (("--scores", "classes.json"), "classes.json: not the scores of a cross-validation"),
+        (("--scores", f"{MODULE}.py"), f"{MODULE}.py: not the scores of a cross-validation"),
+        (("--factory", f"{MODULE}:broken"), f"factory {MODULE}:broken: ValueError: the first line"),
+        (("--factory", f"{MODULE}:Branching"), "the network cannot be exported to ONNX: "),
+        (("--factory", f"{MODULE}:Choosy"), "the network does not run on a 16x16 px image: made for 224 px"),
+        (("--factory", "nothing"), "factory 'nothing': write package.module:callable"),
+        (("--name", "two words"), "manifest.name: "),
+        (("--window", 100), "manifest: "),
+        (("--um-per-px", 0), "manifest.um_per_px: "),
+    ],
+)
+def test_wrong_input_to_an_export_ends_in_one_line_and_no_bundle(foreign, changed, reason):
+    before = {name for name in content_of(foreign) if "__pycache__" not in name}
+
+    line = refused("export", *FOREIGN, *NAMED, "--out", "new", *changed)
+
+    assert line.startswith(reason)
+    assert {name for name in content_of(foreign) if "__pycache__" not in name} == before
+    assert hidden_files(foreign) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--mean", "0.5,0.5"),
+        ("--mean", "0.5"),
+        ("--mean", "red,green,blue"),
+        ("--mean", "127,127,127"),
+        ("--mean", "nan,0,0"),
+        ("--mean", "-0.5,0,0"),
+        ("--std", "0.2,0.2,0"),
+        ("--std", ""),
+    ],
+)
+def test_wrong_channel_numbers_are_a_usage_error(tmp_path, option, text):
+    named = ("--checkpoint", "weights.pth", "--name", "x", "--version", "1", "--out", tmp_path / "bundle")
+
+    result = run("export", *named, option, text)
+
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}': three numbers for RGB in 0 to 1" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("evaluate",), ("cross-validate",), ("export",), ("verify",)])
+def test_every_command_has_help(command):
+    assert ran(*command, "--help")[0].startswith("Usage: ")
+
+
+def test_a_process_ends_with_exit_code_2_and_one_line(data, tmp_path):
+    process = as_process("train", "--pairs", tmp_path / "none", "--run", "run", cwd=tmp_path)
+
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr == f"error: {tmp_path / 'none' / 'img'}: no PNG images here\n"
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,240 @@
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from app.pathology.classes import WSSS4LUAD, TissueClass
+from model_export.checkpoint import load_checkpoint, save_checkpoint
+from model_export.errors import InvalidCheckpoint, InvalidData
+from model_export.factory import load_classes, load_network
+from model_export.network import TissueNetwork
+from tests.model_export_support import TWO_CLASSES, write_module
+
+MODULE = "foreign_of_the_factory_tests"
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """The foreign module's name; it lies in the current folder, as a researcher's does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    write_module(tmp_path, MODULE)
+    yield MODULE
+    sys.modules.pop(MODULE, None)
+
+
+def weights_of(module, name="Foreign"):
+    sys.path.insert(0, "")
+    return getattr(__import__(module), name)().state_dict()
+
+
+def refusal(call, *arguments, kind=InvalidCheckpoint):
+    with pytest.raises(kind) as caught:
+        call(*arguments)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+class Payload:
+    """What a pickle of an attacker does when it is read."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("written_by", ["torch", "pickle"])
+def test_a_checkpoint_that_carries_code_is_refused_and_the_code_not_run(tmp_path, written_by):
+    path, marker = tmp_path / "evil.pth", tmp_path / "was-run"
+    state = {"model": {"weight": torch.zeros(1)}, "evil": Payload(marker)}
+    if written_by == "torch":
+        torch.save(state, path)
+    else:
+        path.write_bytes(pickle.dumps(state))
+
+    message = refusal(load_checkpoint, path)
+
+    assert message.startswith(f"{path}: not a checkpoint of tensors: ")
+    assert not marker.exists()
+    with path.open("rb") as file:
+        (torch.load(file, weights_only=False) if written_by == "torch" else pickle.load(file))
+    assert marker.exists(), "the payload was to be one"
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 a damaged archive", b"\x80\x02}q\x00."])
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+
+    assert refusal(load_checkpoint, path).startswith(f"{path}: ")
+
+
+def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
+    path = tmp_path / "weights.pth"
+    save_checkpoint(path, {"weight": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:2000])
+
+    assert refusal(load_checkpoint, path).startswith(f"{path}: not a checkpoint of tensors: ")
+
+
+def test_a_missing_checkpoint_and_a_folder_are_refused_by_name(tmp_path):
+    missing = tmp_path / "none.pth"
+
+    assert refusal(load_checkpoint, missing) == f"{missing}: no such checkpoint"
+    assert refusal(load_checkpoint, tmp_path).startswith(f"{tmp_path}: not a checkpoint of tensors: ")
+
+
+def test_a_checkpoint_has_to_be_a_dictionary(tmp_path):
+    path = tmp_path / "list.pth"
+    torch.save([torch.zeros(1)], path)
+
+    assert refusal(load_checkpoint, path) == f"{path}: holds a list, a dictionary of weights is needed"
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_are_found_where_training_programs_put_them(tmp_path, foreign, wrapper, prefix):
+    path = tmp_path / "weights.pth"
+    weights = weights_of(foreign)
+    stored = {prefix + name: value for name, value in weights.items()}
+    save_checkpoint(path, {wrapper: stored, "epoch": 3, "optimizer": {}} if wrapper else stored)
+
+    network = load_network(path, TWO_CLASSES, f"{foreign}:Foreign")
+
+    assert not network.training
+    assert type(network).__name__ == "Foreign"
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_the_projects_own_network_is_sized_by_the_classes(tmp_path):
+    own = TissueNetwork(class_count=2, label_count=1, pretrained=False)
+    save_checkpoint(tmp_path / "own.pth", {"model": own.state_dict(), "epoch": 1})
+
+    network = load_network(tmp_path / "own.pth", TWO_CLASSES)
+
+    assert not network.training
+    assert all(torch.equal(value, own.state_dict()[name]) for name, value in network.state_dict().items())
+    message = refusal(load_network, tmp_path / "own.pth", WSSS4LUAD)
+    assert message == (
+        f"{tmp_path / 'own.pth'}: does not fit the network: segment.1.weight is (2, 96, 1, 1), not (4, 96, 1, 1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda weights: weights.pop("last.bias"), "last.bias is missing"),
+        (lambda weights: weights.update({"last.bias": torch.zeros(3)}), "last.bias is (3,), not (2,)"),
+        (lambda weights: weights.update({"extra": torch.zeros(1)}), "extra is not one of its weights"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, foreign, change, reason):
+    path = tmp_path / "weights.pth"
+    weights = dict(weights_of(foreign))
+    change(weights)
+    save_checkpoint(path, weights)
+
+    message = refusal(load_network, path, TWO_CLASSES, f"{foreign}:Foreign")
+
+    assert message == f"{path}: does not fit the network: {reason}"
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"epoch": 3}, {"model": {}}, {"state_dict": {"weight": 1.0}}, {0: torch.zeros(1)}]
+)
+def test_a_dictionary_without_weights_is_refused_by_name(tmp_path, state):
+    path = tmp_path / "weights.pth"
+    save_checkpoint(path, state)
+
+    message = refusal(load_network, path, WSSS4LUAD)
+
+    assert message == (
+        f"{path}: holds no dictionary of weights, at its top or under model, state_dict, model_state_dict"
+    )
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [
+        ("no_such_module_anywhere:build", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
+        (f"{MODULE}:missing", f"AttributeError: module '{MODULE}' has no attribute 'missing'"),
+        (f"{MODULE}:broken", "ValueError: the first line"),
+        (f"{MODULE}:number", "returned a int, not a torch.nn.Module"),
+        (f"{MODULE}:torch", "TypeError: 'module' object is not callable"),
+    ],
+)
+def test_a_factory_that_gives_no_network_is_refused_in_one_line(tmp_path, foreign, factory, reason):
+    path = tmp_path / "weights.pth"
+    save_checkpoint(path, weights_of(foreign))
+
+    assert refusal(load_network, path, TWO_CLASSES, factory) == f"factory {factory}: {reason}"
+
+
+@pytest.mark.parametrize("factory", ["", "module", "module:", ":callable", "module.callable"])
+def test_a_factory_that_names_no_callable_is_refused(tmp_path, factory):
+    path = tmp_path / "weights.pth"
+    save_checkpoint(path, {"weight": torch.zeros(1)})
+
+    message = refusal(load_network, path, WSSS4LUAD, factory)
+
+    assert message == f"factory {factory!r}: write package.module:callable"
+
+
+def test_a_factory_may_be_any_installed_callable(tmp_path):
+    path = tmp_path / "weights.pth"
+    save_checkpoint(path, TissueNetwork(pretrained=False).state_dict())
+
+    assert isinstance(load_network(path, WSSS4LUAD, "model_export.network:TissueNetwork"), nn.Module)
+
+
+def test_a_class_list_is_read(tmp_path):
+    path = tmp_path / "classes.json"
+    path.write_text(
+        json.dumps(
+            [
+                {"name": "gland", "letter": "G", "color": [200, 30, 90]},
+                {"name": "other", "letter": "O", "color": [20, 20, 20], "label": False},
+            ]
+        )
+    )
+
+    assert load_classes(path) == TWO_CLASSES
+    assert all(isinstance(tissue, TissueClass) for tissue in load_classes(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "not a class list in JSON: "),
+        ("[", "not a class list in JSON: "),
+        ('{"name": "gland"}', "valid tuple"),
+        ('[{"name": "gland", "letter": "G"}]', "0.color: Field required"),
+        ('[{"name": "gland", "letter": "G", "color": [0, 0, 256]}]', "0.color.2: "),
+        ('[{"name": "gland", "letter": "G", "color": [0, 0, 1], "colour": 3}]', "0.colour: "),
+        ("[]", "at least one class must be a label"),
+        (
+            '[{"name": "glass", "letter": "B", "color": [0, 0, 1], "label": false}]',
+            "at least one class must be a label",
+        ),
+    ],
+)
+def test_a_wrong_class_list_is_refused_by_name(tmp_path, content, reason):
+    path = tmp_path / "classes.json"
+    path.write_text(content)
+
+    message = refusal(load_classes, path, kind=InvalidData)
+
+    assert message.startswith(f"{path}: ")
+    assert reason in message
+
+
+def test_a_missing_class_list_is_refused_by_name(tmp_path):
+    assert (
+        refusal(load_classes, tmp_path / "no.json", kind=InvalidData) == f"{tmp_path / 'no.json'}: no such class list"
+    )

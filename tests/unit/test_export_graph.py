@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from app.pathology.classes import WSSS4LUAD
+from model_export.errors import InvalidCheckpoint
+from model_export.serving_graph import ServingGraph
+from tests.model_export_support import TWO_CLASSES
+
+MEAN, STD = (120.0, 90.0, 140.0), (50.0, 60.0, 70.0)
+STRIDE = 8
+BATCH = np.random.default_rng(0).integers(0, 256, (3, 48, 80, 3), dtype=np.uint8)
+
+
+class Network(nn.Module):
+    """A convolution whose output is given in the way a test asks for."""
+
+    def __init__(self, answer="tensor", class_count=4, label_count=3, shrink=1):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.answer = answer
+        self.convolution = nn.Conv2d(3, class_count, shrink, stride=shrink)
+        self.head = nn.Linear(3, label_count)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+
+    def forward(self, images):
+        logits = self.convolution(images)
+        labels = self.head(images.mean(dim=(2, 3)))
+        return {
+            "tensor": logits,
+            "out": {"out": logits},
+            "labels": {"out": logits, "labels": labels},
+            "aux": {"aux": logits},
+            "flat": logits.flatten(2),
+            "pair": (logits, labels),
+            "none": None,
+            "words": {"out": "logits"},
+        }[self.answer]
+
+
+class Raising(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, images):
+        raise self.error
+
+
+def graph(network, classes=WSSS4LUAD, stride=STRIDE):
+    return ServingGraph(network, classes, MEAN, STD, stride)
+
+
+@torch.inference_mode()
+def run(served, batch=BATCH):
+    return [output.numpy() for output in served(torch.from_numpy(np.ascontiguousarray(batch)))]
+
+
+def reference(network, batch=BATCH, shrink=1):
+    """Say in plain numpy what the graph has to return; logits from the network itself."""
+    scaled = (batch.astype(np.float64) - MEAN) / STD
+    with torch.inference_mode():
+        outputs = network(torch.from_numpy(scaled).permute(0, 3, 1, 2).float())
+        logits = outputs if isinstance(outputs, torch.Tensor) else outputs["out"]
+        if shrink > 1:
+            logits = functional.interpolate(logits, size=batch.shape[1:3], mode="bilinear", align_corners=False)
+    logits = logits.double().numpy()
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    labels = outputs["labels"].double().numpy() if isinstance(outputs, dict) and "labels" in outputs else None
+    return logits.argmax(axis=1), probabilities.max(axis=1), None if labels is None else 1 / (1 + np.exp(-labels))
+
+
+def assert_as_reference(returned, expected):
+    class_map, confidence, _ = returned
+    assert class_map.dtype == confidence.dtype == np.uint8
+    assert (class_map == expected[0]).mean() > 0.9999
+    assert len(np.unique(class_map)) > 1
+    assert np.abs(confidence - 255 * expected[1]).max() <= 0.51
+
+
+@pytest.mark.parametrize("answer", ["tensor", "out", "labels"])
+def test_the_graph_says_what_a_plain_reference_says(answer):
+    network = Network(answer)
+
+    returned = run(graph(network))
+
+    expected = reference(network)
+    assert_as_reference(returned, expected)
+    assert returned[0].shape == returned[1].shape == BATCH.shape[:3]
+    assert returned[2].shape == (len(BATCH), 3)
+    assert returned[2].dtype == np.float32
+    if answer == "labels":
+        np.testing.assert_allclose(returned[2], expected[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+def test_logits_of_a_lower_resolution_are_scaled_up(shrink):
+    network = Network("out", shrink=shrink)
+    served = graph(network)
+
+    returned = run(served)
+
+    assert served.scale == shrink
+    assert returned[0].shape == BATCH.shape[:3]
+    assert_as_reference(returned, reference(network, shrink=shrink))
+
+
+def test_without_a_head_a_label_is_the_largest_share_of_any_block():
+    network = Network("out")
+
+    class_map, _, labels = run(graph(network))
+
+    blocks = class_map.reshape(len(BATCH), 48 // STRIDE, STRIDE, 80 // STRIDE, STRIDE)
+    expected = [(blocks == index).mean(axis=(2, 4)).max(axis=(1, 2)) for index in range(3)]
+    np.testing.assert_allclose(labels, np.transpose(expected), atol=1e-6)
+    assert ((labels > 0) & (labels < 1)).sum() > 3
+
+
+def test_without_a_head_only_label_classes_have_a_probability():
+    network = Network("tensor", class_count=2)
+
+    class_map, _, labels = run(graph(network, TWO_CLASSES))
+
+    assert labels.shape == (len(BATCH), 1)
+    assert labels.max() <= 1.0
+    assert set(np.unique(class_map)) == {0, 1}
+
+
+def test_extreme_label_logits_give_probabilities_of_zero_and_one():
+    network = Network("labels")
+    network.head.weight.data.zero_()
+    network.head.bias.data = torch.tensor([-200.0, 0.0, 200.0])
+
+    np.testing.assert_allclose(run(graph(network))[2], [[0.0, 0.5, 1.0]] * len(BATCH), atol=1e-7)
+
+
+def test_the_graph_is_in_evaluation_mode():
+    served = graph(nn.Sequential(Network("tensor"), nn.Dropout(0.9)).train())
+
+    for ours, theirs in zip(run(served), run(served), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (Network("tensor", class_count=5), "the network has 5 classes, the class list 4"),
+        (Network("labels", label_count=4), "the label head returns (1, 4), not (N, 3)"),
+        (Network("aux"), "does not run on a 16x16 px image: 'out'"),
+        (Network("pair"), "does not run on a 16x16 px image: "),
+        (Network("none"), "does not run on a 16x16 px image: "),
+        (Network("flat"), "must return logits (N, C, H, W), or a dictionary with them under out"),
+        (Network("words"), "must return logits (N, C, H, W), or a dictionary with them under out"),
+        (nn.Conv2d(1, 4, 1), "does not run on a 16x16 px image: "),
+        (nn.Conv2d(3, 4, 3), "logits of 14x14 do not divide an input of 16x16 px evenly"),
+        (nn.Sequential(Network(), nn.Upsample(scale_factor=2)), "logits of 32x32 do not divide an input of 16x16"),
+        (nn.Sequential(Network(), nn.AvgPool2d((2, 1))), "logits of 16x8 do not divide an input of 16x16 px evenly"),
+        (Raising(AssertionError("only 224 px\nplease")), "does not run on a 16x16 px image: only 224 px"),
+        (Raising(IndexError()), "does not run on a 16x16 px image: IndexError"),
+        (Raising(ZeroDivisionError("by zero")), "does not run on a 16x16 px image: by zero"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_in_one_line(network, reason):
+    with pytest.raises(InvalidCheckpoint) as caught:
+        graph(network)
+
+    assert reason in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

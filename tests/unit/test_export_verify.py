@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from app.pathology.manifest import GOLDEN_PIXEL_AGREEMENT, GOLDEN_PROBABILITY_TOLERANCE
+from model_export.errors import VerificationFailed
+from model_export.verify import CONFIDENCE_TOLERANCE, Comparison, run_onnx, trial_batches
+
+
+def comparison(pixels=1.0, confidence=0, probability=0.0):
+    return Comparison((1, 32, 32, 3), pixels, confidence, probability)
+
+
+@pytest.mark.parametrize(
+    ("compared", "passed"),
+    [
+        (comparison(), True),
+        (comparison(pixels=GOLDEN_PIXEL_AGREEMENT), True),
+        (comparison(pixels=GOLDEN_PIXEL_AGREEMENT - 1e-6), False),
+        (comparison(confidence=CONFIDENCE_TOLERANCE), True),
+        (comparison(confidence=CONFIDENCE_TOLERANCE + 1), False),
+        (comparison(probability=GOLDEN_PROBABILITY_TOLERANCE), True),
+        (comparison(probability=GOLDEN_PROBABILITY_TOLERANCE * 1.01), False),
+        (comparison(probability=float("nan")), False),
+        (comparison(pixels=float("nan")), False),
+    ],
+)
+def test_each_tolerance_counts(compared, passed):
+    assert compared.passed is passed
+
+
+def test_a_comparison_reads_as_one_line():
+    line = str(comparison(0.99987, 1, 2.5e-7))
+
+    assert line == "1x32x32x3: 99.98700% of pixels agree, confidence within 1/255, probabilities within 2.5e-07"
+
+
+@pytest.mark.parametrize("stride", [1, 32, 48])
+def test_trial_batches_are_of_several_sizes_and_always_the_same(stride):
+    batches = list(trial_batches(stride))
+
+    for batch, again in zip(batches, trial_batches(stride), strict=True):
+        np.testing.assert_array_equal(batch, again)
+        assert batch.dtype == np.uint8
+        assert batch.shape[1] % stride == batch.shape[2] % stride == 0
+    assert {1, 2, 3} <= {len(batch) for batch in batches}
+    assert len({batch.shape[1:] for batch in batches}) == len(batches)
+    assert any(batch.shape[1] != batch.shape[2] for batch in batches)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x07garbage" * 100])
+def test_a_file_that_is_no_graph_is_refused_in_one_line(tmp_path, capfd, content):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+
+    with pytest.raises(VerificationFailed) as caught:
+        run_onnx(path, [])
+
+    assert str(caught.value).startswith("model.onnx: ONNX Runtime refuses it: ")
+    assert len(str(caught.value).splitlines()) == 1
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,259 @@
+import csv
+import json
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from app.pathology.classes import WSSS4LUAD
+from model_export.checkpoint import load_checkpoint, save_checkpoint
+from model_export.errors import InvalidCheckpoint, InvalidRecipe
+from model_export.factory import load_network
+from model_export.training.folds import Fold
+from model_export.training.loop import Trainer, score
+from tests.model_export_support import Silent, drawn_samples, hidden_files, label_only_sample, one_thread, recipe
+
+SAMPLES = drawn_samples(4)
+FOLD = Fold(1, 2)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
+
+
+def trainer(run, held_out=2, fold=FOLD, **changes):
+    training = [*SAMPLES[: len(SAMPLES) - held_out], label_only_sample((True, False, False))]
+    return Trainer(run, WSSS4LUAD, recipe(**changes), training, SAMPLES[len(SAMPLES) - held_out :], fold)
+
+
+class Interrupted(Silent):
+    """An interrupt from the keyboard, in the middle of the second epoch."""
+
+    @contextmanager
+    def bar(self, steps, title):
+        def interrupted():
+            for count, step in enumerate(steps):
+                if title == "epoch 2" and count == 1:
+                    raise KeyboardInterrupt
+                yield step
+
+        yield interrupted()
+
+
+class Kept(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def line(self, text):
+        self.lines.append(text)
+
+
+def rows_of(run):
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same(ours, theirs):
+    """Compare nested dictionaries and lists of tensors and plain values, bit by bit."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        assert list(ours) == list(theirs)
+        for name, value in ours.items():
+            assert_same(value, theirs[name])
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same(one, other)
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path):
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    trainer(whole).train(Silent())
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(parted).train(Interrupted())
+    resumed = trainer(parted)
+    assert resumed.resume()
+    assert resumed.epochs_done == 1
+    resumed.train(Silent())
+
+    assert (parted / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    for name in ("last.pth", "best.pth"):
+        assert_same(load_checkpoint(parted / name), load_checkpoint(whole / name))
+    assert load_checkpoint(whole / "last.pth")["epochs_done"] == 2
+
+
+def test_a_run_folder_tells_what_was_asked_and_what_came_of_it(tmp_path):
+    progress = Kept()
+
+    kept = trainer(tmp_path).train(progress)
+
+    assert kept == tmp_path / "best.pth"
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.json", "metrics.csv", "best.pth", "last.pth"}
+    asked = {"recipe": recipe().model_dump(mode="json"), "fold": "2/2"}
+    assert json.loads((tmp_path / "recipe.json").read_text()) == asked
+    assert load_checkpoint(kept)["asked"] == asked
+    rows = rows_of(tmp_path)
+    assert [(row["epoch"], row["phase"]) for row in rows] == [
+        ("1", "train"),
+        ("1", "validate"),
+        ("2", "train"),
+        ("2", "validate"),
+    ]
+    assert all(float(row["loss"]) > 0 for row in rows)
+    assert all(0 <= float(row["tissue_miou"]) <= 1 for row in rows if row["phase"] == "validate")
+    assert [line.split()[:3] for line in progress.lines] == [
+        ["epoch", f"{row['epoch']}/2", row["phase"]] for row in rows
+    ]
+
+
+def test_the_weights_of_the_least_validation_loss_are_kept(tmp_path):
+    trainer(tmp_path, epochs=4, learning_rate=0.03, warmup=0.6).train(Silent())
+
+    losses = [float(row["loss"]) for row in rows_of(tmp_path) if row["phase"] == "validate"]
+    best = load_checkpoint(tmp_path / "best.pth")
+    least = losses.index(min(losses)) + 1
+    assert least < 4, "this training was to get worse"
+    assert best["epoch"] == least
+    _, again = score(load_network(tmp_path / "best.pth", WSSS4LUAD), SAMPLES[2:], WSSS4LUAD)
+    assert sum(again) / len(again) == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_where_nothing_is_held_out_the_last_weights_are_kept(tmp_path):
+    trainer(tmp_path, held_out=0, fold=Fold()).train(Silent())
+
+    best, last = load_checkpoint(tmp_path / "best.pth"), load_checkpoint(tmp_path / "last.pth")
+    assert best["epoch"] == 2
+    assert best["asked"]["fold"] == "all"
+    assert_same(
+        dict(best["model"]),
+        {name.removeprefix("module."): value for name, value in last["averaged"].items() if name != "n_averaged"},
+    )
+    assert {row["phase"] for row in rows_of(tmp_path)} == {"train"}
+
+
+def test_the_kept_weights_are_the_averaged_ones_and_differ_from_the_trained_ones(tmp_path):
+    trainer(tmp_path, epochs=1, average_decay=0.9).train(Silent())
+
+    best, last = load_checkpoint(tmp_path / "best.pth"), load_checkpoint(tmp_path / "last.pth")
+    name = "segment.1.weight"
+    assert torch.equal(best["model"][name], last["averaged"][f"module.{name}"])
+    assert not torch.equal(best["model"][name], last["network"][name])
+
+
+def test_each_step_is_taken_once_over_all_epochs(tmp_path):
+    class Counting(Silent):
+        def __init__(self):
+            self.steps = []
+
+        def bar(self, steps, title):
+            self.steps += steps
+            return super().bar(steps, title)
+
+    progress = Counting()
+
+    trainer(tmp_path, epochs=3, held_out=0).train(progress)
+
+    assert progress.steps == list(range(3 * 2))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    trainer(tmp_path).train(Silent())
+    before = (tmp_path / "last.pth").read_bytes()
+    again, progress = trainer(tmp_path), Kept()
+
+    assert again.resume()
+    again.train(progress)
+
+    assert progress.lines == []
+    assert (tmp_path / "last.pth").read_bytes() == before
+
+
+def test_another_seed_is_another_training(tmp_path):
+    for seed in (3, 4):
+        trainer(tmp_path / str(seed), epochs=1, seed=seed, held_out=0).train(Silent())
+
+    ours, theirs = (load_checkpoint(tmp_path / seed / "last.pth")["network"] for seed in "34")
+    assert not torch.equal(ours["segment.1.weight"], theirs["segment.1.weight"])
+
+
+def test_there_is_nothing_to_resume_in_a_new_folder(tmp_path):
+    assert not trainer(tmp_path / "new").resume()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("other", [{"seed": 4}, {"epochs": 3}, {"fold": Fold(0, 2)}])
+def test_resuming_with_another_recipe_or_fold_is_refused(tmp_path, other):
+    save_checkpoint(tmp_path / "last.pth", {"asked": trainer(tmp_path).asked})
+
+    with pytest.raises(InvalidCheckpoint) as caught:
+        trainer(tmp_path, **other).resume()
+
+    message = f"{tmp_path / 'last.pth'}: started with another recipe or fold; choose another run folder"
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("state", [{}, {"network": {}}, {"network": 7}])
+def test_resuming_from_something_else_than_a_state_is_refused(tmp_path, state):
+    fresh = trainer(tmp_path)
+    save_checkpoint(tmp_path / "last.pth", {"asked": fresh.asked, **state})
+
+    with pytest.raises(InvalidCheckpoint) as caught:
+        fresh.resume()
+
+    assert str(caught.value) == f"{tmp_path / 'last.pth'}: not the state of a training"
+
+
+def test_a_failed_save_leaves_the_old_checkpoint_whole(tmp_path):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, {"epoch": 1})
+
+    with pytest.raises(TypeError):
+        save_checkpoint(path, {"epoch": 2, "running": (step for step in range(3))})
+
+    assert load_checkpoint(path) == {"epoch": 1}
+    assert hidden_files(tmp_path) == []
+
+
+def test_the_learning_rate_warms_up_then_falls_to_zero(tmp_path):
+    warm = trainer(tmp_path, epochs=4, steps_per_epoch=10, warmup=0.25, learning_rate=2.0)
+
+    rates = [warm._learning_rate(step) for step in range(40)]
+
+    assert rates[:10] == pytest.approx([2.0 * (step + 1) / 10 for step in range(10)])
+    assert rates[9] == rates[10] == 2.0
+    assert rates[25] == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.01
+
+
+def test_the_encoder_learns_at_its_own_rate(tmp_path):
+    fresh = trainer(tmp_path, encoder_rate=0.25)
+    encoder, heads = fresh.optimizer.param_groups
+
+    assert (encoder["rate"], heads["rate"]) == (0.25, 1.0)
+    assert len(encoder["params"]) + len(heads["params"]) == len(list(fresh.network.parameters()))
+    assert any(parameter is fresh.network.stem[0].weight for parameter in encoder["params"])
+    assert any(parameter is fresh.network.segment[1].weight for parameter in heads["params"])
+
+
+def test_label_only_samples_have_a_label_score_and_no_loss(tmp_path):
+    network = trainer(tmp_path).network
+
+    scores, losses = score(network, [label_only_sample((True, False, False)), *SAMPLES[:2]], WSSS4LUAD)
+
+    assert len(losses) == 2
+    assert scores.labels_total == 9
+    assert scores.confusion.sum() == 2 * 64 * 64
+
+
+def test_a_training_that_diverges_says_what_to_change_and_keeps_nothing(tmp_path):
+    with pytest.raises(InvalidRecipe, match="no longer finite in epoch 1: lower learning_rate"):
+        trainer(tmp_path, learning_rate=1e30).train(Silent())
+    assert not (tmp_path / "best.pth").exists()
