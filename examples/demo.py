@@ -77,7 +77,8 @@ PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>tessera demo</title>
 <style>
 body {{ font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #222; background: #fff }}
-table {{ border-collapse: collapse }} td, th {{ padding: .25rem .5rem; text-align: left; vertical-align: middle; white-space: nowrap }}
+table {{ border-collapse: collapse }}
+td, th {{ padding: .25rem .5rem; text-align: left; vertical-align: middle; white-space: nowrap }}
 img {{ width: 170px; height: 170px; image-rendering: auto; border: 1px solid #ccc; display: block }}
 i {{ display: inline-block; width: .9em; height: .9em; border: 1px solid #888; vertical-align: -.1em }}
 </style>
