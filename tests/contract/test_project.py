@@ -29,9 +29,11 @@ def test_never_both_runtimes():
     assert "platform_machine != 'x86_64' or sys_platform != 'linux'" in names["onnxruntime"]
 
 
-@pytest.mark.parametrize("name", ["serve.txt", "cuda.txt", "dev.txt"])
+@pytest.mark.parametrize("name", ["serve.txt", "cuda.txt", "dev.txt", "build.txt"])
 def test_locks_are_hashed_and_name_no_index(name):
     text = (LOCKS / name).read_text(encoding="utf-8")
+    entry = r"[a-z0-9][a-z0-9.-]*==\S+( ; .+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?|    +#.*"
+    assert [line for line in text.splitlines() if not re.fullmatch(entry, line)] == []
     assert len(re.findall(r"^[a-z0-9].*==", text, re.MULTILINE)) == len(re.findall(r"==\S+.* \\$", text, re.MULTILINE))
     assert "://" not in text
 
