@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 
 from app.errors import StartupError
 from app.inference.segmenter import BatchedSegmenter, load_segmenter
-from app.segmentation.files import FileResult, colliding, find_images, segment_files, write_table
-from app.segmentation.patch import PatchSegmentation
+from app.segmentation.files import FileResult, colliding, find_images, overwriting, segment_files, write_table
+from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.workers import Workers
 from app.settings import Settings
 from app.telemetry import logging
@@ -76,7 +76,7 @@ def serve(**given: Any) -> None:
         app = create_app(settings)
     except StartupError as error:
         raise click.ClickException(str(error)) from error
-    run(app, settings.host, settings.port)
+    run(app, settings.host, settings.port, settings.request_timeout)
 
 
 @main.command()
@@ -98,6 +98,8 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, **given: Any) -
         raise click.UsageError("no images in these folders")
     if collision := colliding(paths):
         raise click.UsageError(f"{collision[0]} and {collision[1]} would share the name of their results")
+    if overwritten := overwriting(paths, out):
+        raise click.UsageError(f"{overwritten} would be overwritten by a result; choose another --out")
     metrics = Metrics(CollectorRegistry())
     try:
         model = load_segmenter(settings.bundle, settings.device, settings.cores, settings.max_batch_size, metrics)
@@ -119,12 +121,12 @@ async def _segment_all(
 ) -> list[FileResult]:
     """Segment the files behind a progress bar; return the results in the order of `paths`."""
     workers = Workers(settings.cores, metrics)
-    patches = PatchSegmentation(model, workers, metrics, settings.max_side_px)
+    patches = PatchSegmentation(model, workers, metrics, PatchLimits(settings.max_side_px, settings.max_pixels_at_once))
     await model.start()
     try:
         found = {}
         with click.progressbar(length=len(paths), label="segmenting") as bar:
-            async for result in segment_files(patches, paths, out, opacity, at_once=model.window_concurrency):
+            async for result in segment_files(patches, paths, out, opacity, at_once=2 * settings.cores):
                 found[result.path] = result
                 bar.update(1)
         return [found[path] for path in paths]

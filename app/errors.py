@@ -8,6 +8,7 @@ TesseraError
 ├── NotServed                 nothing is wrong with the image, try again later
 │   ├── QueueFull               the queue holds as many images as it may
 │   ├── DeadlineExceeded        the answer was not ready in time
+│   ├── OutOfMemory             there is no memory for it now
 │   └── ModelNotReady           the model is not loaded, or the service is stopping
 ├── InferenceFailed           the model failed on this image
 └── StartupError              the service must not start
@@ -54,6 +55,10 @@ class QueueFull(NotServed):
 
 class DeadlineExceeded(NotServed):
     """The answer was not ready before the request's deadline."""
+
+
+class OutOfMemory(NotServed):
+    """There is no memory to decode the image now."""
 
 
 class ModelNotReady(NotServed):

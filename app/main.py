@@ -14,7 +14,7 @@ from app.api.middleware import RequestScope
 from app.api.uploads import UploadLimits
 from app.inference.segmenter import Segmenter, load_segmenter
 from app.segmentation.admission import Admission
-from app.segmentation.patch import PatchSegmentation
+from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.workers import Workers
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -36,13 +36,15 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         settings.bundle, settings.device, settings.cores, settings.max_batch_size, metrics
     )
 
+    limits = PatchLimits(settings.max_side_px, settings.max_pixels_at_once)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         workers = Workers(settings.cores, metrics)
         await model.start()
         app.state.service = Service(
             segmenter=model,
-            patches=PatchSegmentation(model, workers, metrics, settings.max_side_px),
+            patches=PatchSegmentation(model, workers, metrics, limits),
             admission=Admission(settings.queue_capacity, metrics),
             metrics=metrics,
             limits=UploadLimits(settings.max_upload_bytes, settings.max_files),

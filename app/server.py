@@ -1,6 +1,7 @@
 """Running the application on uvicorn: one process that ends with 0 when it is asked to stop."""
 
 import logging
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-_GRACE_SECONDS = 30
+_MARGIN_SECONDS = 5
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +28,10 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def run(app: FastAPI, host: str, port: int) -> None:
+def run(app: FastAPI, host: str, port: int, request_timeout_seconds: float) -> None:
     """Serve `app` until SIGINT or SIGTERM; what was accepted by then is answered first.
+
+    That takes no longer than a request may take, and a little.
 
     Raises:
         SystemExit: The address is in use or not allowed (status 1); uvicorn has logged which.
@@ -41,7 +44,7 @@ def run(app: FastAPI, host: str, port: int) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(request_timeout_seconds) + _MARGIN_SECONDS,
     )
     _Server(config).run()
     _log.info("stopped")

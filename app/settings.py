@@ -41,8 +41,11 @@ class Settings(BaseSettings):
         default=None, ge=1, le=1024, description="Most windows in a batch; by default 4 on a CPU, 32 on a GPU."
     )
     queue_capacity: int = Field(default=128, ge=1, description="Images in the service at once; more are refused (429).")
-    request_timeout: float = Field(default=60.0, gt=0, description="Seconds in which a request is answered, else 504.")
+    request_timeout: float = Field(default=30.0, gt=0, description="Seconds in which a request is answered, else 504.")
     max_side_px: int = Field(default=4096, ge=1, le=65535, description="Longest side of a patch, in px.")
+    max_pixels_at_once: int = Field(
+        default=4 * 4096**2, ge=1, description="Pixels decoded at one time, of all images; the others wait their turn."
+    )
     max_files: int = Field(default=64, ge=1, description="Most files in one request.")
     max_upload_bytes: int = Field(default=64 * 2**20, ge=1, description="Most bytes in one request's body.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
@@ -52,4 +55,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if self.max_files > self.queue_capacity:
             raise ValueError(f"max_files ({self.max_files}) must not exceed queue_capacity ({self.queue_capacity})")
+        if self.max_pixels_at_once < self.max_side_px**2:
+            raise ValueError(
+                f"max_pixels_at_once ({self.max_pixels_at_once}) must hold one patch of max_side_px squared"
+            )
         return self

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.requests import ClientDisconnect
 
 from app.api.uploads import UploadLimits, read_images
 from app.errors import DeadlineExceeded, ModelNotReady
@@ -28,7 +29,7 @@ class Service:
     request_timeout_seconds: float
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
     """Return the running service.
 
     Raises:
@@ -48,12 +49,13 @@ async def uploaded_images(request: Request, service: Service) -> AsyncIterator[l
     """Give the request's images while their places in the service and the request's deadline last.
 
     The first place is taken before the body is read, so that a full service refuses without reading; the others as
-    soon as the body shows how many images it holds.
+    soon as the body shows how many images it holds. A client that leaves ends the block, and what it still waited for.
 
     Raises:
         QueueFull: The service has no place for them.
         DeadlineExceeded: Reading and the block together took too long.
         UnsupportedMediaType, UploadTooLarge, InvalidRequest: See `read_images`.
+        ClientDisconnect: The client left.
     """
     limit = service.request_timeout_seconds
     try:
@@ -61,8 +63,38 @@ async def uploaded_images(request: Request, service: Service) -> AsyncIterator[l
             with service.admission.admit(1):
                 images = await read_images(request, service.limits)
                 with service.admission.admit(len(images) - 1):
-                    yield images
+                    async with _while_connected(request):
+                        yield images
     except TimeoutError:
         if not deadline.expired():
             raise
         raise DeadlineExceeded(f"no answer within {limit:g} s; send fewer or smaller images, or try later") from None
+
+
+@asynccontextmanager
+async def _while_connected(request: Request) -> AsyncIterator[None]:
+    """Cancel the block when the client leaves; the request's body has been read.
+
+    Raises:
+        ClientDisconnect: It left.
+    """
+    serving = asyncio.current_task()
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        if serving is not None:
+            serving.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if left and serving is not None and serving.uncancel() == 0:
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watching.cancel()

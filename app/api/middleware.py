@@ -5,6 +5,7 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import internal_error, respond
@@ -12,6 +13,9 @@ from app.telemetry.logging import request_id
 from app.telemetry.metrics import Metrics
 
 _UNMATCHED = "unmatched"
+_CLIENT_LEFT = 499
+"""What the log and metrics show for a client that left; nginx's number, since HTTP has none."""
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
 _log = logging.getLogger(__name__)
 
@@ -46,6 +50,8 @@ class RequestScope:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = _CLIENT_LEFT
         except Exception:
             _log.exception("unforeseen error")
             if status:
@@ -59,7 +65,12 @@ class RequestScope:
         route = getattr(scope.get("route"), "path", None) or _UNMATCHED
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_duration.labels(route).observe(seconds)
-        fields = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        fields = {
+            "method": scope["method"] if scope["method"] in _METHODS else "other",
+            "route": route,
+            "status": status,
+            "ms": round(seconds * 1000, 1),
+        }
         # Probes and scrapes come every few seconds and would drown the rest.
         level = logging.DEBUG if route in _PROBES else logging.INFO
         _log.log(level, "request", extra=fields)

@@ -16,6 +16,7 @@ from app.errors import (
     ImageTooLarge,
     InferenceFailed,
     ModelNotReady,
+    OutOfMemory,
     QueueFull,
     TesseraError,
     UnreadableImage,
@@ -61,6 +62,7 @@ _KINDS: dict[type[TesseraError], tuple[int, str]] = {
     QueueFull: (429, "Queue full"),
     InferenceFailed: (500, "Inference failed"),
     ModelNotReady: (503, "Model not ready"),
+    OutOfMemory: (503, "Out of memory"),
     DeadlineExceeded: (504, "Deadline exceeded"),
 }
 

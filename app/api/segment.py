@@ -1,6 +1,5 @@
 """POST /segment: labels and masks. POST /classify: labels alone."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,6 +15,7 @@ from app.api.uploads import FORM, PART
 from app.errors import TesseraError
 from app.imaging.decode import MEDIA_TYPES
 from app.pathology.classes import code
+from app.segmentation.concurrently import all_of
 from app.segmentation.patch import SegmentedPatch
 from app.telemetry.logging import request_id
 
@@ -75,7 +75,7 @@ async def segment(
     Send one image as the body, or several as `file` parts of a form. `Accept: application/json` (the default) gives
     labels, fractions and the mask; `Accept: image/png` the picture itself, for one image.
     """
-    media_type = choose(request.headers.get("accept"), (JSON, PNG))
+    media_type = choose(_accept(request), (JSON, PNG))
     async with uploaded_images(request, service) as images:
         if media_type == PNG:
             if len(images) != 1:
@@ -83,10 +83,10 @@ async def segment(
             return await _picture(service, images[0], view, opacity)
 
         async def answer(data: bytes) -> schemas.Segmentation:
-            patch = await service.patches.segment(data)
-            mask = await service.patches.mask(patch)
-            overlay = await service.patches.overlay(patch, opacity) if view == "overlay" else None
-            return schemas.segmentation(patch, service.segmenter.manifest, _current_id(), mask, overlay)
+            async with service.patches.segmented(data) as patch:
+                mask = await service.patches.mask(patch)
+                overlay = await service.patches.overlay(patch, opacity) if view == "overlay" else None
+                return schemas.segmentation(patch, service.segmenter.manifest, _current_id(), mask, overlay)
 
         if len(images) == 1:
             return _json(await answer(images[0]))
@@ -101,12 +101,12 @@ async def segment(
 )
 async def classify(request: Request, service: ServiceDependency) -> Response:
     """Say which tissues one or several H&E patches contain, without masks. Send them as to `/segment`."""
-    choose(request.headers.get("accept"), (JSON,))
+    choose(_accept(request), (JSON,))
     async with uploaded_images(request, service) as images:
 
         async def answer(data: bytes) -> schemas.Classification:
-            patch = await service.patches.segment(data)
-            return schemas.classification(patch, service.segmenter.manifest, _current_id())
+            async with service.patches.segmented(data) as patch:
+                return schemas.classification(patch, service.segmenter.manifest, _current_id())
 
         if len(images) == 1:
             return _json(await answer(images[0]))
@@ -123,15 +123,13 @@ async def _each(service: Service, images: list[bytes], answer: Callable[[bytes],
             count_rejection(error, service.metrics)
             return problem_of(error)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(data)) for data in images]
-    return [task.result() for task in tasks]
+    return await all_of(one(data) for data in images)
 
 
 async def _picture(service: Service, data: bytes, view: str, opacity: float) -> Response:
-    patch = await service.patches.segment(data)
-    png = await (service.patches.mask(patch) if view == "mask" else service.patches.overlay(patch, opacity))
-    return Response(png, media_type=PNG, headers={**_headers(service, patch), "Vary": "Accept"})
+    async with service.patches.segmented(data) as patch:
+        png = await (service.patches.mask(patch) if view == "mask" else service.patches.overlay(patch, opacity))
+        return Response(png, media_type=PNG, headers={**_headers(service, patch), "Vary": "Accept"})
 
 
 def _headers(service: Service, patch: SegmentedPatch) -> dict[str, str]:
@@ -148,6 +146,10 @@ def _headers(service: Service, patch: SegmentedPatch) -> dict[str, str]:
 
 def _json(body: BaseModel) -> Response:
     return Response(body.model_dump_json(), media_type=JSON, headers={"Vary": "Accept"})
+
+
+def _accept(request: Request) -> str:
+    return ",".join(request.headers.getlist("accept"))
 
 
 def _current_id() -> str:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
@@ -45,9 +45,27 @@ async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
 
 
 class _InMemoryParser(MultiPartParser):
-    """Never spools a part to disk: uploads are patients' images, and are bounded in size already."""
+    """Takes whole forms only, and never spools a part to disk: uploads are patients' images, and bounded already."""
 
     spool_max_size = 2**62
+    _complete = False
+
+    def on_end(self) -> None:
+        """Note that the form's closing boundary was seen."""
+        self._complete = True
+
+    async def parse(self) -> FormData:
+        """Return the form.
+
+        Raises:
+            MultiPartException: It is malformed, or ends before its closing boundary.
+        """
+        form = await super().parse()
+        if not self._complete:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("it ends before its closing boundary")
+        return form
 
 
 async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
@@ -64,6 +82,8 @@ async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
         if error.message.startswith("Too many files"):
             raise UploadTooLarge(f"more than {limits.max_files} files; send them in several requests") from error
         raise InvalidRequest(f"the form cannot be read: {error.message}") from error
+    except UnicodeError as error:
+        raise InvalidRequest("the form's names are not in the charset that its Content-Type states") from error
     try:
         parts = [part for part in form.getlist(PART) if isinstance(part, UploadFile)]
         if not parts:

@@ -1,14 +1,19 @@
-"""Uploaded bytes to (H, W, 3) uint8 sRGB, with guards on format, size and content.
+"""Uploaded bytes to (H, W, 3) uint8 RGB, with guards on format, size and content.
 
-The format is read off the bytes; what a client calls them decides nothing. No metadata leaves this file.
+The format is read off the bytes; what a client calls them decides nothing. No metadata leaves this file. Colour
+profiles are not applied: the models learn from pixels as they were stored.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffTags, UnidentifiedImageError
 
-from app.errors import ImageRejected, ImageTooLarge, UnreadableImage, UnsupportedImage
+from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage
+from app.imaging.structure import check_structure, looks_like_an_accepted_format
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 
@@ -18,13 +23,45 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 
 _GLASS = (255, 255, 255)
 """What shows through transparent pixels: in brightfield microscopy, the empty slide."""
+_WIDE = 65535
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation (CIPA DC-008, section 4.6.5)."""
+
+_TAGS = {info.name: number for number, info in TiffTags.TAGS_V2.items()}
+_TILE_FLOOR_PX = 1024
+_PNG_DEPTH_AT = 24
+"""Where a PNG's header, which is always its first chunk, states the bits of a channel."""
+
+# At its debug level Pillow logs the values of an image's tags, which can name a patient.
+logging.getLogger("PIL").setLevel(logging.WARNING)
 
 # Pillow's bomb guard is a limit of the whole process and partly a mere warning; `decode` has its own, per call.
 Image.MAX_IMAGE_PIXELS = None
 
 
+def read_size(data: bytes, max_side_px: int) -> Size:
+    """Return the size that the image's header states, before orientation; no pixel is decoded.
+
+    Raises:
+        UnsupportedImage, ImageTooLarge, UnreadableImage: As `decode` does.
+    """
+    with _opened(data, max_side_px) as image:
+        return Size(*image.size)
+
+
 def decode(data: bytes, max_side_px: int) -> RgbImage:
     """Decode one image, upright as its EXIF orientation says, transparent pixels on white.
+
+    An orientation that cannot be read is none: broken metadata does not cost the pixels.
 
     Args:
         data: A PNG, JPEG, TIFF, WebP or BMP file of one frame, with 8 or 16 bits a channel.
@@ -34,20 +71,37 @@ def decode(data: bytes, max_side_px: int) -> RgbImage:
         (H, W, 3) uint8.
 
     Raises:
-        UnsupportedImage: Another format, several frames, or 32-bit pixels.
+        UnsupportedImage: Another format, several frames, or pixels that are neither 8 nor 16 bits a channel.
         ImageTooLarge: A side is longer than `max_side_px`.
         UnreadableImage: The content is truncated or damaged.
+        OutOfMemory: There is no memory to decode it now.
     """
+    with _opened(data, max_side_px) as image:
+        image.load()
+        upright = _UPRIGHT.get(_orientation(image))
+        rgb = _to_rgb(image, depth=data[_PNG_DEPTH_AT] if image.format == "PNG" else 8)
+        return np.array(rgb if upright is None else rgb.transpose(upright))
+
+
+@contextmanager
+def _opened(data: bytes, max_side_px: int) -> Iterator[Image.Image]:
     if not data:
         raise UnreadableImage("the upload is empty; send the bytes of an image")
+    check_structure(data)
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check(image, max_side_px)
-            return np.array(_to_rgb(_upright(image)))
+            yield image
     except UnidentifiedImageError:
+        if looks_like_an_accepted_format(data):
+            raise UnreadableImage(
+                "the image is damaged at its beginning, or of a pixel type that is not read"
+            ) from None
         raise UnsupportedImage(f"not an image in a known format; send {', '.join(FORMATS)}") from None
-    except (ImageRejected, MemoryError):
+    except ImageRejected:
         raise
+    except MemoryError as error:
+        raise OutOfMemory("there is no memory to decode this image now; try again later") from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise UnreadableImage("the image is truncated or damaged and does not decode") from error
 
@@ -56,25 +110,66 @@ def _check(image: Image.Image, max_side_px: int) -> None:
     size = Size(*image.size)
     if max(image.size) > max_side_px:
         raise ImageTooLarge(f"the image is {size}; each side may have at most {max_side_px} px")
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photo with a preview of itself
-    if frames > 1:
-        raise UnsupportedImage(f"the file holds {frames} images; send one image a file")
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo with a preview of itself
+        raise UnsupportedImage("the file holds several images; send one image a file")
+    if image.format == "TIFF":
+        _check_tiff(image, max_side_px)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()
-    return ImageOps.exif_transpose(image)
+def _check_tiff(image: Image.Image, max_side_px: int) -> None:
+    """Refuse what a TIFF's tags would make of its pixels; TIFF 6.0, sections 4 and 15."""
+    bits = _tag(image, "BitsPerSample")
+    if set(bits) - {1, 8, 16} or (1 in bits and len(bits) > 1):
+        raise UnsupportedImage(f"the TIFF has {bits[0]} bits a channel; send 8 or 16")
+    tiles = (*_tag(image, "TileWidth"), *_tag(image, "TileLength"))
+    if tiles and max(tiles) > max(max_side_px, _TILE_FLOOR_PX):
+        raise ImageTooLarge(f"the TIFF's tiles are {max(tiles)} px a side; each side may have at most {max_side_px} px")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _tag(image: Image.Image, name: str) -> tuple[int, ...]:
+    value = getattr(image, "tag_v2", {}).get(_TAGS[name], ())
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  whatever is wrong with metadata, the pixels are here
+        return 1
+
+
+def _to_rgb(image: Image.Image, depth: int) -> Image.Image:
     if image.mode.startswith("I;16"):
-        sixteen_bit = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((sixteen_bit + 128) // 257).astype(np.uint8))
+        return _from_sixteen_bit_grey(image)
     if image.mode in ("I", "F"):
-        raise UnsupportedImage("the image has 32 bits a pixel in one channel; send 8 or 16 bits a channel")
+        raise UnsupportedImage("the image has 32 bits a channel; send 8 or 16")
     if image.mode in ("LAB", "HSV"):
         raise UnsupportedImage(f"the image is in {image.mode} colours; send RGB, greyscale or CMYK")
+    if image.format == "PNG" and image.mode in ("L", "RGB") and "transparency" in image.info:
+        _scale_transparency(image, depth)
     if image.has_transparency_data:
         over = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", over.size, _GLASS), over).convert("RGB")
     return image.convert("RGB")
+
+
+def _from_sixteen_bit_grey(image: Image.Image) -> Image.Image:
+    grey = np.array(image).astype(np.uint32)
+    if _tag(image, "PhotometricInterpretation") == (0,):  # WhiteIsZero
+        grey = _WIDE - grey
+    if "transparency" in image.info:
+        grey[grey == image.info["transparency"]] = _WIDE
+    return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def _scale_transparency(image: Image.Image, depth: int) -> None:
+    """Bring a PNG's transparent colour, which is in the file's bit depth, to the 8 bits of the decoded pixels.
+
+    Source: PNG (W3C, third edition), section 11.3.1.1, tRNS.
+    """
+    if depth == 16:
+        raise UnsupportedImage(
+            "the PNG has 16 bits a channel and one transparent colour; send it with an alpha channel"
+        )
+    if depth < 8 and image.mode == "L":
+        image.info["transparency"] = image.info["transparency"] * 255 // (2**depth - 1)

@@ -126,32 +126,39 @@ class Batcher:
             del self._groups[shape]
         return batch
 
-    def _run_batch(self, batch: list[_Entry]) -> list[WindowResult]:
-        """In a lane's thread: wait times, one run, one result for each entry."""
+    def _run_batch(self, batch: list[_Entry]) -> list[WindowResult | Exception]:
+        """In a lane's thread: wait times, then a result or a failure for each entry."""
         start = time.perf_counter()
         for entry in batch:
             self._metrics.stage_duration.labels("queue").observe(start - entry.queued_at)
         self._metrics.batch_size.observe(len(batch))
         with self._metrics.stage("infer"):
-            result = self._run(np.stack([entry.image for entry in batch]))
-        results = list(_split(result))
-        if len(results) != len(batch):
-            raise InferenceFailed(f"the model answered {len(results)} of {len(batch)} windows")
-        return results
+            return self._results([entry.image for entry in batch])
 
-    def _finish(self, batch: list[_Entry], running: asyncio.Future[list[WindowResult]]) -> None:
-        """Back on the event loop: hand out results or the failure, and use the lane again."""
+    def _results(self, images: list[RgbImage]) -> list[WindowResult | Exception]:
+        """Run the images together; where that fails, one by one, so that each answers for itself alone."""
+        try:
+            results = list(_split(self._run(np.stack(images))))
+            if len(results) != len(images):
+                raise InferenceFailed(f"the model answered {len(results)} of {len(images)} windows")
+        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base; it is handed to the caller
+            if len(images) == 1:
+                return [error]
+            return [self._results([image])[0] for image in images]
+        return list(results)
+
+    def _finish(self, batch: list[_Entry], running: asyncio.Future[list[WindowResult | Exception]]) -> None:
+        """Back on the event loop: hand out results and failures, and use the lane again."""
         self._idle += 1
-        failure = running.exception()
-        for position, entry in enumerate(batch):
+        for entry, result in zip(batch, running.result(), strict=True):
             if entry.reply.done():
                 continue
-            if failure is None:
-                entry.reply.set_result(running.result()[position])
+            if isinstance(result, WindowResult):
+                entry.reply.set_result(result)
             else:
-                error = InferenceFailed("the model failed on this image")
-                error.__cause__ = failure
-                entry.reply.set_exception(error)
+                failure = InferenceFailed("the model failed on this image")
+                failure.__cause__ = result
+                entry.reply.set_exception(failure)
         self._dispatch()
 
 

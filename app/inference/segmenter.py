@@ -75,7 +75,8 @@ class BatchedSegmenter:
         self.manifest = manifest
         self.device: str = session.device
         self.provider = session.provider
-        self.window_concurrency = 2 * limits.lanes * limits.windows
+        full_windows = max(1, min(limits.windows, limits.pixels // manifest.window_px**2))
+        self.window_concurrency = 2 * limits.lanes * full_windows
         self._session = session
         self._limits = limits
         self._metrics = metrics

@@ -16,7 +16,7 @@ class TissueClass(BaseModel):
     """One class of a class map.
 
     Attributes:
-        name: Lower-case English name.
+        name: English name, which goes into headers and metrics: letters, digits, space, ".", "_" and "-".
         letter: The class's letter in a patch's code; unique within a list.
         color: sRGB, 0 to 255 a channel.
         label: Whether a patch can carry the class as a label. False for background.
@@ -24,8 +24,8 @@ class TissueClass(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, max_length=64)
-    letter: str = Field(min_length=1, max_length=3)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")
+    letter: str = Field(pattern=r"^[A-Za-z0-9]{1,3}$")
     color: tuple[Byte, Byte, Byte]
     label: bool = True
 

@@ -42,9 +42,17 @@ class Admission:
         self._inside += images
         try:
             yield
-        finally:
+        except QueueFull:  # the rest of a list found no place: nothing was done
             self._inside -= images
-            self._finished.extend([time.monotonic()] * images)
+            raise
+        except BaseException:
+            self._leave(images)
+            raise
+        self._leave(images)
+
+    def _leave(self, images: int) -> None:
+        self._inside -= images
+        self._finished.extend([time.monotonic()] * images)
 
     def _retry_after_seconds(self, images: int) -> int:
         """Return when `images` places should be free at the rate of late: 1 to 60 s."""

@@ -53,6 +53,12 @@ def colliding(paths: Sequence[Path]) -> tuple[Path, Path] | None:
     return None
 
 
+def overwriting(paths: Sequence[Path], out: Path) -> Path | None:
+    """Return one of `paths` that a result in `out` would replace, or None."""
+    results = {_result_path(out, path, name).resolve() for path in paths for name in ("mask", "overlay")}
+    return next((path for path in paths if path.resolve() in results), None)
+
+
 async def segment_files(
     patches: PatchSegmentation, paths: Sequence[Path], out: Path, opacity: float, at_once: int
 ) -> AsyncIterator[FileResult]:
@@ -83,15 +89,16 @@ async def segment_files(
 
 async def _segment_file(patches: PatchSegmentation, path: Path, out: Path, opacity: float) -> FileResult:
     try:
-        patch = await patches.segment(await asyncio.to_thread(path.read_bytes))
-        pictures = {"mask": await patches.mask(patch), "overlay": await patches.overlay(patch, opacity)}
+        async with patches.segmented(await asyncio.to_thread(path.read_bytes)) as patch:
+            pictures = {"mask": await patches.mask(patch), "overlay": await patches.overlay(patch, opacity)}
+            row = _row(patch)
+        for name, png in pictures.items():
+            await asyncio.to_thread(_replace, _result_path(out, path, name), png)
     except TesseraError as error:
         return FileResult(path, problem=str(error))
     except OSError as error:
-        return FileResult(path, problem=f"cannot be read: {error.strerror}")
-    for name, png in pictures.items():
-        await asyncio.to_thread(_replace, out / f"{path.stem}_{name}.png", png)
-    return FileResult(path, _row(patch))
+        return FileResult(path, problem=f"{error.filename}: {error.strerror}")
+    return FileResult(path, row)
 
 
 def write_table(results: Iterable[FileResult], manifest: ModelManifest, out: Path) -> Path:
@@ -125,8 +132,16 @@ def _row(patch: SegmentedPatch) -> tuple[str, ...]:
     )
 
 
+def _result_path(out: Path, path: Path, name: str) -> Path:
+    return out / f"{path.stem}_{name}.png"
+
+
 def _replace(path: Path, content: bytes) -> None:
     """Write a file that is whole at any moment it can be seen."""
     partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -2,14 +2,15 @@
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import TesseraError
-from app.imaging.decode import decode
+from app.imaging.decode import decode, read_size
 from app.imaging.paint import paint_mask, paint_overlay
 from app.imaging.stitching import Stitcher
 from app.imaging.tiling import Window, pad_to_stride, plan_windows
@@ -18,6 +19,8 @@ from app.pathology.arrays import ClassMap, ConfidenceMap, Probabilities, RgbImag
 from app.pathology.classes import TissueClass
 from app.pathology.composition import pixel_counts, present_labels
 from app.pathology.geometry import Size
+from app.segmentation.budget import PixelBudget
+from app.segmentation.concurrently import all_of
 from app.segmentation.workers import Workers
 from app.telemetry.metrics import Metrics
 
@@ -50,6 +53,19 @@ class SegmentedPatch:
         return Size(self.class_map.shape[1], self.class_map.shape[0])
 
 
+@dataclass(frozen=True, slots=True)
+class PatchLimits:
+    """What patches may cost.
+
+    Attributes:
+        side_px: Longest side of a patch.
+        pixels_at_once: Pixels of all the patches that are decoded at one time.
+    """
+
+    side_px: int
+    pixels_at_once: int
+
+
 class PatchSegmentation:
     """Segments patches with a model.
 
@@ -57,23 +73,31 @@ class PatchSegmentation:
         segmenter: The model.
         workers: Threads for decoding and painting.
         metrics: Told of images and pixels.
-        max_side_px: Longest side of a patch.
+        limits: What a patch, and all patches at once, may cost.
     """
 
-    def __init__(self, segmenter: Segmenter, workers: Workers, metrics: Metrics, max_side_px: int) -> None:
+    def __init__(self, segmenter: Segmenter, workers: Workers, metrics: Metrics, limits: PatchLimits) -> None:
         self._segmenter = segmenter
         self._workers = workers
         self._metrics = metrics
-        self._max_side_px = max_side_px
+        self._max_side_px = limits.side_px
+        self._budget = PixelBudget(limits.pixels_at_once)
 
-    async def segment(self, data: bytes) -> SegmentedPatch:
-        """Segment the image in `data`.
+    @asynccontextmanager
+    async def segmented(self, data: bytes) -> AsyncIterator[SegmentedPatch]:
+        """Give the segmented image in `data`; its memory is accounted for until the block ends.
 
         Raises:
             ImageRejected: It does not decode or is too large.
+            OutOfMemory: There is no memory to decode it now.
             InferenceFailed: The model failed on it.
             ModelNotReady: The model is stopping.
         """
+        size = await self._workers.run(None, partial(read_size, data, self._max_side_px))
+        async with self._budget.hold(size.pixels):
+            yield await self._segment(data)
+
+    async def _segment(self, data: bytes) -> SegmentedPatch:
         image, sha256 = await self._workers.run("decode", partial(_read, data, self._max_side_px))
         size = Size(image.shape[1], image.shape[0])
         manifest = self._segmenter.manifest
@@ -124,12 +148,7 @@ class PatchSegmentation:
 
         if len(windows) == 1:
             return await run(windows[0])
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(run(window)) for window in windows]
-        except* TesseraError as failures:  # one window's failure is the patch's; the group has cancelled the others
-            raise failures.exceptions[0] from None
-        largest: Probabilities = np.stack([task.result() for task in tasks]).max(axis=0)
+        largest: Probabilities = np.stack(await all_of(run(window) for window in windows)).max(axis=0)
         return largest
 
 

@@ -43,6 +43,24 @@ def post(client: TestClient, **request):
             "invalid-request",
             "form",
         ),
+        (
+            {
+                "content": b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhalf an im',
+                "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+            },
+            400,
+            "invalid-request",
+            "before its closing boundary",
+        ),
+        (
+            {
+                "content": b'--x\r\nContent-Disposition: form-data; name="\xff"\r\n\r\n\xff\r\n--x--\r\n',
+                "headers": {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"},
+            },
+            400,
+            "invalid-request",
+            "charset",
+        ),
         ({"params": {"view": "heat"}, "content": b"x", "headers": PNG}, 400, "invalid-request", "'mask' or 'overlay'"),
         ({"params": {"opacity": "2"}, "content": b"x", "headers": PNG}, 400, "invalid-request", "query opacity"),
         ({"content": b"x", "headers": PNG | {"Accept": "text/html"}}, 406, "not-acceptable", "image/png"),
@@ -150,6 +168,75 @@ def test_every_error_of_the_tree_that_a_request_can_meet_has_a_problem():
     assert leaves(RequestRejected) | leaves(ImageRejected) | leaves(NotServed) < set(_KINDS)
 
 
+def test_a_client_that_leaves_costs_no_more_inference_and_is_no_error(caplog):
+    """Spoken to the application directly: a client that has sent its image and hangs up before the answer."""
+    caplog.set_level(logging.INFO)
+    gate = asyncio.Event()
+    segmenter = ColourSegmenter(gate=gate)
+    app = create_app(Settings(cores=1, queue_capacity=1, max_files=1), segmenter)
+    sent: list[str] = []
+
+    async def scenario() -> None:
+        async with app.router.lifespan_context(app):
+            left = asyncio.Event()
+            body = [{"type": "http.request", "body": encoded(noise(400, 400)), "more_body": False}]
+
+            async def receive():
+                if body:
+                    return body.pop()
+                await left.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message):
+                sent.append(message["type"])
+
+            scope = {
+                "type": "http",
+                "asgi": {"version": "3.0"},
+                "http_version": "1.1",
+                "method": "POST",
+                "path": "/segment",
+                "raw_path": b"/segment",
+                "query_string": b"",
+                "root_path": "",
+                "headers": [(b"content-type", b"image/png")],
+                "app": app,
+            }
+            serving = asyncio.create_task(app(scope, receive, send))
+            while not segmenter.windows:
+                await asyncio.sleep(0)
+            started = len(segmenter.windows)
+            left.set()
+            await serving
+            gate.set()
+            assert len(segmenter.windows) == started
+            assert app.state.metrics.registry.get_sample_value("tessera_images_in_flight") == 0
+
+    asyncio.run(scenario())
+    assert sent == []
+    value = app.state.metrics.registry.get_sample_value
+    assert value("tessera_requests_total", {"route": "/segment", "status": "499"}) == 1
+    assert "unforeseen" not in caplog.text
+
+
+def test_a_client_that_leaves_during_its_upload_is_no_error(client, caplog):
+    async def scenario() -> None:
+        messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"\x89PNG", "more_body": True}]
+
+        async def receive():
+            return messages.pop()
+
+        async def send(message):
+            raise AssertionError(message)
+
+        headers = [(b"content-type", b"image/png")]
+        scope = {"type": "http", "method": "POST", "path": "/segment", "query_string": b"", "headers": headers}
+        await client.app({**scope, "http_version": "1.1", "root_path": "", "raw_path": b"/segment"}, receive, send)
+
+    client.portal.call(scenario)
+    assert "unforeseen" not in caplog.text
+
+
 def test_a_callers_uuid_is_kept_and_anything_else_replaced(client):
     own = str(uuid.uuid4())
     assert client.get("/health/live", headers={"X-Request-ID": own}).headers["x-request-id"] == own
@@ -165,10 +252,15 @@ def test_no_name_reaches_a_log_a_metric_or_an_answer(client, caplog):
             files={"file": (f"{CANARY}.png", content), CANARY: (None, CANARY)},
             headers={"X-Request-ID": CANARY, "User-Agent": CANARY},
         )
-        for content in (encoded(noise(12, 12)), b"broken")
+        for content in (
+            encoded(noise(12, 12)),
+            b"broken",
+            encoded(noise(12, 12), "TIFF", tiffinfo={269: CANARY, 270: CANARY, 315: CANARY}),
+        )
     ]
+    answers.append(client.request(CANARY, "/segment"))
     answers.append(client.get(f"/{CANARY}"))
     everything = "".join(f"{answer.text} {answer.headers}" for answer in answers) + client.get("/metrics").text
     ours = [record.getMessage() + str(vars(record)) for record in caplog.records if not record.name.startswith("http")]
-    assert len(ours) >= 3
+    assert len(ours) >= 5
     assert CANARY not in everything + "".join(ours)

@@ -1,12 +1,16 @@
 """What `/segment` and `/classify` promise, with a model whose every pixel is known."""
 
 import hashlib
+import tempfile
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
+from app.main import create_app
 from app.pathology.classes import WSSS4LUAD
-from tests.fakes import POISON, classes_of
+from app.settings import Settings
+from tests.fakes import POISON, ColourSegmenter, classes_of
 from tests.pictures import BLUE, GREEN, WHITE, encoded, from_base64, noise, opened, plain, quarters
 
 PNG = {"Content-Type": "image/png"}
@@ -133,6 +137,29 @@ def test_model_describes_what_is_served(client):
     assert card["device"] == "cpu"
     assert card["provider"] == "ColourProvider"
     assert [tissue["color"] for tissue in card["classes"]] == [list(tissue.color) for tissue in WSSS4LUAD]
+
+
+def test_accept_may_come_in_several_lines(client):
+    headers = [("Content-Type", "image/png"), ("Accept", "text/html"), ("Accept", "image/png")]
+    response = client.post("/segment", content=encoded(noise(8, 8)), headers=headers)
+    assert response.headers["content-type"] == "image/png"
+
+
+def test_uploads_never_touch_the_disk(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("an upload was about to be written to disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+    settings = Settings(max_upload_bytes=10_000_000, cores=1)
+    large = encoded(noise(1000, 1000), "BMP")
+    assert len(large) > 2_000_000  # twice what Starlette keeps in memory by itself
+    with TestClient(create_app(settings, ColourSegmenter())) as client:
+        assert client.post("/segment", files=[("file", large)]).status_code == 200
+
+
+def test_health_may_be_asked_by_head(client):
+    assert client.head("/health/live").status_code == 200
+    assert client.head("/health/ready").status_code == 200
 
 
 def test_health_and_documentation_answer_without_reaching_outside(client):

@@ -85,6 +85,30 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, make, mes
     assert not (tmp_path / "out").exists()
 
 
+def test_a_result_never_replaces_an_input(tmp_path):
+    image, truth = tmp_path / "x.png", tmp_path / "x_mask.png"
+    for path in (image, truth):
+        path.write_bytes(encoded(noise(8, 8)))
+    before = truth.read_bytes()
+    result = run(tmp_path, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "x_mask.png would be overwritten by a result" in result.output
+    assert truth.read_bytes() == before
+
+
+def test_a_result_that_cannot_be_written_is_said_and_spares_the_others(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(noise(8, 8)))
+    out = tmp_path / "out"
+    (out / "a_mask.png").mkdir(parents=True)
+    result = run(tmp_path / "a.png", tmp_path / "b.png", "--out", out)
+    assert result.exit_code == 1
+    bad, good = table(out)
+    assert "a_mask.png" in bad["problem"]
+    assert good["problem"] == ""
+    assert not list(out.glob(".*"))
+
+
 def _image(path: Path) -> Path:
     path.parent.mkdir()
     path.write_bytes(encoded(noise(8, 8), "TIFF" if path.suffix == ".tif" else "PNG"))

@@ -93,7 +93,7 @@ def test_only_windows_of_one_shape_share_a_batch_and_the_oldest_goes_first():
     asyncio.run(scenario())
 
 
-def test_idle_lanes_share_what_waits():
+def test_lanes_run_side_by_side():
     async def scenario() -> None:
         lane = Lane()
         engine = batcher(lane, lanes=2)
@@ -102,6 +102,50 @@ def test_idle_lanes_share_what_waits():
         assert sorted(lane.batches) == [[0], [1]]
         lane.open.set()
         await asyncio.gather(*busy)
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_idle_lanes_share_what_waits():
+    """A dispatch with two idle lanes and four windows gives each lane two of them."""
+
+    async def scenario() -> None:
+        lane = Lane()
+        lane.open.set()
+        engine = batcher(lane, lanes=2)
+        dispatch, engine._dispatch = engine._dispatch, lambda: None
+        waiting = [asyncio.create_task(engine.submit(window(value))) for value in range(4)]
+        await asyncio.sleep(0)
+        engine._dispatch = dispatch
+        dispatch()
+        await asyncio.gather(*waiting)
+        assert sorted(lane.batches) == [[0, 1], [2, 3]]
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_one_window_that_fails_spares_its_batch():
+    class Picky(Lane):
+        def run(self, images: np.ndarray) -> BatchResult:
+            result = super().run(images)
+            if (images == 3).any():
+                raise RuntimeError("cannot do 3")
+            return result
+
+    async def scenario() -> None:
+        lane = Picky()
+        engine = batcher(lane, max_batch_size=8)
+        first = asyncio.create_task(engine.submit(window(0)))
+        await entered(lane)
+        rest = [asyncio.create_task(engine.submit(window(value))) for value in range(1, 6)]
+        await asyncio.sleep(0)
+        lane.open.set()
+        await first
+        outcomes = await asyncio.gather(*rest, return_exceptions=True)
+        assert [isinstance(outcome, InferenceFailed) for outcome in outcomes] == [False, False, True, False, False]
+        assert [int(result.class_map[0, 0]) for result in outcomes if not isinstance(result, Exception)] == [1, 2, 4, 5]
         await engine.close()
 
     asyncio.run(scenario())

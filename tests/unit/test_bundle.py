@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from app.errors import DeviceUnavailable, InvalidBundle
 from app.inference import session as session_module
 from app.inference.bundle import check_golden, load_bundle
+from app.inference.segmenter import load_segmenter
 from app.inference.session import open_session
 from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE
 from app.settings import DEFAULT_BUNDLE
+from app.telemetry.metrics import Metrics
 
 
 @pytest.fixture
@@ -89,6 +92,15 @@ def test_a_model_that_is_not_the_golden_pairs_is_refused(bundle, array, change, 
     loaded = load_bundle(bundle)
     with pytest.raises(InvalidBundle, match=message):
         check_golden(loaded, open_session(loaded.model, "cpu"))
+
+
+def test_nothing_is_served_before_the_golden_pair_is_reproduced(bundle):
+    with np.load(bundle / GOLDEN_FILE) as golden:
+        arrays = dict(golden)
+    np.savez(bundle / GOLDEN_FILE, **{**arrays, "class_map": 3 - arrays["class_map"]})
+    rewrite(bundle, golden_sha256=digest_of(bundle / GOLDEN_FILE))
+    with pytest.raises(InvalidBundle, match="does not reproduce its golden pair"):
+        load_segmenter(bundle, "cpu", 1, None, Metrics(CollectorRegistry()))
 
 
 def test_a_model_with_more_classes_than_its_manifest_is_refused(bundle):

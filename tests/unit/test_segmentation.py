@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import hashlib
 
 import numpy as np
@@ -7,7 +8,9 @@ from prometheus_client import CollectorRegistry
 
 from app.errors import ImageTooLarge, InferenceFailed, QueueFull
 from app.segmentation.admission import Admission
-from app.segmentation.patch import PatchSegmentation, SegmentedPatch
+from app.segmentation.budget import PixelBudget
+from app.segmentation.concurrently import all_of
+from app.segmentation.patch import PatchLimits, PatchSegmentation, SegmentedPatch
 from app.segmentation.workers import Workers
 from app.telemetry.metrics import Metrics
 from tests.fakes import POISON, ColourSegmenter, classes_of, manifest
@@ -21,7 +24,8 @@ def segment(data: bytes, segmenter: ColourSegmenter | None = None, metrics: Metr
         model = segmenter or ColourSegmenter()
         await model.start()
         try:
-            return await PatchSegmentation(model, workers, measured, 1000).segment(data)
+            async with PatchSegmentation(model, workers, measured, PatchLimits(1000, 1000**2)).segmented(data) as patch:
+                return patch
         finally:
             await workers.close()
 
@@ -132,3 +136,121 @@ def test_retry_after_follows_the_rate_of_late(monkeypatch):
     with door.admit(2), pytest.raises(QueueFull) as refused, door.admit(2):
         pass
     assert refused.value.retry_after_seconds == 6
+
+
+def test_pixels_are_handed_out_in_order_and_come_back():
+    async def scenario() -> None:
+        budget = PixelBudget(10)
+        order: list[int] = []
+
+        async def use(number: int, pixels: int, until: asyncio.Event) -> None:
+            async with budget.hold(pixels):
+                order.append(number)
+                await until.wait()
+
+        done = asyncio.Event()
+        tasks = [asyncio.create_task(use(n, pixels, done)) for n, pixels in enumerate((6, 6, 3))]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert order == [0]  # 3 would fit beside 6, but 6 came first
+        done.set()
+        await asyncio.gather(*tasks)
+        assert order == [0, 1, 2]
+        async with budget.hold(99):  # more than there are: alone, then
+            pass
+        async with budget.hold(10):
+            pass
+
+    asyncio.run(scenario())
+
+
+def test_who_gives_up_waiting_leaves_the_pixels_to_the_next():
+    async def scenario() -> None:
+        budget = PixelBudget(10)
+        async with budget.hold(10):
+            gone = asyncio.create_task(budget.hold(8).__aenter__())
+            stays = budget.hold(4)
+            waiting = asyncio.create_task(stays.__aenter__())
+            await asyncio.sleep(0)
+            gone.cancel()
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        await waiting
+        async with budget.hold(6):
+            pass
+        await stays.__aexit__(None, None, None)
+
+    asyncio.run(scenario())
+
+
+def test_no_more_pixels_are_decoded_at_once_than_allowed():
+    async def scenario() -> None:
+        metrics = Metrics(CollectorRegistry())
+        workers = Workers(2, metrics)
+        segmenter = ColourSegmenter(gate=asyncio.Event())
+        await segmenter.start()
+        patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(100, 2 * 50 * 50))
+        data = encoded(noise(50, 50))
+
+        async def one() -> None:
+            async with patches.segmented(data):
+                pass
+
+        tasks = [asyncio.create_task(one()) for _ in range(6)]
+        while len(segmenter.windows) < 2:
+            await asyncio.sleep(0)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert len(segmenter.windows) == 2
+        assert segmenter.gate is not None
+        segmenter.gate.set()
+        await asyncio.gather(*tasks)
+        assert len(segmenter.windows) == 6
+        await workers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_patch_that_fails_leaves_no_image_behind():
+    """Reference counting alone has to free it: the garbage collector does not notice numpy's memory."""
+    gc.collect()
+    gc.disable()
+    try:
+        image = plain(WHITE, 600, 600)
+        image[0, 0] = POISON
+        with pytest.raises(InferenceFailed):
+            segment(encoded(image))
+        held = [value for value in gc.get_objects() if isinstance(value, np.ndarray) and value.shape[:2] == (600, 600)]
+        del image
+        assert len([value for value in held if value.base is None]) <= 1
+    finally:
+        gc.enable()
+
+
+def test_the_first_failure_ends_the_others():
+    async def scenario() -> None:
+        ended = []
+
+        async def slow() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(True)
+
+        async def fail() -> None:
+            await asyncio.sleep(0)
+            raise ValueError("first")
+
+        with pytest.raises(ValueError, match="first"):
+            await all_of([slow(), fail(), slow()])
+        assert ended == [True, True]
+
+    asyncio.run(scenario())
+
+
+def test_a_list_that_found_no_place_does_not_count_as_work_done():
+    door = Admission(1, Metrics(CollectorRegistry()))
+    for _ in range(3):
+        with pytest.raises(QueueFull), door.admit(1), door.admit(1):
+            pass
+    assert not door._finished
