@@ -81,7 +81,9 @@ class PatchSegmentation:
         self._workers = workers
         self._metrics = metrics
         self._max_side_px = limits.side_px
-        self._budget = PixelBudget(limits.pixels_at_once)
+        # Patches of one window have a quarter to themselves, so that they never queue behind a crowd of large ones.
+        self._small = PixelBudget(limits.pixels_at_once // 4)
+        self._large = PixelBudget(limits.pixels_at_once - limits.pixels_at_once // 4)
 
     @asynccontextmanager
     async def segmented(self, data: bytes) -> AsyncIterator[SegmentedPatch]:
@@ -94,7 +96,9 @@ class PatchSegmentation:
             ModelNotReady: The model is stopping.
         """
         size = await self._workers.run(None, partial(read_size, data, self._max_side_px))
-        async with self._budget.hold(size.pixels):
+        window_px = self._segmenter.manifest.window_px
+        fits_one_window = max(size.width_px, size.height_px) <= window_px
+        async with (self._small if fits_one_window else self._large).hold(size.pixels):
             yield await self._segment(data)
 
     async def _segment(self, data: bytes) -> SegmentedPatch:

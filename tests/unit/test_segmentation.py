@@ -189,7 +189,7 @@ def test_no_more_pixels_are_decoded_at_once_than_allowed():
         workers = Workers(2, metrics)
         segmenter = ColourSegmenter(gate=asyncio.Event())
         await segmenter.start()
-        patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(100, 2 * 50 * 50))
+        patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(100, 4 * 2 * 50 * 50))
         data = encoded(noise(50, 50))
 
         async def one() -> None:
@@ -206,6 +206,33 @@ def test_no_more_pixels_are_decoded_at_once_than_allowed():
         segmenter.gate.set()
         await asyncio.gather(*tasks)
         assert len(segmenter.windows) == 6
+        await workers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_small_patch_does_not_queue_behind_a_crowd_of_large_ones():
+    async def scenario() -> None:
+        metrics = Metrics(CollectorRegistry())
+        workers = Workers(2, metrics)
+        gate = asyncio.Event()
+        segmenter = ColourSegmenter(gate=gate)
+        await segmenter.start()
+        patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(200, 200**2))
+
+        async def one(side: int) -> None:
+            async with patches.segmented(encoded(noise(side, side))):
+                pass
+
+        large = [asyncio.create_task(one(200)) for _ in range(5)]
+        while not segmenter.windows:
+            await asyncio.sleep(0)
+        small = asyncio.create_task(one(32))
+        while (32, 32, 3) not in segmenter.windows:
+            await asyncio.sleep(0)
+        assert len([shape for shape in segmenter.windows if shape == (64, 64, 3)]) == segmenter.window_concurrency
+        gate.set()
+        await asyncio.gather(small, *large)
         await workers.close()
 
     asyncio.run(scenario())
