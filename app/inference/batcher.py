@@ -90,7 +90,10 @@ class Batcher:
         entry = _Entry(image, asyncio.get_running_loop().create_future())
         self._groups.setdefault(image.shape, deque()).append(entry)
         self._dispatch()
-        return await entry.reply
+        try:
+            return await entry.reply
+        finally:
+            del entry  # a reply that failed holds its error, whose traceback holds this frame and the image in it
 
     async def close(self) -> None:
         """Refuse new windows, fail the waiting ones and wait for the running ones."""

@@ -21,3 +21,4 @@ async def all_of(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        tasks.clear()  # a task that failed holds its error, whose traceback holds this frame

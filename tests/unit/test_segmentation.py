@@ -1,6 +1,8 @@
 import asyncio
+import contextlib
 import gc
 import hashlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -240,18 +242,39 @@ def test_a_small_patch_does_not_queue_behind_a_crowd_of_large_ones():
 
 def test_a_patch_that_fails_leaves_no_image_behind():
     """Reference counting alone has to free it: the garbage collector does not notice numpy's memory."""
-    gc.collect()
+    image = plain(WHITE, 600, 600)
+    image[0, 0] = POISON
+    data = encoded(image)
+
+    async def scenario() -> int:
+        metrics = Metrics(CollectorRegistry())
+        workers = Workers(2, metrics)
+        segmenter = ColourSegmenter()
+        await segmenter.start()
+        patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(1000, 1000**2))
+
+        async def fail(times: int) -> None:
+            for _ in range(times):
+                with contextlib.suppress(InferenceFailed):
+                    async with patches.segmented(data):
+                        raise AssertionError("it should have failed")
+
+        await fail(2)
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        await fail(4)
+        after, _ = tracemalloc.get_traced_memory()
+        await workers.close()
+        return after - before
+
+    tracemalloc.start()
     gc.disable()
     try:
-        image = plain(WHITE, 600, 600)
-        image[0, 0] = POISON
-        with pytest.raises(InferenceFailed):
-            segment(encoded(image))
-        held = [value for value in gc.get_objects() if isinstance(value, np.ndarray) and value.shape[:2] == (600, 600)]
-        del image
-        assert len([value for value in held if value.base is None]) <= 1
+        left = asyncio.run(scenario())
     finally:
         gc.enable()
+        tracemalloc.stop()
+    assert left < image.nbytes
 
 
 def test_the_first_failure_ends_the_others():
