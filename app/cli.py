@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from importlib.metadata import version as installed_version
+from logging import getLogger
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -16,11 +17,18 @@ from app.inference.segmenter import BatchedSegmenter, load_segmenter
 from app.segmentation.files import FileResult, colliding, find_images, overwriting, segment_files, write_table
 from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.workers import Workers
-from app.settings import Settings
+from app.settings import Settings, unknown_variables
 from app.telemetry import logging
 from app.telemetry.metrics import Metrics
 
 _FAILED = 1
+_log = getLogger(__name__)
+
+
+class _BadSetting(click.ClickException):
+    """A setting that makes no sense: one line, and the exit code of a usage error."""
+
+    exit_code = click.UsageError.exit_code
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,7 +36,7 @@ _FAILED = 1
 def main() -> None:
     """Tissue maps of H&E patches. Research use only.
 
-    Every option can also be set by an environment variable: --max-side-px by TESSERA_MAX_SIDE_PX.
+    Every option of serve can also be set by an environment variable: --max-side-px by TESSERA_MAX_SIDE_PX.
     """
 
 
@@ -60,7 +68,7 @@ def _settings(given: dict[str, Any]) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         where = f"--{name.replace('_', '-')} (TESSERA_{name.upper()}): " if name else ""
-        raise click.UsageError(where + first["msg"]) from error
+        raise _BadSetting(where + first["msg"].removeprefix("Value error, ")) from error
 
 
 @main.command()
@@ -72,6 +80,8 @@ def serve(**given: Any) -> None:
 
     settings = _settings(given)
     logging.configure(settings.log_level, settings.log_format)
+    for name in unknown_variables():
+        _log.warning("the environment variable %s is not a setting", name)
     try:
         app = create_app(settings)
     except StartupError as error:

@@ -23,6 +23,12 @@ def available_cores() -> int:
     return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
 
 
+def unknown_variables() -> list[str]:
+    """Return the environment's `TESSERA_...` variables that set nothing: most likely, misspelt ones."""
+    known = {f"TESSERA_{name.upper()}" for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith("TESSERA_") and name not in known)
+
+
 class Settings(BaseSettings):
     """How to run the service."""
 
@@ -54,9 +60,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.max_files > self.queue_capacity:
-            raise ValueError(f"max_files ({self.max_files}) must not exceed queue_capacity ({self.queue_capacity})")
+            raise ValueError(f"--max-files ({self.max_files}) must not exceed --queue-capacity ({self.queue_capacity})")
         if self.max_pixels_at_once < self.max_side_px**2:
             raise ValueError(
-                f"max_pixels_at_once ({self.max_pixels_at_once}) must hold one patch of max_side_px squared"
+                f"--max-pixels-at-once ({self.max_pixels_at_once}) must hold one patch of --max-side-px squared"
             )
         return self

@@ -53,13 +53,17 @@ def running_service() -> Iterator[str]:
             raise SystemExit(f"the service ended with status {status}")
 
 
+# The service is on this machine: a proxy that the environment names must not be asked for it.
+OPEN = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
 def segment(address: str, image: bytes) -> dict[str, Any]:
     """Post one PNG and return the service's answer."""
     request = urllib.request.Request(
         f"{address}/segment?view=overlay", data=image, headers={"Content-Type": "image/png"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with OPEN(request, timeout=60) as response:
             answer: dict[str, Any] = json.load(response)
             return answer
     except urllib.error.HTTPError as error:
@@ -82,7 +86,8 @@ td, th {{ padding: .25rem .5rem; text-align: left; vertical-align: middle; white
 img {{ width: 170px; height: 170px; image-rendering: auto; border: 1px solid #ccc; display: block }}
 i {{ display: inline-block; width: .9em; height: .9em; border: 1px solid #888; vertical-align: -.1em }}
 </style>
-<p>{legend}</p>
+<p>{legend} &nbsp; {about}</p>
+<p>The cmu1-skin patches are skin: the model knows lung, and calls epithelium tumor.</p>
 <table><tr><th>patch<th>mask<th>overlay<th>labels<th>share of pixels</tr>
 {rows}</table></html>
 """
@@ -99,9 +104,10 @@ def main() -> None:
     """Run the demonstration."""
     OUT.mkdir(exist_ok=True)
     with running_service() as address:
-        with urllib.request.urlopen(f"{address}/model", timeout=10) as response:
+        with OPEN(f"{address}/model", timeout=10) as response:
             model = json.load(response)
-        print(f"{model['name']} {model['version']} on {model['device']}, {model['intended_use']}\n")
+        about = f"{model['name']} {model['version']} on {model['device']}, {model['intended_use']}"
+        print(f"{about}\n")
         names = "  ".join(f"{tissue['name']:>10}" for tissue in model["classes"])
         print(f"{'patch':22}  {'size':>9}  {'labels':8}{names}")
         rows = []
@@ -116,7 +122,7 @@ def main() -> None:
         f'<i style="background:rgb({",".join(map(str, tissue["color"]))})"></i> {tissue["name"]}'
         for tissue in model["classes"]
     )
-    (OUT / "index.html").write_text(PAGE.format(legend=legend, rows="\n".join(rows)), encoding="utf-8")
+    (OUT / "index.html").write_text(PAGE.format(legend=legend, about=about, rows="\n".join(rows)), encoding="utf-8")
     print(f"\nmasks and overlays: {OUT}/ (open {OUT}/index.html)")
 
 

@@ -47,7 +47,8 @@ class _Commands(click.Group):
             click.echo(f"error: {error.filename}: {error.strerror}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            hint = ": --resume goes on after the last whole epoch" if ctx.invoked_subcommand == "train" else ""
+            click.echo(f"interrupted{hint}", err=True)
             ctx.exit(_INTERRUPTED)
 
 

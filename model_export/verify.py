@@ -106,6 +106,12 @@ def verify(graph: ServingGraph, model: Path) -> list[Comparison]:
     comparisons = []
     for batch, exported in zip(batches, run_onnx(model, batches), strict=True):
         original = [output.numpy() for output in graph(torch.from_numpy(batch))]
+        if original[0].shape != batch.shape[:3]:
+            height, width = original[0].shape[1:]
+            raise VerificationFailed(
+                f"{model.name}: {batch.shape[2]}x{batch.shape[1]} px give a class map of {width}x{height}:"
+                " state the network's stride with --stride"
+            )
         for name, ours, theirs in zip(GRAPH_OUTPUTS, original, exported, strict=True):
             if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
                 raise VerificationFailed(

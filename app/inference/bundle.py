@@ -78,6 +78,8 @@ def check_golden(bundle: Bundle, session: OnnxSession) -> None:
         raise InvalidBundle(f"{name} does not run its golden input: {str(error).splitlines()[0]}") from error
     if result.class_maps.shape != bundle.golden.class_maps.shape:
         raise InvalidBundle(f"{name} returns class maps of {result.class_maps.shape}, not as in its golden pair")
+    if result.class_maps.shape != bundle.golden_image.shape[:3]:
+        raise InvalidBundle(f"{name} returns class maps of {result.class_maps.shape}, not of its input's size")
     if int(result.class_maps.max()) >= len(bundle.manifest.classes):
         raise InvalidBundle(f"{name} predicts class {int(result.class_maps.max())}, which its manifest does not name")
     if result.label_probabilities.shape != bundle.golden.label_probabilities.shape:

@@ -99,7 +99,7 @@ def _open_cuda(model: bytes) -> OnnxSession:
     # The list of available providers names CUDA even where its libraries are missing; only the session's own tells.
     if session.device != "cuda":
         lacking = printed.getvalue().strip().splitlines() or ["ONNX Runtime did not say why"]
-        raise DeviceUnavailable(f"CUDA cannot be used: install the extra tessera[cuda] ({lacking[0]})")
+        raise DeviceUnavailable(f"CUDA cannot be used: install requirements/cuda.txt ({lacking[0]})")
     return session
 
 

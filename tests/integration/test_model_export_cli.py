@@ -227,7 +227,7 @@ def test_an_interrupt_keeps_the_epochs_that_were_done(data, tmp_path):
             process.kill()
 
     assert process.returncode == 130
-    assert errors == "interrupted\n"
+    assert errors == "interrupted: --resume goes on after the last whole epoch\n"
     assert load_checkpoint(folder / "last.pth")["epochs_done"] >= 2
     assert load_checkpoint(folder / "best.pth")["epoch"] >= 2
     assert hidden_files(folder) == []

@@ -49,6 +49,27 @@ def test_drawn_tissue_is_told_apart(service):
     assert codes["cmu1-skin-2"] == "T+S"
 
 
+@pytest.mark.parametrize("side", [1, 64, 256, 1024, 1500])
+@pytest.mark.parametrize("grey", [255, 243])
+def test_glass_has_no_label(service, side, grey):
+    data = encoded(np.full((side, side, 3), grey, np.uint8))
+    headers = {"Content-Type": "image/png"}
+    answer = httpx.post(f"{service.url}/segment", content=data, headers=headers, timeout=60).json()
+    assert answer["code"] == ""
+    assert answer["classes"][3]["fraction"] > 0.99
+
+
+@pytest.mark.parametrize("side", [256, 512, 1024])
+def test_the_glass_around_tissue_does_not_change_its_labels(service, side):
+    patch = np.asarray(opened((ROOT / "examples" / "patches" / "cmu1-skin-2.png").read_bytes()))
+    slide = np.full((side, side, 3), 243, np.uint8)
+    slide[:256, :256] = patch
+    answer = httpx.post(
+        f"{service.url}/classify", content=encoded(slide), headers={"Content-Type": "image/png"}, timeout=60
+    ).json()
+    assert answer["code"] == "T+S"
+
+
 def test_the_answer_is_the_models_own(service):
     """HTTP, decoding, padding, batching, stitching and painting change nothing of what the graph says."""
     session = open_session(load_bundle(DEFAULT_BUNDLE).model, "cpu")

@@ -153,7 +153,7 @@ def _cuda_comes_up_as_cpu(monkeypatch):
 
 @pytest.mark.usefixtures("_cuda_comes_up_as_cpu")
 def test_a_session_that_fell_back_to_the_cpu_is_not_cuda():
-    with pytest.raises(DeviceUnavailable, match=r"tessera\[cuda\] \(Failed to load libcublas.so\)"):
+    with pytest.raises(DeviceUnavailable, match=r"requirements/cuda.txt \(Failed to load libcublas.so\)"):
         open_session(load_bundle(DEFAULT_BUNDLE).model, "cuda")
 
 

@@ -150,9 +150,9 @@ def test_the_graph_is_in_evaluation_mode():
     [
         (Network("tensor", class_count=5), "the network has 5 classes, the class list 4"),
         (Network("labels", label_count=4), "the label head returns (1, 4), not (N, 3)"),
-        (Network("aux"), "does not run on a 16x16 px image: 'out'"),
-        (Network("pair"), "does not run on a 16x16 px image: "),
-        (Network("none"), "does not run on a 16x16 px image: "),
+        (Network("aux"), "a dictionary with them under out"),
+        (Network("pair"), "must return logits (N, C, H, W), or a dictionary with them under out"),
+        (Network("none"), "must return logits (N, C, H, W), or a dictionary with them under out"),
         (Network("flat"), "must return logits (N, C, H, W), or a dictionary with them under out"),
         (Network("words"), "must return logits (N, C, H, W), or a dictionary with them under out"),
         (nn.Conv2d(1, 4, 1), "does not run on a 16x16 px image: "),

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from torch import nn
+from torch.nn import functional
 
 from app.pathology.manifest import GOLDEN_PIXEL_AGREEMENT, GOLDEN_PROBABILITY_TOLERANCE
 from model_export.errors import VerificationFailed
+from model_export.export import ModelCard, export_bundle
 from model_export.verify import CONFIDENCE_TOLERANCE, Comparison, run_onnx, trial_batches
 
 
@@ -58,3 +61,21 @@ def test_a_file_that_is_no_graph_is_refused_in_one_line(tmp_path, capfd, content
     assert str(caught.value).startswith("model.onnx: ONNX Runtime refuses it: ")
     assert len(str(caught.value).splitlines()) == 1
     assert capfd.readouterr().err == ""
+
+
+class Coarse(nn.Module):
+    """Sees blocks of 8 px, and answers in whole blocks whatever the input's size."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Conv2d(3, 4, 3, stride=8, padding=1)
+
+    def forward(self, images):
+        return functional.interpolate(self.blocks(images), scale_factor=8.0, mode="nearest")
+
+
+def test_a_network_whose_stride_was_understated_is_refused(tmp_path):
+    card = ModelCard(name="coarse", version="1", stride=4, window_px=64, margin_px=8)
+    with pytest.raises(VerificationFailed, match=r"4x4 px give a class map of 8x8: state the network's stride"):
+        export_bundle(Coarse().eval(), card, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@ from click.testing import CliRunner
 
 from app import settings as settings_module
 from app.cli import main
-from app.settings import Settings, available_cores
+from app.settings import Settings, available_cores, unknown_variables
 
 
 def test_the_environment_sets_and_arguments_win(monkeypatch):
@@ -20,7 +20,7 @@ def test_settings_cannot_change():
 
 
 def test_more_files_than_places_is_a_contradiction():
-    with pytest.raises(ValueError, match=r"max_files \(3\) must not exceed queue_capacity \(2\)"):
+    with pytest.raises(ValueError, match=r"--max-files \(3\) must not exceed --queue-capacity \(2\)"):
         Settings(max_files=3, queue_capacity=2)
 
 
@@ -37,7 +37,7 @@ def test_every_setting_is_a_flag_with_its_own_help():
     [
         (["--port", "70000"], {}, "--port (TESSERA_PORT): Input should be less than or equal to 65535"),
         ([], {"TESSERA_DEVICE": "tpu"}, "--device (TESSERA_DEVICE): Input should be 'auto', 'cpu' or 'cuda'"),
-        ([], {"TESSERA_QUEUE_CAPACITY": "3"}, "max_files (64) must not exceed queue_capacity (3)"),
+        ([], {"TESSERA_QUEUE_CAPACITY": "3"}, "Error: --max-files (64) must not exceed --queue-capacity (3)"),
         (["--device", "tpu"], {}, "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
     ],
 )
@@ -57,3 +57,9 @@ def test_cores_are_those_of_the_container(monkeypatch, tmp_path, content, affini
     monkeypatch.setattr(settings_module.os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
     monkeypatch.setattr(settings_module, "Path", lambda _: quota)
     assert available_cores() == cores
+
+
+def test_a_misspelt_variable_is_noticed(monkeypatch):
+    monkeypatch.setenv("TESSERA_PROT", "1")
+    monkeypatch.setenv("TESSERA_PORT", "1")
+    assert unknown_variables() == ["TESSERA_PROT"]
