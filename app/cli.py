@@ -76,17 +76,18 @@ def _settings(given: dict[str, Any]) -> Settings:
 def serve(**given: Any) -> None:
     """Run the service."""
     from app.main import create_app  # noqa: PLC0415  the web stack is not for `tessera segment` to wait for
-    from app.server import run  # noqa: PLC0415
+    from app.server import bind, run  # noqa: PLC0415
 
     settings = _settings(given)
     logging.configure(settings.log_level, settings.log_format)
     for name in unknown_variables():
         _log.warning("the environment variable %s is not a setting", name)
     try:
+        listener = bind(settings.host, settings.port)
         app = create_app(settings)
     except StartupError as error:
         raise click.ClickException(str(error)) from error
-    run(app, settings.host, settings.port, settings.request_timeout)
+    run(app, listener, settings.request_timeout)
 
 
 @main.command()

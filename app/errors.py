@@ -13,7 +13,8 @@ TesseraError
 ├── InferenceFailed           the model failed on this image
 └── StartupError              the service must not start
     ├── InvalidBundle           the bundle is missing, damaged or not what its manifest says
-    └── DeviceUnavailable       the device asked for is not there
+    ├── DeviceUnavailable       the device asked for is not there
+    └── AddressUnavailable      the address to listen on cannot be had
 """
 
 
@@ -79,3 +80,7 @@ class InvalidBundle(StartupError):
 
 class DeviceUnavailable(StartupError):
     """The device that was asked for cannot be used."""
+
+
+class AddressUnavailable(StartupError):
+    """The address to listen on is in use, or not allowed."""

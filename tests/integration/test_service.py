@@ -209,13 +209,23 @@ def test_cuda_without_a_gpu_stops_the_start_with_one_line():
     assert "CUDA cannot be used: no NVIDIA GPU" in lines[0]
 
 
-def test_a_busy_port_stops_the_start():
+def test_a_busy_port_stops_the_start_with_one_line():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        status, lines = refused("serve", "--device", "cpu", "--port", str(taken.getsockname()[1]))
-    assert status != 0
-    assert "address already in use" in "\n".join(lines)
+        port = taken.getsockname()[1]
+        status, lines = refused("serve", "--device", "cpu", "--port", str(port))
+    assert status == 1
+    assert lines == [
+        f"Error: cannot listen on 127.0.0.1:{port}: address already in use; choose another --host or --port"
+    ]
+
+
+def test_an_unknown_host_stops_the_start_with_one_line():
+    status, lines = refused("serve", "--device", "cpu", "--host", "no.such.host.invalid")
+    assert status == 1
+    assert len(lines) == 1
+    assert "cannot listen on no.such.host.invalid:8000" in lines[0]
 
 
 def test_the_demo_runs(tmp_path):
