@@ -34,7 +34,7 @@ def running_service() -> Iterator[str]:
         address = None
         for line in process.stderr or ():
             lines.append(line)
-            if found := re.search(r"running on (http://[^"\s]+)", line):
+            if found := re.search(r"running on (http://[0-9.:]+)", line):
                 address = found.group(1)
                 break
         watchdog.cancel()
