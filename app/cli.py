@@ -96,7 +96,7 @@ def serve(**given: Any) -> None:
 @click.option(
     "--opacity", default=0.4, show_default=True, type=click.FloatRange(0, 1), help="Of the overlays' colours."
 )
-@setting_options("bundle", "device", "cores", "max_batch_size", "max_side_px")
+@setting_options("bundle", "device", "cores", "max_batch_size", "max_side_px", "max_pixels_at_once")
 def segment(images: tuple[Path, ...], out: Path, opacity: float, **given: Any) -> None:
     """Segment IMAGES (files, or folders of them) without a server.
 

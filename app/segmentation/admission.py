@@ -40,19 +40,15 @@ class Admission:
                 self._retry_after_seconds(images),
             )
         self._inside += images
+        finished = images
         try:
             yield
         except QueueFull:  # the rest of a list found no place: nothing was done
+            finished = 0
+            raise
+        finally:
             self._inside -= images
-            raise
-        except BaseException:
-            self._leave(images)
-            raise
-        self._leave(images)
-
-    def _leave(self, images: int) -> None:
-        self._inside -= images
-        self._finished.extend([time.monotonic()] * images)
+            self._finished.extend([time.monotonic()] * finished)
 
     def _retry_after_seconds(self, images: int) -> int:
         """Return when `images` places should be free at the rate of late: 1 to 60 s."""

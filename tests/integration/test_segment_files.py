@@ -115,6 +115,15 @@ def _image(path: Path) -> Path:
     return path
 
 
+def test_larger_patches_can_be_allowed(tmp_path):
+    (tmp_path / "wide.png").write_bytes(encoded(noise(9000, 2)))
+    arguments = [tmp_path / "wide.png", "--out", tmp_path / "out", "--max-side-px", 9000]
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert "--max-pixels-at-once" in refused.output
+    assert run(*arguments, "--max-pixels-at-once", 9000**2).exit_code == 0
+
+
 def test_a_bundle_that_is_none_is_said(tmp_path):
     result = run(PATCHES, "--out", tmp_path / "out", "--bundle", tmp_path)
     assert result.exit_code == 1
