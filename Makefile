@@ -53,11 +53,14 @@ CUDA := $(addprefix --no-emit-package ,triton cuda-bindings cuda-pathfinder cuda
 	cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 \
 	nvjitlink nvshmem-cu13 nvtx))
 
+EXTRAS := --extra dicom --extra slides --extra sectra
+
 lock: setup-dev ## Resolve the locked versions anew
 	$(PIP) install --quiet uv
 	$(LOCK) --upgrade --generate-hashes pyproject.toml -o requirements/serve.txt
 	$(LOCK) --upgrade --generate-hashes pyproject.toml --extra cuda -c requirements/serve.txt -o requirements/cuda.txt
-	$(LOCK) --upgrade --generate-hashes pyproject.toml --extra dev -c requirements/serve.txt -o requirements/dev.txt
+	$(LOCK) --upgrade --generate-hashes pyproject.toml $(EXTRAS) -c requirements/serve.txt -o requirements/integrations.txt
+	$(LOCK) --upgrade --generate-hashes pyproject.toml $(EXTRAS) --extra dev -c requirements/integrations.txt -o requirements/dev.txt
 	echo setuptools | $(LOCK) --upgrade --generate-hashes - -o requirements/build.txt
 	$(LOCK) --upgrade --no-annotate $(CUDA) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
 

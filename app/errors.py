@@ -4,13 +4,15 @@ TesseraError
 ├── ImageRejected             this image cannot be segmented; the next one may
 │   ├── UnsupportedImage        not one of the accepted formats or pixel types
 │   ├── UnreadableImage         the format is right, the content is damaged
-│   └── ImageTooLarge           more pixels than the service accepts
+│   ├── ImageTooLarge           more pixels than the service accepts
+│   └── SlideUnreadable         a slide, or what holds it, does not give its pixels
 ├── NotServed                 nothing is wrong with the image, try again later
 │   ├── QueueFull               the queue holds as many images as it may
 │   ├── DeadlineExceeded        the answer was not ready in time
 │   ├── OutOfMemory             there is no memory for it now
 │   └── ModelNotReady           the model is not loaded, or the service is stopping
 ├── InferenceFailed           the model failed on this image
+├── ExtraMissing              installed without the packages that this needs
 └── StartupError              the service must not start
     ├── InvalidBundle           the bundle is missing, damaged or not what its manifest says
     ├── DeviceUnavailable       the device asked for is not there
@@ -36,6 +38,10 @@ class UnreadableImage(ImageRejected):
 
 class ImageTooLarge(ImageRejected):
     """The image has more pixels than allowed."""
+
+
+class SlideUnreadable(ImageRejected):
+    """A slide, or the archive that holds it, does not give its pixels."""
 
 
 class NotServed(TesseraError):
@@ -68,6 +74,18 @@ class ModelNotReady(NotServed):
 
 class InferenceFailed(TesseraError):
     """The runtime failed on this image."""
+
+
+class ExtraMissing(TesseraError):
+    """The installation lacks the packages of an extra.
+
+    Args:
+        what: What needs them, as in "DICOM".
+        extra: The extra's name in `pyproject.toml`.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra {extra!r}: in tessera's folder, pip install '.[{extra}]'")
 
 
 class StartupError(TesseraError):

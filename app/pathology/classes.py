@@ -12,6 +12,38 @@ from pydantic import BaseModel, ConfigDict, Field
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
+class Code(BaseModel):
+    """A coded concept (DICOM PS3.3, section 8.8).
+
+    Attributes:
+        value: Code Value, as in "108369006".
+        scheme: Coding Scheme Designator: SCT for SNOMED CT, DCM for DICOM; one that begins with 99 is private.
+        meaning: Code Meaning, in English.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: str = Field(pattern=r"^[A-Za-z0-9.-]{1,16}$")
+    scheme: str = Field(pattern=r"^[A-Za-z0-9_]{1,16}$")
+    meaning: str = Field(min_length=1, max_length=64)
+
+
+class Coding(BaseModel):
+    """What a class is, in the words of DICOM's Segment Description (PS3.3, section C.8.20.4).
+
+    Attributes:
+        category: Segmented Property Category.
+        type: Segmented Property Type.
+        modifier: Segmented Property Type Modifier, or None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    category: Code
+    type: Code
+    modifier: Code | None = None
+
+
 class TissueClass(BaseModel):
     """One class of a class map.
 
@@ -20,6 +52,7 @@ class TissueClass(BaseModel):
         letter: The class's letter in a patch's code; unique within a list.
         color: sRGB, 0 to 255 a channel.
         label: Whether a patch can carry the class as a label. False for background.
+        coding: The class as coded concepts, or None where a model's maker gave none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,11 +61,37 @@ class TissueClass(BaseModel):
     letter: str = Field(pattern=r"^[A-Za-z0-9]{1,3}$")
     color: tuple[Byte, Byte, Byte]
     label: bool = True
+    coding: Coding | None = None
 
 
-TUMOR = TissueClass(name="tumor", letter="T", color=(0, 64, 128))
-STROMA = TissueClass(name="stroma", letter="S", color=(64, 128, 0))
-NORMAL = TissueClass(name="normal", letter="N", color=(243, 152, 0))
+def _snomed(value: str, meaning: str) -> Code:
+    return Code(value=value, scheme="SCT", meaning=meaning)
+
+
+TUMOR = TissueClass(
+    name="tumor",
+    letter="T",
+    color=(0, 64, 128),
+    coding=Coding(
+        category=_snomed("49755003", "Morphologically Altered Structure"), type=_snomed("108369006", "Neoplasm")
+    ),
+)
+STROMA = TissueClass(
+    name="stroma",
+    letter="S",
+    color=(64, 128, 0),
+    coding=Coding(category=_snomed("85756007", "Tissue"), type=_snomed("21793004", "Connective tissue")),
+)
+NORMAL = TissueClass(
+    name="normal",
+    letter="N",
+    color=(243, 152, 0),
+    coding=Coding(
+        category=_snomed("91723000", "Anatomical Structure"),
+        type=_snomed("39607008", "Lung"),
+        modifier=_snomed("17621005", "Normal"),
+    ),
+)
 BACKGROUND = TissueClass(name="background", letter="B", color=(255, 255, 255), label=False)
 
 WSSS4LUAD: tuple[TissueClass, ...] = (TUMOR, STROMA, NORMAL, BACKGROUND)

@@ -46,3 +46,18 @@ class Region:
     def within(self, outer: "Region") -> "Region":
         """Return this region in the coordinates of `outer`, which holds it."""
         return Region(self.x_px - outer.x_px, self.y_px - outer.y_px, self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a patch lies on its slide.
+
+    Attributes:
+        x: Of the patch's left edge, in the slide's full-resolution pixels.
+        y: Of its top edge.
+        downsample: Full-resolution pixels in one pixel of the patch, along a side.
+    """
+
+    x: float = 0.0
+    y: float = 0.0
+    downsample: float = 1.0

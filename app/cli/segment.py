@@ -1,96 +1,26 @@
-"""The `tessera` command: `serve` runs the service, `segment` does the same to files without one."""
+"""`tessera segment`: what the service does, to files without one."""
 
 import asyncio
-from collections.abc import Callable
-from importlib.metadata import version as installed_version
-from logging import getLogger
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import click
 from prometheus_client import CollectorRegistry
-from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
+from app.cli.options import setting_options, settings_of
 from app.errors import StartupError
 from app.inference.segmenter import BatchedSegmenter, load_segmenter
 from app.segmentation.files import FileResult, colliding, find_images, overwriting, segment_files, write_table
 from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.workers import Workers
-from app.settings import Settings, unknown_variables
+from app.settings import Settings
 from app.telemetry import logging
 from app.telemetry.metrics import Metrics
 
 _FAILED = 1
-_log = getLogger(__name__)
 
 
-class _BadSetting(click.ClickException):
-    """A setting that makes no sense: one line, and the exit code of a usage error."""
-
-    exit_code = click.UsageError.exit_code
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(installed_version("tessera"), "-V", "--version", prog_name="tessera")
-def main() -> None:
-    """Tissue maps of H&E patches. Research use only.
-
-    Every option of serve can also be set by an environment variable: --max-side-px by TESSERA_MAX_SIDE_PX.
-    """
-
-
-def setting_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each of these settings, or for all; their help is the settings' own."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        for name, field in reversed(Settings.model_fields.items()):
-            if not names or name in names:
-                flag = "--" + name.replace("_", "-")
-                command = click.option(flag, name, type=_click_type(field), help=field.description)(command)
-        return command
-
-    return decorate
-
-
-def _click_type(field: FieldInfo) -> Any:
-    annotation = next((part for part in get_args(field.annotation) if part is int), field.annotation)
-    if get_origin(annotation) is Literal:
-        return click.Choice(get_args(annotation))
-    return click.Path(path_type=Path) if annotation is Path else annotation or str
-
-
-def _settings(given: dict[str, Any]) -> Settings:
-    """Return the settings of the environment and of the flags that were given, which win."""
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        where = f"--{name.replace('_', '-')} (TESSERA_{name.upper()}): " if name else ""
-        raise _BadSetting(where + first["msg"].removeprefix("Value error, ")) from error
-
-
-@main.command()
-@setting_options()
-def serve(**given: Any) -> None:
-    """Run the service."""
-    from app.main import create_app  # noqa: PLC0415  the web stack is not for `tessera segment` to wait for
-    from app.server import bind, run  # noqa: PLC0415
-
-    settings = _settings(given)
-    logging.configure(settings.log_level, settings.log_format)
-    for name in unknown_variables():
-        _log.warning("the environment variable %s is not a setting", name)
-    try:
-        listener = bind(settings.host, settings.port)
-        app = create_app(settings)
-    except StartupError as error:
-        raise click.ClickException(str(error)) from error
-    run(app, listener, settings.request_timeout)
-
-
-@main.command()
+@click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
 @click.option(
@@ -102,7 +32,7 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, **given: Any) -
 
     Writes NAME_mask.png and NAME_overlay.png for each image and labels.csv for all.
     """
-    settings = _settings(given)
+    settings = settings_of(given)
     logging.configure("warning", "text")
     paths = find_images(images)
     if not paths:
@@ -144,7 +74,3 @@ async def _segment_all(
     finally:
         await model.close()
         await workers.close()
-
-
-if __name__ == "__main__":
-    main()

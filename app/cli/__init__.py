@@ -1,0 +1,21 @@
+"""The `tessera` command, a file a subcommand."""
+
+from importlib.metadata import version as installed_version
+
+import click
+
+from app.cli.segment import segment
+from app.cli.serve import serve
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(installed_version("tessera"), "-V", "--version", prog_name="tessera")
+def main() -> None:
+    """Tissue maps of H&E patches. Research use only.
+
+    Every option of serve can also be set by an environment variable: --max-side-px by TESSERA_MAX_SIDE_PX.
+    """
+
+
+main.add_command(serve)
+main.add_command(segment)

@@ -1,0 +1,48 @@
+"""Flags made from the settings, so that each is described in one place."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from app.settings import Settings
+
+
+class _BadSetting(click.ClickException):
+    """A setting that makes no sense: one line, and the exit code of a usage error."""
+
+    exit_code = click.UsageError.exit_code
+
+
+def setting_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each of these settings, or for all; their help is the settings' own."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for name, field in reversed(Settings.model_fields.items()):
+            if not names or name in names:
+                flag = "--" + name.replace("_", "-")
+                command = click.option(flag, name, type=_click_type(field), help=field.description)(command)
+        return command
+
+    return decorate
+
+
+def _click_type(field: FieldInfo) -> Any:
+    annotation = next((part for part in get_args(field.annotation) if part is int), field.annotation)
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
+    return click.Path(path_type=Path) if annotation is Path else annotation or str
+
+
+def settings_of(given: dict[str, Any]) -> Settings:
+    """Return the settings of the environment and of the flags that were given, which win."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        where = f"--{name.replace('_', '-')} (TESSERA_{name.upper()}): " if name else ""
+        raise _BadSetting(where + first["msg"].removeprefix("Value error, ")) from error

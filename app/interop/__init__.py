@@ -1,0 +1,1 @@
+"""Results in the forms that viewers and archives read. Nothing here knows HTTP routes or models."""

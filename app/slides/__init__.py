@@ -1,0 +1,1 @@
+"""Whole slides: pyramids of levels that are read a region at a time."""
