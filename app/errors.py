@@ -5,18 +5,25 @@ TesseraError
 │   ├── UnsupportedImage        not one of the accepted formats or pixel types
 │   ├── UnreadableImage         the format is right, the content is damaged
 │   ├── ImageTooLarge           more pixels than the service accepts
-│   └── SlideUnreadable         a slide, or what holds it, does not give its pixels
+│   ├── TooManyRegions          its class map cannot be answered as polygons
+│   ├── SlideUnreadable         a slide, or what holds it, does not give its pixels
+│   ├── NotASlide               a series of an archive that is no pyramid of a slide
+│   └── SeriesNotFound          an archive holds no such series
 ├── NotServed                 nothing is wrong with the image, try again later
 │   ├── QueueFull               the queue holds as many images as it may
 │   ├── DeadlineExceeded        the answer was not ready in time
 │   ├── OutOfMemory             there is no memory for it now
-│   └── ModelNotReady           the model is not loaded, or the service is stopping
+│   ├── ModelNotReady           the model is not loaded, or the service is stopping
+│   ├── ArchiveUnavailable      the archive cannot be reached, or does not answer now
+│   └── ArchiveDenied           the archive does not accept the credentials
+├── ArchiveRefused            the archive answers that it will not do this
 ├── InferenceFailed           the model failed on this image
 ├── ExtraMissing              installed without the packages that this needs
 └── StartupError              the service must not start
     ├── InvalidBundle           the bundle is missing, damaged or not what its manifest says
     ├── DeviceUnavailable       the device asked for is not there
-    └── AddressUnavailable      the address to listen on cannot be had
+    ├── AddressUnavailable      the address to listen on cannot be had
+    └── ArchiveNotAllowed       the archive's address is not one to send patients' data to
 """
 
 
@@ -40,8 +47,20 @@ class ImageTooLarge(ImageRejected):
     """The image has more pixels than allowed."""
 
 
+class TooManyRegions(ImageRejected):
+    """The image's class map falls into more regions than are answered as polygons."""
+
+
 class SlideUnreadable(ImageRejected):
     """A slide, or the archive that holds it, does not give its pixels."""
+
+
+class NotASlide(ImageRejected):
+    """A series of an archive holds no pyramid of a slide: a label, an overview, or no microscopy at all."""
+
+
+class SeriesNotFound(ImageRejected):
+    """The archive holds no such series."""
 
 
 class NotServed(TesseraError):
@@ -70,6 +89,18 @@ class OutOfMemory(NotServed):
 
 class ModelNotReady(NotServed):
     """The model is not loaded yet, or the service is stopping."""
+
+
+class ArchiveUnavailable(NotServed):
+    """The archive cannot be reached, is not trusted, or says that it does not answer now."""
+
+
+class ArchiveDenied(NotServed):
+    """The archive does not accept the credentials, or that they do this."""
+
+
+class ArchiveRefused(TesseraError):
+    """The archive answers that it will not do this, or something that it should not answer."""
 
 
 class InferenceFailed(TesseraError):
@@ -102,3 +133,7 @@ class DeviceUnavailable(StartupError):
 
 class AddressUnavailable(StartupError):
     """The address to listen on is in use, or not allowed."""
+
+
+class ArchiveNotAllowed(StartupError):
+    """The archive's address is not on the allow-list, or would send patients' data in the clear."""

@@ -1,11 +1,13 @@
 """The JSON that the service sends. Field descriptions are its documentation."""
 
 import base64
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from app.api.problems import Problem
+from app.api.renderings import View
 from app.pathology.classes import TissueClass, code
 from app.pathology.manifest import ModelManifest
 from app.segmentation.patch import SegmentedPatch
@@ -73,6 +75,10 @@ class Segmentation(BaseModel):
     classes: list[ClassResult]
     mask: Picture = Field(description="Palette PNG; a pixel's index is its class's position in classes.")
     overlay: Picture | None = Field(default=None, description="RGB PNG, with view=overlay only.")
+    confidence: Picture | None = Field(
+        default=None,
+        description="Greyscale PNG, with view=confidence only: the winning class's probability times 255.",
+    )
     image: ImageInfo
     model: ModelReference
     request_id: str
@@ -126,16 +132,15 @@ def classification(patch: SegmentedPatch, manifest: ModelManifest, request_id: s
 
 
 def segmentation(
-    patch: SegmentedPatch, manifest: ModelManifest, request_id: str, mask: bytes, overlay: bytes | None
+    patch: SegmentedPatch, manifest: ModelManifest, request_id: str, pictures: Mapping[View, bytes]
 ) -> Segmentation:
-    """Return the answer of `/segment` for one patch and its painted PNGs."""
+    """Return the answer of `/segment` for one patch and its painted PNGs, the mask among them."""
     scores = zip(_scores(patch, manifest), patch.fractions, strict=True)
     return Segmentation(
         labels=[tissue.name for tissue in patch.labels],
         code=code(patch.labels),
         classes=[ClassResult(**score.model_dump(), fraction=round(share, _DIGITS)) for score, share in scores],
-        mask=_picture(patch, mask),
-        overlay=None if overlay is None else _picture(patch, overlay),
+        **{view: _picture(patch, png) for view, png in pictures.items()},
         image=_image(patch),
         model=_model(manifest),
         request_id=request_id,

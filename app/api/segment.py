@@ -1,7 +1,8 @@
 """POST /segment: labels and masks. POST /classify: labels alone."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Literal, TypeVar
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
@@ -11,15 +12,16 @@ from app.api.dependencies import Service, ServiceDependency, uploaded_images
 from app.api.negotiation import choose
 from app.api.problems import MEDIA_TYPE as PROBLEM
 from app.api.problems import InvalidRequest, Problem, count_rejection, problem_of
-from app.api.uploads import FORM, PART
+from app.api.renderings import MEDIA_TYPES, Rendering, View, paint, render
+from app.api.uploads import FORM, PART, UPLOADED
 from app.errors import TesseraError
-from app.imaging.decode import MEDIA_TYPES
 from app.pathology.classes import code
+from app.pathology.manifest import ModelManifest
 from app.segmentation.concurrently import all_of
 from app.segmentation.patch import SegmentedPatch
 from app.telemetry.logging import request_id
 
-JSON, PNG = "application/json", "image/png"
+JSON = "application/json"
 
 router = APIRouter(tags=["patches"])
 _T = TypeVar("_T")
@@ -36,7 +38,7 @@ _BODY = {
                     "properties": {PART: {"type": "array", "items": _FILE, "description": "One or several images."}},
                 }
             },
-            **{media_type: {"schema": _FILE} for media_type in MEDIA_TYPES},
+            **{media_type: {"schema": _FILE} for media_type in UPLOADED},
         },
     }
 }
@@ -47,8 +49,9 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         406: "None of the media types in Accept is given.",
         413: "Too many bytes, files or pixels.",
         415: "Not one of the accepted media types or image formats.",
-        422: "The image is truncated or damaged.",
+        422: "The image is truncated or damaged, or its class map has too many regions for polygons.",
         429: "The queue is full; Retry-After says when to come back.",
+        501: "The service was installed without what this form needs.",
         503: "The model is not ready.",
         504: "The deadline passed.",
     }.items()
@@ -58,35 +61,27 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/segment",
     response_model=schemas.Segmentation | schemas.Segmentations,
-    responses={200: {"content": {PNG: {"schema": _FILE}}}, **_PROBLEMS},
+    responses={200: {"content": {media_type: {"schema": _FILE} for media_type in MEDIA_TYPES}}, **_PROBLEMS},
     openapi_extra=_BODY,
 )
-async def segment(
-    request: Request,
-    service: ServiceDependency,
-    view: Annotated[
-        Literal["mask", "overlay"],
-        Query(description="The picture that image/png is; JSON holds the mask always, the overlay with view=overlay."),
-    ] = "mask",
-    opacity: Annotated[float, Query(ge=0, le=1, description="Opacity of the overlay's colours.")] = 0.4,
-) -> Response:
+async def segment(request: Request, service: ServiceDependency, how: Annotated[Rendering, Query()]) -> Response:
     """Segment one or several H&E patches.
 
     Send one image as the body, or several as `file` parts of a form. `Accept: application/json` (the default) gives
-    labels, fractions and the mask; `Accept: image/png` the picture itself, for one image.
+    labels, fractions and the mask of each. The other media types answer one image: a picture, polygons for QuPath and
+    the Digital Slide Archive (GeoJSON), for the latter alone, for ASAP (XML), or, for a DICOM upload, a DICOM object.
     """
-    media_type = choose(_accept(request), (JSON, PNG))
+    media_type = choose(_accept(request), (JSON, *MEDIA_TYPES))
     async with uploaded_images(request, service) as images:
-        if media_type == PNG:
+        if media_type != JSON:
             if len(images) != 1:
-                raise InvalidRequest(f"image/png answers one image, not {len(images)}; ask for application/json")
-            return await _picture(service, images[0], view, opacity)
+                raise InvalidRequest(f"{media_type} answers one image, not {len(images)}; ask for {JSON}")
+            return await _rendered(service, images[0], media_type, how)
 
         async def answer(data: bytes) -> schemas.Segmentation:
             async with service.patches.segmented(data) as patch:
-                mask = await service.patches.mask(patch)
-                overlay = await service.patches.overlay(patch, opacity) if view == "overlay" else None
-                return schemas.segmentation(patch, service.segmenter.manifest, _current_id(), mask, overlay)
+                pictures = await service.patches.encode(partial(_pictures, patch, service.segmenter.manifest, how))
+                return schemas.segmentation(patch, service.segmenter.manifest, _current_id(), pictures)
 
         if len(images) == 1:
             return _json(await answer(images[0]))
@@ -126,10 +121,15 @@ async def _each(service: Service, images: list[bytes], answer: Callable[[bytes],
     return await all_of(one(data) for data in images)
 
 
-async def _picture(service: Service, data: bytes, view: str, opacity: float) -> Response:
+def _pictures(patch: SegmentedPatch, manifest: ModelManifest, how: Rendering) -> dict[View, bytes]:
+    views: tuple[View, ...] = ("mask",) if how.view == "mask" else ("mask", how.view)
+    return {view: paint(view, patch, manifest, how.opacity) for view in views}
+
+
+async def _rendered(service: Service, data: bytes, media_type: str, how: Rendering) -> Response:
     async with service.patches.segmented(data) as patch:
-        png = await (service.patches.mask(patch) if view == "mask" else service.patches.overlay(patch, opacity))
-        return Response(png, media_type=PNG, headers={**_headers(service, patch), "Vary": "Accept"})
+        content = await render(service, media_type, data, patch, how)
+        return Response(content, media_type=media_type, headers={**_headers(service, patch), "Vary": "Accept"})
 
 
 def _headers(service: Service, patch: SegmentedPatch) -> dict[str, str]:

@@ -12,6 +12,8 @@ from app.imaging.decode import MEDIA_TYPES
 
 FORM = "multipart/form-data"
 PART = "file"
+UPLOADED = MEDIA_TYPES
+"""What a body of one image may be declared as."""
 
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 4096
@@ -39,9 +41,9 @@ async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type == FORM:
         return await _read_form(request, limits)
-    if media_type in MEDIA_TYPES:
+    if media_type in UPLOADED:
         return [b"".join([chunk async for chunk in _bounded(request, limits)])]
-    raise UnsupportedMediaType(f"send {FORM} with {PART} parts, or one of {', '.join(MEDIA_TYPES)}")
+    raise UnsupportedMediaType(f"send {FORM} with {PART} parts, or one of {', '.join(UPLOADED)}")
 
 
 class _InMemoryParser(MultiPartParser):

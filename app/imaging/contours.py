@@ -6,14 +6,18 @@ Regions are traced along pixel edges by GDAL (`rasterio.features`), then simplif
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 from rasterio import features
 
+from app.errors import TooManyRegions
 from app.pathology.arrays import ClassMap, ConfidenceMap
 
+MAX_REGIONS = 20_000
+"""Regions in one class map. A section of 4096 px has about 5,000; noise of that size, 400,000 that take minutes."""
 MAX_AREA_CHANGE = 0.005
 """Share of a class's pixels by which simplification may change its area."""
 _EDGES_ONLY = 4
@@ -40,7 +44,8 @@ def polygonise(
 ) -> list[TissuePolygon]:
     """Return the regions of the classes in `keep`, in raster order of their first pixels.
 
-    Regions smaller than `min_area_px` are merged into the largest neighbour, so that no gaps arise. The tolerance is
+    Regions smaller than `min_area_px` are merged into their largest neighbour, so that no gaps arise; those that have
+    only small neighbours stay (GDAL's sieve). The tolerance is
     lowered, to 0 if need be, until every polygon is valid and each class keeps its area but for `MAX_AREA_CHANGE`.
 
     Args:
@@ -48,16 +53,21 @@ def polygonise(
         confidence: (H, W) uint8, probability times 255.
         keep: Indices of the classes wanted.
         tolerance_px: How far outlines may be simplified: the square root of the largest triangle dropped; 0 is exact.
-        min_area_px: Smallest region kept, in px; 0 and 1 keep all.
+        min_area_px: Regions of fewer px are merged; 0 and 1 keep all.
+
+    Raises:
+        TooManyRegions: There are more than `MAX_REGIONS`.
     """
-    if min_area_px > 1:
-        class_map = features.sieve(class_map, min_area_px, connectivity=_EDGES_ONLY)
-    traced = [
-        (shapely.geometry.shape(geometry), int(value))
-        for geometry, value in features.shapes(class_map, connectivity=_EDGES_ONLY)
-    ]
-    exact = np.array([outline for outline, _ in traced])
-    indices = np.array([index for _, index in traced])
+    threshold_px = min(min_area_px, class_map.size - 1)  # GDAL takes no more
+    if threshold_px > 1:
+        class_map = features.sieve(class_map, threshold_px, connectivity=_EDGES_ONLY)
+    traced = list(islice(features.shapes(class_map, connectivity=_EDGES_ONLY), MAX_REGIONS + 1))
+    if len(traced) > MAX_REGIONS:
+        raise TooManyRegions(
+            f"the class map has more than {MAX_REGIONS} regions; merge the small ones, as with min_area=64"
+        )
+    exact = _noded(np.array([shapely.geometry.shape(geometry) for geometry, _ in traced]), class_map.shape)
+    indices = np.array([int(value) for _, value in traced])
     outlines = _simplified(exact, indices, tolerance_px)
     confidences = _mean_confidences(exact, confidence)
     return [
@@ -65,6 +75,23 @@ def polygonise(
         for index, outline, mean in zip(indices, outlines, confidences, strict=True)
         if index in keep
     ]
+
+
+def _noded(outlines: NDArray[np.object_], shape: tuple[int, ...]) -> NDArray[np.object_]:
+    """Give each outline a vertex wherever a neighbour has one: GDAL leaves them out where a border runs straight on.
+
+    Only so are shared borders the same lines on both sides, which is what a coverage is.
+    """
+    rings, polygon_of_ring = shapely.get_rings(outlines, return_index=True)
+    is_vertex = np.zeros((shape[0] + 1, shape[1] + 1), bool)
+    columns, rows = shapely.get_coordinates(rings).astype(np.intp).T
+    is_vertex[rows, columns] = True
+    points, ring_of_point = shapely.get_coordinates(shapely.segmentize(rings, 1.0), return_index=True)
+    columns, rows = points.round().astype(np.intp).T
+    kept = is_vertex[rows, columns]
+    noded = shapely.linearrings(points[kept].round(), indices=ring_of_point[kept])
+    polygons: NDArray[np.object_] = shapely.polygons(noded, indices=polygon_of_ring)
+    return polygons
 
 
 def _simplified(exact: NDArray[np.object_], indices: NDArray[np.int_], tolerance_px: float) -> NDArray[np.object_]:

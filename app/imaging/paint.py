@@ -1,4 +1,4 @@
-"""Class maps to pictures: the palette mask and the overlay, both PNG."""
+"""Maps to pictures: the palette mask, the overlay and the confidence, all PNG."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -6,7 +6,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from app.pathology.arrays import ClassMap, RgbImage
+from app.pathology.arrays import ClassMap, ConfidenceMap, RgbImage
 from app.pathology.classes import TissueClass
 
 _COMPRESSION = 1
@@ -34,6 +34,11 @@ def paint_overlay(image: RgbImage, class_map: ClassMap, classes: Sequence[Tissue
     shown = np.zeros(256, np.uint8)
     shown[[index for index, tissue in enumerate(classes) if tissue.label]] = 255
     return _png(Image.composite(blended, photo, Image.fromarray(shown[class_map])))
+
+
+def paint_confidence(confidence: ConfidenceMap) -> bytes:
+    """Return (H, W) `confidence` as an 8-bit greyscale PNG: the winning class's probability times 255."""
+    return _png(Image.fromarray(confidence))
 
 
 def _indexed(class_map: ClassMap, classes: Sequence[TissueClass]) -> Image.Image:

@@ -6,9 +6,11 @@ import io
 import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from app.errors import TesseraError
+from app.imaging.paint import paint_mask, paint_overlay
 from app.pathology.classes import code
 from app.pathology.manifest import ModelManifest
 from app.segmentation.patch import PatchSegmentation, SegmentedPatch
@@ -90,7 +92,7 @@ async def segment_files(
 async def _segment_file(patches: PatchSegmentation, path: Path, out: Path, opacity: float) -> FileResult:
     try:
         async with patches.segmented(await asyncio.to_thread(path.read_bytes)) as patch:
-            pictures = {"mask": await patches.mask(patch), "overlay": await patches.overlay(patch, opacity)}
+            pictures = await patches.encode(partial(_paint, patch, patches.manifest, opacity))
             row = _row(patch)
         for name, png in pictures.items():
             await asyncio.to_thread(_replace, _result_path(out, path, name), png)
@@ -99,6 +101,13 @@ async def _segment_file(patches: PatchSegmentation, path: Path, out: Path, opaci
     except OSError as error:
         return FileResult(path, problem=f"{error.filename}: {error.strerror}")
     return FileResult(path, row)
+
+
+def _paint(patch: SegmentedPatch, manifest: ModelManifest, opacity: float) -> dict[str, bytes]:
+    return {
+        "mask": paint_mask(patch.class_map, manifest.classes),
+        "overlay": paint_overlay(patch.image, patch.class_map, manifest.classes, opacity),
+    }
 
 
 def write_table(results: Iterable[FileResult], manifest: ModelManifest, out: Path) -> Path:

@@ -1,20 +1,23 @@
 """One patch, from uploaded bytes to class map, labels and pictures."""
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import TypeVar
 
-from app.imaging.decode import decode, read_size
-from app.imaging.paint import paint_mask, paint_overlay
+from app.imaging import decode as files
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
+from app.pathology.manifest import ModelManifest
 from app.segmentation.budget import PixelBudget
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
 from app.telemetry.metrics import Metrics
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,11 @@ class PatchSegmentation:
         self._small = PixelBudget(limits.pixels_at_once // 4)
         self._large = PixelBudget(limits.pixels_at_once - limits.pixels_at_once // 4)
 
+    @property
+    def manifest(self) -> ModelManifest:
+        """The model's contract."""
+        return self._segmenter.manifest
+
     @asynccontextmanager
     async def segmented(self, data: bytes) -> AsyncIterator[SegmentedPatch]:
         """Give the segmented image in `data`; its memory is accounted for until the block ends.
@@ -72,8 +80,8 @@ class PatchSegmentation:
             InferenceFailed: The model failed on it.
             ModelNotReady: The model is stopping.
         """
-        size = await self._workers.run(None, partial(read_size, data, self._max_side_px))
-        window_px = self._segmenter.manifest.window_px
+        size = await self._workers.run(None, partial(_read_size, data, self._max_side_px))
+        window_px = self.manifest.window_px
         fits_one_window = max(size.width_px, size.height_px) <= window_px
         async with (self._small if fits_one_window else self._large).hold(size.pixels):
             yield await self._segment(data)
@@ -90,15 +98,14 @@ class PatchSegmentation:
         known = {field.name: getattr(area, field.name) for field in fields(area)}
         return SegmentedPatch(**known, image=image, sha256=sha256)
 
-    async def mask(self, patch: SegmentedPatch) -> bytes:
-        """Return the patch's mask as a palette PNG."""
-        return await self._workers.run("encode", partial(paint_mask, patch.class_map, self._segmenter.manifest.classes))
+    async def encode(self, work: Callable[[], _T]) -> _T:
+        """Return what `work`, which makes an answer's bytes of a patch, returns; it runs in a worker thread."""
+        return await self._workers.run("encode", work)
 
-    async def overlay(self, patch: SegmentedPatch, opacity: float) -> bytes:
-        """Return the mask blended over the patch as an RGB PNG; `opacity` is 0 to 1."""
-        classes = self._segmenter.manifest.classes
-        return await self._workers.run("encode", partial(paint_overlay, patch.image, patch.class_map, classes, opacity))
+
+def _read_size(data: bytes, max_side_px: int) -> Size:
+    return files.read_size(data, max_side_px)
 
 
 def _read(data: bytes, max_side_px: int) -> tuple[RgbImage, str]:
-    return decode(data, max_side_px), hashlib.sha256(data).hexdigest()
+    return files.decode(data, max_side_px), hashlib.sha256(data).hexdigest()

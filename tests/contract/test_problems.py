@@ -61,7 +61,12 @@ def post(client: TestClient, **request):
             "invalid-request",
             "charset",
         ),
-        ({"params": {"view": "heat"}, "content": b"x", "headers": PNG}, 400, "invalid-request", "'mask' or 'overlay'"),
+        (
+            {"params": {"view": "heat"}, "content": b"x", "headers": PNG},
+            400,
+            "invalid-request",
+            "'overlay' or 'confidence'",
+        ),
         ({"params": {"opacity": "2"}, "content": b"x", "headers": PNG}, 400, "invalid-request", "query opacity"),
         ({"content": b"x", "headers": PNG | {"Accept": "text/html"}}, 406, "not-acceptable", "image/png"),
         (

@@ -29,7 +29,7 @@ def test_never_both_runtimes():
     assert "platform_machine != 'x86_64' or sys_platform != 'linux'" in names["onnxruntime"]
 
 
-@pytest.mark.parametrize("name", ["serve.txt", "cuda.txt", "dev.txt", "build.txt"])
+@pytest.mark.parametrize("name", ["serve.txt", "cuda.txt", "integrations.txt", "dev.txt", "build.txt"])
 def test_locks_are_hashed_and_name_no_index(name):
     text = (LOCKS / name).read_text(encoding="utf-8")
     entry = r"[a-z0-9][a-z0-9.-]*==\S+( ; .+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?|    +#.*"
@@ -45,13 +45,20 @@ def test_the_training_lock_names_torch_and_leaves_cuda_to_it():
 
 
 def test_locks_agree_and_cover_the_project():
-    serve, dev, train = locked("serve.txt"), locked("dev.txt"), locked("train.txt")
-    for other in (dev, train):
-        for name, line in serve.items():
-            assert other[name].split(" \\")[0] == line.split(" \\")[0]
+    serve, integrations, cuda = locked("serve.txt"), locked("integrations.txt"), locked("cuda.txt")
+    dev, train = locked("dev.txt"), locked("train.txt")
+    for smaller, larger in ((serve, integrations), (serve, cuda), (integrations, dev), (serve, train)):
+        for name, line in smaller.items():
+            assert larger[name].split()[0] == line.split()[0]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    for wanted, lock in ((project["dependencies"], serve), (extras["dev"], dev), (extras["train"], train)):
+    outside = [*extras["dicom"], *extras["slides"], *extras["sectra"]]
+    for wanted, lock in (
+        (project["dependencies"], serve),
+        (outside, integrations),
+        (extras["dev"], dev),
+        (extras["train"], train),
+    ):
         assert {re.split(r"[<>=\[; ]", entry)[0] for entry in wanted} <= set(lock)
 
 

@@ -65,6 +65,17 @@ def test_the_overlay_is_the_patch_with_colours_over_tissue(client):
     assert overlay[-1, -1].tolist() == list(WHITE)
 
 
+def test_the_confidence_is_a_grey_picture(client):
+    asked = {"params": {"view": "confidence"}, "content": encoded(quarters(90, 70))}
+    picture = opened(client.post("/segment", headers=PNG | {"Accept": "image/png"}, **asked).content)
+    assert (picture.mode, picture.size) == ("L", (90, 70))
+    assert np.unique(picture).tolist() == [200]
+    answer = client.post("/segment", headers=PNG, **asked).json()
+    assert np.array_equal(from_base64(answer["confidence"]), picture)
+    assert answer["overlay"] is None
+    assert from_base64(answer["mask"]).mode == "P"
+
+
 def test_json_holds_the_overlay_when_asked(client):
     answer = client.post("/segment?view=overlay", content=encoded(quarters(40, 40)), headers=PNG).json()
     assert from_base64(answer["overlay"]).mode == "RGB"

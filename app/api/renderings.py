@@ -1,0 +1,128 @@
+"""The forms in which one segmented patch is answered, by media type; JSON, which answers several, is not among them."""
+
+import json
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.api.dependencies import Service
+from app.imaging.contours import polygonise
+from app.imaging.paint import paint_confidence, paint_mask, paint_overlay
+from app.interop import asap, dsa, geojson
+from app.interop.annotations import Annotations
+from app.pathology.classes import label_indices
+from app.pathology.geometry import Placement
+from app.pathology.manifest import ModelManifest
+from app.segmentation.patch import SegmentedPatch
+
+PNG = "image/png"
+
+View = Literal["mask", "overlay", "confidence"]
+
+
+class Rendering(BaseModel):
+    """How to answer: the query parameters of `/segment`."""
+
+    view: View = Field(
+        default="mask",
+        description="The picture that image/png is. JSON holds the mask always, and the other when it is asked for.",
+    )
+    opacity: float = Field(default=0.4, ge=0, le=1, description="Opacity of the overlay's colours.")
+    x: float = Field(
+        default=0,
+        ge=-1e9,
+        le=1e9,
+        description="The patch's left edge on its slide, in full-resolution px; for polygons.",
+    )
+    y: float = Field(
+        default=0,
+        ge=-1e9,
+        le=1e9,
+        description="The patch's top edge on its slide, in full-resolution px; for polygons.",
+    )
+    downsample: float = Field(
+        default=1,
+        ge=0.01,
+        le=10_000,
+        description="Full-resolution px in one px of the patch, along a side; for polygons.",
+    )
+    simplify: float = Field(
+        default=1.5,
+        ge=0,
+        le=100,
+        description="Tolerance of the polygons' outlines, in px of the patch; 0 keeps every corner. A class"
+        " keeps its area within 0.5 % in any case.",
+    )
+    min_area: int = Field(
+        default=0, ge=0, le=2**31 - 1, description="Regions of fewer px of the patch are merged into their neighbours."
+    )
+    dicom: Literal["seg", "sr"] = Field(
+        default="seg",
+        description="The object that application/dicom is: a Segmentation, or a TID 1500 report of the fractions.",
+    )
+
+    @property
+    def placement(self) -> Placement:
+        """Where the patch lies on its slide."""
+        return Placement(self.x, self.y, self.downsample)
+
+
+def paint(view: View, patch: SegmentedPatch, manifest: ModelManifest, opacity: float) -> bytes:
+    """Return a picture of the patch, as PNG."""
+    match view:
+        case "mask":
+            return paint_mask(patch.class_map, manifest.classes)
+        case "overlay":
+            return paint_overlay(patch.image, patch.class_map, manifest.classes, opacity)
+        case "confidence":
+            return paint_confidence(patch.confidence)
+
+
+def _picture(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
+    return paint(how.view, patch, manifest, how.opacity)
+
+
+def _annotations(manifest: ModelManifest, patch: SegmentedPatch, how: Rendering, *, everything: bool) -> Annotations:
+    keep = range(len(manifest.classes)) if everything else label_indices(manifest.classes)
+    polygons = polygonise(patch.class_map, patch.confidence, keep, how.simplify, how.min_area)
+    return Annotations(polygons, how.placement, manifest, patch.sha256)
+
+
+def _geojson(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
+    return _compact(geojson.feature_collection(_annotations(manifest, patch, how, everything=False)))
+
+
+def _dsa(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
+    return _compact(dsa.annotation(_annotations(manifest, patch, how, everything=False)))
+
+
+def _asap(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
+    return asap.document(_annotations(manifest, patch, how, everything=True))
+
+
+def _compact(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+_RENDERINGS: dict[str, Callable[[ModelManifest, bytes, SegmentedPatch, Rendering], bytes]] = {
+    PNG: _picture,
+    geojson.MEDIA_TYPE: _geojson,
+    dsa.MEDIA_TYPE: _dsa,
+    asap.MEDIA_TYPE: _asap,
+}
+
+MEDIA_TYPES = tuple(_RENDERINGS)
+
+
+def render(service: Service, media_type: str, data: bytes, patch: SegmentedPatch, how: Rendering) -> Awaitable[bytes]:
+    """Return `patch`, which was uploaded as `data`, in the form of `media_type`, made in a worker thread.
+
+    Raises:
+        TooManyRegions: It has too many for polygons.
+        NotAcceptable: DICOM was asked for and not uploaded.
+        ExtraMissing: The form needs packages that are not installed.
+    """
+    work = partial(_RENDERINGS[media_type], service.segmenter.manifest, data, patch, how)
+    return service.patches.encode(work)

@@ -1,0 +1,72 @@
+"""What all forms of annotations share: polygons on the slide, and where they come from."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from app.imaging.contours import TissuePolygon
+from app.pathology.geometry import Placement
+from app.pathology.manifest import ModelManifest
+
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:tessera:annotation")
+_DIGITS = 3
+"""Of a coordinate, in full-resolution pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """A patch's polygons and all that their files say of them.
+
+    Attributes:
+        polygons: In px of the patch.
+        placement: Where the patch lies on its slide.
+        manifest: Of the model that drew them.
+        image_sha256: Hexadecimal digest of the upload.
+    """
+
+    polygons: Sequence[TissuePolygon]
+    placement: Placement
+    manifest: ModelManifest
+    image_sha256: str
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What an annotation comes from, as text that viewers show."""
+        return {
+            "model": self.manifest.name,
+            "model_version": self.manifest.version,
+            "model_sha256": self.manifest.sha256,
+            "image_sha256": self.image_sha256,
+            "intended_use": self.manifest.intended_use,
+        }
+
+    def identify(self, polygon: TissuePolygon) -> str:
+        """Return a UUID that the same upload, model, place and outline always give (RFC 9562, version 5)."""
+        parts = (
+            self.image_sha256,
+            self.manifest.sha256,
+            str(self.placement),
+            shapely.to_wkb(polygon.outline, hex=True),
+        )
+        return str(uuid.uuid5(_NAMESPACE, "/".join(parts)))
+
+    def ring(self, ring: shapely.LinearRing) -> list[list[float]]:
+        """Return a closed ring's points (x, y), the first repeated at the end, in full-resolution pixels."""
+        place = self.placement
+        points: NDArray[np.float64] = shapely.get_coordinates(ring) * place.downsample + (place.x_px, place.y_px)
+        rounded: list[list[float]] = points.round(_DIGITS).tolist()
+        return rounded
+
+
+def rgb(color: Sequence[int]) -> str:
+    """Return (0, 64, 128) as "rgb(0,64,128)"."""
+    return f"rgb({','.join(map(str, color))})"
+
+
+def rgba(color: Sequence[int], opacity: float) -> str:
+    """Return (0, 64, 128) at 0.3 as "rgba(0,64,128,0.3)"."""
+    return f"rgba({','.join(map(str, color))},{opacity})"

@@ -1,0 +1,43 @@
+"""Polygons as XML of ASAP (Automated Slide Analysis Platform, Computation Pathology Group, Radboud UMC).
+
+ASAP's polygons have no holes. Every region is written by its outer ring, background included, larger before smaller:
+what lies in a hole follows what surrounds it, so that painted in order they give the class map again.
+"""
+
+from xml.etree import ElementTree as ET
+
+import shapely
+
+from app.interop.annotations import Annotations
+
+MEDIA_TYPE = "application/xml"
+
+
+def document(annotations: Annotations) -> bytes:
+    """Return the annotations as an ASAP file, UTF-8; their polygons are to cover the whole patch."""
+    root = ET.Element("ASAP_Annotations")
+    drawn = ET.SubElement(root, "Annotations")
+    rings = [(polygon.class_index, polygon.outline.exterior) for polygon in annotations.polygons]
+    for number, (class_index, ring) in enumerate(sorted(rings, key=lambda each: -shapely.Polygon(each[1]).area)):
+        tissue = annotations.manifest.classes[class_index]
+        one = ET.SubElement(
+            drawn,
+            "Annotation",
+            Name=f"{tissue.name} {number}",
+            Type="Polygon",
+            PartOfGroup=tissue.name,
+            Color=_hex(tissue.color),
+        )
+        coordinates = ET.SubElement(one, "Coordinates")
+        for order, (x, y) in enumerate(annotations.ring(ring)[:-1]):
+            ET.SubElement(coordinates, "Coordinate", Order=str(order), X=str(x), Y=str(y))
+    groups = ET.SubElement(root, "AnnotationGroups")
+    for tissue in annotations.manifest.classes:
+        group = ET.SubElement(groups, "Group", Name=tissue.name, PartOfGroup="None", Color=_hex(tissue.color))
+        ET.SubElement(group, "Attributes")
+    xml: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return xml
+
+
+def _hex(color: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)

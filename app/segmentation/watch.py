@@ -1,0 +1,202 @@
+"""Following an Orthanc: each slide that arrives is answered once, whatever happens to the archive or to this process.
+
+The archive is the truth about what is answered: a result's UID follows from the slide and the model, and a slide whose
+result is there is passed over. The bookmark only says where in the archive's log to go on, so one that is lost costs
+questions, not results.
+"""
+
+import asyncio
+import logging
+import random
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
+
+from app.errors import (
+    ArchiveDenied,
+    ArchiveRefused,
+    ArchiveUnavailable,
+    ImageTooLarge,
+    NotASlide,
+    SeriesNotFound,
+    TesseraError,
+)
+from app.interop.orthanc import STABLE_SERIES, Change, Changes, SeriesOfStudy
+from app.segmentation.archive import MICROSCOPY, SlideResult
+from app.segmentation.bookmark import Bookmark
+from app.telemetry.watching import WatchMetrics
+
+PAGE = 100
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 300.0
+
+Outcome = Literal["answered", "answered before", "not a slide", "too large", "gone", "given up"]
+
+_log = logging.getLogger(__name__)
+
+
+class ChangeLog(Protocol):
+    """What the watcher needs of an Orthanc; see `app.interop.orthanc.Orthanc`."""
+
+    def changes(self, since: int, limit: int) -> Changes:
+        """Return changes after `since`."""
+        ...
+
+    def series(self, resource: str) -> SeriesOfStudy | None:
+        """Return a series, or None if it is gone."""
+        ...
+
+
+class SeriesSegmentation(Protocol):
+    """What the watcher needs to answer a series; see `app.segmentation.archive.ArchiveSegmentation`."""
+
+    async def segment(self, study_uid: str, series_uid: str) -> SlideResult | str:
+        """Return a result to store, or the UID of the one that is there."""
+        ...
+
+    async def store(self, result: SlideResult) -> None:
+        """Store a result."""
+        ...
+
+
+class Backoff:
+    """Waits that double from one failure to the next, each shortened at random so that watchers do not keep step."""
+
+    def __init__(self) -> None:
+        self._longest = _FIRST_WAIT_SECONDS
+
+    def next_seconds(self) -> float:
+        """Return how long to wait after one more failure: from half of the longest wait up to all of it."""
+        wait = random.uniform(self._longest / 2, self._longest)  # noqa: S311  nobody gains by foreseeing it
+        self._longest = min(2 * self._longest, _LONGEST_WAIT_SECONDS)
+        return wait
+
+    def reset(self) -> None:
+        """Begin anew: something went well."""
+        self._longest = _FIRST_WAIT_SECONDS
+
+
+class Watcher:
+    """Follows the archive's log of changes until it is cancelled.
+
+    A failure of the archive is waited out, however long that takes. A series that fails for a reason of its own is tried
+    a few times, also across restarts, and then passed over, so that it does not hold up those behind it.
+
+    Args:
+        log: The archive's.
+        slides: Answers a series.
+        bookmark: Where to go on.
+        metrics: Told of all this.
+        poll_seconds: Between two looks at a log that has nothing new.
+        tries: How often to try a series that fails.
+        wait: Waits a number of seconds; a cancellation ends it at once.
+    """
+
+    def __init__(
+        self,
+        log: ChangeLog,
+        slides: SeriesSegmentation,
+        bookmark: Bookmark,
+        metrics: WatchMetrics,
+        poll_seconds: float,
+        tries: int,
+        wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._changes = log
+        self._slides = slides
+        self._bookmark = bookmark
+        self._metrics = metrics
+        self._poll_seconds = poll_seconds
+        self._tries = tries
+        self._wait = wait
+
+    async def run(self) -> None:
+        """Watch; ends by cancellation alone, which leaves nothing half stored."""
+        backoff = Backoff()
+        while True:
+            try:
+                caught_up = await self._follow()
+            except Exception as error:  # whatever is wrong with one series or one answer, the watch goes on
+                wait_seconds = backoff.next_seconds()
+                self._report(error, wait_seconds)
+                await self._wait(wait_seconds)
+                continue
+            backoff.reset()
+            if caught_up:
+                await self._wait(self._poll_seconds)
+
+    async def _follow(self) -> bool:
+        """Act on the next page of changes; return whether it was the last."""
+        page = await asyncio.to_thread(self._changes.changes, self._bookmark.last_change, PAGE)
+        self._metrics.last_poll.set_to_current_time()
+        if page.last < self._bookmark.last_change:
+            _log.warning("the archive's log of changes has begun anew; reading it from its start")
+            self._bookmark.move(0)
+            return False
+        for change in page.changes:
+            if change.kind == STABLE_SERIES:
+                await self._handle(change)
+            else:
+                self._bookmark.pass_over(change.sequence)
+            self._metrics.last_change.set(self._bookmark.last_change)
+        self._bookmark.save()
+        return page.done
+
+    async def _handle(self, change: Change) -> None:
+        """Answer a stable series, if it is a slide's, and move the bookmark past it; raise to have it tried again."""
+        begun = time.monotonic()
+        self._bookmark.begin_try()
+        try:
+            outcome = await self._outcome(change)
+        except (ArchiveUnavailable, ArchiveDenied, asyncio.CancelledError):
+            self._bookmark.forget_try()  # says nothing about the series
+            raise
+        except Exception as error:
+            if self._bookmark.tries < self._tries:
+                raise
+            self._report(error, None)
+            outcome = "given up"
+        self._bookmark.move(change.sequence)
+        if outcome is None:
+            return
+        self._metrics.series.labels(outcome).inc()
+        seconds = round(time.monotonic() - begun, 3)
+        level = logging.ERROR if outcome == "given up" else logging.INFO
+        _log.log(level, "series %s", outcome, extra={"change": change.sequence, "seconds": seconds})
+
+    async def _outcome(self, change: Change) -> Outcome | None:
+        """Answer a series; return None for one that is not microscopy, as results are."""
+        series = await asyncio.to_thread(self._changes.series, change.resource)
+        if series is None:
+            return "gone"
+        if series.modality != MICROSCOPY:
+            return None
+        try:
+            result = await self._slides.segment(series.study_uid, series.series_uid)
+        except SeriesNotFound:
+            return "gone"
+        except NotASlide:
+            return "not a slide"
+        except ImageTooLarge:
+            return "too large"
+        if isinstance(result, str):
+            return "answered before"
+        await self._slides.store(result)
+        self._metrics.last_answer.set_to_current_time()
+        return "answered"
+
+    def _report(self, error: Exception, wait_seconds: float | None) -> None:
+        """Log a failure; the message of an error that is not this project's may hold UIDs and stays out."""
+        known = isinstance(error, TesseraError)
+        kind = type(error).__name__
+        self._metrics.failures.labels(kind).inc()
+        where = {} if known else {"at": [f"{at.filename}:{at.lineno}" for at in traceback.extract_tb(error.__traceback__)]}
+        extra = {
+            "error": kind,
+            "reason": str(error) if known else "unforeseen",
+            "after_change": self._bookmark.last_change,
+            "try": self._bookmark.tries,
+            **({"wait_seconds": round(wait_seconds, 1)} if wait_seconds is not None else {}),
+            **where,
+        }
+        _log.log(logging.WARNING if known else logging.ERROR, "the watch met an error", extra=extra)
