@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := app model_export tests examples
 
-.PHONY: help setup setup-dev demo serve test check format lock clean
+.PHONY: help setup setup-dev programs demo serve test check format lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +27,11 @@ $(VENV)/.dev: requirements/dev.txt requirements/train.txt $(VENV)/.serve
 
 setup: $(VENV)/.serve ## Virtual environment with what the service needs
 setup-dev: $(VENV)/.dev ## The same with what training and the tests need
+
+programs: ## Debian packages with the programs that some tests run: archive, browser, DICOM validator (needs root)
+	@dpkg-query --show $$(cat requirements/debian.txt) >/dev/null 2>&1 || { apt-get update --quiet=2 && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends \
+		$$(cat requirements/debian.txt); }
 
 demo: setup ## Segment the example patches over HTTP; results in demo-out/
 	$(BIN)/python examples/demo.py
