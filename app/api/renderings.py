@@ -8,14 +8,20 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from app.api.dependencies import Service
+from app.api.problems import NotAcceptable
 from app.imaging.contours import polygonise
 from app.imaging.paint import paint_confidence, paint_mask, paint_overlay
 from app.interop import asap, dsa, geojson
 from app.interop.annotations import Annotations
+from app.interop.dicom_file import to_bytes
+from app.interop.dicom_seg import segmentation_object
+from app.interop.dicom_sr import measurement_report
 from app.pathology.classes import label_indices
 from app.pathology.geometry import Placement
 from app.pathology.manifest import ModelManifest
 from app.segmentation.patch import SegmentedPatch
+from app.slides.dicom import MEDIA_TYPE as DICOM
+from app.slides.dicom import header, is_dicom
 
 PNG = "image/png"
 
@@ -102,6 +108,16 @@ def _asap(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Ren
     return asap.document(_annotations(manifest, patch, how, everything=True))
 
 
+def _dicom(manifest: ModelManifest, data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
+    if not is_dicom(data):
+        raise NotAcceptable(f"{DICOM} answers a DICOM upload alone, whose patient and study it refers to")
+    sources = [header(data)]
+    segmentation = segmentation_object(sources, patch.class_map, manifest)
+    if how.dicom == "seg":
+        return to_bytes(segmentation)
+    return to_bytes(measurement_report(sources, segmentation, patch.fractions, manifest))
+
+
 def _compact(document: dict[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
@@ -111,6 +127,7 @@ _RENDERINGS: dict[str, Callable[[ModelManifest, bytes, SegmentedPatch, Rendering
     geojson.MEDIA_TYPE: _geojson,
     dsa.MEDIA_TYPE: _dsa,
     asap.MEDIA_TYPE: _asap,
+    DICOM: _dicom,
 }
 
 MEDIA_TYPES = tuple(_RENDERINGS)

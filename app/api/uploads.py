@@ -9,10 +9,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
 from app.imaging.decode import MEDIA_TYPES
+from app.slides.dicom import MEDIA_TYPE as DICOM
 
 FORM = "multipart/form-data"
 PART = "file"
-UPLOADED = MEDIA_TYPES
+UPLOADED = (*MEDIA_TYPES, DICOM)
 """What a body of one image may be declared as."""
 
 _MAX_FIELDS = 16

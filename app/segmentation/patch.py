@@ -15,6 +15,7 @@ from app.pathology.manifest import ModelManifest
 from app.segmentation.budget import PixelBudget
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
+from app.slides import dicom
 from app.telemetry.metrics import Metrics
 
 _T = TypeVar("_T")
@@ -104,8 +105,9 @@ class PatchSegmentation:
 
 
 def _read_size(data: bytes, max_side_px: int) -> Size:
-    return files.read_size(data, max_side_px)
+    return dicom.read_size(data, max_side_px) if dicom.is_dicom(data) else files.read_size(data, max_side_px)
 
 
 def _read(data: bytes, max_side_px: int) -> tuple[RgbImage, str]:
-    return files.decode(data, max_side_px), hashlib.sha256(data).hexdigest()
+    image = dicom.decode(data, max_side_px) if dicom.is_dicom(data) else files.decode(data, max_side_px)
+    return image, hashlib.sha256(data).hexdigest()
