@@ -1,0 +1,556 @@
+"""A client of tessera: patches in, labels and class maps out. One file to copy; it needs httpx2, numpy and pillow.
+
+    with Client("http://127.0.0.1:8000") as client:
+        result = client.segment(image)  # an (H, W, 3) uint8 array, the path of an image file, or its bytes
+        print(result.code, result.fractions["tumor"])
+        result.class_map                # (H, W) uint8, indices into result.classes
+
+What a call sends, whether it is sent again and what its answer means is told once, in `exchange`, a generator that does
+no input or output of its own (as `httpx.Auth.auth_flow` is). `Client` and `AsyncClient` carry its requests.
+"""
+
+import asyncio
+import base64
+import itertools
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeAlias, TypedDict, TypeVar, Unpack
+
+import httpx2 as httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ImageLike: TypeAlias = NDArray[np.uint8] | bytes | Path
+"""(H, W, 3), (H, W, 4) or grey (H, W) uint8; the bytes of an image file; or its path. Names are never sent."""
+
+_T = TypeVar("_T")
+_CONNECT_SECONDS = 5.0
+_LONGEST_BACKOFF_SECONDS = 8.0
+
+
+class TesseraError(Exception):
+    """Base of the tree.
+
+    TesseraError
+    ├── NoAnswer            no connection, or no answer in time
+    ├── NotTessera          something answered that is not a tessera service
+    └── Problem             the service said what is wrong
+        ├── Rejected          this request is answered so each time
+        │   └── Unauthorized    it lacks an API key that is accepted
+        ├── Busy              a later try may succeed
+        └── Failed            the service's fault
+    """
+
+
+class NoAnswer(TesseraError):
+    """No connection, or no answer in time."""
+
+
+class NotTessera(TesseraError):
+    """Something answered that is not a tessera service."""
+
+
+class Problem(TesseraError):
+    """A problem document (RFC 9457), raised; for one image of several, returned in its place.
+
+    Attributes:
+        type: What kind it is: a URI to compare.
+        title: The kind in words.
+        status: The HTTP status code.
+        detail: This occurrence, and what would be right.
+        request_id: The request's id in the service's log; None when a proxy answered.
+        retry_after_seconds: When to come back; None when that was not said.
+    """
+
+    def __init__(self, document: Mapping[str, Any], retry_after_seconds: float | None = None) -> None:
+        self.type: str = document["type"]
+        self.title: str = document["title"]
+        self.status: int = document["status"]
+        self.detail: str = document["detail"]
+        self.request_id: str | None = document.get("request_id")
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(f"{self.title}: {self.detail}")
+
+
+class Rejected(Problem):
+    """The request is answered so each time."""
+
+
+class Unauthorized(Rejected):
+    """The request lacks an API key that is accepted."""
+
+
+class Busy(Problem):
+    """Nothing is wrong with the request; a later try may succeed."""
+
+
+class Failed(Problem):
+    """The service, or a proxy before it, failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Which model answered; `sha256` is the digest of its file."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TissueClass:
+    """One class of a class map; `color` is sRGB, 0 to 255 a channel."""
+
+    name: str
+    letter: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard(Model):
+    """The model being served; `um_per_px` is the pixel spacing that it was trained at, None when not known."""
+
+    description: str
+    intended_use: str
+    classes: tuple[TissueClass, ...]
+    um_per_px: float | None
+    device: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classification:
+    """Which tissues a patch contains.
+
+    Attributes:
+        labels: Names of the classes that it contains.
+        code: Their letters, as in "T+S".
+        probabilities: Of each class that can be a label: that the patch contains it, 0 to 1.
+        classes: All classes, in the order of a class map's indices.
+        model: Which model answered.
+        image_sha256: Digest of the bytes that were sent.
+        request_id: The request's id in the service's log.
+    """
+
+    labels: tuple[str, ...]
+    code: str
+    probabilities: dict[str, float]
+    classes: tuple[TissueClass, ...]
+    model: Model
+    image_sha256: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation(Classification):
+    """Which tissues a patch contains, and where.
+
+    Attributes:
+        fractions: Of each class: its share of the pixels, 0 to 1.
+        class_map: (H, W) uint8, indices into `classes`.
+        confidence: (H, W) uint8, the winning class's probability times 255; None unless it was asked for.
+    """
+
+    fractions: dict[str, float]
+    class_map: NDArray[np.uint8] = field(repr=False)
+    confidence: NDArray[np.uint8] | None = field(repr=False)
+
+
+class Outlines(TypedDict, total=False):
+    """Where a patch lies on its slide, and how its outlines are drawn; what is left out is the service's default.
+
+    Attributes:
+        x: Of the patch's left edge, in the slide's full-resolution px.
+        y: Of its top edge.
+        downsample: Full-resolution px in one px of the patch, along a side.
+        simplify: How far outlines may be simplified, in px of the patch.
+        min_area: Smallest region kept, in px of the patch.
+    """
+
+    x: float
+    y: float
+    downsample: float
+    simplify: float
+    min_area: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Call(Generic[_T]):
+    """What to send, and how to read a successful answer."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], _T]
+    images: Sequence[ImageLike] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    accept: str = "application/json"
+    retried: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """Where calls go, and how long they are tried.
+
+    Calls are sent again after 429 and 503, and after connections that failed at any moment: an answer depends on the
+    request alone and the service keeps nothing of it, so a request that was already worked on does no harm twice.
+    """
+
+    url: str
+    api_key: str | None = field(repr=False)
+    deadline_seconds: float
+    retries: int
+
+    def request(self, call: _Call[Any], bodies: Sequence[bytes], timeout_seconds: float) -> httpx.Request:
+        headers = {"Accept": call.accept, "User-Agent": "tessera-client"}
+        if self.api_key is not None:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        url = self.url.rstrip("/") + call.path
+        files = [("file", ("image", body, "application/octet-stream")) for body in bodies] or None
+        timeout = httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds))
+        extensions = {"timeout": timeout.as_dict()}
+        return httpx.Request(call.method, url, params=call.params, headers=headers, files=files, extensions=extensions)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A step of an exchange: wait."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[_T]):
+    """The last step of an exchange: what the call returns."""
+
+    value: _T
+
+
+Step: TypeAlias = httpx.Request | Pause | Answer[_T]
+Outcome: TypeAlias = httpx.Response | httpx.TransportError | None
+"""What came of a step: a response whose body was read, an error, or nothing after a pause."""
+
+
+def exchange(service: _Service, call: _Call[_T]) -> Generator[Step[_T], Outcome, None]:
+    """Yield what to do until the call is answered, and be sent what came of it.
+
+    Raises:
+        Problem: The service did not answer with success, or said to come back after the deadline.
+        NoAnswer: No connection, or no answer before the deadline.
+        NotTessera: A success that a tessera service would not send.
+    """
+    ends = time.monotonic() + service.deadline_seconds
+    bodies = [_encoded(image) for image in call.images]
+    for attempt in itertools.count():
+        outcome = yield service.request(call, bodies, max(0.001, ends - time.monotonic()))
+        error: TesseraError
+        if isinstance(outcome, httpx.Response) and outcome.is_success:
+            yield Answer(_read(call, outcome))
+            return
+        if isinstance(outcome, httpx.Response):
+            error, wait = _problem(outcome), _retry_after_seconds(outcome)
+            again = outcome.status_code in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+        else:
+            error, wait = NoAnswer(f"no answer from {service.url}: {outcome!r}"), None
+            error.__cause__ = outcome
+            again = isinstance(outcome, httpx.NetworkError | httpx.ConnectTimeout | httpx.RemoteProtocolError)
+        seconds = _backoff_seconds(attempt) if wait is None else wait
+        tried = attempt >= (service.retries if call.retried else 0)
+        if tried or not again or time.monotonic() + seconds > ends:
+            raise error
+        yield Pause(seconds)
+
+
+def _backoff_seconds(attempt: int) -> float:
+    """Return a wait that doubles with each attempt; its random part keeps clients from coming back together."""
+    return min(_LONGEST_BACKOFF_SECONDS, 0.5 * 2.0**attempt) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+def _retry_after_seconds(response: httpx.Response) -> float | None:
+    """Return the answer's Retry-After (RFC 9110, section 10.2.3): seconds or a date; None when it has none to use.
+
+    A date is taken relative to the answer's own Date, so that the two clocks need not agree.
+    """
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    then, sent = _http_date(text), _http_date(response.headers.get("Date", ""))
+    return None if then is None else max(0.0, (then - (sent or datetime.now(UTC))).total_seconds())
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(text).replace(tzinfo=UTC)  # HTTP's dates are all in GMT
+    except ValueError:
+        return None
+
+
+def _problem(response: httpx.Response) -> TesseraError:
+    status = response.status_code
+    if status < HTTPStatus.BAD_REQUEST:
+        return NotTessera(f"{response.url.copy_with(query=None)} answered {status}, which tessera never does")
+    title, detail = response.reason_phrase or str(status), "not said; a proxy may have answered"
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    if _media_type(response) == "application/problem+json":
+        document |= response.json()
+    return _kind(status)(document, _retry_after_seconds(response))
+
+
+def _kind(status: int) -> type[Problem]:
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}:
+        return Busy
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return Unauthorized
+    return Rejected if status < HTTPStatus.INTERNAL_SERVER_ERROR else Failed
+
+
+def _media_type(response: httpx.Response) -> str:
+    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def _read(call: _Call[_T], response: httpx.Response) -> _T:
+    if _media_type(response) != call.accept:
+        raise NotTessera(f"asked for {call.accept}, got {_media_type(response) or 'no media type'}: is the URL right?")
+    try:
+        return call.read(response)
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotTessera(f"the answer to {call.path} is not one of tessera's: is the URL right?") from error
+
+
+def _encoded(image: ImageLike) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Path):
+        return image.read_bytes()
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})):
+        raise ValueError(f"an image is uint8 of shape (H, W), (H, W, 3) or (H, W, 4), not {image.dtype} {image.shape}")
+    file = BytesIO()
+    Image.fromarray(image).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _decoded(picture: Mapping[str, Any]) -> NDArray[np.uint8]:
+    return np.array(Image.open(BytesIO(base64.b64decode(picture["base64"]))), np.uint8)
+
+
+def _classes(items: Sequence[Mapping[str, Any]]) -> tuple[TissueClass, ...]:
+    return tuple(TissueClass(item["name"], item["letter"], tuple(item["color"])) for item in items)
+
+
+def _classification(answer: Mapping[str, Any]) -> Classification:
+    return Classification(**_common(answer))
+
+
+def _segmentation(answer: Mapping[str, Any]) -> Segmentation:
+    confidence = answer.get("confidence")
+    return Segmentation(
+        **_common(answer),
+        fractions={item["name"]: item["fraction"] for item in answer["classes"]},
+        class_map=_decoded(answer["mask"]),
+        confidence=None if confidence is None else _decoded(confidence),
+    )
+
+
+def _common(answer: Mapping[str, Any]) -> dict[str, Any]:
+    items, model = answer["classes"], answer["model"]
+    return {
+        "labels": tuple(answer["labels"]),
+        "code": answer["code"],
+        "probabilities": {item["name"]: item["probability"] for item in items if item["probability"] is not None},
+        "classes": _classes(items),
+        "model": Model(model["name"], model["version"], model["sha256"]),
+        "image_sha256": answer["image"]["sha256"],
+        "request_id": answer["request_id"],
+    }
+
+
+def _one(response: httpx.Response) -> Segmentation:
+    return _segmentation(response.json())
+
+
+def _each(response: httpx.Response) -> list[Segmentation | Problem]:
+    answer = response.json()
+    answers = answer.get("results", [answer])  # one file is answered without a list
+    return [_segmentation(each) if "mask" in each else _kind(each["status"])(each) for each in answers]
+
+
+def _card(response: httpx.Response) -> ModelCard:
+    answer = response.json()
+    names = ("name", "version", "sha256", "description", "intended_use", "um_per_px", "device")
+    return ModelCard(**{name: answer[name] for name in names}, classes=_classes(answer["classes"]))
+
+
+def _segment(images: Sequence[ImageLike], confidence: bool, read: Callable[[httpx.Response], _T]) -> _Call[_T]:
+    return _Call("POST", "/segment", read, images, {"view": "confidence"} if confidence else {})
+
+
+def _classify(image: ImageLike) -> _Call[Classification]:
+    return _Call("POST", "/classify", lambda response: _classification(response.json()), [image])
+
+
+def _geojson(image: ImageLike, outlines: Outlines) -> _Call[dict[str, Any]]:
+    params = {name: str(value) for name, value in outlines.items()}
+    return _Call("POST", "/segment", lambda response: dict(response.json()), [image], params, "application/geo+json")
+
+
+_MODEL = _Call("GET", "/model", _card)
+_READY = _Call("GET", "/health/ready", lambda _: True, retried=False)
+
+
+class Client:
+    """Calls a tessera service, and waits for its answers. Threads may share one.
+
+    Every call raises `TesseraError`: see there. Close it, or use it in a `with`.
+
+    Args:
+        url: Where the service is, as in "http://127.0.0.1:8000".
+        api_key: Sent as `Authorization: Bearer`; None where the service asks for none.
+        deadline_seconds: How long a call may take with all its tries; beyond it none begins, and no silence is borne.
+        retries: How often a call is sent again.
+        transport: What carries the requests: for a certificate authority or a proxy of one's own, or a test.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        deadline_seconds: float = 120.0,
+        retries: int = 4,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._service = _Service(url, api_key, deadline_seconds, retries)
+        self._http = httpx.Client(transport=transport)
+
+    def segment(self, image: ImageLike, *, confidence: bool = False) -> Segmentation:
+        """Segment one patch; `confidence` asks for its confidence map too."""
+        return self._answer(_segment([image], confidence, _one))
+
+    def segment_many(self, images: Iterable[ImageLike], *, confidence: bool = False) -> list[Segmentation | Problem]:
+        """Segment patches in one request; the answers are in their order, a Problem for each that has none."""
+        given = list(images)
+        return self._answer(_segment(given, confidence, _each)) if given else []
+
+    def classify(self, image: ImageLike) -> Classification:
+        """Say which tissues a patch contains, without a class map."""
+        return self._answer(_classify(image))
+
+    def geojson(self, image: ImageLike, **outlines: Unpack[Outlines]) -> dict[str, Any]:
+        """Segment one patch into a GeoJSON FeatureCollection, in its slide's full-resolution pixels."""
+        return self._answer(_geojson(image, outlines))
+
+    def model(self) -> ModelCard:
+        """Describe the model being served."""
+        return self._answer(_MODEL)
+
+    def ready(self) -> bool:
+        """Say whether the service takes images now. Asked once; a service that cannot be reached raises NoAnswer."""
+        try:
+            return self._answer(_READY)
+        except Busy:
+            return False
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def _answer(self, call: _Call[_T]) -> _T:
+        steps = exchange(self._service, call)
+        step = next(steps)
+        while not isinstance(step, Answer):
+            step = steps.send(self._take(step))
+        return step.value
+
+    def _take(self, step: httpx.Request | Pause) -> Outcome:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        try:
+            return self._http.send(step)
+        except httpx.TransportError as error:
+            return error
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, calls and errors. Arrays are encoded and decoded in worker threads."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        deadline_seconds: float = 120.0,
+        retries: int = 4,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._service = _Service(url, api_key, deadline_seconds, retries)
+        self._http = httpx.AsyncClient(transport=transport)
+
+    async def segment(self, image: ImageLike, *, confidence: bool = False) -> Segmentation:
+        """See `Client.segment`."""
+        return await self._answer(_segment([image], confidence, _one))
+
+    async def segment_many(
+        self, images: Iterable[ImageLike], *, confidence: bool = False
+    ) -> list[Segmentation | Problem]:
+        """See `Client.segment_many`."""
+        given = list(images)
+        return await self._answer(_segment(given, confidence, _each)) if given else []
+
+    async def classify(self, image: ImageLike) -> Classification:
+        """See `Client.classify`."""
+        return await self._answer(_classify(image))
+
+    async def geojson(self, image: ImageLike, **outlines: Unpack[Outlines]) -> dict[str, Any]:
+        """See `Client.geojson`."""
+        return await self._answer(_geojson(image, outlines))
+
+    async def model(self) -> ModelCard:
+        """See `Client.model`."""
+        return await self._answer(_MODEL)
+
+    async def ready(self) -> bool:
+        """See `Client.ready`."""
+        try:
+            return await self._answer(_READY)
+        except Busy:
+            return False
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self.aclose()
+
+    async def _answer(self, call: _Call[_T]) -> _T:
+        steps = exchange(self._service, call)
+        step = await asyncio.to_thread(next, steps)
+        while not isinstance(step, Answer):
+            step = await asyncio.to_thread(steps.send, await self._take(step))
+        return step.value
+
+    async def _take(self, step: httpx.Request | Pause) -> Outcome:
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return None
+        try:
+            return await self._http.send(step)
+        except httpx.TransportError as error:
+            return error

@@ -1,0 +1,197 @@
+"""The QuPath script, run by Groovy against stubs of the QuPath classes that it uses and against the real service.
+
+The stubs in `tests/qupath_stubs` do what QuPath's documentation says of those classes; QuPath itself is not run.
+"""
+
+import http.server
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.pathology.classes import WSSS4LUAD
+from tests.conftest import ROOT
+from tests.pictures import encoded
+from tests.programs import program
+
+SCRIPT = ROOT / "examples" / "qupath" / "segment_selection.groovy"
+STUBS = ROOT / "tests" / "qupath_stubs"
+REGION = [300, 200, 640, 480]
+NOBODY = "http://127.0.0.1:1"
+RUN_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("slide") / "slide.png"
+    with Image.open(ROOT / "examples" / "slides" / "cmu1-skin.jpg") as image:
+        image.save(path)
+    return path
+
+
+def play(slide: Path, url: str, *scenarios: dict[str, Any], key: str = "") -> list[list[dict[str, Any]]]:
+    """Return what a user sees after each run of each scenario; see `drive.groovy`."""
+    java = Path(program("java")).resolve().parent.parent
+    ran = subprocess.run(
+        [program("groovy"), "-cp", STUBS, STUBS / "drive.groovy", SCRIPT, slide],
+        input=json.dumps(scenarios),
+        env={**os.environ, "JAVA_HOME": str(java), "TESSERA_URL": url, "TESSERA_API_KEY": key},
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return [scenario["runs"] for scenario in json.loads(ran.stdout.splitlines()[-1])]
+
+
+def of_tessera(run: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for each in run["inside"] if each["name"] != "own"]
+
+
+@pytest.fixture(scope="module")
+def three_runs(service, slide) -> list[dict[str, Any]]:
+    """The same annotation at downsample 1, again at 1, and at 2."""
+    return play(slide, service.url, {"region": REGION, "runs": [{"downsample": number} for number in (1, 1, 2)]})[0]
+
+
+def test_what_is_found_lies_inside_the_annotation_in_the_palette_and_replaces_itself_alone(three_runs):
+    fine, again, coarse = three_runs
+    x, y, width, height = REGION
+    colours = {tissue.name: list(tissue.color) for tissue in WSSS4LUAD}
+    for run in (fine, again, coarse):
+        assert of_tessera(run)
+        for each in of_tessera(run):
+            assert each["color"] == colours[each["name"]]
+            left, top, right, bottom = each["box"]
+            assert x <= left < right <= x + width
+            assert y <= top < bottom <= y + height
+        assert [each["name"] for each in run["inside"]].count("own") == 1
+        assert run["beside"] == ["other"]
+        assert run["shown"][-1][0] == "info"
+    assert again["inside"] == fine["inside"]
+    assert not {each["id"] for each in of_tessera(fine)} & {each["id"] for each in of_tessera(coarse)}
+    assert "0.499 um/px" in fine["shown"][0][1]
+
+
+def test_the_pixels_that_are_sent_are_the_regions_own(service, slide, three_runs):
+    x, y, width, height = REGION
+    crop = np.asarray(Image.open(slide))[y : y + height, x : x + width]
+    said = httpx.post(
+        f"{service.url}/segment?x={x}&y={y}&min_area=64",
+        content=encoded(crop),
+        headers={"Content-Type": "image/png", "Accept": "application/geo+json"},
+    ).json()
+    boxes = []
+    for feature in said["features"]:
+        outline = np.array(feature["geometry"]["coordinates"][0])
+        boxes.append([feature["properties"]["name"], *outline.min(0), *outline.max(0)])
+    assert [[each["name"], *each["box"]] for each in of_tessera(three_runs[0])] == boxes
+
+
+def test_what_cannot_be_segmented_is_refused_in_words_and_nothing_changes(slide):
+    one = [{"downsample": 1}]
+    played = play(
+        slide,
+        NOBODY,
+        {"region": None, "runs": one},
+        {"region": REGION, "rgb": False, "runs": one},
+        {"region": [5000, 0, 10, 10], "runs": one},
+        {"region": REGION, "runs": [{"downsample": 0.5}, {"downsample": None}]},
+        {"region": REGION, "runs": one},
+    )
+    no_selection, not_rgb, outside, (too_fine, cancelled), no_service = played
+    words = [runs[0]["shown"][-1] for runs in (no_selection, not_rgb, outside, [too_fine], no_service)]
+    assert words == [
+        ["error", "Select an annotation that covers an area, and run again."],
+        ["error", "tessera reads the first plane of 8-bit RGB (brightfield) images."],
+        ["error", "The annotation lies outside the slide."],
+        ["error", "The downsample is a number of at least 1."],
+        ["error", f"no answer from {NOBODY} (ConnectException)"],
+    ]
+    assert [kind for kind, _ in cancelled["shown"]] == ["input"]
+    for run in [run for runs in played for run in runs]:
+        assert ([each["name"] for each in run["inside"]], run["beside"], run["updates"]) == (["own"], ["other"], 0)
+
+
+def test_a_region_that_is_too_large_is_refused_with_what_would_fit(tmp_path):
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (10_000, 20)).save(wide)
+    runs = play(wide, NOBODY, {"region": [0, 0, 10_000, 20], "runs": [{"downsample": 1}, {"downsample": 2.45}]})[0]
+    said = "The region would be 10000 px long, and tessera takes 4096 px a side"
+    assert runs[0]["shown"][-1] == ["error", f"{said}: select a smaller one, or a downsample of at least 2.45."]
+    assert "no answer" in runs[1]["shown"][-1][1]
+
+
+PROBLEM = "application/problem+json"
+ANSWERS = {
+    "": (401, PROBLEM, '{"title": "Unauthorized", "detail": "a key, please", "request_id": "r"}'),
+    "Bearer good": (200, "application/geo+json", '{"type": "FeatureCollection", "features": []}'),
+    "Bearer full": (429, PROBLEM, '{"title": "Queue full", "detail": "later", "request_id": "r"}'),
+    "Bearer proxy": (502, "text/html", "<h1>nginx</h1>"),
+}
+
+
+class Gate(http.server.BaseHTTPRequestHandler):
+    """A service behind a key: answers each request by its key, and remembers them."""
+
+    seen: list[tuple[str, dict[str, str]]]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.seen.append((self.path, dict(self.headers)))
+        status, media_type, body = ANSWERS[self.headers.get("Authorization", "")]
+        self.send_response(status)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def gate() -> Iterator[tuple[str, list[tuple[str, dict[str, str]]]]]:
+    seen: list[tuple[str, dict[str, str]]] = []
+    handler = type("Handler", (Gate,), {"seen": seen})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", seen
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_key_is_asked_for_when_it_is_wanted_and_forgotten(slide, gate):
+    url, seen = gate
+    runs = [{"downsample": 2, "key": key} for key in ("good", None, "full", "proxy")]
+    good, cancelled, full, proxy = play(slide, url, {"region": [301, 202, 64, 48], "runs": runs})[0]
+    assert [kind for kind, _ in good["shown"]] == ["input", "confirm", "info"]
+    assert good["shown"][-1][1] == "Added nothing: no tissue was found"
+    assert cancelled["shown"][-1] == ["error", "Unauthorized: a key, please\n\nStatus 401, request r"]
+    assert full["shown"][-1] == ["error", "Queue full: later\n\nStatus 429, request r"]
+    assert proxy["shown"][-1] == ["error", f"{url} answered 502, not as tessera does."]
+    keys = [headers.get("Authorization") for _, headers in seen]
+    assert keys == [None, "Bearer good", None, None, "Bearer full", None, "Bearer proxy"]
+    assert {path for path, _ in seen} == {"/segment?x=301&y=202&downsample=2.0&min_area=64"}
+
+
+def test_a_key_in_the_environment_is_sent_and_no_name_of_the_slide_is(slide, gate):
+    url, seen = gate
+    run = play(slide, url, {"region": [301, 202, 64, 48], "runs": [{"downsample": 1}]}, key="good")[0][0]
+    assert [kind for kind, _ in run["shown"]] == ["input", "info"]
+    [(path, headers)] = seen
+    assert headers["Authorization"] == "Bearer good"
+    assert (headers["Accept"], headers["Content-Type"]) == ("application/geo+json", "image/png")
+    assert "DOE" not in f"{path}{headers}"

@@ -1,0 +1,342 @@
+"""The example client against transports of the tests' own: what it sends, when it tries again, what it raises."""
+
+import asyncio
+import base64
+import inspect
+import json
+from collections.abc import Callable
+from io import BytesIO
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2 as httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from examples.python import tessera_client
+from examples.python.tessera_client import (
+    AsyncClient,
+    Busy,
+    Client,
+    Failed,
+    NoAnswer,
+    NotTessera,
+    Rejected,
+    Segmentation,
+    Unauthorized,
+)
+from tests.pictures import encoded, noise, plain
+
+URL = "http://tessera.test"
+PATCH = noise(8, 6)
+
+
+def picture(values: np.ndarray, palette: list[int] | None = None) -> dict[str, Any]:
+    image = Image.fromarray(values)
+    if palette:
+        image.putpalette(palette)
+    return {"base64": base64.b64encode(encoded(image)).decode()}
+
+
+def answer(class_map: np.ndarray, **more: Any) -> dict[str, Any]:
+    classes = [
+        {"name": "tumor", "letter": "T", "color": [0, 64, 128], "probability": 0.9, "fraction": 0.25},
+        {"name": "background", "letter": "B", "color": [255, 255, 255], "probability": None, "fraction": 0.75},
+    ]
+    return {
+        "labels": ["tumor"],
+        "code": "T",
+        "classes": classes,
+        "mask": picture(class_map, [0, 64, 128, 255, 255, 255]),
+        "image": {"width": 8, "height": 6, "sha256": "a" * 64},
+        "model": {"name": "m", "version": "1", "sha256": "b" * 64},
+        "request_id": "r",
+        **more,
+    }
+
+
+def problem(status: int, **headers: str) -> httpx.Response:
+    document = {
+        "type": "urn:problem-type:tessera:x",
+        "title": "Title",
+        "status": status,
+        "detail": "what",
+        "request_id": "r",
+    }
+    return httpx.Response(
+        status,
+        content=json.dumps(document),
+        headers={"Content-Type": "application/problem+json", **{k.replace("_", "-"): v for k, v in headers.items()}},
+    )
+
+
+FOUND = np.array([[0, 1], [1, 1]], np.uint8)
+
+
+def segmented() -> httpx.Response:
+    return httpx.Response(200, json=answer(FOUND))
+
+
+class Clock:
+    """Time that passes only while the client waits."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.waits: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    time = Clock()
+
+    async def sleep(seconds: float) -> None:
+        time.sleep(seconds)
+
+    monkeypatch.setattr(tessera_client, "time", time)
+    monkeypatch.setattr(tessera_client, "asyncio", SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread))
+    return time
+
+
+class Script:
+    """Answers one request after the other; an exception is raised instead."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        given = self.answers.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request, clock) -> Callable[..., Any]:
+    """Run `call` with a client of either kind whose requests `script` answers."""
+
+    def run(script: Callable[[httpx.Request], httpx.Response], call: Callable[[Any], Any], **options: Any) -> Any:
+        transport = httpx.MockTransport(script)
+        if request.param == "sync":
+            with Client(URL, transport=transport, **options) as client:
+                return call(client)
+
+        async def awaited() -> Any:
+            async with AsyncClient(URL, transport=transport, **options) as client:
+                return await call(client)
+
+        return asyncio.run(awaited())
+
+    return run
+
+
+def segment(client: Any) -> Any:
+    return client.segment(PATCH)
+
+
+def test_an_array_goes_in_and_arrays_come_out(ask):
+    script = Script(httpx.Response(200, json=answer(FOUND, confidence=picture(FOUND * 200))))
+    result = ask(script, lambda client: client.segment(PATCH, confidence=True))
+    assert script.requests[0].url.params["view"] == "confidence"
+    assert np.array_equal(result.class_map, FOUND)
+    assert np.array_equal(result.confidence, FOUND * 200)
+    assert result.class_map.dtype == result.confidence.dtype == np.uint8
+    assert (result.labels, result.code, result.request_id) == (("tumor",), "T", "r")
+    assert result.fractions == {"tumor": 0.25, "background": 0.75}
+    assert result.probabilities == {"tumor": 0.9}
+    assert result.classes[0] == tessera_client.TissueClass("tumor", "T", (0, 64, 128))
+    assert result.model == tessera_client.Model("m", "1", "b" * 64)
+
+
+@pytest.mark.parametrize(
+    "image", [plain((1, 2, 3), 5, 4), noise(5, 4)[..., 0], np.dstack([noise(5, 4), noise(5, 4)[..., 0]])]
+)
+def test_the_pixels_of_an_array_are_sent_as_they_are(ask, image):
+    script = Script(segmented())
+    ask(script, lambda client: client.segment(image))
+    body = script.requests[0].content
+    sent = Image.open(BytesIO(body[body.index(b"\x89PNG") :]))
+    assert np.array_equal(np.asarray(sent), image)
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8)])
+def test_what_is_no_image_is_refused_before_it_is_sent(ask, image):
+    script = Script()
+    with pytest.raises(ValueError, match="an image is uint8 of shape"):
+        ask(script, lambda client: client.segment(image))
+    assert not script.requests
+
+
+def test_no_name_of_a_file_is_sent(ask, tmp_path):
+    path = tmp_path / "DOE^JANE 1961.png"
+    path.write_bytes(encoded(PATCH))
+    script = Script(segmented())
+    ask(script, lambda client: client.segment(path))
+    request = script.requests[0]
+    assert path.read_bytes() in request.content
+    assert b"DOE" not in request.content
+    assert "DOE" not in f"{request.url}{request.headers}"
+
+
+@pytest.mark.parametrize(("key", "sent"), [("k", "Bearer k"), (None, None)])
+def test_an_api_key_is_sent_where_one_is_given(ask, key, sent):
+    script = Script(segmented())
+    ask(script, segment, api_key=key)
+    assert script.requests[0].headers.get("Authorization") == sent
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_service_is_asked_again_when_it_said(ask, clock, status):
+    script = Script(problem(status, Retry_After="3"), problem(status, Retry_After="7"), segmented())
+    assert isinstance(ask(script, segment), Segmentation)
+    assert clock.waits == [3, 7]
+    assert all(request.content.count(b"\x89PNG") == 1 for request in script.requests)
+
+
+def test_a_date_to_come_back_is_taken_by_the_services_own_clock(ask, clock):
+    busy = problem(503, Retry_After="Wed, 21 Oct 2015 07:28:09 GMT", Date="Wed, 21 Oct 2015 07:28:00 GMT")
+    assert isinstance(ask(Script(busy, segmented()), segment), Segmentation)
+    assert clock.waits == [9]
+
+
+@pytest.mark.parametrize("said", ["soon", "-5", "1.5", ""])
+def test_without_a_time_to_come_back_waits_double(ask, clock, said):
+    script = Script(*[problem(503, Retry_After=said) for _ in range(5)])
+    with pytest.raises(Busy) as raised:
+        ask(script, segment)
+    assert raised.value.retry_after_seconds is None
+    assert len(clock.waits) == 4
+    for number, wait in enumerate(clock.waits):
+        assert 0.25 * 2**number <= wait <= 0.5 * 2**number
+
+
+def test_a_time_to_come_back_past_the_deadline_ends_the_call_at_once(ask, clock):
+    script = Script(problem(429, Retry_After="31"))
+    with pytest.raises(Busy) as raised:
+        ask(script, segment, deadline_seconds=30)
+    assert raised.value.retry_after_seconds == 31
+    assert not clock.waits
+
+
+def test_each_try_may_last_as_long_as_is_left(ask):
+    script = Script(problem(429, Retry_After="20"), segmented())
+    ask(script, segment, deadline_seconds=30)
+    timeouts = [request.extensions["timeout"] for request in script.requests]
+    assert [timeout["read"] for timeout in timeouts] == [30, 10]
+    assert [timeout["connect"] for timeout in timeouts] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError("no"), httpx.ConnectTimeout("no"), httpx.ReadError("no"), httpx.WriteError("no")]
+)
+def test_a_lost_connection_is_tried_again(ask, clock, error):
+    assert isinstance(ask(Script(error, segmented()), segment), Segmentation)
+    assert len(clock.waits) == 1
+
+
+def test_a_service_that_stays_away_is_given_up(ask, clock):
+    script = Script(*[httpx.ConnectError("refused") for _ in range(3)])
+    with pytest.raises(NoAnswer, match=r"tessera\.test.*refused") as raised:
+        ask(script, segment, retries=2)
+    assert isinstance(raised.value.__cause__, httpx.ConnectError)
+    assert len(clock.waits) == 2
+
+
+def test_an_answer_that_does_not_come_is_not_asked_for_twice(ask, clock):
+    with pytest.raises(NoAnswer, match="ReadTimeout"):
+        ask(Script(httpx.ReadTimeout("late")), segment)
+    assert not clock.waits
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, Rejected), (401, Unauthorized), (403, Unauthorized), (413, Rejected), (500, Failed), (504, Busy)],
+)
+def test_a_problem_is_raised_as_what_it_is(ask, clock, status, kind):
+    with pytest.raises(kind) as raised:
+        ask(Script(problem(status)), segment)
+    error = raised.value
+    assert type(error) is kind
+    assert (error.type, error.title, error.status, error.detail, error.request_id) == (
+        "urn:problem-type:tessera:x",
+        "Title",
+        status,
+        "what",
+        "r",
+    )
+    assert str(error) == "Title: what"
+    assert not clock.waits
+
+
+def test_a_proxys_page_is_a_failure_in_words(ask):
+    with pytest.raises(Failed, match="Bad Gateway: not said; a proxy may have answered") as raised:
+        ask(Script(httpx.Response(502, html="<h1>nginx</h1>")), segment)
+    assert raised.value.request_id is None
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"status_code": 200, "html": "<h1>Welcome</h1>"},
+        {"status_code": 200, "json": {"ok": True}},
+        {"status_code": 302},
+    ],
+)
+def test_another_service_is_told_apart(ask, what):
+    with pytest.raises(NotTessera):
+        ask(Script(httpx.Response(**what)), segment)
+
+
+def test_several_images_go_in_one_request_and_a_bad_one_has_its_problem(ask):
+    bad = json.loads(problem(422).content)
+    script = Script(httpx.Response(200, json={"results": [answer(FOUND), bad, answer(FOUND.T)]}))
+    first, second, third = ask(script, lambda client: client.segment_many(iter([PATCH, b"bad", PATCH])))
+    assert np.array_equal(first.class_map, FOUND)
+    assert np.array_equal(third.class_map, FOUND.T)
+    assert (type(second), second.status) == (Rejected, 422)
+    assert script.requests[0].content.count(b'name="file"') == 3
+
+
+def test_a_list_of_one_is_answered_as_a_list(ask):
+    assert [result.code for result in ask(Script(segmented()), lambda client: client.segment_many([PATCH]))] == ["T"]
+
+
+def test_no_image_needs_no_request():
+    with Client(URL, transport=httpx.MockTransport(Script())) as client:
+        assert client.segment_many([]) == []
+
+
+def test_outlines_are_asked_for_as_given(ask):
+    collection = {"type": "FeatureCollection", "features": []}
+    body = httpx.Response(200, content=json.dumps(collection), headers={"Content-Type": "application/geo+json"})
+    script = Script(body)
+    assert ask(script, lambda client: client.geojson(PATCH, x=10.0, y=20.0, downsample=4.0)) == collection
+    request = script.requests[0]
+    assert request.headers["Accept"] == "application/geo+json"
+    assert dict(request.url.params) == {"x": "10.0", "y": "20.0", "downsample": "4.0"}
+
+
+@pytest.mark.parametrize(("status", "is_ready"), [(200, True), (503, False)])
+def test_readiness_is_asked_once(ask, clock, status, is_ready):
+    script = Script(httpx.Response(status, json={"status": "any"}))
+    assert ask(script, lambda client: client.ready()) is is_ready
+    assert not clock.waits
+
+
+def test_both_clients_have_the_same_calls():
+    def calls(kind: type) -> dict[str, list[str]]:
+        public = {name: value for name, value in vars(kind).items() if inspect.isfunction(value) and name[0] != "_"}
+        return {
+            name.replace("aclose", "close"): list(inspect.signature(call).parameters) for name, call in public.items()
+        }
+
+    assert calls(Client) == calls(AsyncClient)
