@@ -1,0 +1,141 @@
+"""Who made a DICOM object, from what, and when: the same for the same input, so that the same bytes come out.
+
+A SOP Instance UID must never name two contents (PS3.5, section 9). UIDs are derived here from what a result depends
+on, and so nothing else in an object may change from run to run: times are the source's, not the clock's.
+"""
+
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from app.errors import TesseraError, UnsupportedImage
+from app.pathology.manifest import ModelManifest
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MANUFACTURER = "tessera"
+
+_NAMESPACE = uuid.UUID("c1c4ac4e-5c3f-5b0e-9d0b-7d2f5d3f8a61")
+_UTF_8 = "ISO_IR 192"
+_RESEARCH = ", research use only"
+_LONG_STRING = 64
+"""Characters in a value of representation LO (PS3.5, section 6.2)."""
+
+_TYPE_2 = ("PatientID", "PatientName", "AccessionNumber", "StudyID", "ReferringPhysicianName")
+"""What a source must have but may leave empty; metadata from an archive may lack it altogether."""
+_FORMS = {
+    "PatientBirthDate": r"\d{8}",
+    "PatientSex": r"[MFO]",
+    "StudyDate": r"\d{8}",
+    "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
+}
+"""The same, and what values look like; one that does not is left empty, since no object may repeat it."""
+_MOMENTS = (
+    ("ContentDate", "ContentTime"),
+    ("AcquisitionDateTime",),
+    ("SeriesDate", "SeriesTime"),
+    ("StudyDate", "StudyTime"),
+)
+_SERIES_NUMBERS = {"SEG": 901, "SR": 902}
+"""Beyond what scanners count to."""
+_UNKNOWN = datetime(1900, 1, 1)
+
+
+def derived_uid(*parts: str) -> str:
+    """Return a UID that depends on `parts` alone: a name-based UUID (RFC 9562, version 5) under 2.25 (PS3.5, B.2)."""
+    return f"2.25.{uuid.uuid5(_NAMESPACE, chr(10).join(parts)).int}"
+
+
+def series_uid(sources: Sequence["Dataset"], manifest: ModelManifest, modality: str) -> str:
+    """Return the Series Instance UID of a model's results of one modality for a source series; known beforehand."""
+    return derived_uid("series", modality, str(sources[0].SeriesInstanceUID), maker(manifest))
+
+
+def maker(manifest: ModelManifest) -> str:
+    """Return all that a result depends on beside its source: the model, its classes, and this version of tessera."""
+    return f"{MANUFACTURER} {version(MANUFACTURER)} {manifest.model_dump_json()}"
+
+
+def description(what: str, manifest: ModelManifest) -> str:
+    """Return a Series Description, cut to what one may hold."""
+    return f"{what} by {manifest.name} {manifest.version}"[: _LONG_STRING - len(_RESEARCH)] + _RESEARCH
+
+
+def moment(source: "Dataset") -> datetime:
+    """Return when the content of `source` was made, as far as it says; 1900 where it does not."""
+    for keywords in _MOMENTS:
+        text = "".join(str(source.get(keyword) or "") for keyword in keywords)
+        if found := re.match(r"(\d{8})(\d{6})?", text):
+            try:
+                return datetime.strptime(found[1] + (found[2] or "000000"), "%Y%m%d%H%M%S")
+            except ValueError:  # no such day: the next attribute may know better
+                continue
+    return _UNKNOWN
+
+
+def complete(source: "Dataset") -> "Dataset":
+    """Return `source` with what highdicom takes for granted: empty where it is missing or malformed."""
+    from pydicom import Dataset  # noqa: PLC0415
+
+    copy = Dataset()
+    copy.update(source)
+    for keyword in _TYPE_2:
+        if keyword not in copy:
+            setattr(copy, keyword, None)
+    for keyword, form in _FORMS.items():  # highdicom raises on such a value
+        if not re.fullmatch(form, str(copy.get(keyword) or "")):
+            setattr(copy, keyword, None)
+    return copy
+
+
+def instance(sources: Sequence["Dataset"], manifest: ModelManifest, what: str, modality: str) -> dict[str, Any]:
+    """Return highdicom's arguments that say who made an object: series, equipment, time, character set.
+
+    The device's serial number is the digest of the model file: it is what tells one device from another.
+    """
+    when = moment(sources[0])
+    return {
+        "series_instance_uid": series_uid(sources, manifest, modality),
+        "series_number": _SERIES_NUMBERS[modality],
+        "series_description": description(what, manifest),
+        "instance_number": 1,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": manifest.name,
+        "software_versions": (version(MANUFACTURER), manifest.version),
+        "device_serial_number": manifest.sha256,
+        "content_date": when.date(),
+        "content_time": when.time(),
+        "specific_character_set": _UTF_8,
+    }
+
+
+def settle(dataset: "Dataset", sources: Sequence["Dataset"]) -> None:
+    """Replace what highdicom took from the clock or from chance: creation times, dimension organization."""
+    from pydicom.valuerep import DA, DT, TM  # noqa: PLC0415
+
+    when = moment(sources[0])
+    dataset.InstanceCreationDate, dataset.InstanceCreationTime = DA(when.date()), TM(when.time())
+    dataset.ContributingEquipmentSequence[-1].ContributionDateTime = DT(when)
+    organization = derived_uid("dimensions", dataset.SOPInstanceUID)
+    for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+        for item in dataset.get(keyword, ()):
+            item.DimensionOrganizationUID = organization
+
+
+@contextmanager
+def repeating_the_source() -> Iterator[None]:
+    """Say in one line that a source cannot be repeated; what exactly is wrong with it may name a patient."""
+    try:
+        yield
+    except TesseraError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise UnsupportedImage(
+            "the DICOM image lacks, or has malformed, what a result repeats of its source: identifiers, patient and"
+            " study, and for a slide its frame of reference, orientation, origin and pixel spacing"
+        ) from None

@@ -1,0 +1,152 @@
+"""Class maps as DICOM Segmentation objects that archives keep and viewers draw.
+
+BINARY and sparse, uncompressed: what dicom-microscopy-viewer, and with it Slim and OHIF, renders right.
+Source: DICOM PS3.3, sections A.51 and C.8.20.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.imaging.dicom_packages import require_dicom
+from app.interop.dicom_codes import coding_of, concept, private_schemes
+from app.interop.dicom_identity import (
+    MANUFACTURER,
+    complete,
+    derived_uid,
+    instance,
+    maker,
+    repeating_the_source,
+    settle,
+)
+from app.pathology.arrays import ClassMap
+from app.pathology.classes import label_indices
+from app.pathology.manifest import ModelManifest
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_CONTENT_LABEL = "TISSUE_CLASSES"
+
+
+def segmentation_object(sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest) -> "Dataset":
+    """Return a Segmentation with a segment for each label class, numbered from 1 in list order.
+
+    A class that is absent is described all the same and has no frames, so that a number always means the same class.
+    Background is the absence of segments. Frames without a segment's pixels are left out; a map without any segment
+    keeps one empty frame, since an object has at least one. Patient and study are the source's. UIDs depend on the
+    source, the class map, the model and this version of tessera, dates and times are the source's: the same input
+    gives the same bytes.
+
+    Args:
+        sources: Headers of the instance that was segmented, and of any others of its level; from a file or from the
+            JSON of WADO-RS. Pixel data is not looked at.
+        class_map: (H, W) uint8, the size of the first source's total pixel matrix or frame.
+        manifest: The model that made the map.
+
+    Raises:
+        UnsupportedImage: A source lacks what the object must repeat.
+        ValueError: The class map is not of the source's size.
+        ExtraMissing: The packages that write DICOM are not installed.
+    """
+    require_dicom()
+    from highdicom.seg import Segmentation  # noqa: PLC0415
+
+    with repeating_the_source():
+        source = _placed(sources[0])
+        is_tiled = "TotalPixelMatrixRows" in source
+        shape = (
+            (source.TotalPixelMatrixRows, source.TotalPixelMatrixColumns) if is_tiled else (source.Rows, source.Columns)
+        )
+        uid = _instance_uid(sources, class_map, manifest)
+    if class_map.shape != shape:
+        raise ValueError(f"the class map has {class_map.shape} rows and columns, its source {shape}")
+    segments = _segments(class_map, manifest)
+    is_empty = not segments.any()
+    if is_empty:
+        segments[0, 0] = 1  # of an empty map highdicom would write every frame; this one is emptied again below
+    with repeating_the_source():
+        result: Dataset = Segmentation(
+            source_images=[source],
+            further_source_images=sources[1:],
+            pixel_array=segments,
+            segmentation_type="BINARY",
+            segment_descriptions=_descriptions(manifest, uid),
+            sop_instance_uid=uid,
+            tile_pixel_array=is_tiled,
+            content_label=_CONTENT_LABEL,
+            content_description="Tissue classes of an H&E image",
+            coding_schemes=private_schemes(manifest),
+            **instance(sources, manifest, "Tissue classes", "SEG"),
+        )
+        result.PatientOrientation = None  # type 2C, and highdicom leaves it out (PS3.3, section C.7.6.1)
+        settle(result, sources)
+    if is_empty:
+        result.PixelData = bytes(len(result.PixelData))
+    return result
+
+
+def _instance_uid(sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest) -> str:
+    """Return a UID for this very content: on another device the model may give another map of the same slide."""
+    origins = (str(source.SOPInstanceUID) for source in sources)
+    content = hashlib.sha256(np.ascontiguousarray(class_map).data).hexdigest()
+    return derived_uid("segmentation", *origins, maker(manifest), content)
+
+
+def _placed(source: "Dataset") -> "Dataset":
+    """Return the source as highdicom takes it, with what says where its frames lie, if they lie anywhere.
+
+    A single frame's centre and spacing do not place it by DICOM's rules, which ask for an orientation and a thickness
+    beside them; the reference to the source says where the map lies: on its pixels.
+    """
+    copy = complete(source)
+    if "TotalPixelMatrixRows" not in copy:
+        for keyword in ("ImageCenterPointCoordinatesSequence", "PixelSpacing"):
+            copy.pop(keyword, None)
+    return copy
+
+
+def _segments(class_map: ClassMap, manifest: ModelManifest) -> NDArray[np.uint8]:
+    """Return (H, W) uint8 with segment numbers, 0 for none."""
+    numbers = np.zeros(256, np.uint8)
+    labels = list(label_indices(manifest.classes))
+    numbers[labels] = np.arange(1, len(labels) + 1)
+    return numbers[class_map]
+
+
+def _descriptions(manifest: ModelManifest, instance_uid: str) -> list[Any]:
+    from highdicom import AlgorithmIdentificationSequence  # noqa: PLC0415
+    from highdicom.color import CIELabColor  # noqa: PLC0415
+    from highdicom.seg import SegmentDescription  # noqa: PLC0415
+    from pydicom.sr.codedict import codes  # noqa: PLC0415
+
+    algorithm = AlgorithmIdentificationSequence(
+        name=manifest.name,
+        family=codes.DCM.ArtificialIntelligence,
+        version=manifest.version,
+        source=f"{MANUFACTURER} {version(MANUFACTURER)}",
+        parameters={"model_sha256": manifest.sha256},
+    )
+    descriptions = []
+    for number, tissue in enumerate(manifest.label_classes, start=1):
+        coding = coding_of(tissue)
+        described = SegmentDescription(
+            segment_number=number,
+            segment_label=tissue.name,
+            segmented_property_category=concept(coding.category),
+            segmented_property_type=concept(coding.type),
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+            tracking_uid=derived_uid("segment", instance_uid, str(number)),
+            tracking_id=tissue.name,
+            display_color=CIELabColor.from_rgb(*tissue.color),
+        )
+        if coding.modifier is not None:
+            (kind,) = described.SegmentedPropertyTypeCodeSequence
+            kind.SegmentedPropertyTypeModifierCodeSequence = [concept(coding.modifier)]
+        descriptions.append(described)
+    return descriptions

@@ -1,0 +1,118 @@
+"""How much of an image each class fills, as a DICOM structured report that cites the segments.
+
+Source: DICOM PS3.16, templates TID 1500 (Measurement Report), 1411 (measurements of a segment) and 4019 (algorithm).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from app.imaging.dicom_packages import require_dicom
+from app.interop.dicom_codes import PIXEL_FRACTION, coding_of, concept, private_scheme
+from app.interop.dicom_identity import (
+    MANUFACTURER,
+    complete,
+    derived_uid,
+    instance,
+    maker,
+    repeating_the_source,
+    settle,
+)
+from app.pathology.classes import TissueClass, label_indices
+from app.pathology.manifest import ModelManifest
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+def measurement_report(
+    sources: Sequence["Dataset"], seg: "Dataset", fractions: Sequence[float], manifest: ModelManifest
+) -> "Dataset":
+    """Return a Comprehensive SR with a measurement group for each label class: its segment, and its share in percent.
+
+    Deterministic, as `dicom_seg.segmentation_object` is.
+
+    Args:
+        sources: Headers of the segmented instance, and of any others of its level.
+        seg: What `segmentation_object` returned for them.
+        fractions: The share of the pixels that each class of the manifest has, 0 to 1, background included.
+        manifest: The model.
+
+    Raises:
+        UnsupportedImage: A source lacks what the object must repeat.
+        ExtraMissing: The packages that write DICOM are not installed.
+    """
+    require_dicom()
+    from highdicom import sr  # noqa: PLC0415
+    from pydicom.sr.codedict import codes  # noqa: PLC0415
+
+    shares = [fractions[index] for index in label_indices(manifest.classes)]
+    measured = list(zip(seg.SegmentSequence, manifest.label_classes, shares, strict=True))
+    with repeating_the_source():
+        completed = [complete(source) for source in sources]
+        observer = sr.ObserverContext(
+            observer_type=codes.DCM.Device,
+            observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+                uid=derived_uid("device", maker(manifest)),
+                name=MANUFACTURER,
+                manufacturer_name=MANUFACTURER,
+                model_name=manifest.name,
+                serial_number=manifest.sha256,
+            ),
+        )
+        content = sr.MeasurementReport(
+            observation_context=sr.ObservationContext(observer_device_context=observer),
+            procedure_reported=codes.SCT.ImagingProcedure,
+            imaging_measurements=[
+                _group(sources, seg, segment, tissue, fraction, manifest) for segment, tissue, fraction in measured
+            ],
+            title=codes.DCM.ImagingMeasurementReport,
+            referenced_images=completed,
+        )
+        report: Dataset = sr.ComprehensiveSR(
+            evidence=[*completed, seg],
+            content=content,
+            sop_instance_uid=derived_uid("report", str(seg.SOPInstanceUID), *map(repr, fractions)),
+            is_complete=True,
+            coding_schemes=[private_scheme()],
+            **instance(sources, manifest, "Tissue fractions", "SR"),
+        )
+        settle(report, sources)
+    return report
+
+
+def _group(
+    sources: Sequence["Dataset"],
+    seg: "Dataset",
+    segment: "Dataset",
+    tissue: TissueClass,
+    fraction: float,
+    manifest: ModelManifest,
+) -> Any:
+    from highdicom import sr  # noqa: PLC0415
+    from pydicom.sr.codedict import codes  # noqa: PLC0415
+
+    coding = coding_of(tissue)
+    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
+        # Named here and not by frames, of which an absent class has none and a slide's class too many to list.
+        referenced_segment=sr.ReferencedSegment(
+            seg.SOPClassUID,
+            seg.SOPInstanceUID,
+            segment.SegmentNumber,
+            source_images=[
+                sr.SourceImageForSegmentation(source.SOPClassUID, source.SOPInstanceUID) for source in sources
+            ],
+        ),
+        finding_category=concept(coding.category),
+        finding_type=concept(coding.type),
+        algorithm_id=sr.AlgorithmIdentification(
+            name=manifest.name,
+            version=manifest.version,
+            parameters=[f"model_sha256={manifest.sha256}"],
+            family=codes.DCM.ArtificialIntelligence,
+            manufacturer=MANUFACTURER,
+        ),
+        measurements=[
+            sr.Measurement(name=concept(PIXEL_FRACTION), value=round(100 * fraction, 4), unit=codes.UCUM.Percent)
+        ],
+    )

@@ -1,0 +1,217 @@
+"""One uploaded DICOM instance to (H, W, 3) uint8 RGB, with guards on form, size and content.
+
+A tiled whole-slide instance becomes its total pixel matrix, any other image its frame. What the header states is
+checked before a pixel is decoded, and the header itself is bounded. No attribute's value enters a message or a log.
+Source: DICOM PS3.3, sections A.32.8 (VL Whole Slide Microscopy) and C.8.12.4 (its image module), and PS3.10, section 7.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from app.errors import ImageTooLarge, OutOfMemory, TesseraError, UnreadableImage, UnsupportedImage
+from app.imaging.dicom_packages import require_dicom
+from app.pathology.arrays import RgbImage
+from app.pathology.geometry import Size
+from app.slides.dicom_frames import frames, to_rgb
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MEDIA_TYPE = "application/dicom"
+
+_GLASS = 255
+"""What a sparse slide shows where it has no tile."""
+_TILE_FLOOR_PX = 1024
+_MOST_HEADER_BYTES = 8 * 2**20
+"""All that precedes the pixels: each element of 8 bytes costs some 300 in memory."""
+_MOST_FRAMES = 2**16
+_PIXEL_GROUP, _PIXEL_DATA = 0x7FE00000, 0x7FE00010
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether `data` begins as a DICOM file does (PS3.10, section 7.1)."""
+    return data[128:132] == b"DICM"
+
+
+def header(data: bytes) -> "Dataset":
+    """Return the attributes of an image that precede its pixels.
+
+    Raises:
+        UnsupportedImage, UnreadableImage, ExtraMissing: As `decode` does.
+    """
+    with _guarded():
+        return _header(data)
+
+
+def read_size(data: bytes, max_side_px: int) -> Size:
+    """Return the size that the header states; no pixel is decoded.
+
+    Raises:
+        UnsupportedImage, ImageTooLarge, UnreadableImage, ExtraMissing: As `decode` does.
+    """
+    with _guarded():
+        return _checked_size(_header(data), max_side_px)
+
+
+def decode(data: bytes, max_side_px: int) -> RgbImage:
+    """Decode one instance: the total pixel matrix of a slide's level, or a single frame.
+
+    Args:
+        data: A DICOM file of a VL Whole Slide Microscopy, VL Microscopic, VL Slide-Coordinates Microscopic, VL
+            Photographic or Secondary Capture image; uncompressed, RLE, JPEG baseline or JPEG 2000.
+        max_side_px: The longest side allowed.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        UnsupportedImage: Another kind of object or encoding, several frames, focal planes or optical paths.
+        ImageTooLarge: A side is longer than `max_side_px`.
+        UnreadableImage: The content is truncated or damaged.
+        OutOfMemory: There is no memory to decode it now.
+        ExtraMissing: The packages that read DICOM are not installed.
+    """
+    with _guarded():
+        size = _checked_size(_header(data), max_side_px)
+        dataset = _parsed(BytesIO(data), after=_PIXEL_DATA)
+        if "PixelData" not in dataset:
+            raise UnreadableImage("the DICOM image has no pixels, or its file is truncated")
+        convert = to_rgb(dataset)
+        image = np.full((size.height_px, size.width_px, 3), _GLASS, np.uint8)
+        for (x, y), frame in zip(_places(dataset, size), frames(dataset), strict=True):
+            tile = convert(frame)[: size.height_px - y, : size.width_px - x]
+            image[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+        return image
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    require_dicom()
+    try:
+        yield
+    except TesseraError:
+        raise
+    except MemoryError:
+        raise OutOfMemory("there is no memory to decode this image now; try again later") from None
+    except Exception:  # pydicom raises whatever damaged bytes lead it to  # noqa: BLE001
+        # Without its cause: the messages of pydicom's errors quote values.
+        raise UnreadableImage("the DICOM file is truncated or damaged and does not decode") from None
+
+
+def _parsed(file: BytesIO, after: int) -> "Dataset":
+    """Return the elements up to the first one whose tag is greater than `after`."""
+    from pydicom import uid  # noqa: PLC0415
+    from pydicom.filereader import read_dataset, read_partial, read_preamble  # noqa: PLC0415
+
+    accepted = (
+        uid.ImplicitVRLittleEndian,
+        uid.ExplicitVRLittleEndian,
+        uid.RLELossless,
+        uid.JPEGBaseline8Bit,
+        uid.JPEG2000Lossless,
+        uid.JPEG2000,
+    )
+    read_preamble(file, force=False)
+    # Looked at first: pydicom would inflate a deflated file of any size to find its first element.
+    meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != 2)
+    if meta.TransferSyntaxUID not in accepted:
+        raise UnsupportedImage(
+            "the DICOM file's transfer syntax is not read; send it uncompressed, as RLE, JPEG baseline or JPEG 2000"
+        )
+    file.seek(0)
+    return read_partial(file, stop_when=lambda tag, *_: tag > after)
+
+
+def _header(data: bytes) -> "Dataset":
+    from pydicom import uid  # noqa: PLC0415
+
+    if not is_dicom(data):
+        raise UnsupportedImage("not a DICOM file: it has no DICM at byte 128")
+    beginning = BytesIO(data[:_MOST_HEADER_BYTES])
+    dataset = _parsed(beginning, after=_PIXEL_GROUP)
+    if len(data) > _MOST_HEADER_BYTES and not beginning.read(1):
+        raise UnreadableImage(f"the DICOM file has more than {_MOST_HEADER_BYTES // 2**20} MiB before its pixels")
+    if dataset.SOPClassUID not in (
+        uid.VLWholeSlideMicroscopyImageStorage,
+        uid.VLMicroscopicImageStorage,
+        uid.VLSlideCoordinatesMicroscopicImageStorage,
+        uid.VLPhotographicImageStorage,
+        uid.SecondaryCaptureImageStorage,
+        uid.MultiFrameTrueColorSecondaryCaptureImageStorage,
+    ):
+        raise UnsupportedImage(
+            "the DICOM object is not an image that is read; send a VL Whole Slide Microscopy, another VL microscopic,"
+            " a VL Photographic or a Secondary Capture image"
+        )
+    return dataset
+
+
+def _checked_size(dataset: "Dataset", max_side_px: int) -> Size:
+    """Return the size of the image, everything that it could cost within bounds."""
+    frame = Size(int(dataset.Columns), int(dataset.Rows))
+    tiled = _is_tiled(dataset)
+    size = Size(int(dataset.TotalPixelMatrixColumns), int(dataset.TotalPixelMatrixRows)) if tiled else frame
+    if max(size.width_px, size.height_px) > max_side_px:
+        raise ImageTooLarge(
+            f"the image is {size}; each side may have at most {max_side_px} px;"
+            " a whole slide is segmented by `tessera dicomweb segment`"
+        )
+    if max(frame.width_px, frame.height_px) > max(max_side_px, _TILE_FLOOR_PX):
+        raise ImageTooLarge(f"the image's tiles are {frame}; each side may have at most {max_side_px} px")
+    count = _frame_count(dataset)
+    if not tiled and count != 1:
+        raise UnsupportedImage(f"the DICOM image has {count} frames; send one frame, or a tiled whole slide image")
+    needed = -(-size.width_px // frame.width_px) * -(-size.height_px // frame.height_px)
+    if count > needed:
+        raise UnsupportedImage(
+            f"the DICOM image has {count} frames where {needed} cover it; send an instance of one focal plane and"
+            " one optical path, without overlaps"
+        )
+    if count > _MOST_FRAMES:
+        raise ImageTooLarge(f"the DICOM image has {count} frames; at most {_MOST_FRAMES} are read")
+    return size
+
+
+def _is_tiled(dataset: "Dataset") -> bool:
+    return "TotalPixelMatrixColumns" in dataset
+
+
+def _frame_count(dataset: "Dataset") -> int:
+    return int(dataset.get("NumberOfFrames") or 1)
+
+
+def _places(dataset: "Dataset", size: Size) -> list[tuple[int, int]]:
+    """Return (x, y) of each frame's top left corner in the image, in px from 0, in the order of the frames."""
+    if not _is_tiled(dataset):
+        return [(0, 0)]
+    if dataset.get("DimensionOrganizationType") == "TILED_FULL":
+        # Frames run along the rows, then down (PS3.3, section C.7.6.17.3).
+        places = [
+            (x, y)
+            for y in range(0, size.height_px, int(dataset.Rows))
+            for x in range(0, size.width_px, int(dataset.Columns))
+        ]
+    else:
+        places = [_position(item) for item in dataset.PerFrameFunctionalGroupsSequence]
+        if len(set(places)) < len(places):
+            raise UnsupportedImage("two frames of the slide lie in one place; send an instance of one focal plane")
+    if len(places) != _frame_count(dataset):
+        raise UnreadableImage(
+            "the DICOM image has more or fewer frames than its header places; send the whole instance"
+        )
+    if any(x not in range(size.width_px) or y not in range(size.height_px) for x, y in places):
+        raise UnreadableImage("a tile of the DICOM image lies outside of its total pixel matrix")
+    return places
+
+
+def _position(item: Any) -> tuple[int, int]:
+    """Return a frame's place from its item of the functional groups, where it counts from 1 (PS3.3, C.8.12.6.1)."""
+    position = item.PlanePositionSlideSequence[0]
+    return (
+        int(position.ColumnPositionInTotalImagePixelMatrix) - 1,
+        int(position.RowPositionInTotalImagePixelMatrix) - 1,
+    )

@@ -1,0 +1,142 @@
+"""The frames of one DICOM instance: what an encoded frame may cost, and its stored values as RGB.
+
+Decoding itself is pydicom's. Source: DICOM PS3.3, section C.7.6.3 (Image Pixel), and PS3.5, annexes A.4 and G (RLE).
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.errors import UnreadableImage, UnsupportedImage
+from app.imaging.structure import check_structure
+from app.pathology.arrays import RgbImage
+from app.pathology.geometry import Size
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_PALETTE = "PALETTE COLOR"
+_RLE_HEADER = struct.Struct("<16L")
+_SLACK_BYTES = 2**16
+"""What an encoded frame may hold beside its pixels: a colour profile, comments."""
+
+
+def frames(dataset: "Dataset") -> Iterator[NDArray[Any]]:
+    """Decode the frames one at a time, in their stored order, colours as RGB.
+
+    Raises:
+        UnreadableImage: An encoded frame would decode to more than the header states.
+        Exception: Whatever pydicom raises on damaged pixels.
+    """
+    from pydicom.pixels.utils import iter_pixels  # noqa: PLC0415
+
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        _check_encoded(dataset)
+    return iter_pixels(dataset, allow_excess_frames=False)
+
+
+def to_rgb(dataset: "Dataset") -> Callable[[NDArray[Any]], RgbImage]:
+    """Return what turns a frame of `dataset`, (H, W) or (H, W, 3), into (H, W, 3) uint8.
+
+    Grey is repeated, MONOCHROME1 counts from white, more than 8 bits are scaled; windows and colour profiles are not
+    applied, as with any other upload.
+
+    Raises:
+        UnsupportedImage: The pixels are of another kind.
+    """
+    kind = str(dataset.PhotometricInterpretation)
+    stored = int(dataset.BitsStored)
+    if int(dataset.BitsAllocated) not in (8, 16) or not 8 <= stored <= 16 or int(dataset.PixelRepresentation):
+        raise UnsupportedImage("the DICOM image's pixels are not unsigned numbers of 8 to 16 bits; send such an image")
+    if kind == _PALETTE:
+        return _palette(dataset)
+    if kind not in (*_GREY, *_COLOUR) or int(dataset.SamplesPerPixel) != (1 if kind in _GREY else 3):
+        raise UnsupportedImage("the DICOM image is in colours that are not read; send RGB, YBR, greyscale or a palette")
+    table = _eight_bits(stored)
+    if kind == "MONOCHROME1":
+        table = 255 - table
+
+    def convert(frame: NDArray[Any]) -> RgbImage:
+        pixels: RgbImage = table[frame]
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., np.newaxis], 3, axis=2)
+        return pixels
+
+    return convert
+
+
+def _eight_bits(bits: int) -> NDArray[np.uint8]:
+    """Return (65536,) uint8: what each value of `bits` bits is in 8."""
+    top = 2**bits - 1
+    values = np.minimum(np.arange(2**16, dtype=np.uint32), top)
+    table: NDArray[np.uint8] = ((values * 255 + top // 2) // top).astype(np.uint8)
+    return table
+
+
+def _palette(dataset: "Dataset") -> Callable[[NDArray[Any]], RgbImage]:
+    from pydicom.pixels.processing import apply_color_lut  # noqa: PLC0415
+
+    # A segmented table of a few bytes expands to as many entries as it likes (PS3.3, section C.7.9.2).
+    if "RedPaletteColorLookupTableData" not in dataset:
+        raise UnsupportedImage("the DICOM image's palette is missing or segmented; send RGB")
+
+    def convert(frame: NDArray[Any]) -> RgbImage:
+        coloured = apply_color_lut(frame, dataset)[..., :3]
+        rgb: RgbImage = _eight_bits(8 * coloured.itemsize)[coloured]
+        return rgb
+
+    return convert
+
+
+def _check_encoded(dataset: "Dataset") -> None:
+    """Refuse frames that decode to another size than the header's, which decoders would allocate all the same."""
+    from pydicom.encaps import generate_frames  # noqa: PLC0415
+    from pydicom.pixels.utils import as_pixel_options  # noqa: PLC0415
+    from pydicom.uid import RLELossless  # noqa: PLC0415
+
+    options = as_pixel_options(dataset)
+    size = Size(int(dataset.Columns), int(dataset.Rows))
+    decoded_bytes = size.pixels * int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated) // 8
+    is_rle = dataset.file_meta.TransferSyntaxUID == RLELossless
+    most_bytes = 2 * decoded_bytes + _SLACK_BYTES
+    for encoded in generate_frames(
+        dataset.PixelData,
+        number_of_frames=options["number_of_frames"],
+        extended_offsets=options.get("extended_offsets"),
+    ):
+        if len(encoded) > most_bytes:  # offset tables may make each frame as long as the file
+            matches = False
+        elif is_rle:
+            matches = _rle_decoded_bytes(encoded) <= decoded_bytes + _RLE_HEADER.size
+        else:
+            check_structure(encoded)
+            with Image.open(BytesIO(encoded), formats=("JPEG", "JPEG2000")) as image:
+                matches = image.size == (size.width_px, size.height_px)
+        if not matches:
+            raise UnreadableImage("a frame of the DICOM image is not of the size that its header states")
+
+
+def _rle_decoded_bytes(encoded: bytes) -> int:
+    """Return how many bytes the segments of an RLE frame decode to: up to 64 times its own."""
+    segments, *offsets = _RLE_HEADER.unpack_from(encoded)
+    borders = [*offsets[:segments], len(encoded)]
+    decoded = 0
+    for begin, end in pairwise(borders):
+        position = begin
+        while position < min(end, len(encoded)):
+            control = encoded[position]
+            if control < 128:
+                decoded += control + 1
+                position += control + 2
+            else:
+                decoded += (257 - control) % 129  # 128 does nothing
+                position += 1 if control == 128 else 2
+    return decoded

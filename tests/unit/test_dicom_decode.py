@@ -1,0 +1,311 @@
+import logging
+import subprocess
+import sys
+import traceback
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+from pydicom import Dataset, uid
+from pydicom.encaps import encapsulate
+
+from app.errors import ExtraMissing, ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage
+from app.pathology.geometry import Size
+from app.slides import dicom
+from tests.conftest import ROOT
+from tests.dicom_sources import CANARY, file_of, microscopic, secondary_capture, whole_slide
+from tests.pictures import encoded, noise, plain
+from tests.slides import cmu1
+
+LIMIT = 4096
+IMAGE = noise(100, 70)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.RLELossless])
+def test_a_tiled_slide_is_its_total_pixel_matrix(sparse, syntax):
+    data = file_of(whole_slide(IMAGE, tile=32, sparse=sparse, syntax=syntax))
+    assert np.array_equal(dicom.decode(data, LIMIT), IMAGE)
+    assert dicom.read_size(data, LIMIT) == Size(100, 70)
+
+
+def test_jpeg_2000_comes_back_to_the_pixel():
+    data = file_of(whole_slide(IMAGE, tile=32, syntax=uid.JPEG2000Lossless))
+    assert np.array_equal(dicom.decode(data, LIMIT), IMAGE)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_jpeg_tiles_have_the_right_colours(sparse):
+    tissue = cmu1(300, 200)
+    pixels = dicom.decode(file_of(whole_slide(tissue, sparse=sparse, syntax=uid.JPEGBaseline8Bit)), LIMIT)
+    difference = np.abs(pixels.astype(int) - tissue)
+    assert difference.mean() < 2
+    assert difference.max() < 20
+
+
+@pytest.mark.parametrize("stated", ["YBR_FULL_422", "RGB"])
+def test_jpegs_own_colours_win_over_a_header_that_contradicts_them(stated):
+    color = (200, 60, 120)
+    jpegs = {
+        "YBR_FULL_422": encoded(plain(color, 16, 16), "JPEG", quality=100, keep_rgb=True),
+        "RGB": encoded(plain(color, 16, 16), "JPEG", quality=100),
+    }
+    slide = whole_slide(plain(color, 16, 16), tile=16, syntax=uid.JPEGBaseline8Bit)
+    slide.PhotometricInterpretation = stated
+    slide.PixelData = encapsulate([jpegs[stated]])
+    assert np.abs(dicom.decode(file_of(slide), LIMIT).astype(int) - color).max() <= 3
+
+
+def test_where_a_sparse_slide_has_no_tile_there_is_glass():
+    pixels = dicom.decode(file_of(whole_slide(IMAGE, tile=32, sparse=True, skip=[5])), LIMIT)
+    assert (pixels[32:64, 32:64] == 255).all()
+    assert np.array_equal(pixels[:32], IMAGE[:32])
+
+
+@pytest.mark.parametrize("on_slide", [False, True])
+def test_a_field_is_its_frame(on_slide):
+    assert np.array_equal(dicom.decode(file_of(microscopic(IMAGE, on_slide=on_slide)), LIMIT), IMAGE)
+
+
+def test_a_secondary_capture_is_its_frame():
+    assert np.array_equal(dicom.decode(file_of(secondary_capture(IMAGE)), LIMIT), IMAGE)
+
+
+def test_uncompressed_ybr_is_converted():
+    white, red = (255, 128, 128), (76, 85, 255)
+    capture = secondary_capture(np.array([[white, red]], np.uint8), PhotometricInterpretation="YBR_FULL")
+    assert np.abs(dicom.decode(file_of(capture), LIMIT).astype(int) - [[(255, 255, 255), (254, 0, 0)]]).max() <= 2
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("MONOCHROME2", [0, 128, 255]), ("MONOCHROME1", [255, 127, 0])])
+def test_sixteen_bit_grey_may_count_from_black_or_from_white(kind, expected):
+    capture = secondary_capture(np.array([[0, 32768, 65535]], np.uint16), PhotometricInterpretation=kind)
+    assert dicom.decode(file_of(capture), LIMIT)[0].tolist() == [[value] * 3 for value in expected]
+
+
+def test_twelve_bits_are_scaled_to_eight():
+    capture = secondary_capture(np.array([[0, 4095]], np.uint16), BitsStored=12, HighBit=11)
+    assert dicom.decode(file_of(capture), LIMIT)[0, :, 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("<u2", 16), ("u1", 8)])
+def test_a_palette_gives_its_colours(dtype, bits):
+    capture = secondary_capture(np.array([[0, 1, 1]], np.uint8), PhotometricInterpretation="PALETTE COLOR")
+    top = 2**bits - 1
+    for name, values in {"Red": (0, top), "Green": (top, 0), "Blue": (0, 0)}.items():
+        setattr(capture, f"{name}PaletteColorLookupTableDescriptor", [2, 0, bits])
+        setattr(capture, f"{name}PaletteColorLookupTableData", np.array(values, dtype).tobytes())
+    assert dicom.decode(file_of(capture), LIMIT)[0].tolist() == [[0, 255, 0], [255, 0, 0], [255, 0, 0]]
+
+
+def test_a_segmented_palette_is_refused_for_it_may_expand_without_end():
+    capture = secondary_capture(np.zeros((1, 2), np.uint8), PhotometricInterpretation="PALETTE COLOR")
+    capture.SegmentedRedPaletteColorLookupTableData = b"\1\0\xff\xff\0\0"
+    with pytest.raises(UnsupportedImage, match="palette"):
+        dicom.decode(file_of(capture), LIMIT)
+
+
+def test_the_header_comes_without_pixels():
+    header = dicom.header(file_of(whole_slide(IMAGE)))
+    assert header.PatientName == CANARY
+    assert "PixelData" not in header
+
+
+def test_what_begins_as_a_dicom_file_is_one():
+    assert dicom.is_dicom(file_of(secondary_capture(IMAGE)))
+    assert not dicom.is_dicom(encoded(IMAGE))
+    assert not dicom.is_dicom(b"")
+
+
+def test_the_longest_side_is_allowed_and_one_more_points_to_the_command_for_slides():
+    data = file_of(whole_slide(IMAGE))
+    assert dicom.decode(data, 100).shape == (70, 100, 3)
+    with pytest.raises(ImageTooLarge, match=r"100x70 px; .* at most 99 px; .*`tessera dicomweb segment`"):
+        dicom.read_size(data, 99)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"TotalPixelMatrixColumns": 2**31, "TotalPixelMatrixRows": 2**31}, "each side may have at most"),
+        ({"Rows": 60_000, "Columns": 60_000}, "tiles are 60000x60000 px"),
+        ({"Rows": 4000, "Columns": 4000, "NumberOfFrames": 1}, "damaged|not of the size"),
+        ({"Rows": 1, "Columns": 1, "NumberOfFrames": 2**16 + 1, "TotalPixelMatrixRows": 4096}, "frames; at most 65536"),
+        ({"NumberOfFrames": 2**31 - 1}, "2147483647 frames where 4 cover it"),
+    ],
+)
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEGBaseline8Bit])
+def test_a_header_that_lies_allocates_nothing(attributes, words, syntax):
+    data = file_of(whole_slide(plain((1, 2, 3), 100, 70), syntax=syntax, **attributes))
+    dicom.header(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises((ImageTooLarge, UnsupportedImage, UnreadableImage), match=words):
+            dicom.decode(data, LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 60 * 2**20  # the largest image that may be
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEG2000Lossless])
+def test_a_frame_larger_than_its_header_says_is_refused_before_it_is_decoded(syntax):
+    slide = whole_slide(plain((1, 2, 3), 64, 64), syntax=syntax)
+    form = "JPEG" if syntax == uid.JPEGBaseline8Bit else "JPEG2000"
+    slide.PixelData = encapsulate([encoded(plain((1, 2, 3), 2000, 2000), form)])
+    with pytest.raises(UnreadableImage, match="size that its header states"):
+        dicom.decode(file_of(slide), LIMIT)
+
+
+def test_an_rle_frame_that_expands_beyond_its_header_is_refused_before_it_is_decoded():
+    slide = whole_slide(plain((1, 2, 3), 64, 64), syntax=uid.RLELossless)
+    bomb = b"\x81\0" * 10_000  # 2 bytes that become 128
+    offsets = [3, 64, 64 + len(bomb), 64 + 2 * len(bomb)]
+    slide.PixelData = encapsulate([np.array(offsets + [0] * 12, "<u4").tobytes() + bomb * 3])
+    with pytest.raises(UnreadableImage, match="size that its header states"):
+        dicom.decode(file_of(slide), LIMIT)
+
+
+def test_a_frame_far_longer_than_its_pixels_is_refused_before_it_is_looked_at():
+    slide = whole_slide(plain((1, 2, 3), 64, 64), syntax=uid.JPEGBaseline8Bit)
+    slide.PixelData = encapsulate([encoded(plain((1, 2, 3), 64, 64), "JPEG") + bytes(200_000)])
+    with pytest.raises(UnreadableImage, match="size that its header states"):
+        dicom.decode(file_of(slide), LIMIT)
+
+
+def test_a_jpeg_frame_of_endlessly_many_scans_is_refused():
+    whole = encoded(plain((1, 2, 3), 64, 64), "JPEG", progressive=True)
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    slide = whole_slide(plain((1, 2, 3), 64, 64), syntax=uid.JPEGBaseline8Bit)
+    slide.PixelData = encapsulate([whole[:-2] + scan * 101 + whole[-2:]])
+    with pytest.raises(UnreadableImage, match="scans"):
+        dicom.decode(file_of(slide), LIMIT)
+
+
+def test_a_deflated_file_is_refused_before_it_is_inflated():
+    capture = secondary_capture(IMAGE)
+    capture.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    with pytest.raises(UnsupportedImage, match="transfer syntax"):
+        dicom.decode(file_of(capture), LIMIT)
+
+
+def test_an_endless_header_is_not_parsed():
+    capture = secondary_capture(IMAGE)
+    capture.ICCProfile = bytes(9 * 2**20)
+    with pytest.raises(UnreadableImage, match="more than 8 MiB before its pixels"):
+        dicom.read_size(file_of(capture), LIMIT)
+
+
+def test_pixels_may_be_longer_than_a_header():
+    data = file_of(secondary_capture(plain((1, 2, 3), 2000, 2000)))
+    assert dicom.header(data).Rows == 2000
+
+
+@pytest.mark.parametrize(
+    ("slide", "words"),
+    [
+        (whole_slide(IMAGE, NumberOfFrames=12), "12 frames where 4 cover it; .* one focal plane"),
+        (whole_slide(IMAGE, NumberOfFrames=3), "more or fewer frames"),
+        (microscopic(IMAGE, NumberOfFrames=2), "2 frames; send one frame"),
+        (secondary_capture(IMAGE, PhotometricInterpretation="HSV"), "colours that are not read"),
+        (secondary_capture(IMAGE, PixelRepresentation=1), "8 to 16 bits"),
+    ],
+)
+def test_what_is_not_one_picture_in_known_colours_is_refused(slide, words):
+    with pytest.raises((UnsupportedImage, UnreadableImage), match=words):
+        dicom.decode(file_of(slide), LIMIT)
+
+
+def test_two_tiles_in_one_place_are_refused():
+    slide = whole_slide(IMAGE, sparse=True)
+    groups = slide.PerFrameFunctionalGroupsSequence
+    groups[1].PlanePositionSlideSequence = groups[0].PlanePositionSlideSequence
+    with pytest.raises(UnsupportedImage, match="lie in one place"):
+        dicom.decode(file_of(slide), LIMIT)
+
+
+def test_a_tile_outside_of_the_slide_is_refused():
+    slide = whole_slide(IMAGE, sparse=True)
+    position = slide.PerFrameFunctionalGroupsSequence[0].PlanePositionSlideSequence[0]
+    position.ColumnPositionInTotalImagePixelMatrix = -5
+    with pytest.raises(UnreadableImage, match="outside"):
+        dicom.decode(file_of(slide), LIMIT)
+
+
+@pytest.mark.parametrize("sop_class", [uid.SegmentationStorage, uid.ComprehensiveSRStorage, uid.CTImageStorage])
+def test_other_objects_are_refused(sop_class):
+    with pytest.raises(UnsupportedImage, match="send a VL Whole Slide Microscopy"):
+        dicom.decode(file_of(secondary_capture(IMAGE, SOPClassUID=sop_class)), LIMIT)
+
+
+def test_an_image_without_pixels_is_refused():
+    capture = secondary_capture(IMAGE)
+    del capture.PixelData
+    with pytest.raises(UnreadableImage, match="no pixels"):
+        dicom.decode(file_of(capture), LIMIT)
+
+
+@pytest.mark.parametrize("data", [b"", b"DICM", bytes(200), encoded(IMAGE)])
+def test_other_files_are_refused(data):
+    with pytest.raises(UnsupportedImage, match="not a DICOM file"):
+        dicom.decode(data, LIMIT)
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEGBaseline8Bit, uid.RLELossless])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.95])
+def test_a_truncated_file_is_unreadable(syntax, share):
+    whole = file_of(whole_slide(IMAGE, tile=32, syntax=syntax))
+    with pytest.raises(UnreadableImage):
+        dicom.decode(whole[: int(len(whole) * share)], LIMIT)
+
+
+def malformed() -> list[Dataset]:
+    """Images with a canary where a number, a date or a known word belongs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        capture = secondary_capture(IMAGE, PatientBirthDate=CANARY, SpecificCharacterSet=CANARY, PatientSex=CANARY)
+        return [
+            capture,
+            secondary_capture(IMAGE, PhotometricInterpretation=CANARY),
+            whole_slide(IMAGE, DimensionOrganizationType=CANARY),
+            whole_slide(IMAGE, SOPClassUID=CANARY),
+        ]
+
+
+def test_no_attributes_value_reaches_a_message_a_log_or_a_warning(caplog, capfd, recwarn):
+    caplog.set_level(logging.DEBUG)
+    files = [file_of(dataset) for dataset in malformed()]
+    rows = file_of(secondary_capture(IMAGE)).replace(b"\x28\x00\x10\x00US\x02\x00", b"\x28\x00\x10\x00LO\x02\x00")
+    count = file_of(secondary_capture(IMAGE, NumberOfFrames=1234567890)).replace(b"1234567890", CANARY[:10].encode())
+    recwarn.clear()
+    refused = []
+    for data in [*files, rows, count, files[0][:900]]:
+        try:
+            dicom.header(data)
+            dicom.decode(data, LIMIT)
+        except ImageRejected as error:
+            refused.append("".join(traceback.format_exception(error)))
+    assert len(refused) >= 5
+    told = "".join([*refused, caplog.text, *capfd.readouterr(), *(str(warning.message) for warning in recwarn)])
+    assert "CANARY" not in told
+
+
+def test_no_memory_is_said_and_may_pass(monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("app.slides.dicom._places", fail)
+    with pytest.raises(OutOfMemory):
+        dicom.decode(file_of(secondary_capture(IMAGE)), LIMIT)
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setattr("app.imaging.dicom_packages.find_spec", lambda _: None)
+    with pytest.raises(ExtraMissing, match="DICOM needs the extra 'dicom'"):
+        dicom.decode(b"", LIMIT)
+
+
+def test_the_modules_import_without_the_extra():
+    modules = "app.slides.dicom, app.interop.dicom_seg, app.interop.dicom_sr, app.interop.dicom_file"
+    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in ('pydicom', 'highdicom')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

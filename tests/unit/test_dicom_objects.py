@@ -1,0 +1,317 @@
+import logging
+import traceback
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.data import get_charset_files
+from pydicom.uid import UID, ComprehensiveSRStorage, SegmentationStorage
+
+from app.errors import ExtraMissing, UnsupportedImage
+from app.interop.dicom_file import to_bytes
+from app.interop.dicom_identity import moment, series_uid
+from app.interop.dicom_seg import segmentation_object
+from app.interop.dicom_sr import measurement_report
+from app.pathology.arrays import ClassMap
+from app.pathology.classes import TissueClass
+from app.pathology.manifest import ModelManifest
+from app.slides import dicom
+from tests.dicom_sources import CANARY, as_metadata, header_of, microscopic, secondary_capture, whole_slide
+from tests.fakes import classes_of, manifest
+from tests.pictures import quarters
+
+IMAGE = quarters(150, 110)
+CLASS_MAP = classes_of(IMAGE)
+FRACTIONS = tuple(float((index == CLASS_MAP).mean()) for index in range(4))
+SLIDE, FIELD = whole_slide(IMAGE), microscopic(IMAGE)
+MODEL = manifest()
+
+
+def segmented(source: Dataset, class_map: ClassMap = CLASS_MAP, model: ModelManifest = MODEL) -> Dataset:
+    return segmentation_object([header_of(source)], class_map, model)
+
+
+def reported(source: Dataset, model: ModelManifest = MODEL) -> Dataset:
+    header = header_of(source)
+    return measurement_report([header], segmentation_object([header], CLASS_MAP, model), FRACTIONS, model)
+
+
+def numbers_in(seg: Dataset) -> set[int]:
+    """Return the segment numbers that have frames."""
+    return {
+        int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        for group in seg.PerFrameFunctionalGroupsSequence
+    }
+
+
+def test_a_slides_segmentation_is_what_viewers_draw():
+    seg = segmented(SLIDE)
+    assert seg.SOPClassUID == SegmentationStorage
+    assert seg.SegmentationType == "BINARY"
+    assert seg.DimensionOrganizationType == "TILED_SPARSE"
+    assert (seg.TotalPixelMatrixColumns, seg.TotalPixelMatrixRows) == (150, 110)
+    assert (seg.Columns, seg.Rows) == (SLIDE.Columns, SLIDE.Rows)
+    assert not seg.file_meta.TransferSyntaxUID.is_compressed
+    for keyword in ("FrameOfReferenceUID", "ImageOrientationSlide", "TotalPixelMatrixOriginSequence"):
+        assert seg[keyword].value == SLIDE[keyword].value
+    assert seg.NumberOfFrames == 2 + 2 + 4  # tiles that tumor, stroma and normal touch; none for background
+
+
+def test_segments_carry_codes_colours_and_the_algorithm():
+    tumor, stroma, normal = segmented(SLIDE).SegmentSequence
+    assert [segment.SegmentNumber for segment in (tumor, stroma, normal)] == [1, 2, 3]
+    assert [segment.SegmentLabel for segment in (tumor, stroma, normal)] == ["tumor", "stroma", "normal"]
+    kinds = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in (tumor, stroma, normal)]
+    assert [kind.CodeValue for kind in kinds] == ["108369006", "21793004", "39607008"]
+    assert kinds[2].SegmentedPropertyTypeModifierCodeSequence[0].CodeValue == "17621005"
+    assert tumor.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+    assert [segment.RecommendedDisplayCIELabValue for segment in (tumor, stroma, normal)] == [
+        [17935, 35240, 22354],
+        [31234, 22700, 46167],
+        [46224, 39504, 52270],
+    ]
+    (algorithm,) = tumor.SegmentationAlgorithmIdentificationSequence
+    assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (MODEL.name, MODEL.version)
+    assert algorithm.AlgorithmParameters == f"model_sha256={MODEL.sha256}"
+    assert tumor.SegmentAlgorithmType == "AUTOMATIC"
+
+
+def test_an_object_says_who_made_it_and_that_it_is_for_research():
+    for made in (segmented(SLIDE), reported(SLIDE)):
+        assert (made.Manufacturer, made.ManufacturerModelName) == ("tessera", MODEL.name)
+        assert made.DeviceSerialNumber == MODEL.sha256
+        assert made.SoftwareVersions[1] == MODEL.version
+        assert made.SeriesDescription.endswith("research use only")
+
+
+def test_a_long_name_is_cut_and_the_warning_is_not():
+    model = MODEL.model_copy(update={"name": "n" * 64, "version": "1" * 64})
+    description = segmented(SLIDE, model=model).SeriesDescription
+    assert len(description) == 64
+    assert description.endswith(", research use only")
+
+
+@pytest.mark.parametrize("made", [segmented(SLIDE), segmented(FIELD), reported(SLIDE)])
+def test_patient_and_study_are_the_sources(made):
+    source = SLIDE if made.StudyInstanceUID == SLIDE.StudyInstanceUID else FIELD
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
+        assert made[keyword].value == source[keyword].value
+    assert made.SeriesInstanceUID != source.SeriesInstanceUID
+
+
+@pytest.mark.parametrize("form", [header_of, as_metadata])
+def test_names_keep_their_letters(form):
+    source = form(SLIDE)
+    seg = segmentation_object([source], CLASS_MAP, MODEL)
+    for made in (seg, measurement_report([source], seg, FRACTIONS, MODEL)):
+        written = dcmread(BytesIO(to_bytes(made)))
+        assert written.SpecificCharacterSet == "ISO_IR 192"
+        assert written.ReferringPhysicianName == "Müller^Ängström"
+
+
+@pytest.mark.parametrize("name", ["chrArab", "chrH31", "chrH32", "chrI2", "chrRuss", "chrX1", "chrX2"])
+def test_names_in_any_character_set_arrive(name):
+    (path,) = get_charset_files(f"{name}.dcm")
+    data = Path(path).read_bytes()
+    seg = segmentation_object([dicom.header(data)], np.zeros((32, 32), np.uint8), MODEL)
+    assert dcmread(BytesIO(to_bytes(seg))).PatientName == dcmread(path).PatientName
+
+
+def test_an_object_refers_to_its_source():
+    seg = segmented(SLIDE)
+    assert seg.SourceImageSequence[0].ReferencedSOPInstanceUID == SLIDE.SOPInstanceUID
+    (series,) = seg.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == SLIDE.SeriesInstanceUID
+
+
+@pytest.mark.parametrize("form", [header_of, as_metadata])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_slides_segmentation_comes_back_to_the_pixel(form, sparse, tmp_path):
+    seg = segmentation_object([form(whole_slide(IMAGE, sparse=sparse))], CLASS_MAP, MODEL)
+    path = tmp_path / "seg.dcm"
+    path.write_bytes(to_bytes(seg))
+    numbers = hd.seg.segread(path).get_total_pixel_matrix(combine_segments=True)
+    assert np.array_equal(numbers, np.array([1, 2, 3, 0])[CLASS_MAP])
+
+
+@pytest.mark.parametrize("form", [header_of, as_metadata])
+@pytest.mark.parametrize(
+    "source", [FIELD, microscopic(IMAGE, on_slide=True), secondary_capture(IMAGE)], ids=["field", "on_slide", "capture"]
+)
+def test_a_single_frames_segmentation_comes_back_to_the_pixel(form, source, tmp_path):
+    path = tmp_path / "seg.dcm"
+    path.write_bytes(to_bytes(segmentation_object([form(source)], CLASS_MAP, MODEL)))
+    (numbers,) = hd.seg.segread(path).get_pixels_by_source_instance([source.SOPInstanceUID], combine_segments=True)
+    assert np.array_equal(numbers, np.array([1, 2, 3, 0])[CLASS_MAP])
+
+
+@pytest.mark.parametrize("source", [SLIDE, FIELD])
+def test_an_absent_class_keeps_its_number_and_has_no_frame(source):
+    without_stroma = np.where(CLASS_MAP == 1, 3, CLASS_MAP).astype(np.uint8)
+    seg = segmented(source, without_stroma)
+    assert [segment.SegmentNumber for segment in seg.SegmentSequence] == [1, 2, 3]
+    assert numbers_in(seg) == {1, 3}
+
+
+@pytest.mark.parametrize("source", [SLIDE, FIELD])
+def test_a_map_of_background_alone_is_one_empty_frame(source):
+    seg = segmented(source, np.full_like(CLASS_MAP, 3))
+    assert seg.NumberOfFrames == 1
+    assert not any(seg.PixelData)
+    assert len(seg.SegmentSequence) == 3
+
+
+def test_a_class_without_codes_gets_a_private_one_that_its_name_decides():
+    gland, other = (TissueClass(name="gland", letter="G", color=(1, 2, 3)), MODEL.classes[3])
+    model = MODEL.model_copy(update={"classes": (gland, other), "label_thresholds": (0.5,)})
+    seg = segmented(SLIDE, np.where(CLASS_MAP == 3, 1, 0).astype(np.uint8), model)
+    (kind,) = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence
+    assert (kind.CodingSchemeDesignator, kind.CodeMeaning) == ("99TESSERA", "gland")
+    assert len(kind.CodeValue) <= 16
+    assert seg.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99TESSERA"
+    assert "CodingSchemeIdentificationSequence" not in segmented(SLIDE)
+
+
+def test_background_anywhere_in_the_list_is_no_segment():
+    classes = (MODEL.classes[3], *MODEL.classes[:3])
+    seg = segmented(
+        SLIDE, np.roll(np.arange(4, dtype=np.uint8), -1)[CLASS_MAP], MODEL.model_copy(update={"classes": classes})
+    )
+    assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["tumor", "stroma", "normal"]
+    assert seg.PixelData == segmented(SLIDE).PixelData
+
+
+@pytest.mark.parametrize("make", [segmented, reported])
+@pytest.mark.parametrize("source", [SLIDE, FIELD])
+def test_the_same_input_gives_the_same_bytes(make, source):
+    assert to_bytes(make(source)) == to_bytes(make(source))
+
+
+def test_uids_are_valid_distinct_and_follow_source_map_and_model():
+    changed = MODEL.model_copy(update={"sha256": "1" * 64})
+    recoloured = (MODEL.classes[0].model_copy(update={"color": (9, 9, 9)}), *MODEL.classes[1:])
+    seg, report = segmented(SLIDE), reported(SLIDE)
+    uids = [
+        seg.SOPInstanceUID,
+        seg.SeriesInstanceUID,
+        seg.DimensionOrganizationSequence[0].DimensionOrganizationUID,
+        *(segment.TrackingUID for segment in seg.SegmentSequence),
+        report.SOPInstanceUID,
+        report.SeriesInstanceUID,
+        segmented(whole_slide(IMAGE, name="other")).SOPInstanceUID,
+        segmented(SLIDE, CLASS_MAP[::-1]).SOPInstanceUID,
+        segmented(SLIDE, model=changed).SOPInstanceUID,
+        segmented(SLIDE, model=changed).SeriesInstanceUID,
+        segmented(SLIDE, model=MODEL.model_copy(update={"classes": recoloured})).SOPInstanceUID,
+    ]
+    assert len(set(uids)) == len(uids)
+    assert all(UID(uid).is_valid and uid.startswith("2.25.") for uid in uids)
+
+
+def test_the_results_series_is_known_before_the_slide_is_segmented():
+    header = header_of(SLIDE)
+    assert series_uid([header], MODEL, "SEG") == segmented(SLIDE, CLASS_MAP[::-1]).SeriesInstanceUID
+
+
+def test_a_class_map_of_another_size_is_a_mistake():
+    with pytest.raises(ValueError, match=r"\(110, 149\) rows and columns, its source \(110, 150\)"):
+        segmented(SLIDE, CLASS_MAP[:, :149])
+
+
+def test_times_are_the_sources():
+    for made in (segmented(SLIDE), reported(SLIDE)):
+        assert f"{made.ContentDate} {made.ContentTime}" == "20200102 030405"
+        assert f"{made.InstanceCreationDate} {made.InstanceCreationTime}" == "20200102 030405"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"ContentDate": "20200102", "ContentTime": "030405.678"}, datetime(2020, 1, 2, 3, 4, 5)),
+        ({"ContentDate": "20200102"}, datetime(2020, 1, 2)),
+        ({"AcquisitionDateTime": "20200102030405+0100", "StudyDate": "20190101"}, datetime(2020, 1, 2, 3, 4, 5)),
+        ({"ContentDate": "20201399", "StudyDate": "20190101"}, datetime(2019, 1, 1)),
+        ({}, datetime(1900, 1, 1)),
+    ],
+)
+def test_the_moment_is_the_first_that_the_source_knows(attributes, expected):
+    source = Dataset()
+    for keyword, value in attributes.items():
+        setattr(source, keyword, value)
+    assert moment(source) == expected
+
+
+def test_a_report_gives_each_segments_share_in_percent():
+    report = reported(SLIDE)
+    assert report.SOPClassUID == ComprehensiveSRStorage
+    seg = segmented(SLIDE)
+    groups = hd.sr.srread(BytesIO(to_bytes(report))).content.get_volumetric_roi_measurement_groups()
+    assert len(groups) == 3
+    for number, group in enumerate(groups, start=1):
+        (measurement,) = group.get_measurements()
+        assert measurement.value == pytest.approx(100 * FRACTIONS[number - 1], abs=1e-4)
+        assert measurement.unit.value == "%"
+        segment = group.referenced_segment
+        assert segment.referenced_sop_instance_uid == seg.SOPInstanceUID
+        assert segment.referenced_segment_numbers == [number]
+        assert group.tracking_identifier == MODEL.classes[number - 1].name
+        assert group.tracking_uid == seg.SegmentSequence[number - 1].TrackingUID
+        assert group.finding_type.value == MODEL.classes[number - 1].coding.type.value
+
+
+def test_a_report_cites_source_and_segmentation_as_evidence():
+    evidence = {uid for _, _, uid, _ in reported(SLIDE).get_evidence()}
+    assert evidence == {SLIDE.SOPInstanceUID, segmented(SLIDE).SOPInstanceUID}
+
+
+def test_metadata_that_lacks_what_may_be_empty_is_enough():
+    source = as_metadata(SLIDE)
+    for keyword in ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyTime"):
+        del source[keyword]
+    assert not segmentation_object([source], CLASS_MAP, MODEL).PatientBirthDate
+    assert "PatientSex" not in source
+
+
+def test_malformed_dates_and_sex_are_left_empty():
+    source = header_of(SLIDE)
+    source.PatientBirthDate, source.PatientSex, source.StudyTime = "1950", "unknown", "noon"
+    seg = segmentation_object([source], CLASS_MAP, MODEL)
+    assert not seg.PatientBirthDate
+    assert not seg.PatientSex
+    assert not seg.StudyTime
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPClassUID", "FrameOfReferenceUID", "ImageOrientationSlide"])
+def test_a_source_that_cannot_be_repeated_is_refused_without_its_values(keyword):
+    source = header_of(SLIDE)
+    del source[keyword]
+    with pytest.raises(UnsupportedImage, match="repeats of its source") as refused:
+        segmentation_object([source], CLASS_MAP, MODEL)
+    assert "CANARY" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_making_objects_tells_nothing_of_the_patient(caplog, capfd, recwarn):
+    caplog.set_level(logging.DEBUG)
+    source = header_of(SLIDE)
+    source.PatientName = CANARY.replace("^", "=") + "=" + "x" * 70  # highdicom warns of such a name, and quotes it
+    seg = segmentation_object([source], CLASS_MAP, MODEL)
+    to_bytes(measurement_report([source], seg, FRACTIONS, MODEL))
+    told = "".join([caplog.text, *capfd.readouterr(), *(str(warning.message) for warning in recwarn)])
+    assert "CANARY" not in told
+    assert SLIDE.SOPInstanceUID not in told
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    seg = segmented(SLIDE)
+    monkeypatch.setattr("app.imaging.dicom_packages.find_spec", lambda _: None)
+    for make in (
+        lambda: segmentation_object([], CLASS_MAP, MODEL),
+        lambda: measurement_report([], seg, FRACTIONS, MODEL),
+        lambda: to_bytes(seg),
+    ):
+        with pytest.raises(ExtraMissing, match="DICOM needs the extra 'dicom'"):
+            make()
