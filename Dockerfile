@@ -2,6 +2,7 @@
 #
 #   docker build -t tessera:cpu .
 #   docker build -t tessera:cuda --build-arg DEVICE=cuda .
+#   docker build -t tessera:integrations --build-arg EXTRAS=integrations .        (DICOM, archives, Sectra)
 #   docker run --rm --read-only --stop-timeout 40 -p 127.0.0.1:8000:8000 tessera:cpu
 #   docker run --rm --read-only --stop-timeout 40 -p 127.0.0.1:8000:8000 --gpus all tessera:cuda
 #
@@ -23,13 +24,20 @@ RUN python -m venv /tools \
 
 # Dependencies before the sources: a change of code leaves this, by far the largest layer, as it is.
 # ONNX Runtime's Linux packages always hold its GPU providers, 285 MB that an image for a CPU has no use for.
-COPY requirements/serve.txt requirements/cuda.txt /src/requirements/
+ARG EXTRAS=
+COPY requirements/serve.txt requirements/cuda.txt requirements/integrations.txt /src/requirements/
 RUN case "${DEVICE}" in \
         cpu) locked=serve.txt ;; \
         cuda) locked=cuda.txt ;; \
         *) echo "DEVICE is cpu or cuda, not '${DEVICE}'" >&2; exit 1 ;; \
     esac \
-    && /tools/bin/pip --python /venv/bin/python install --require-hashes -r "/src/requirements/${locked}" \
+    && case "${EXTRAS}" in \
+        ''|integrations) ;; \
+        *) echo "EXTRAS is integrations or nothing, not '${EXTRAS}'" >&2; exit 1 ;; \
+    esac \
+    && for name in "${locked}" ${EXTRAS:+"${EXTRAS}.txt"}; do \
+        /tools/bin/pip --python /venv/bin/python install --require-hashes -r "/src/requirements/${name}" || exit 1; \
+    done \
     && if [ "${DEVICE}" = cpu ]; then \
         rm -f /venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so \
             /venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_tensorrt.so; \
@@ -46,8 +54,10 @@ RUN /tools/bin/pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /
 
 FROM ${PYTHON_IMAGE}
 # A fixed, numeric user: an orchestrator can tell that it is not root, and volumes can be given to it by number.
+# Its folder is for a volume on which `dicomweb watch` remembers; the service itself writes nothing.
 RUN groupadd --gid 10001 tessera \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tessera
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tessera \
+    && install --directory --owner=tessera --group=tessera /var/lib/tessera
 
 COPY --from=build /venv /venv
 COPY --from=build /project/venv /venv

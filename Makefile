@@ -70,4 +70,4 @@ lock: setup-dev ## Resolve the locked versions anew
 	$(LOCK) --upgrade --no-annotate $(CUDA) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) demo-out build dist *.egg-info
+	rm -rf $(VENV) demo-out build dist *.egg-info docker/pacs/viewer/node_modules
