@@ -7,6 +7,7 @@ TesseraError
 │   ├── ImageTooLarge           more pixels than the service accepts
 │   ├── TooManyRegions          its class map cannot be answered as polygons
 │   ├── SlideUnreadable         a slide, or what holds it, does not give its pixels
+│   ├── AreaOutside             an area of a slide that holds none of its pixels
 │   ├── NotASlide               a series of an archive that is no pyramid of a slide
 │   └── SeriesNotFound          an archive holds no such series
 ├── NotServed                 nothing is wrong with the image, try again later
@@ -14,9 +15,11 @@ TesseraError
 │   ├── DeadlineExceeded        the answer was not ready in time
 │   ├── OutOfMemory             there is no memory for it now
 │   ├── ModelNotReady           the model is not loaded, or the service is stopping
+│   ├── OrderCancelled          the user took the order back
 │   ├── ArchiveUnavailable      the archive cannot be reached, or does not answer now
 │   └── ArchiveDenied           the archive does not accept the credentials
 ├── ArchiveRefused            the archive answers that it will not do this
+├── CallbackRefused           an order names an address to which nothing is sent
 ├── InferenceFailed           the model failed on this image
 ├── ExtraMissing              installed without the packages that this needs
 └── StartupError              the service must not start
@@ -55,6 +58,10 @@ class SlideUnreadable(ImageRejected):
     """A slide, or the archive that holds it, does not give its pixels."""
 
 
+class AreaOutside(ImageRejected):
+    """An area of a slide holds none of its pixels."""
+
+
 class NotASlide(ImageRejected):
     """A series of an archive holds no pyramid of a slide: a label, an overview, or no microscopy at all."""
 
@@ -91,6 +98,10 @@ class ModelNotReady(NotServed):
     """The model is not loaded yet, or the service is stopping."""
 
 
+class OrderCancelled(NotServed):
+    """The user took the order back."""
+
+
 class ArchiveUnavailable(NotServed):
     """The archive cannot be reached, is not trusted, or says that it does not answer now."""
 
@@ -101,6 +112,10 @@ class ArchiveDenied(NotServed):
 
 class ArchiveRefused(TesseraError):
     """The archive answers that it will not do this, or something that it should not answer."""
+
+
+class CallbackRefused(TesseraError):
+    """An order names an address that the administrator did not allow, or in a way that is no address."""
 
 
 class InferenceFailed(TesseraError):

@@ -1,10 +1,10 @@
 """Composition root of the service: settings in, application out."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
@@ -12,12 +12,14 @@ from app.api import operations, problems, segment
 from app.api.dependencies import Service
 from app.api.middleware import RequestScope
 from app.api.uploads import UploadLimits
+from app.errors import ExtraMissing
 from app.inference.segmenter import Segmenter, load_segmenter
 from app.segmentation.admission import Admission
 from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.workers import Workers
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
+from app.viewer import page
 
 
 def create_app(settings: Settings | None = None, segmenter: Segmenter | None = None) -> FastAPI:
@@ -29,6 +31,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
 
     Raises:
         StartupError: The bundle or the device cannot be used.
+        ExtraMissing: Sectra's call-backs are allowed, and the packages for them are not installed.
     """
     settings = settings or Settings()
     metrics = Metrics(CollectorRegistry())
@@ -42,7 +45,7 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         workers = Workers(settings.cores, metrics)
         await model.start()
-        app.state.service = Service(
+        app.state.service = service = Service(
             segmenter=model,
             patches=PatchSegmentation(model, workers, metrics, limits),
             admission=Admission(settings.queue_capacity, metrics),
@@ -52,7 +55,8 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
         )
         metrics.ready.set(1)
         try:
-            yield
+            async with _sectra_orders(app, settings, service, workers) if settings.sectra_hosts else nullcontext():
+                yield
         finally:
             metrics.ready.set(0)
             await model.close()
@@ -72,4 +76,35 @@ def create_app(settings: Settings | None = None, segmenter: Segmenter | None = N
     problems.install(app, metrics)
     app.include_router(segment.router)
     app.include_router(operations.router)
+    app.include_router(page.router)
+    if settings.sectra_hosts:
+        app.include_router(_sectra_router())
     return app
+
+
+def _sectra_router() -> APIRouter:
+    try:
+        from app.api import sectra  # noqa: PLC0415  it imports an extra's packages
+    except ModuleNotFoundError as error:
+        raise ExtraMissing("Sectra", "sectra") from error
+    return sectra.router
+
+
+@asynccontextmanager
+async def _sectra_orders(app: FastAPI, settings: Settings, service: Service, workers: Workers) -> AsyncIterator[None]:
+    """Take Sectra's orders for the length of the block."""
+    from app.segmentation.sectra import SectraOptions, SectraOrders  # noqa: PLC0415
+
+    options = SectraOptions(
+        ordered_on=settings.sectra_input,
+        hosts=tuple(host.strip() for host in settings.sectra_hosts.split(",")),
+        pixels=settings.sectra_max_pixels,
+        area_seconds=settings.request_timeout,
+        slide_seconds=settings.sectra_slide_timeout,
+    )
+    orders = SectraOrders(service.segmenter, workers, service.admission, service.metrics, options, app.version)
+    app.state.sectra = orders
+    try:
+        yield
+    finally:
+        await orders.close()

@@ -4,13 +4,15 @@ The flags, their help and docs/configuration.md are made from this class.
 """
 
 import os
+import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundle"
+_HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 def available_cores() -> int:
@@ -25,7 +27,11 @@ def available_cores() -> int:
 
 def unknown_variables() -> list[str]:
     """Return the environment's `TESSERA_...` variables that set nothing: most likely, misspelt ones."""
-    known = {f"TESSERA_{name.upper()}" for name in Settings.model_fields}
+    known = {
+        f"{kind.model_config['env_prefix']}{name.upper()}"
+        for kind in (Settings, ArchiveSettings)
+        for name in kind.model_fields
+    }
     return sorted(name for name in os.environ if name.startswith("TESSERA_") and name not in known)
 
 
@@ -54,8 +60,31 @@ class Settings(BaseSettings):
     )
     max_files: int = Field(default=64, ge=1, description="Most files in one request.")
     max_upload_bytes: int = Field(default=64 * 2**20, ge=1, description="Most bytes in one request's body.")
+    sectra_hosts: str = Field(
+        default="",
+        description="Hosts of Sectra's call-backs, as host or host:port, separated by commas; none: no /sectra/hook.",
+    )
+    sectra_input: Literal["taggedPolygon", "multiArea", "wholeSlide"] = Field(
+        default="taggedPolygon", description="What Sectra's users order on: a drawn area, several, or the whole slide."
+    )
+    sectra_max_pixels: int = Field(
+        default=4096**2, ge=1, description="Most pixels of an area that Sectra orders, and of all of them at one time."
+    )
+    sectra_slide_timeout: float = Field(
+        default=600.0, gt=0, description="Seconds for a whole slide that Sectra orders; areas have the request's."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["json", "text"] = Field(default="text", description="One JSON object a line, or text.")
+
+    @field_validator("sectra_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        for entry in filter(None, map(str.strip, value.split(","))):
+            if not _HOST.fullmatch(entry):
+                raise ValueError(
+                    f"{entry} is neither host nor host:port, as in pathology.example or pathology.example:8443"
+                )
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -65,4 +94,39 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"--max-pixels-at-once ({self.max_pixels_at_once}) must hold one patch of --max-side-px squared"
             )
+        return self
+
+
+class ArchiveSettings(BaseSettings):
+    """How to reach a DICOMweb archive; credentials come from the environment alone, never from a command line."""
+
+    model_config = SettingsConfigDict(env_prefix="TESSERA_DICOMWEB_", frozen=True, extra="forbid")
+
+    hosts: Annotated[frozenset[str], NoDecode] = Field(
+        default=frozenset(), description="Host names that the archive may have, separated by commas."
+    )
+    allow_http: bool = Field(
+        default=False, description="Also speak plain HTTP to a host other than this machine, in a network you trust."
+    )
+    ca_bundle: Path | None = Field(
+        default=None, description="File of the certificates to trust, PEM; by default those of the certifi package."
+    )
+    timeout: float = Field(default=30.0, gt=0, description="Seconds to wait for the archive to send something.")
+    token: SecretStr | None = Field(default=None, description="Bearer token for the archive.")
+    username: str | None = Field(default=None, description="User name for the archive (HTTP Basic).")
+    password: SecretStr | None = Field(default=None, description="Password for the archive (HTTP Basic).")
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("TESSERA_DICOMWEB_USERNAME and TESSERA_DICOMWEB_PASSWORD come together")
+        if self.token is not None and self.username is not None:
+            raise ValueError("give TESSERA_DICOMWEB_TOKEN, or a user name and password, not both")
+        if self.ca_bundle is not None and not self.ca_bundle.is_file():
+            raise ValueError(f"{self.ca_bundle} is no file of certificates")
         return self

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from app.cli.options import setting_options, settings_of
-from app.errors import StartupError
+from app.errors import ExtraMissing, StartupError
 from app.settings import unknown_variables
 from app.telemetry import logging
 
@@ -27,6 +27,6 @@ def serve(**given: Any) -> None:
     try:
         listener = bind(settings.host, settings.port)
         app = create_app(settings)
-    except StartupError as error:
+    except (StartupError, ExtraMissing) as error:
         raise click.ClickException(str(error)) from error
     run(app, listener, settings.request_timeout)

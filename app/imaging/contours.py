@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rasterio import features
 
 from app.errors import TooManyRegions
+from app.imaging.gdal import GDAL
 from app.pathology.arrays import ClassMap, ConfidenceMap
 
 MAX_REGIONS = 20_000
@@ -45,8 +46,8 @@ def polygonise(
     """Return the regions of the classes in `keep`, in raster order of their first pixels.
 
     Regions smaller than `min_area_px` are merged into their largest neighbour, so that no gaps arise; those that have
-    only small neighbours stay (GDAL's sieve). The tolerance is
-    lowered, to 0 if need be, until every polygon is valid and each class keeps its area but for `MAX_AREA_CHANGE`.
+    only small neighbours stay (GDAL's sieve). The tolerance is lowered, to 0 if need be, until every polygon is valid
+    and each class keeps its area but for `MAX_AREA_CHANGE`.
 
     Args:
         class_map: (H, W) uint8.
@@ -60,8 +61,10 @@ def polygonise(
     """
     threshold_px = min(min_area_px, class_map.size - 1)  # GDAL takes no more
     if threshold_px > 1:
-        class_map = features.sieve(class_map, threshold_px, connectivity=_EDGES_ONLY)
-    traced = list(islice(features.shapes(class_map, connectivity=_EDGES_ONLY), MAX_REGIONS + 1))
+        with GDAL:
+            class_map = features.sieve(class_map, threshold_px, connectivity=_EDGES_ONLY)
+    with GDAL:
+        traced = list(islice(features.shapes(class_map, connectivity=_EDGES_ONLY), MAX_REGIONS + 1))
     if len(traced) > MAX_REGIONS:
         raise TooManyRegions(
             f"the class map has more than {MAX_REGIONS} regions; merge the small ones, as with min_area=64"
@@ -107,8 +110,8 @@ def _simplified(exact: NDArray[np.object_], indices: NDArray[np.int_], tolerance
 
 def _mean_confidences(outlines: NDArray[np.object_], confidence: ConfidenceMap) -> NDArray[np.float64]:
     """Return the mean of (H, W) `confidence`, as 0 to 1, under each of the outlines, which cover it."""
-    regions = features.rasterize(
-        ((outline, number) for number, outline in enumerate(outlines)), out_shape=confidence.shape, dtype=np.int32
-    ).ravel()
+    numbered = ((outline, number) for number, outline in enumerate(outlines))
+    with GDAL:
+        regions = features.rasterize(numbered, out_shape=confidence.shape, dtype=np.int32).ravel()
     counts = np.bincount(regions, minlength=len(outlines))
     return np.bincount(regions, confidence.ravel(), len(outlines)) / counts / 255

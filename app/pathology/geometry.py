@@ -53,11 +53,11 @@ class Placement:
     """Where a patch lies on its slide.
 
     Attributes:
-        x: Of the patch's left edge, in the slide's full-resolution pixels.
-        y: Of its top edge.
+        x_px: Of the patch's left edge, in the slide's full-resolution pixels.
+        y_px: Of its top edge.
         downsample: Full-resolution pixels in one pixel of the patch, along a side.
     """
 
-    x: float = 0.0
-    y: float = 0.0
+    x_px: float = 0.0
+    y_px: float = 0.0
     downsample: float = 1.0

@@ -1,5 +1,7 @@
 """Polygons, whatever the class map: each rule that viewers put on them, and that nothing of the map is lost."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import shapely
 from hypothesis import given
@@ -115,3 +117,11 @@ def test_the_same_patch_has_the_same_ids_and_another_place_others(class_map, pla
     assert ids(place) == ids(place)
     elsewhere = Placement(place.x_px + 1, place.y_px, place.downsample)
     assert set(ids(place)).isdisjoint(ids(elsewhere))
+
+
+def test_threads_polygonise_without_disturbing_one_another():
+    """Rasterio swaps the process's warning filters while it works, so two threads at once let its warning out."""
+    class_map = np.arange(64, dtype=np.uint8).reshape(8, 8).repeat(8, 0).repeat(8, 1) % 4
+    with ThreadPoolExecutor(4) as threads:
+        counts = set(threads.map(lambda _: len(polygons_of(class_map, 1.5, 4)), range(400)))
+    assert len(counts) == 1

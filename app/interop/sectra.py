@@ -1,0 +1,231 @@
+"""Sectra's orders to areas of a slide, and tissue to Sectra's results.
+
+Follows the published SDK (github.com/sectra-medical/dpat_imageanalysisapi_sdk) in the schemas of PyPI's
+`sectra-image-analysis-api`. Coordinates are divided by the slide's width, y as well as x. Results are primitives, not
+patch collections: a tissue map is areas with borders, which a gallery of squares to sort cannot show.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import shapely
+from sectra_client.schemas import (
+    AdaptedResult,
+    CreateInvocation,
+    InputTemplate,
+    InputType,
+    Label,
+    MultiAreaInput,
+    Point,
+    Polygon,
+    Polyline,
+    PrimitiveItem,
+    PrimitiveResultContent,
+    Registration,
+    Result,
+    ResultData,
+    Style,
+    TaggedPolygonInput,
+    TaggedPolygonInputContent,
+)
+
+from app.errors import AreaOutside
+from app.imaging.contours import TissuePolygon
+from app.pathology.geometry import Size
+from app.pathology.manifest import ModelManifest
+
+APPLICATION = "tessera"
+USE = "research use only"
+
+_AREA_COLOR = "#808080"
+_STROKE_PX = 2
+_FARTHEST = 1000
+_DIGITS = 8
+"""Of a coordinate: a hundredth of a pixel on the widest slides."""
+
+
+@dataclass(frozen=True, slots=True)
+class AreaTissue:
+    """What was found in one area that was ordered.
+
+    Attributes:
+        outline: The area, in px of the slide's finest level.
+        tissue: Its regions, likewise.
+        pixel_counts: Its pixels by class, at the resolution that the model saw.
+        um_per_px: That resolution, or None where the slide does not say.
+    """
+
+    outline: shapely.MultiPolygon
+    tissue: Sequence[TissuePolygon]
+    pixel_counts: Sequence[int]
+    um_per_px: float | None
+
+
+def registration(url: str, ordered_on: str) -> dict[str, Any]:
+    """Return what Sectra's configuration page asks for, to be called at `url`; `ordered_on` is an input type's name."""
+    input_type = InputType(ordered_on)
+    tags = TaggedPolygonInputContent(tags=[]) if input_type is InputType.TAGGED_POLYGON else None
+    known = Registration(
+        applicationId=APPLICATION,
+        displayName=f"Tissue map ({USE})",
+        manufacturer=APPLICATION,
+        url=url,
+        inputTemplate=InputTemplate(type=input_type, content=tags),
+    )
+    return _json(known)
+
+
+def ordered_polygons(order: CreateInvocation) -> list[Polygon] | None:
+    """Return the polygons that were drawn, or None for a whole slide."""
+    if isinstance(order.input, TaggedPolygonInput):
+        return [order.input.content.polygon]
+    if isinstance(order.input, MultiAreaInput):
+        return list(order.input.content.polygons)
+    return None
+
+
+def areas(order: CreateInvocation, slide: Size) -> list[shapely.MultiPolygon]:
+    """Return what was ordered, one by one, in px of the slide's finest level and cut off at its borders.
+
+    A line that was drawn across itself encloses all that it runs around.
+
+    Raises:
+        AreaOutside: One has no area on the slide, or there is none.
+    """
+    whole = shapely.box(0, 0, slide.width_px, slide.height_px)
+    drawn = ordered_polygons(order)
+    if drawn == []:
+        raise AreaOutside("the order has no area; draw one on the tissue")
+    return [shapely.MultiPolygon([whole])] if drawn is None else [_on_slide(each, slide, whole) for each in drawn]
+
+
+def _on_slide(polygon: Polygon, slide: Size, whole: shapely.Polygon) -> shapely.MultiPolygon:
+    points = [(point.x * slide.width_px, point.y * slide.width_px) for point in polygon.points]
+    farthest = _FARTHEST * slide.width_px
+    if len(points) < 3 or not all(abs(value) <= farthest for point in points for value in point):
+        raise AreaOutside(f"an area needs at least three points, none more than {_FARTHEST} slides' widths away")
+    cut = shapely.intersection(
+        shapely.make_valid(shapely.Polygon(points), method="structure", keep_collapsed=False), whole
+    )
+    area = shapely.MultiPolygon([part for part in shapely.get_parts(cut) if isinstance(part, shapely.Polygon)])
+    if area.is_empty:
+        raise AreaOutside("an area lies outside the slide or encloses nothing; draw it on the tissue")
+    return area
+
+
+def order_key(order: CreateInvocation) -> str:
+    """Return a digest of what was ordered on the slide: the same order always has the same."""
+    return hashlib.sha256(json.dumps(_json(order.input), sort_keys=True).encode()).hexdigest()
+
+
+def tissue_result(
+    order: CreateInvocation, found: Sequence[AreaTissue], slide: Size, manifest: ModelManifest, software_version: str
+) -> dict[str, Any]:
+    """Return a result: regions in the classes' colours, and for each area its outline and what it is made of."""
+    total = [sum(counts) for counts in zip(*(area.pixel_counts for area in found), strict=True)]
+    spacings = [area.um_per_px for area in found if area.um_per_px is not None]
+    items = [_outline_item(area, slide, manifest) for area in found] + _tissue_items(found, slide, manifest)
+    percentages = dict(zip((tissue.name for tissue in manifest.classes), _percent(total), strict=True))
+    properties = {
+        **percentages,
+        "model": f"{manifest.name} {manifest.version}",
+        "model SHA-256": manifest.sha256,
+        "um/px": f"{max(spacings):g}" if spacings else "unknown",
+        "use": USE,
+    }
+    return _result(order, _composition(total, manifest), properties, items, software_version)
+
+
+def message_result(order: CreateInvocation, message: str, slide: Size, software_version: str) -> dict[str, Any]:
+    """Return a result that says something in place of tissue: that it is on its way, or why it is not."""
+    text = f"{message} ({USE})"
+    top = Label(location=_point(0, 0, slide), label=text)
+    return _result(order, text, {"use": USE}, [PrimitiveItem(labels=[top])], software_version)
+
+
+def replacing(result: Mapping[str, Any], version_id: str) -> dict[str, Any]:
+    """Return `result` as what replaces the stored one of that version."""
+    return _json(AdaptedResult(**result, versionId=version_id))
+
+
+def _result(
+    order: CreateInvocation,
+    text: str,
+    properties: Mapping[str, str],
+    items: Sequence[PrimitiveItem],
+    software_version: str,
+) -> dict[str, Any]:
+    known = Result(
+        slideId=order.slideId,
+        displayResult=text,
+        displayProperties=dict(properties),
+        applicationVersion=software_version,
+        data=ResultData(context={"order": order_key(order)}, result=PrimitiveResultContent(content=list(items))),
+    )
+    return _json(known)
+
+
+def _tissue_items(found: Sequence[AreaTissue], slide: Size, manifest: ModelManifest) -> list[PrimitiveItem]:
+    """Return an item for each class that was found.
+
+    Sectra's polygons have no holes, so a hole's border is drawn as a line that closes: what lies within is not claimed
+    by an area of its own, and belongs to whatever is drawn there.
+    """
+    items = []
+    for index, tissue in enumerate(manifest.classes):
+        outlines = [region.outline for area in found for region in area.tissue if region.class_index == index]
+        if outlines:
+            items.append(
+                PrimitiveItem(
+                    style=_style("#{:02x}{:02x}{:02x}".format(*tissue.color)),
+                    polygons=[_polygon(outline.exterior, slide) for outline in outlines],
+                    polylines=[
+                        Polyline(points=_points(hole, slide)) for outline in outlines for hole in outline.interiors
+                    ],
+                )
+            )
+    return items
+
+
+def _outline_item(area: AreaTissue, slide: Size, manifest: ModelManifest) -> PrimitiveItem:
+    parts = area.outline.geoms
+    x, y = min((point for part in parts for point in part.exterior.coords), key=lambda point: (point[1], point[0]))
+    text = f"{_composition(area.pixel_counts, manifest)}; {manifest.name} {manifest.version}"
+    return PrimitiveItem(
+        style=_style(_AREA_COLOR),
+        polygons=[_polygon(part.exterior, slide) for part in parts],
+        labels=[Label(location=_point(x, y, slide), label=text)],
+    )
+
+
+def _composition(pixel_counts: Sequence[int], manifest: ModelManifest) -> str:
+    shares = zip((tissue.name for tissue in manifest.classes), _percent(pixel_counts), strict=True)
+    return f"{', '.join(f'{name} {share}' for name, share in shares)} ({USE})"
+
+
+def _percent(pixel_counts: Sequence[int]) -> list[str]:
+    return [f"{100 * count / sum(pixel_counts):.1f} %" for count in pixel_counts]
+
+
+def _style(color: str) -> Style:
+    return Style(strokeStyle=color, fillStyle=None, size=_STROKE_PX)
+
+
+def _polygon(ring: shapely.LinearRing, slide: Size) -> Polygon:
+    return Polygon(points=_points(ring, slide)[:-1])
+
+
+def _points(ring: shapely.LinearRing, slide: Size) -> list[Point]:
+    return [_point(x, y, slide) for x, y in shapely.get_coordinates(ring).tolist()]
+
+
+def _point(x_px: float, y_px: float, slide: Size) -> Point:
+    return Point(x=round(x_px / slide.width_px, _DIGITS), y=round(y_px / slide.width_px, _DIGITS))
+
+
+def _json(model: Any) -> dict[str, Any]:
+    known: dict[str, Any] = model.model_dump(mode="json")
+    return known

@@ -1,0 +1,133 @@
+"""One area of a slide of Sectra's: its tiles, segmented at the model's resolution, as regions of tissue."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from rasterio import features
+
+from app.errors import AreaOutside, ImageTooLarge, TooManyRegions
+from app.imaging.contours import TissuePolygon, polygonise
+from app.imaging.gdal import GDAL
+from app.inference.segmenter import Segmenter
+from app.interop.sectra import AreaTissue
+from app.pathology.arrays import RgbImage
+from app.pathology.classes import label_indices
+from app.pathology.composition import pixel_counts
+from app.pathology.geometry import Region, Size
+from app.pathology.manifest import ModelManifest
+from app.segmentation.budget import PixelBudget
+from app.segmentation.slide import choose_level
+from app.segmentation.windows import SegmentedArea, segment_windows
+from app.segmentation.workers import Workers
+from app.slides.slide import Level, Slide
+from app.telemetry.metrics import Metrics
+
+_TOLERANCE_PX = 2.0
+_LEAST_REGION_PX = 256
+"""Smaller regions join their neighbours; a nucleus at 0.25 um/px has about three times as many pixels."""
+_OUTSIDE = 255
+"""Stands for no class; a model has at most 255, counted from 0."""
+
+
+class AreaSegmentation:
+    """Segments areas of slides.
+
+    Args:
+        segmenter: The model.
+        fetchers: Threads that wait for tiles.
+        workers: Threads for outlines.
+        metrics: Told of images and pixels.
+        max_pixels: The most pixels of an area at the resolution that the model sees, and of all areas at one time.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, fetchers: Workers, workers: Workers, metrics: Metrics, max_pixels: int
+    ) -> None:
+        self.manifest = segmenter.manifest
+        self._segmenter = segmenter
+        self._fetchers = fetchers
+        self._workers = workers
+        self._metrics = metrics
+        self._max_pixels = max_pixels
+        self._budget = PixelBudget(max_pixels)
+
+    async def segment(self, slide: Slide, outline: shapely.MultiPolygon) -> AreaTissue:
+        """Return the tissue within `outline`, which is in px of the slide's finest level and lies on the slide.
+
+        The rectangle around it is segmented; what lies outside the outline neither counts nor becomes a region.
+
+        Raises:
+            ImageTooLarge: The rectangle has too many pixels.
+            AreaOutside: The outline has no pixel at the model's resolution.
+            TooManyRegions: The tissue falls into too many regions.
+            SlideUnreadable, ArchiveUnavailable, ArchiveDenied, ArchiveRefused: See `SectraSlide.read`.
+            InferenceFailed, ModelNotReady: See `segment_windows`.
+        """
+        index = self._level(slide.levels, outline)
+        level = slide.levels[index]
+        place = _rectangle(outline, level)
+        inside = await self._workers.run(None, partial(_rasterised, outline, place, level.downsample))
+        if not inside.any():
+            raise AreaOutside("an area has less than a pixel at the model's resolution; draw a larger one")
+
+        async def read(region: Region) -> RgbImage:
+            there = Region(place.x_px + region.x_px, place.y_px + region.y_px, region.size)
+            return await self._fetchers.run(None, partial(slide.read, index, there))
+
+        async with self._budget.hold(place.size.pixels):
+            segmented = await segment_windows(self._segmenter, place.size, read, self._metrics)
+            tissue = await self._workers.run("encode", partial(_regions, segmented, inside, self.manifest))
+        self._metrics.images.inc()
+        return AreaTissue(
+            outline=outline,
+            tissue=[_on_slide(region, place, level.downsample) for region in tissue],
+            pixel_counts=pixel_counts(segmented.class_map[inside], len(self.manifest.classes)),
+            um_per_px=level.um_per_px,
+        )
+
+    def _level(self, levels: tuple[Level, ...], outline: shapely.MultiPolygon) -> int:
+        cut_out = [replace(level, size=_rectangle(outline, level).size) for level in levels]
+        try:
+            return choose_level(cut_out, self.manifest.um_per_px, self._max_pixels)
+        except ImageTooLarge as error:
+            raise ImageTooLarge(
+                f"an area has more than {self._max_pixels} px at the model's {self.manifest.um_per_px} um/px;"
+                " order a smaller one"
+            ) from error
+
+
+def _rectangle(outline: shapely.MultiPolygon, level: Level) -> Region:
+    """Return the pixels of a level that `outline` touches, at least one."""
+    left, top, right, bottom = (value / level.downsample for value in outline.bounds)
+    x, y = min(int(left), level.size.width_px - 1), min(int(top), level.size.height_px - 1)
+    end_x, end_y = min(math.ceil(right), level.size.width_px), min(math.ceil(bottom), level.size.height_px)
+    return Region(x, y, Size(max(1, end_x - x), max(1, end_y - y)))
+
+
+def _rasterised(outline: shapely.MultiPolygon, place: Region, downsample: float) -> NDArray[np.bool_]:
+    """Return (H, W) bool: whether the outline holds the centre of each pixel of `place`."""
+    corner = np.array([place.x_px, place.y_px])
+    local = shapely.transform(outline, lambda points: points / downsample - corner)
+    shape = (place.size.height_px, place.size.width_px)
+    with GDAL:
+        drawn: NDArray[np.uint8] = features.rasterize([(local, 1)], out_shape=shape, dtype=np.uint8)
+    return drawn.astype(bool)
+
+
+def _regions(segmented: SegmentedArea, inside: NDArray[np.bool_], manifest: ModelManifest) -> list[TissuePolygon]:
+    class_map = np.where(inside, segmented.class_map, np.uint8(_OUTSIDE))
+    tissue = label_indices(manifest.classes)
+    try:
+        return polygonise(class_map, segmented.confidence, tissue, _TOLERANCE_PX, _LEAST_REGION_PX)
+    except TooManyRegions as error:
+        raise TooManyRegions("an area's tissue falls into too many regions; order a smaller one") from error
+
+
+def _on_slide(region: TissuePolygon, place: Region, downsample: float) -> TissuePolygon:
+    """Return a region of `place` in px of the slide's finest level."""
+    corner = np.array([place.x_px, place.y_px])
+    return replace(region, outline=shapely.transform(region.outline, lambda points: (points + corner) * downsample))

@@ -1,0 +1,193 @@
+"""The address that an order of Sectra's names: whether it may be asked, and asking it.
+
+An order comes from the network and says itself where its slide lies, so nothing is sent before the address is found on
+the administrator's list; and then only there: no redirect is followed, no proxy or stored credential of this machine is
+used, certificates are verified. Every wait and every answer is bounded.
+
+`sectra_client` from PyPI has a client of its own. It takes any host, follows redirects, has no timeouts, reads answers
+of any length, puts slide ids into its errors and knows no tiles; so of that package only the schemas are used.
+"""
+
+import ipaddress
+import json
+import logging
+import re
+import ssl
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import urllib3
+
+from app.errors import ArchiveDenied, ArchiveRefused, ArchiveUnavailable, CallbackRefused
+
+API_VERSION = "1.6"
+"""Of Sectra's image-analysis interface: the least whose published examples store lists of primitives, as here."""
+CONNECTIONS = 8
+"""To one call-back address at one time."""
+
+_TIMEOUT_SECONDS = 10
+"""Of each step of a request."""
+_ANSWER_SECONDS = 30
+"""Of a whole answer, however steadily it drips."""
+_RETRIES = urllib3.Retry(total=2, redirect=0, status=0, other=0, backoff_factor=0.2)
+_CHUNK_BYTES = 2**16
+_PORTS = {"http": 80, "https": 443}
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
+"""RFC 3986, section 2, and RFC 6750, section 2.1, allow nothing else, and nothing else may reach a header."""
+
+# Its messages hold whole paths, and a path holds a slide's id.
+logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+
+def path_of(*segments: str) -> str:
+    """Return a path of these segments, each escaped, whatever is in it.
+
+    Raises:
+        CallbackRefused: A segment is empty or means a folder, which would make it another path.
+    """
+    if any(segment in ("", ".", "..") for segment in segments):
+        raise CallbackRefused("the order's slideId or applicationId is empty or dots; send the one that Sectra uses")
+    return "".join(f"/{quote(segment, safe='')}" for segment in segments)
+
+
+class Callback:
+    """The call-back address of one order. Blocks; several threads may use it at once.
+
+    Args:
+        url: As the order names it.
+        token: The order's bearer token.
+        hosts: The administrator's list: `host`, for its scheme's usual port, or `host:port`.
+        software_version: This program's, which the interface asks for.
+        tls: Whom to trust.
+
+    Raises:
+        CallbackRefused: The address is not on the list, or the address or the token is malformed. Nothing was sent.
+    """
+
+    def __init__(self, url: str, token: str, hosts: Iterable[str], software_version: str, tls: ssl.SSLContext) -> None:
+        scheme, host, port, self._path = _checked(url, hosts)
+        if not _VISIBLE.fullmatch(token):
+            raise CallbackRefused("the order's token is empty or has spaces or control characters")
+        options: dict[str, Any] = {
+            "timeout": urllib3.Timeout(_TIMEOUT_SECONDS),
+            "retries": _RETRIES,
+            "maxsize": CONNECTIONS,
+            "headers": {
+                "Authorization": f"Bearer {token}",
+                "X-Sectra-ApiVersion": API_VERSION,
+                "X-Sectra-SoftwareVersion": software_version,
+            },
+        }
+        self._pool = (
+            urllib3.HTTPSConnectionPool(host, port, ssl_context=tls, **options)
+            if scheme == "https"
+            else urllib3.HTTPConnectionPool(host, port, **options)
+        )
+
+    def get(self, what: str, path: str, max_bytes: int) -> bytes:
+        """Return what lies at `path`, below the call-back address.
+
+        Args:
+            what: Names it in errors, as in "a tile".
+            path: Begins with a slash; see `path_of`.
+            max_bytes: The longest answer read.
+
+        Raises:
+            ArchiveUnavailable: It cannot be reached, is not trusted, or does not answer now.
+            ArchiveDenied: It does not accept the token.
+            ArchiveRefused: It answers something else than it should, or too much.
+        """
+        return self._ask("GET", what, path, max_bytes, None)
+
+    def send(self, method: str, what: str, path: str, content: Mapping[str, Any], max_bytes: int) -> bytes:
+        """Send JSON and return the answer; see `get`. POST creates and PUT replaces: 200 and 201 are taken."""
+        return self._ask(method, what, path, max_bytes, json.dumps(content).encode())
+
+    def close(self) -> None:
+        """Close the connections; what other threads still ask for fails."""
+        self._pool.close()
+
+    def _ask(self, method: str, what: str, path: str, max_bytes: int, body: bytes | None) -> bytes:
+        headers = {**self._pool.headers, **({"Content-Type": "application/json"} if body else {})}
+        try:
+            answer = self._pool.urlopen(
+                method, self._path + path, body, headers, redirect=False, preload_content=False, decode_content=False
+            )
+            try:
+                _check_status(answer.status, what, {200, 201} if body else {200})
+                return _read(answer, what, max_bytes)
+            finally:
+                answer.close()
+                answer.release_conn()
+        except urllib3.exceptions.HTTPError as error:
+            # Its message and its cause name the address, so neither goes on.
+            raise ArchiveUnavailable(f"Sectra's call-back {_reason(error)} when asked for {what}") from None
+
+
+def _checked(url: str, hosts: Iterable[str]) -> tuple[str, str, int, str]:
+    """Return scheme, host, port and path of a call-back address that is allowed.
+
+    Raises:
+        CallbackRefused: It is not.
+    """
+    try:
+        parts = urlsplit(url)
+        port = _PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
+    except ValueError:
+        raise CallbackRefused("the order's call-back URL is malformed") from None
+    host = parts.hostname or ""
+    is_plain = _VISIBLE.fullmatch(url) and "@" not in parts.netloc and not parts.query and not parts.fragment
+    if not is_plain or not host or parts.scheme not in _PORTS:
+        raise CallbackRefused("the order's call-back URL must be https://host/path, without user, query or fragment")
+    shown = f"[{host}]" if ":" in host else host
+    allowed = {entry.lower() for entry in hosts}
+    if f"{shown}:{port}" not in allowed and not (shown in allowed and port == _PORTS[parts.scheme]):
+        raise CallbackRefused("the order's call-back host and port are not in TESSERA_SECTRA_HOSTS")
+    if parts.scheme != "https" and not _is_loopback(host):
+        raise CallbackRefused("the order's call-back URL must begin with https://")
+    return parts.scheme, host, port, parts.path.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_status(status: int, what: str, wanted: set[int]) -> None:
+    if status in wanted:
+        return
+    if 300 <= status < 400:
+        raise ArchiveRefused(f"Sectra's call-back redirects when asked for {what}, and redirects are not followed")
+    if status in (401, 403):
+        raise ArchiveDenied(f"Sectra's call-back does not accept the order's token for {what} ({status})")
+    if status >= 500:
+        raise ArchiveUnavailable(f"Sectra's call-back answers {status} when asked for {what}")
+    raise ArchiveRefused(f"Sectra's call-back answers {status} when asked for {what}")
+
+
+def _read(answer: urllib3.BaseHTTPResponse, what: str, max_bytes: int) -> bytes:
+    ends_at = time.monotonic() + _ANSWER_SECONDS
+    body = bytearray()
+    while chunk := answer.read1(_CHUNK_BYTES):
+        body += chunk
+        if len(body) > max_bytes:
+            raise ArchiveRefused(f"Sectra's call-back sends more than {max_bytes} bytes when asked for {what}")
+        if time.monotonic() > ends_at:
+            raise ArchiveUnavailable(f"Sectra's call-back takes more than {_ANSWER_SECONDS} s when asked for {what}")
+    return bytes(body)
+
+
+def _reason(error: urllib3.exceptions.HTTPError) -> str:
+    cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
+    if isinstance(cause, urllib3.exceptions.SSLError):
+        return "shows a certificate that this machine does not trust"
+    # A refused or unknown host is a NewConnectionError, which urllib3 derives from its timeouts.
+    if isinstance(cause, urllib3.exceptions.NewConnectionError):
+        return "cannot be reached"
+    if isinstance(cause, urllib3.exceptions.TimeoutError):
+        return f"does not answer within {_TIMEOUT_SECONDS} s"
+    return "breaks off"
