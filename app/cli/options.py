@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 
 from app.settings import Settings
+
+_S = TypeVar("_S", bound=BaseSettings)
 
 
 class _BadSetting(click.ClickException):
@@ -39,10 +42,15 @@ def _click_type(field: FieldInfo) -> Any:
 
 def settings_of(given: dict[str, Any]) -> Settings:
     """Return the settings of the environment and of the flags that were given, which win."""
+    return settings_as(Settings, given)
+
+
+def settings_as(kind: type[_S], given: dict[str, Any]) -> _S:
+    """Return settings of another kind in the same way."""
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return kind(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
-        where = f"--{name.replace('_', '-')} (TESSERA_{name.upper()}): " if name else ""
+        where = f"--{name.replace('_', '-')} ({kind.model_config['env_prefix']}{name.upper()}): " if name else ""
         raise _BadSetting(where + first["msg"].removeprefix("Value error, ")) from error

@@ -10,7 +10,8 @@ from pydicom import Dataset
 from app.errors import NotASlide
 from app.imaging.tiling import plan_windows
 from app.inference.segmenter import Segmenter
-from app.interop.dicom_seg import segmentation_object, segmentation_uid
+from app.interop.dicom_identity import series_uid as results_uid
+from app.interop.dicom_seg import segmentation_object
 from app.interop.dicomweb import Archive
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region
@@ -58,29 +59,33 @@ class ArchiveSegmentation:
         workers: Threads for reading.
         metrics: Told of stages and pixels.
         options: Which level to take; the model's own pixel spacing stands in for none.
+
+    Attributes:
+        manifest: The model's.
     """
 
     def __init__(
         self, archive: Archive, segmenter: Segmenter, workers: Workers, metrics: Metrics, options: SlideOptions
     ) -> None:
+        self.manifest = segmenter.manifest
         self._archive = archive
         self._segmenter = segmenter
         self._workers = workers
         self._metrics = metrics
-        self._um_per_px = options.um_per_px or segmenter.manifest.um_per_px
+        self._um_per_px = options.um_per_px or self.manifest.um_per_px
         self._max_pixels = options.max_pixels
 
     async def segment(
-        self, study_uid: str, series_uid: str, known: bool = False, progress: Progress | None = None
+        self, study_uid: str, series_uid: str, anew: bool = False, progress: Progress | None = None
     ) -> SlideResult | str:
         """Return the segmented series, or the SOP Instance UID of the result that the archive already holds.
 
-        The UID of a result follows from the slide and the model, so the archive itself knows what is answered.
+        The series of a model's results follows from the slide's series, so the archive itself knows what is answered.
 
         Args:
             study_uid: Study Instance UID.
             series_uid: Series Instance UID.
-            known: Whether to segment a series whose result the archive holds.
+            anew: Whether to segment a series whose result the archive holds.
             progress: Told of each region read.
 
         Raises:
@@ -92,16 +97,17 @@ class ArchiveSegmentation:
         modality = await asyncio.to_thread(self._archive.modality, study_uid, series_uid)
         if modality != MICROSCOPY:
             raise NotASlide(f"the series is of modality {modality}, not of slide microscopy ({MICROSCOPY})")
-        with await asyncio.to_thread(DicomwebSlide, self._archive.client, study_uid, series_uid) as slide:
+        of_archive = (self._archive.client, self._archive.session)
+        with await asyncio.to_thread(DicomwebSlide, *of_archive, study_uid, series_uid) as slide:
             level = choose_level(slide.levels, self._um_per_px, self._max_pixels)
             sources = slide.headers(level)
-            manifest = self._segmenter.manifest
-            uid = segmentation_uid(sources, manifest)
-            if not known and await asyncio.to_thread(self._archive.holds, study_uid, uid):
-                return uid
+            if not anew:
+                where = (study_uid, results_uid(sources, self.manifest, "SEG"), str(sources[0].SOPInstanceUID))
+                if known := await asyncio.to_thread(self._archive.result_of, *where):
+                    return known
             source: Slide = slide if progress is None else _Observed(slide, self._regions(slide, level), progress)
             area = await segment_slide(self._segmenter, source, level, self._workers, self._metrics)
-        build = partial(segmentation_object, sources, area.class_map, manifest)
+        build = partial(segmentation_object, sources, area.class_map, self.manifest)
         return SlideResult(area, await self._workers.run("encode", build))
 
     async def store(self, result: SlideResult) -> None:
@@ -114,7 +120,7 @@ class ArchiveSegmentation:
         await asyncio.to_thread(self._archive.store, result.seg)
 
     def _regions(self, slide: Slide, level: int) -> int:
-        manifest = self._segmenter.manifest
+        manifest = self.manifest
         return len(plan_windows(slide.levels[level].size, manifest.window_px, manifest.margin_px))
 
 

@@ -17,7 +17,7 @@ class _State(BaseModel):
 
 
 class Bookmark:
-    """The last change that is done with, and how often the next one has been tried. Writes at once what must not be lost.
+    """The last change that is done with, and how often the next one has been tried; what must not be lost is written.
 
     Args:
         path: The file; one of another archive, or none, begins at the start of the log.
@@ -37,7 +37,9 @@ class Bookmark:
         except ValidationError as error:
             raise StartupError(f"{path} is no bookmark of a watcher; remove it, or choose another --state") from error
         except OSError as error:
-            raise StartupError(f"{path} cannot be read and written: {error.strerror}; choose another --state") from error
+            raise StartupError(
+                f"{path} cannot be read and written: {error.strerror}; choose another --state"
+            ) from error
 
     @property
     def last_change(self) -> int:

@@ -1,8 +1,8 @@
 """Following an Orthanc: each slide that arrives is answered once, whatever happens to the archive or to this process.
 
-The archive is the truth about what is answered: a result's UID follows from the slide and the model, and a slide whose
-result is there is passed over. The bookmark only says where in the archive's log to go on, so one that is lost costs
-questions, not results.
+The archive is the truth about what is answered: the series of a model's results follows from the slide's, and a slide
+whose result is there is passed over. The bookmark only says where in the archive's log to go on: one that is lost costs
+questions, not a second result.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ from typing import Literal, Protocol
 
 from app.errors import (
     ArchiveDenied,
-    ArchiveRefused,
     ArchiveUnavailable,
     ImageTooLarge,
     NotASlide,
@@ -31,6 +30,12 @@ PAGE = 100
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 300.0
 
 Outcome = Literal["answered", "answered before", "not a slide", "too large", "gone", "given up"]
+
+_PASSED_OVER: dict[type[TesseraError], Outcome] = {
+    SeriesNotFound: "gone",
+    NotASlide: "not a slide",
+    ImageTooLarge: "too large",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +84,8 @@ class Backoff:
 class Watcher:
     """Follows the archive's log of changes until it is cancelled.
 
-    A failure of the archive is waited out, however long that takes. A series that fails for a reason of its own is tried
-    a few times, also across restarts, and then passed over, so that it does not hold up those behind it.
+    A failure of the archive is waited out, however long that takes. A series that fails for a reason of its own is
+    tried a few times, also across restarts, and then passed over, so that it does not hold up those behind it.
 
     Args:
         log: The archive's.
@@ -109,19 +114,19 @@ class Watcher:
         self._poll_seconds = poll_seconds
         self._tries = tries
         self._wait = wait
+        self._backoff = Backoff()
 
     async def run(self) -> None:
         """Watch; ends by cancellation alone, which leaves nothing half stored."""
-        backoff = Backoff()
         while True:
             try:
                 caught_up = await self._follow()
-            except Exception as error:  # whatever is wrong with one series or one answer, the watch goes on
-                wait_seconds = backoff.next_seconds()
+            except Exception as error:  # noqa: BLE001  it is reported, and what is wrong with one series must not end all
+                wait_seconds = self._backoff.next_seconds()
                 self._report(error, wait_seconds)
                 await self._wait(wait_seconds)
                 continue
-            backoff.reset()
+            self._backoff.reset()
             if caught_up:
                 await self._wait(self._poll_seconds)
 
@@ -145,9 +150,23 @@ class Watcher:
     async def _handle(self, change: Change) -> None:
         """Answer a stable series, if it is a slide's, and move the bookmark past it; raise to have it tried again."""
         begun = time.monotonic()
+        outcome = await self._try(change)
+        self._bookmark.move(change.sequence)
+        self._backoff.reset()
+        if outcome is None:
+            return
+        self._metrics.series.labels(outcome).inc()
+        seconds = round(time.monotonic() - begun, 3)
+        level = logging.ERROR if outcome == "given up" else logging.INFO
+        _log.log(level, "series %s", outcome, extra={"change": change.sequence, "seconds": seconds})
+
+    async def _try(self, change: Change) -> Outcome | None:
+        """Return what `_outcome` does, or that the series has failed too often; raise where that is not so yet."""
+        if self._bookmark.tries >= self._tries:  # the last try ended the process, as one that takes all memory does
+            return "given up"
         self._bookmark.begin_try()
         try:
-            outcome = await self._outcome(change)
+            return await self._outcome(change)
         except (ArchiveUnavailable, ArchiveDenied, asyncio.CancelledError):
             self._bookmark.forget_try()  # says nothing about the series
             raise
@@ -155,14 +174,7 @@ class Watcher:
             if self._bookmark.tries < self._tries:
                 raise
             self._report(error, None)
-            outcome = "given up"
-        self._bookmark.move(change.sequence)
-        if outcome is None:
-            return
-        self._metrics.series.labels(outcome).inc()
-        seconds = round(time.monotonic() - begun, 3)
-        level = logging.ERROR if outcome == "given up" else logging.INFO
-        _log.log(level, "series %s", outcome, extra={"change": change.sequence, "seconds": seconds})
+            return "given up"
 
     async def _outcome(self, change: Change) -> Outcome | None:
         """Answer a series; return None for one that is not microscopy, as results are."""
@@ -173,12 +185,8 @@ class Watcher:
             return None
         try:
             result = await self._slides.segment(series.study_uid, series.series_uid)
-        except SeriesNotFound:
-            return "gone"
-        except NotASlide:
-            return "not a slide"
-        except ImageTooLarge:
-            return "too large"
+        except (SeriesNotFound, NotASlide, ImageTooLarge) as error:  # another try would end alike
+            return _PASSED_OVER[type(error)]
         if isinstance(result, str):
             return "answered before"
         await self._slides.store(result)
@@ -190,7 +198,9 @@ class Watcher:
         known = isinstance(error, TesseraError)
         kind = type(error).__name__
         self._metrics.failures.labels(kind).inc()
-        where = {} if known else {"at": [f"{at.filename}:{at.lineno}" for at in traceback.extract_tb(error.__traceback__)]}
+        where = (
+            {} if known else {"at": [f"{at.filename}:{at.lineno}" for at in traceback.extract_tb(error.__traceback__)]}
+        )
         extra = {
             "error": kind,
             "reason": str(error) if known else "unforeseen",

@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from app.settings import Settings
+from app.settings import ArchiveSettings, Settings
 from tests.conftest import ROOT
 from tests.contract.test_metrics import NAMES
 
@@ -82,6 +82,9 @@ def test_the_configuration_page_holds_every_setting():
         assert f"| `TESSERA_{name.upper()}` | `--{name.replace('_', '-')}` |" in page
         assert field.description is not None
         assert field.description in page
+    for name, field in ArchiveSettings.model_fields.items():
+        assert f"| `TESSERA_DICOMWEB_{name.upper()}` |" in page
+        assert f"| {field.description} |" in page
 
 
 def test_the_metrics_page_names_every_metric():

@@ -1,0 +1,131 @@
+"""What the commands that speak with an archive share: options, the session, the model beside it."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from logging import CRITICAL, getLogger
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from app.cli.options import setting_options, settings_as, settings_of
+from app.errors import ExtraMissing
+from app.imaging.dicom_packages import require_dicom
+from app.inference.segmenter import load_segmenter
+from app.settings import ArchiveSettings, Settings
+from app.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:  # what needs an extra is imported once it is known to be there
+    from app.interop.archive_http import ArchiveSession
+    from app.segmentation.archive import ArchiveSegmentation
+
+_PACKAGES = ("dicomweb_client", "wsidicom")
+_TALKATIVE = (*_PACKAGES, "py.warnings", "retrying", "urllib3")
+"""Loggers that write URLs and values of attributes, which identify patients."""
+_MODEL_SETTINGS = ("bundle", "device", "cores", "max_batch_size")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the options and the environment say.
+
+    Attributes:
+        service: Of the model.
+        archive: Of the archive.
+        um_per_px: Pixel spacing to segment at, or None.
+        max_pixels: Most pixels of a level.
+    """
+
+    service: Settings
+    archive: ArchiveSettings
+    um_per_px: float | None
+    max_pixels: int
+
+
+def archive_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of every command that speaks with an archive, and those of the model."""
+
+    def described(name: str) -> str:
+        return str(ArchiveSettings.model_fields[name].description)
+
+    options: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
+        click.option("--allow-host", "hosts", multiple=True, help="Host name that --url may have; may be repeated."),
+        click.option("--allow-http", is_flag=True, default=None, help=described("allow_http")),
+        click.option("--ca-bundle", type=click.Path(path_type=Path), help=described("ca_bundle")),
+        click.option("--timeout", type=float, help=described("timeout")),
+        click.option(
+            "--um-per-px",
+            type=click.FloatRange(0, min_open=True),
+            help="Pixel spacing to segment at; by default the model's, or where it names none the slide's finest.",
+        ),
+        click.option(
+            "--max-pixels",
+            type=click.IntRange(1),
+            default=2**28,
+            show_default=True,
+            help="Most pixels of the level to segment; each takes about 5 bytes of memory.",
+        ),
+    )
+    for option in (setting_options(*_MODEL_SETTINGS), *reversed(options)):
+        command = option(command)
+    return command
+
+
+def given_settings(options: dict[str, Any]) -> Given:
+    """Return what the options, which are used up, and the environment say."""
+    level = {name: options.pop(name) for name in ("um_per_px", "max_pixels")}
+    archive = {name: options.pop(name) for name in ("hosts", "allow_http", "ca_bundle", "timeout")}
+    archive["hosts"] = frozenset(archive["hosts"]) or None
+    return Given(settings_of(options), settings_as(ArchiveSettings, archive), **level)
+
+
+def archive_session(url: str, settings: ArchiveSettings) -> "ArchiveSession":
+    """Return a session that reaches the archive; make sure of the extras, and that they keep UIDs to themselves.
+
+    Raises:
+        ArchiveNotAllowed: The address is not one to speak with.
+        ExtraMissing: An extra is not installed.
+    """
+    if any(find_spec(package) is None for package in _PACKAGES):
+        raise ExtraMissing("an archive", "slides")
+    require_dicom()
+    from app.interop.archive_http import ArchiveAccess, ArchiveSession  # noqa: PLC0415
+
+    for name in _TALKATIVE:
+        getLogger(name).setLevel(CRITICAL + 1)
+    access = ArchiveAccess(
+        hosts=settings.hosts,
+        allow_http=settings.allow_http,
+        ca_bundle=settings.ca_bundle,
+        timeout_seconds=settings.timeout,
+        token=settings.token,
+        username=settings.username,
+        password=settings.password,
+    )
+    return ArchiveSession(url, access)
+
+
+@asynccontextmanager
+async def slide_segmentation(
+    url: str, session: "ArchiveSession", given: Given, metrics: Metrics
+) -> AsyncIterator["ArchiveSegmentation"]:
+    """Give what segments slides of the archive at `url`, with the model started.
+
+    Raises:
+        StartupError: The bundle or the device cannot be used.
+    """
+    from app.interop.dicomweb import Archive  # noqa: PLC0415
+    from app.segmentation.archive import ArchiveSegmentation, SlideOptions  # noqa: PLC0415
+    from app.segmentation.workers import Workers  # noqa: PLC0415
+
+    settings, options = given.service, SlideOptions(given.um_per_px, given.max_pixels)
+    model = load_segmenter(settings.bundle, settings.device, settings.cores, settings.max_batch_size, metrics)
+    workers = Workers(settings.cores, metrics)
+    await model.start()
+    try:
+        yield ArchiveSegmentation(Archive(url, session), model, workers, metrics, options)
+    finally:
+        await model.close()
+        await workers.close()

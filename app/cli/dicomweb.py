@@ -1,0 +1,184 @@
+"""`tessera dicomweb`: slides of an archive, answered with DICOM Segmentations that are stored beside them."""
+
+import asyncio
+import re
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from logging import getLogger
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from prometheus_client import CollectorRegistry, start_http_server
+
+from app.cli.archive import Given, archive_options, archive_session, given_settings, slide_segmentation
+from app.cli.options import setting_options
+from app.errors import AddressUnavailable, TesseraError
+from app.telemetry import logging
+from app.telemetry.metrics import Metrics
+from app.telemetry.watching import WatchMetrics
+
+if TYPE_CHECKING:
+    from app.segmentation.archive import SlideResult
+
+_DICOMWEB_PATH = "/dicom-web"
+"""Below the root of an Orthanc, unless its administrator moved it."""
+
+_log = getLogger(__name__)
+
+
+class _Uid(click.ParamType[str]):
+    """A DICOM unique identifier (PS3.5, section 9)."""
+
+    name = "UID"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if len(value) > 64 or not re.fullmatch(r"[0-9]+(\.[0-9]+)*", value):
+            self.fail("not a DICOM UID", param, ctx)
+        return value
+
+
+@click.group()
+def dicomweb() -> None:
+    """Segment slides of a DICOMweb archive and store the results there. Research use only.
+
+    Needs the extras slides and dicom. Credentials come from the environment: TESSERA_DICOMWEB_TOKEN, or
+    TESSERA_DICOMWEB_USERNAME and TESSERA_DICOMWEB_PASSWORD. The other options can be set there too, as
+    TESSERA_DICOMWEB_HOSTS for --allow-host.
+    """
+
+
+@dicomweb.command()
+@click.option("--url", required=True, help="Root of the archive's DICOMweb services, as in https://host/dicom-web.")
+@click.option("--study", required=True, type=_Uid(), help="Study Instance UID of the slide.")
+@click.option("--series", required=True, type=_Uid(), help="Series Instance UID of the slide.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the result to this file; store nothing."
+)
+@archive_options
+def segment(url: str, study: str, series: str, out: Path | None, **options: Any) -> None:
+    """Segment one slide and store the DICOM Segmentation.
+
+    A slide whose result the archive holds already is left alone.
+    """
+    logging.configure("warning", "text")
+    given = given_settings(options)
+    try:
+        asyncio.run(_segment(url, study, series, out, given))
+    except TesseraError as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _segment(url: str, study: str, series: str, out: Path | None, given: Given) -> None:
+    metrics = Metrics(CollectorRegistry())
+    with archive_session(url, given.archive) as session, ExitStack() as shown:
+        bars: list[Any] = []
+
+        def progress(_done: int, total: int) -> None:
+            if not bars:
+                bars.append(shown.enter_context(click.progressbar(length=total, label="segmenting", file=sys.stderr)))
+            bars[0].update(1)
+
+        async with slide_segmentation(url, session, given, metrics) as slides:
+            result = await slides.segment(study, series, anew=out is not None, progress=progress)
+            shown.close()
+            if isinstance(result, str):
+                click.echo(f"already stored: SEG {result}")
+                return
+            if out is None:
+                await slides.store(result)
+            else:
+                await asyncio.to_thread(_write, result, out)
+    shares = zip(slides.manifest.classes, result.area.fractions, strict=True)
+    described = ", ".join(f"{tissue.name} {share:.1%}" for tissue, share in shares)
+    click.echo(f"{'stored' if out is None else out}: SEG {result.seg.SOPInstanceUID}: {described}")
+
+
+@dicomweb.command()
+@click.option("--url", required=True, help="Root of the Orthanc, as in https://host; its services are at /dicom-web.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("tessera-watch.json"),
+    show_default=True,
+    help="File that says how far the archive's log of changes has been read.",
+)
+@click.option(
+    "--poll",
+    type=click.FloatRange(0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Seconds between two looks at the archive.",
+)
+@click.option(
+    "--tries", type=click.IntRange(1), default=3, show_default=True, help="How often to try a slide that fails."
+)
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Port for Prometheus, on --host; by default none.")
+@archive_options
+@setting_options("host", "log_level", "log_format")
+def watch(url: str, state: Path, poll: float, tries: int, metrics_port: int | None, **options: Any) -> None:
+    """Answer each new slide of an Orthanc with a DICOM Segmentation, until told to stop (SIGTERM or SIGINT).
+
+    Without a state file it begins with the first slide that the archive holds.
+    """
+    given = given_settings(options)
+    logging.configure(given.service.log_level, given.service.log_format)
+    try:
+        watching = _watch(url.rstrip("/"), state, poll, tries, metrics_port, given)
+        asyncio.run(_until_signalled(watching))
+    except TesseraError as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _watch(url: str, state: Path, poll: float, tries: int, metrics_port: int | None, given: Given) -> None:
+    registry = CollectorRegistry()
+    with archive_session(url, given.archive) as session, ExitStack() as until_the_end:
+        from app.interop.orthanc import Orthanc  # noqa: PLC0415
+        from app.segmentation.bookmark import Bookmark  # noqa: PLC0415
+        from app.segmentation.watch import Watcher  # noqa: PLC0415
+
+        bookmark = Bookmark(state, url)
+        if metrics_port is not None:
+            until_the_end.callback(_expose(given.service.host, metrics_port, registry))
+        async with slide_segmentation(url + _DICOMWEB_PATH, session, given, Metrics(registry)) as slides:
+            watcher = Watcher(Orthanc(url, session), slides, bookmark, WatchMetrics(registry), poll, tries)
+            _log.info("watching", extra={"after_change": bookmark.last_change})
+            await watcher.run()
+
+
+async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until it ends or SIGTERM or SIGINT cancels it."""
+    task = asyncio.create_task(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.result()
+    _log.info("stopped")
+
+
+def _write(result: "SlideResult", out: Path) -> None:
+    from app.interop.dicom_file import to_bytes  # noqa: PLC0415
+
+    try:
+        out.write_bytes(to_bytes(result.seg))
+    except OSError as error:
+        raise click.ClickException(f"{out}: {error.strerror}") from error
+
+
+def _expose(host: str, port: int, registry: CollectorRegistry) -> Callable[[], None]:
+    """Answer Prometheus in a thread of its own; return what ends that."""
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise AddressUnavailable(f"cannot give metrics on {host}:{port}: {error.strerror or error}") from error
+    _log.info("metrics on http://%s:%d/metrics", *server.server_address[:2])
+
+    def end() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return end

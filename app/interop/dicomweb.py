@@ -1,0 +1,104 @@
+"""A DICOMweb archive (PS3.18): what it holds, by QIDO-RS, and storing in it, by STOW-RS. Needs the extra `slides`.
+
+Reading a slide's pixels by WADO-RS is in `app/slides/dicomweb.py`, over the client of this one.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import requests
+from dicomweb_client.api import DICOMwebClient
+from pydicom import Dataset
+
+from app.errors import ArchiveRefused, SeriesNotFound
+from app.interop.archive_http import ArchiveSession
+
+_REFERENCES = ("00080018", "00081115")
+"""SOP Instance UID and Referenced Series Sequence: all that is read of a result's header."""
+
+
+class Archive:
+    """A DICOMweb service. Methods block, several threads may call them, and all raise what `ArchiveSession` does.
+
+    Args:
+        url: The root of its services, as in https://archive.example/dicom-web.
+        session: Reaches it.
+
+    Attributes:
+        client: For what is not here.
+        session: What it uses.
+    """
+
+    def __init__(self, url: str, session: ArchiveSession) -> None:
+        self.session = session
+        self.client = DICOMwebClient(url.rstrip("/"), session=session, timeout=session.timeout)
+        self.client.host = urlsplit(url).netloc  # it becomes the Host header, where a port belongs (RFC 9110, 7.2)
+        self.client.set_http_retry_params(retry=False)  # the session knows better which requests to repeat
+
+    def modality(self, study_uid: str, series_uid: str) -> str:
+        """Return the Modality of a series.
+
+        Raises:
+            SeriesNotFound: The archive does not hold it.
+            ArchiveRefused: The archive does not answer the query.
+        """
+        with answered("the search for the series"):
+            found = self.client.search_for_series(study_uid, search_filters={"SeriesInstanceUID": series_uid})
+            if not found:
+                raise SeriesNotFound("the archive holds no such series in that study")
+            return str(Dataset.from_json(found[0]).get("Modality", ""))
+
+    def result_of(self, study_uid: str, results_uid: str, source_uid: str) -> str | None:
+        """Return the SOP Instance UID of the instance in the series `results_uid` that refers to `source_uid`, or None.
+
+        Raises:
+            ArchiveRefused: The archive does not answer the query.
+        """
+        with answered("the search for an earlier result"):
+            if not self.client.search_for_series(study_uid, search_filters={"SeriesInstanceUID": results_uid}):
+                return None
+            headers = self.client.retrieve_series_metadata(study_uid, results_uid)
+            results = [
+                Dataset.from_json({tag: header[tag] for tag in _REFERENCES if tag in header}) for header in headers
+            ]
+            return next((str(one.SOPInstanceUID) for one in results if source_uid in _referred(one)), None)
+
+    def store(self, dataset: Dataset) -> None:
+        """Store an instance, whole or not at all.
+
+        Raises:
+            ArchiveRefused: The archive does not take it.
+        """
+        with answered("the result"):
+            outcome = self.client.store_instances([dataset], dataset.StudyInstanceUID)
+        if failed := outcome.get("FailedSOPSequence"):
+            reason = failed[0].get("FailureReason", 0)
+            raise ArchiveRefused(f"the archive does not store the result (failure reason {reason:04X}H, PS3.18 I.2.2)")
+
+
+def _referred(result: Dataset) -> set[str]:
+    """Return the SOP Instance UIDs that an instance refers to (PS3.3, section C.12.1.4, Common Instance Reference)."""
+    return {
+        str(instance.ReferencedSOPInstanceUID)
+        for series in result.get("ReferencedSeriesSequence", ())
+        for instance in series.get("ReferencedInstanceSequence", ())
+    }
+
+
+@contextmanager
+def answered(what: str) -> Iterator[None]:
+    """Name what an archive answers that is not an answer to `what`."""
+    try:
+        yield
+    except requests.HTTPError as error:
+        status = "" if error.response is None else f" (HTTP status {error.response.status_code})"
+        raise ArchiveRefused(f"the archive refuses {what}{status}") from error
+    except (
+        requests.RequestException,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # of the JSON's reader
+        raise ArchiveRefused(f"the archive's answer to {what} cannot be understood") from error

@@ -1,0 +1,30 @@
+"""Metrics of a watcher, beside the service's: whether it still looks, and what came of the series. docs/metrics.md."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class WatchMetrics:
+    """A watcher's metrics.
+
+    Args:
+        registry: Where they are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.last_poll = Gauge(
+            "tessera_watch_last_poll_timestamp_seconds",
+            "When the archive last gave its log of changes.",
+            registry=registry,
+        )
+        self.last_answer = Gauge(
+            "tessera_watch_last_answer_timestamp_seconds", "When a result was last stored.", registry=registry
+        )
+        self.last_change = Gauge(
+            "tessera_watch_last_change", "Number of the last change of the archive done with.", registry=registry
+        )
+        self.series = Counter(
+            "tessera_watch_series", "Slide series that were done with, by outcome.", ["outcome"], registry=registry
+        )
+        self.failures = Counter(
+            "tessera_watch_failures", "Failed tries, by kind of error.", ["error"], registry=registry
+        )

@@ -1,0 +1,238 @@
+"""`tessera dicomweb watch` against a real Orthanc, slides sent by `storescu`."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import numpy as np
+import pydicom
+import pytest
+from pydicom.encaps import encapsulate
+
+from tests.conftest import ROOT
+from tests.orthanc import Orthanc, running_orthanc
+from tests.slides import cmu1, write_slide
+
+WAIT_SECONDS = 120
+
+
+class RunningWatcher:
+    """A `tessera dicomweb watch` of its own process."""
+
+    def __init__(self, archive: Orthanc, state: Path, *flags: str) -> None:
+        command = [sys.executable, "-m", "app.cli", "dicomweb", "watch", "--url", archive.url, "--state", str(state)]
+        command += ["--allow-host", "127.0.0.1", "--poll", "0.2", "--device", "cpu", "--metrics-port", "0"]
+        self.process = subprocess.Popen(
+            [*command, "--log-format", "json", "--log-level", "debug", *flags],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ},
+        )
+        self.log: list[dict[str, Any]] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self.log.append(json.loads(line))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def messages(self) -> list[str]:
+        return [line["message"] for line in self.log]
+
+    def wait_for(self, message: str, times: int = 1) -> None:
+        """Wait until the log has a message, so many times."""
+
+        def there() -> bool:
+            return self.messages().count(message) >= times or self._ended
+
+        with self._changed:
+            self._changed.wait_for(there, WAIT_SECONDS)
+        assert self.messages().count(message) >= times, self.log
+
+    def metrics(self) -> dict[str, float]:
+        """Return the samples of the watcher's metrics."""
+        address = next(found[0] for line in self.messages() if (found := re.search(r"http://\S+", line)))
+        lines = httpx.get(address).text.splitlines()
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to end and return its exit status."""
+        self.process.send_signal(number)
+        status = self.process.wait(WAIT_SECONDS)
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return status
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Orthanc]:
+    with running_orthanc(tmp_path / "orthanc") as running:
+        yield running
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., RunningWatcher]]:
+    """Starts watchers, and ends those that are left."""
+    running: list[RunningWatcher] = []
+
+    def started(archive: Orthanc, *flags: str) -> RunningWatcher:
+        running.append(RunningWatcher(archive, tmp_path / "watch.json", *flags))
+        return running[-1]
+
+    yield started
+    for watcher in running:
+        if watcher.process.poll() is None:
+            watcher.process.kill()
+            watcher.stop()
+
+
+def last_change(archive: Orthanc) -> int:
+    return int(httpx.get(f"{archive.url}/changes?last").json()["Last"])
+
+
+def stable(archive: Orthanc, modality: str, series: int) -> int:
+    """Wait until so many series of a modality are stable, and return the number of the last change."""
+    deadline = threading.Event()
+    for _ in range(10 * WAIT_SECONDS):
+        found = archive.series(modality)
+        if len(found) >= series and all(one["IsStable"] for one in found):
+            return last_change(archive)
+        deadline.wait(0.1)
+    raise AssertionError(f"no {series} stable series of {modality}: {archive.series(modality)}")
+
+
+def has_read(watcher: RunningWatcher, change: int) -> None:
+    """Wait until the watcher is done with a change."""
+    deadline = threading.Event()
+    for _ in range(10 * WAIT_SECONDS):
+        if watcher.metrics()["tessera_watch_last_change"] >= change:
+            return
+        deadline.wait(0.1)
+    raise AssertionError(f"the watcher has not read change {change}: {watcher.log}")
+
+
+def results(archive: Orthanc) -> list[str]:
+    """Return Orthanc's identifiers of all instances of results."""
+    return sorted(instance for series in archive.series("SEG") for instance in series["Instances"])
+
+
+def test_a_slide_sent_by_a_scanner_is_answered_once_and_the_answer_is_not(archive, start, tmp_path):
+    watcher = start(archive)
+    watcher.wait_for("watching")
+    paths = write_slide(tmp_path / "slide", cmu1(600, 500), name="scanned")
+    archive.send(paths)
+    watcher.wait_for("series answered")
+    has_read(watcher, stable(archive, "SEG", 1))
+    archive.send(paths)  # a scanner that sends twice
+    assert len(results(archive)) == 1
+    metrics = watcher.metrics()
+    assert metrics['tessera_watch_series_total{outcome="answered"}'] == 1
+    assert metrics["tessera_watch_last_answer_timestamp_seconds"] > 1e9
+    assert watcher.stop() == 0
+    assert watcher.messages()[-1] == "stopped"
+
+    slide = pydicom.dcmread(paths[0], stop_before_pixels=True)
+    log = json.dumps(watcher.log)
+    for identifying in (slide.StudyInstanceUID, slide.SeriesInstanceUID, slide.SOPInstanceUID, "2.25.", "CANARY"):
+        assert identifying not in log
+
+
+def test_nothing_is_answered_twice_and_nothing_missed_across_restarts(archive, start, tmp_path):
+    archive.send(write_slide(tmp_path / "slide", cmu1(600, 500), name="first"))
+    stable(archive, "SM", 1)
+    watcher = start(archive)
+    watcher.wait_for("series answered")
+    has_read(watcher, stable(archive, "SEG", 1))
+    assert watcher.stop(signal.SIGINT) == 0
+
+    archive.send(write_slide(tmp_path / "slide", cmu1(500, 600), name="second"))
+    stable(archive, "SM", 2)
+    watcher = start(archive)
+    watcher.wait_for("series answered")
+    has_read(watcher, stable(archive, "SEG", 2))
+    assert watcher.messages().count("series answered") == 1
+    assert watcher.stop() == 0
+    answered = results(archive)
+
+    (tmp_path / "watch.json").unlink()
+    watcher = start(archive)
+    watcher.wait_for("series answered before", 2)
+    has_read(watcher, last_change(archive))
+    assert "series answered" not in watcher.messages()
+    assert watcher.stop() == 0
+    assert results(archive) == answered
+
+
+def test_an_archive_that_is_down_is_waited_for(start, tmp_path):
+    archive = Orthanc(tmp_path / "orthanc")
+    paths = write_slide(tmp_path / "slide", cmu1(600, 500), name="patient")
+    watcher = start(archive)
+    watcher.wait_for("the watch met an error", 2)
+    failed = [line for line in watcher.log if line["message"] == "the watch met an error"]
+    assert {line["error"] for line in failed} == {"ArchiveUnavailable"}
+    archive.start()
+    try:
+        archive.send(paths)
+        watcher.wait_for("series answered")
+        archive.stop()
+        watcher.wait_for("the watch met an error", len(failed) + 1)
+        archive.start()
+        archive.send(write_slide(tmp_path / "slide", cmu1(500, 600), name="later"))
+        watcher.wait_for("series answered", 2)
+        assert watcher.stop() == 0
+        assert len(results(archive)) == 2
+    finally:
+        archive.stop()
+
+
+def test_a_slide_that_cannot_be_read_does_not_hold_up_the_next(archive, start, tmp_path):
+    broken = write_slide(tmp_path / "slide", cmu1(600, 500), name="broken", downsamples=(1,))
+    slide = pydicom.dcmread(broken[0])
+    slide.PixelData = encapsulate([b"no picture"] * slide.NumberOfFrames)
+    slide.save_as(broken[0], enforce_file_format=True)
+    archive.send(broken)
+    archive.send(write_slide(tmp_path / "slide", cmu1(300, 300), name="label", flavor="LABEL", downsamples=(1,)))
+    stable(archive, "SM", 2)
+    archive.send(write_slide(tmp_path / "slide", cmu1(600, 500), name="whole"))
+    watcher = start(archive, "--tries", "2")
+    watcher.wait_for("series answered")
+    outcomes = [message for message in watcher.messages() if message.startswith("series ")]
+    assert sorted(outcomes) == ["series answered", "series given up", "series not a slide"]
+    assert watcher.stop() == 0
+    assert len(results(archive)) == 1
+
+
+def test_a_stop_in_the_middle_of_a_slide_stores_nothing_and_the_next_start_answers_it(archive, start, tmp_path):
+    paths = write_slide(tmp_path / "slide", np.tile(cmu1(), (2, 2, 1)), name="large", downsamples=(1,))
+    archive.send(paths)
+    stable(archive, "SM", 1)
+    watcher = start(archive, "--cores", "1")
+    watcher.wait_for("watching")
+    pause = threading.Event()
+    while watcher.metrics().get('tessera_stage_duration_seconds_count{stage="infer"}', 0) < 1:
+        pause.wait(0.05)
+    assert watcher.stop() == 0
+    assert results(archive) == []
+    assert json.loads((tmp_path / "watch.json").read_text())["tries"] == 0
+    watcher = start(archive)
+    watcher.wait_for("series answered")
+    assert watcher.stop() == 0
+    assert len(results(archive)) == 1

@@ -1,0 +1,104 @@
+"""What an archive may answer besides what is asked for. A real one is in tests/integration/test_dicomweb_segment.py."""
+
+import json
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from io import BytesIO
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+
+from app.errors import ArchiveRefused, ArchiveUnavailable, SeriesNotFound
+from app.interop.archive_http import ArchiveAccess, ArchiveSession
+from app.interop.dicomweb import Archive
+from app.interop.orthanc import Orthanc
+from tests.dicom_sources import file_of, whole_slide
+from tests.pictures import WHITE, plain
+from tests.web import sends, serving
+
+LOCAL = ArchiveAccess(frozenset({"127.0.0.1"}), timeout_seconds=5)
+DICOM_JSON = {"Content_Type": "application/dicom+json"}
+UID = "1.2.840.99.7"
+
+
+def with_archive(answer: Callable[[BaseHTTPRequestHandler], None], do: Callable[[Archive], Any]) -> Any:
+    with serving(answer) as server, ArchiveSession(server.url, LOCAL) as session:
+        return do(Archive(server.url, session))
+
+
+def with_orthanc(answer: Callable[[BaseHTTPRequestHandler], None], do: Callable[[Orthanc], Any]) -> Any:
+    with serving(answer) as server, ArchiveSession(server.url, LOCAL) as session:
+        return do(Orthanc(server.url, session))
+
+
+def result() -> Dataset:
+    return dcmread(BytesIO(file_of(whole_slide(plain(WHITE, 64, 64)))))
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 500, 507])
+def test_a_refused_result_is_told_with_its_status(status):
+    with pytest.raises(ArchiveRefused, match=f"refuses the result .HTTP status {status}.") as refused:
+        with_archive(sends(status), lambda archive: archive.store(result()))
+    assert UID not in str(refused.value)
+
+
+def test_a_result_that_is_not_stored_although_the_request_succeeds_is_refused():
+    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
+    answer = sends(200, json.dumps(failed).encode(), **DICOM_JSON)
+    with pytest.raises(ArchiveRefused, match="failure reason A700H"):
+        with_archive(answer, lambda archive: archive.store(result()))
+
+
+def test_an_archive_that_goes_away_while_it_stores_has_not_stored(monkeypatch):
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+
+    with pytest.raises(ArchiveUnavailable):
+        with_archive(answer, lambda archive: archive.store(result()))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]"])
+def test_a_series_that_is_not_found_is_none(body):
+    with pytest.raises(SeriesNotFound):
+        with_archive(sends(200, body, **DICOM_JSON), lambda archive: archive.modality(UID, UID))
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'"text"', b"[1]", b'[{"00080060": {"vr": "CS", "Value": 5}}]'])
+def test_an_answer_that_is_none_is_refused(body):
+    with pytest.raises(ArchiveRefused, match="answer to the search for the series cannot be understood") as refused:
+        with_archive(sends(200, body, **DICOM_JSON), lambda archive: archive.modality(UID, UID))
+    assert UID not in str(refused.value)
+
+
+def test_an_earlier_result_counts_for_the_level_that_it_refers_to():
+    reference = {"00081155": {"vr": "UI", "Value": ["1.2.3"]}}
+    series = {"0008114A": {"vr": "SQ", "Value": [reference]}}
+    found = {
+        "00080018": {"vr": "UI", "Value": ["1.2.9"]},
+        "00081115": {"vr": "SQ", "Value": [series]},
+        "00100010": {"vr": "PN", "Value": "malformed, and not looked at"},
+    }
+    answer = sends(200, json.dumps([found]).encode(), **DICOM_JSON)
+    assert with_archive(answer, lambda archive: archive.result_of(UID, "1.2", "1.2.3")) == "1.2.9"
+    assert with_archive(answer, lambda archive: archive.result_of(UID, "1.2", "1.2.4")) is None
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"Changes": []}', b'{"Changes": [{}], "Last": 1, "Done": true}'])
+def test_what_is_no_log_of_changes_is_refused(body):
+    with pytest.raises(ArchiveRefused, match="the question for changes cannot be understood"):
+        with_orthanc(sends(200, body), lambda orthanc: orthanc.changes(0, 10))
+
+
+def test_an_archive_that_is_no_orthanc_is_told():
+    with pytest.raises(ArchiveRefused, match="must be the root of an Orthanc"):
+        with_orthanc(sends(404), lambda orthanc: orthanc.changes(0, 10))
+
+
+def test_an_identifier_cannot_lead_to_another_place():
+    with serving(sends(404)) as server, ArchiveSession(server.url, LOCAL) as session:
+        assert Orthanc(server.url, session).series("../../tools/shutdown?x#y") is None
+        assert {path for path, _ in server.seen} == {
+            "/series/..%2F..%2Ftools%2Fshutdown%3Fx%23y",
+            "/series/..%2F..%2Ftools%2Fshutdown%3Fx%23y/study",
+        }

@@ -1,0 +1,235 @@
+"""What leaves for an archive, and for none but it."""
+
+import base64
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler
+from io import BytesIO
+from pathlib import Path
+from ssl import PROTOCOL_TLS_SERVER, SSLContext
+
+import pytest
+import requests
+from pydantic import SecretStr
+from urllib3 import HTTPResponse
+
+from app.errors import ArchiveDenied, ArchiveNotAllowed, ArchiveUnavailable
+from app.interop import archive_http
+from app.interop.archive_http import ArchiveAccess, ArchiveSession, checked_address
+from tests.orthanc import free_port
+from tests.programs import program
+from tests.web import sends, serving
+
+LOCAL = ArchiveAccess(frozenset({"127.0.0.1"}), timeout_seconds=5)
+
+
+def get(url: str, access: ArchiveAccess = LOCAL, at: str = "/") -> bytes:
+    with ArchiveSession(url, access) as session:
+        return session.get(url + at).content
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://archive.example/dicom-web",
+        "https://ARCHIVE.example:8443/",
+        "http://127.0.0.1:8042",
+        "http://[::1]:8042",
+    ],
+)
+def test_addresses_on_the_list_are_allowed(url):
+    access = ArchiveAccess(frozenset({"Archive.example", "127.0.0.1", "::1"}))
+    assert checked_address(url, access).geturl() == url
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://other.example/dicom-web", "other.example is not an allowed archive"),
+        ("https://archive.example.evil.example/", "is not an allowed archive"),
+        ("https://evil.archive.example/", "is not an allowed archive"),
+        ("http://archive.example/dicom-web", "plain HTTP shows patients' data"),
+        ("https://user:secret@archive.example/", "holds credentials"),
+        ("https://archive.example@evil.example/", "holds credentials"),
+        ("ftp://archive.example/", "must be one of http or https"),
+        ("archive.example", "must be one of http or https"),
+        ("https://archive.example/dicom-web?study=1", "must be one of http or https"),
+        ("https://archive.example:port/", "is not a URL"),
+        ("https://[archive.example/", "is not a URL"),
+    ],
+)
+def test_any_other_address_is_refused_before_anything_is_sent(url, message):
+    with pytest.raises(ArchiveNotAllowed, match=message) as refused:
+        ArchiveSession(url, ArchiveAccess(frozenset({"archive.example"})))
+    assert "secret" not in str(refused.value)
+
+
+def test_no_archive_is_allowed_by_default():
+    with pytest.raises(ArchiveNotAllowed, match="--allow-host"):
+        checked_address("http://127.0.0.1:8042", ArchiveAccess(frozenset()))
+
+
+def test_plain_http_in_a_trusted_network_has_to_be_allowed_by_name():
+    access = ArchiveAccess(frozenset({"orthanc"}), allow_http=True)
+    assert checked_address("http://orthanc:8042", access).hostname == "orthanc"
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_to_another_address_is_not_followed_and_gets_no_credentials(status):
+    access = ArchiveAccess(LOCAL.hosts, token=SecretStr("token-of-the-archive"))
+    with serving(sends(200)) as other, serving(sends(status, Location=f"{other.url}/login")) as archive:
+        with pytest.raises(ArchiveUnavailable, match="redirects to another address"):
+            get(archive.url, access)
+        assert archive.seen[0][1]["Authorization"] == "Bearer token-of-the-archive"
+        assert other.seen == []
+
+
+def test_a_redirect_within_the_archive_is_followed():
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        sends(200, b"here")(handler) if handler.path == "/new" else sends(302, Location="/new")(handler)
+
+    with serving(answer) as archive:
+        assert get(archive.url, at="/old") == b"here"
+
+
+def test_a_session_reaches_no_other_address_whoever_asks():
+    with serving(sends(200)) as other, ArchiveSession("http://127.0.0.1:1", LOCAL) as session:
+        with pytest.raises(ArchiveUnavailable, match="another address"):
+            session.get(other.url)
+        assert other.seen == []
+
+
+def test_a_user_name_and_password_go_to_the_archive():
+    access = ArchiveAccess(LOCAL.hosts, username="reader", password=SecretStr("word"))
+    with serving(sends(200)) as archive:
+        get(archive.url, access)
+        assert base64.b64decode(archive.seen[0][1]["Authorization"].removeprefix("Basic ")) == b"reader:word"
+
+
+def test_secrets_are_not_shown():
+    access = ArchiveAccess(LOCAL.hosts, token=SecretStr("hush"), username="reader", password=SecretStr("hush"))
+    assert "hush" not in repr(access)
+    assert "reader" not in repr(access)
+
+
+def test_credentials_and_proxies_of_the_machine_take_no_part(tmp_path, monkeypatch):
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login someone password else\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    with serving(sends(200)) as proxy, serving(sends(200)) as archive:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        get(archive.url)
+        assert proxy.seen == []
+        assert "Authorization" not in archive.seen[0][1]
+
+
+def test_https_goes_through_the_machines_proxy_except_to_hosts_that_it_excepts(monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "near.example")
+    access = ArchiveAccess(frozenset({"far.example", "near.example", "localhost"}))
+    assert ArchiveSession("https://far.example/", access).proxies["https"] == "http://proxy.example:3128"
+    assert "https" not in ArchiveSession("https://near.example/", access).proxies
+    assert "https" not in ArchiveSession("https://localhost/", access).proxies
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_denied_access_is_told_from_other_failures(status):
+    with serving(sends(status)) as archive, pytest.raises(ArchiveDenied, match=str(status)):
+        get(archive.url)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_an_archive_that_says_not_now_is_asked_again_and_then_unavailable(status, monkeypatch):
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda _: None)
+    with serving(sends(status)) as archive:
+        with pytest.raises(ArchiveUnavailable, match=str(status)):
+            get(archive.url)
+        assert len(archive.seen) == 4
+
+
+def test_other_statuses_are_left_to_the_caller():
+    with serving(sends(404, b"none")) as archive:
+        assert get(archive.url) == b"none"
+
+
+def test_an_archive_that_is_not_there_is_unavailable(monkeypatch):
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda _: None)
+    with pytest.raises(ArchiveUnavailable, match="cannot be reached"):
+        get(f"http://127.0.0.1:{free_port()}")
+
+
+def test_an_archive_that_says_nothing_is_given_up_in_time(monkeypatch):
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda _: None)
+    heard = threading.Event()
+    with serving(lambda _: heard.wait(30) and None) as archive:
+        try:
+            with pytest.raises(ArchiveUnavailable, match="--timeout"):
+                get(archive.url, ArchiveAccess(LOCAL.hosts, timeout_seconds=0.2))
+        finally:
+            heard.set()
+
+
+def test_every_request_has_a_timeout(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "requests.adapters.HTTPAdapter.send", lambda *_, timeout, **__: given.append(timeout) or _answer()
+    )
+    with ArchiveSession("http://127.0.0.1:1", ArchiveAccess(LOCAL.hosts, timeout_seconds=17)) as session:
+        session.get("http://127.0.0.1:1/")
+        session.post("http://127.0.0.1:1/", b"", timeout=3)
+    assert given == [(5, 17), 3]
+
+
+def _answer() -> requests.Response:
+    answer = requests.Response()
+    answer.status_code, answer.raw = 200, HTTPResponse(BytesIO())
+    return answer
+
+
+def test_an_answer_without_end_is_cut_off(monkeypatch):
+    monkeypatch.setattr(archive_http, "_MOST_BYTES", 1000)
+    with serving(sends(200, b"x" * 1001)) as archive, pytest.raises(ArchiveUnavailable, match="more than 1000 bytes"):
+        get(archive.url)
+
+
+def test_an_answer_that_breaks_off_is_no_answer():
+    with (
+        serving(sends(200, b"half", Content_Length="8")) as archive,
+        pytest.raises(ArchiveUnavailable, match="breaks off"),
+    ):
+        get(archive.url)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate and its key."""
+    path = tmp_path_factory.mktemp("tls") / "archive.pem"
+    names = ["-subj", "/CN=archive", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = [program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    subprocess.run(
+        [*command, "-nodes", "-days", "2", *names, "-keyout", str(path), "-out", f"{path}.crt"],
+        check=True,
+        capture_output=True,
+    )
+    with path.open("ab") as file:
+        file.write(Path(f"{path}.crt").read_bytes())
+    return path
+
+
+def test_certificates_are_verified_and_an_authority_can_be_named(certificate, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))  # decides for requests alone, but not here
+    tls = SSLContext(PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with serving(sends(200, b"trusted"), tls) as archive:
+        with pytest.raises(ArchiveUnavailable, match="certificate is not trusted; --ca-bundle"):
+            get(archive.url)
+        assert archive.seen == []
+        trusting = ArchiveAccess(LOCAL.hosts, ca_bundle=Path(f"{certificate}.crt"))
+        assert get(archive.url, trusting) == b"trusted"
+
+
+def test_an_archive_without_tls_is_told_from_one_that_is_not_trusted():
+    with serving(sends(200)) as archive, pytest.raises(ArchiveUnavailable, match="does not speak TLS"):
+        get(archive.url.replace("http:", "https:"))

@@ -1,0 +1,323 @@
+"""The watcher's decisions, over an archive that does as it is told."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.errors import (
+    ArchiveDenied,
+    ArchiveRefused,
+    ArchiveUnavailable,
+    ImageTooLarge,
+    InferenceFailed,
+    NotASlide,
+    SeriesNotFound,
+    SlideUnreadable,
+    StartupError,
+)
+from app.interop.orthanc import Changes, SeriesOfStudy
+from app.segmentation.bookmark import Bookmark
+from app.segmentation.watch import PAGE, Backoff, Watcher
+from app.telemetry.watching import WatchMetrics
+
+POLL_SECONDS = 1000.0
+"""No wait of a backoff is as long, so the two can be told apart."""
+UID = "1.2.840.99.7"
+RESULT: Any = object()
+
+
+class Archive:
+    """A log of changes, and the series that it speaks of; errors that are put in `failures` come first."""
+
+    def __init__(self) -> None:
+        self.log: list[dict[str, Any]] = []
+        self.modalities: dict[str, str] = {}
+        self.failures: list[Exception] = []
+        self.asked_since: list[int] = []
+
+    def arrives(self, name: str, modality: str = "SM") -> None:
+        self.modalities[name] = modality
+        for kind in ("NewInstance", "NewSeries", "StableSeries", "StableStudy"):
+            self.log.append({"Seq": len(self.log) + 1, "ChangeType": kind, "ID": name})
+
+    def changes(self, since: int, limit: int) -> Changes:
+        self.asked_since.append(since)
+        if self.failures:
+            raise self.failures.pop(0)
+        page = [change for change in self.log if change["Seq"] > since][:limit]
+        last = page[-1]["Seq"] if page else len(self.log)
+        return Changes.model_validate({"Changes": page, "Last": last, "Done": last == len(self.log)})
+
+    def series(self, resource: str) -> SeriesOfStudy | None:
+        if resource not in self.modalities:
+            return None
+        return SeriesOfStudy(modality=self.modalities[resource], study_uid=UID, series_uid=resource)
+
+
+class Slides:
+    """Answers every series, unless told how else."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Any]] = {}
+        self.tried: list[str] = []
+        self.stored: list[Any] = []
+        self.refusals: list[Exception] = []
+
+    async def segment(self, study_uid: str, series_uid: str) -> Any:
+        assert study_uid == UID
+        self.tried.append(series_uid)
+        answer = self.answers[series_uid].pop(0) if self.answers.get(series_uid) else RESULT
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    async def store(self, result: Any) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.stored.append(result)
+
+
+class Watch:
+    """A watcher that runs until it has nothing left to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.archive, self.slides = Archive(), Slides()
+        self.path = folder / "watch.json"
+        self.registry = CollectorRegistry()
+        self.metrics = WatchMetrics(self.registry)
+        self.waits: list[float] = []
+
+    def run(self) -> None:
+        async def wait(seconds: float) -> None:
+            if seconds == POLL_SECONDS:
+                raise asyncio.CancelledError
+            self.waits.append(seconds)
+
+        bookmark = Bookmark(self.path, "http://archive")
+        watcher = Watcher(self.archive, self.slides, bookmark, self.metrics, POLL_SECONDS, 3, wait)
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(watcher.run())
+
+    def outcomes(self) -> dict[str, float]:
+        [family] = [family for family in self.registry.collect() if family.name == "tessera_watch_series"]
+        return {one.labels["outcome"]: one.value for one in family.samples if one.name.endswith("_total")}
+
+    def state(self) -> dict[str, Any]:
+        return dict(json.loads(self.path.read_text()))
+
+
+@pytest.fixture
+def watch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Watch]:
+    caplog.set_level(logging.DEBUG, "app")
+    yield Watch(tmp_path)
+    assert UID not in caplog.text
+
+
+def test_each_slide_is_answered_once(watch):
+    for name in ("a", "b"):
+        watch.archive.arrives(name)
+    watch.run()
+    watch.run()
+    assert watch.slides.tried == ["a", "b"]
+    assert len(watch.slides.stored) == 2
+    assert watch.state() == {"archive": "http://archive", "last_change": 8, "tries": 0}
+    assert watch.registry.get_sample_value("tessera_watch_last_change") == 8
+
+
+def test_results_and_other_series_are_passed_over(watch):
+    for modality in ("SEG", "SR", "ANN", "CT", ""):
+        watch.archive.arrives(modality or "none", modality)
+    watch.run()
+    assert watch.slides.tried == []
+    assert watch.outcomes() == {}
+    assert watch.state()["last_change"] == 20
+
+
+def test_a_slide_whose_result_is_there_is_not_answered_again(watch):
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = ["1.2.3"]
+    watch.run()
+    assert watch.slides.stored == []
+    assert watch.outcomes() == {"answered before": 1}
+
+
+def test_a_slide_that_arrives_while_the_watcher_is_down_is_answered(watch):
+    watch.archive.arrives("a")
+    watch.run()
+    watch.archive.arrives("b")
+    watch.run()
+    assert watch.slides.tried == ["a", "b"]
+
+
+def test_a_long_log_is_read_page_by_page_without_a_wait(watch):
+    for number in range(PAGE):
+        watch.archive.arrives(f"series-{number}", "CT")
+    watch.archive.arrives("slide")
+    watch.run()
+    assert watch.slides.tried == ["slide"]
+    assert watch.waits == []
+    assert len(watch.archive.asked_since) == 5
+
+
+@pytest.mark.parametrize("error", [ArchiveUnavailable("down"), ArchiveDenied("no"), ArchiveRefused("what?")])
+def test_an_archive_that_fails_is_waited_out(watch, error):
+    watch.archive.arrives("a")
+    watch.archive.failures = [error] * 12
+    watch.run()
+    assert watch.slides.tried == ["a"]
+    assert len(watch.waits) == 12
+    assert watch.outcomes() == {"answered": 1}
+
+
+@pytest.mark.parametrize("error", [ArchiveUnavailable("down"), ArchiveDenied("no")])
+def test_a_failure_of_the_archive_is_never_held_against_a_slide(watch, error):
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = [error] * 10
+    watch.slides.refusals = [error] * 10
+    watch.run()
+    assert watch.outcomes() == {"answered": 1}
+    assert len(watch.slides.stored) == 1
+    assert watch.registry.get_sample_value("tessera_watch_failures_total", {"error": type(error).__name__}) == 20
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SlideUnreadable("no pixels"), InferenceFailed("failed"), ArchiveRefused("no"), RuntimeError(f"a bug at {UID}")],
+)
+def test_a_slide_that_fails_is_given_up_after_some_tries_and_the_next_one_answered(watch, caplog, error):
+    for name in ("a", "b"):
+        watch.archive.arrives(name)
+    watch.slides.answers["a"] = [error] * 5
+    watch.run()
+    assert watch.slides.tried == ["a", "a", "a", "b"]
+    assert watch.outcomes() == {"given up": 1, "answered": 1}
+    assert "series given up" in caplog.text
+
+
+def test_a_slide_that_fails_once_is_answered(watch):
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = [SlideUnreadable("a blip")]
+    watch.run()
+    assert watch.outcomes() == {"answered": 1}
+    assert len(watch.waits) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(NotASlide("a label"), "not a slide"), (ImageTooLarge("huge"), "too large"), (SeriesNotFound("none"), "gone")],
+)
+def test_what_no_further_try_would_change_is_passed_over_at_once(watch, error, outcome):
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = [error]
+    watch.run()
+    assert watch.slides.tried == ["a"]
+    assert watch.outcomes() == {outcome: 1}
+    assert watch.waits == []
+
+
+def test_a_series_that_was_deleted_meanwhile_is_passed_over(watch):
+    watch.archive.arrives("a")
+    watch.archive.modalities.clear()
+    watch.run()
+    assert watch.slides.tried == []
+    assert watch.outcomes() == {"gone": 1}
+
+
+def test_an_unforeseen_error_is_logged_by_place_not_by_message(watch, caplog):
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = [KeyError(UID)]
+    watch.run()
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.error == "KeyError"
+    assert record.at[-1].startswith(__file__)
+    assert UID not in str(vars(record))
+
+
+def test_a_slide_that_ends_the_process_is_given_up_in_the_end(watch):
+    """As one that takes all memory does: the count of tries is on disk before each."""
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = [KeyboardInterrupt()] * 9
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            watch.run()
+    watch.run()
+    assert watch.slides.tried == ["a"] * 3
+    assert watch.outcomes() == {"given up": 1}
+
+
+def test_a_stop_in_the_middle_of_a_slide_stores_nothing_and_counts_no_try(watch):
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = [asyncio.CancelledError()]
+    watch.run()
+    assert watch.slides.stored == []
+    assert watch.state() == {"archive": "http://archive", "last_change": 2, "tries": 0}
+    watch.run()
+    assert len(watch.slides.stored) == 1
+
+
+def test_a_log_that_begins_anew_is_read_from_its_start(watch, caplog):
+    watch.path.write_text(json.dumps({"archive": "http://archive", "last_change": 5000, "tries": 0}))
+    watch.archive.arrives("a")
+    watch.run()
+    assert watch.slides.tried == ["a"]
+    assert "begun anew" in caplog.text
+
+
+def test_the_waits_double_up_to_a_limit_and_are_shortened_at_random():
+    backoff = Backoff()
+    waits = [backoff.next_seconds() for _ in range(12)]
+    for longest, wait in zip([1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300], waits, strict=True):
+        assert longest / 2 <= wait <= longest
+    assert Backoff().next_seconds() != Backoff().next_seconds()
+    backoff.reset()
+    assert backoff.next_seconds() <= 1
+
+
+def test_a_success_resets_the_waits(watch):
+    for name in ("a", "b"):
+        watch.archive.arrives(name)
+        watch.slides.answers[name] = [ArchiveUnavailable("down")] * 6
+    watch.run()
+    assert len(watch.waits) == 12
+    for first, last in (watch.waits[0:6:5], watch.waits[6:12:5]):
+        assert first <= 1
+        assert last >= 16
+
+
+def test_a_bookmark_of_another_archive_begins_at_the_start(tmp_path):
+    path = tmp_path / "state.json"
+    Bookmark(path, "http://one").move(7)
+    assert Bookmark(path, "http://one").last_change == 7
+    assert Bookmark(path, "http://two").last_change == 0
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"archive": "http://one", "last_change": -1}', '{"last_change": 1}']
+)
+def test_a_file_that_is_no_bookmark_is_left_as_it_is(tmp_path, content):
+    path = tmp_path / "state.json"
+    path.write_text(content)
+    with pytest.raises(StartupError, match="no bookmark of a watcher"):
+        Bookmark(path, "http://one")
+    assert path.read_text() == content
+
+
+def test_a_bookmark_that_cannot_be_kept_is_said_at_the_start(tmp_path):
+    with pytest.raises(StartupError, match="choose another --state"):
+        Bookmark(tmp_path / "missing" / "state.json", "http://one")
+
+
+def test_a_bookmark_leaves_no_partial_file(tmp_path):
+    path = tmp_path / "state.json"
+    bookmark = Bookmark(path, "http://one")
+    bookmark.begin_try()
+    assert Bookmark(path, "http://one").tries == 1
+    bookmark.forget_try()
+    bookmark.move(3)
+    assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
