@@ -1,0 +1,94 @@
+/** The list of patches and how far they are. A listbox: one stop for Tab, arrows inside (ARIA practices, "listbox"). */
+
+import { byId, element, strip } from "./dom.js";
+import { State } from "./patches.js";
+
+const WORDS = {
+  [State.WAITING]: "waiting",
+  [State.RUNNING]: "being segmented",
+  [State.DONE]: "done",
+  [State.FAILED]: "not segmented",
+  [State.CANCELLED]: "cancelled",
+};
+
+/** Keep the list and the progress as `patches` says. */
+export function showList(patches) {
+  const list = byId("list");
+  const options = new Map();
+
+  function change({ detail: patch }) {
+    if (patch) fill(options.get(patch), patch);
+    else {
+      for (const gone of [...options.keys()].filter((known) => !patches.all.includes(known))) {
+        options.get(gone).remove();
+        options.delete(gone);
+      }
+      for (const added of patches.all.filter((known) => !options.has(known))) {
+        const option = element("li", {
+          role: "option",
+          "aria-selected": "false",
+          onclick: () => patches.select(added),
+        });
+        options.set(added, option);
+        fill(option, added);
+        list.append(option);
+      }
+    }
+    list.hidden = patches.all.length === 0;
+    placeTabStop();
+    showProgress(patches);
+  }
+
+  function select({ detail: patch }) {
+    for (const [known, option] of options) option.setAttribute("aria-selected", String(known === patch));
+    placeTabStop();
+    options.get(patch)?.scrollIntoView({ block: "nearest" });
+  }
+
+  function placeTabStop() {
+    const stop = options.get(patches.selected) ?? list.firstElementChild;
+    for (const option of list.children) option.tabIndex = option === stop ? 0 : -1;
+  }
+
+  list.addEventListener("keydown", (event) => {
+    const at = [...list.children].indexOf(event.target);
+    const last = list.children.length - 1;
+    const moves = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: last, " ": at, Enter: at };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    const to = Math.min(last, Math.max(0, moves[event.key]));
+    list.children[to].focus();
+    patches.select(patches.all[to]);
+  });
+  patches.addEventListener("change", change);
+  patches.addEventListener("select", select);
+}
+
+function fill(option, { file, state, note, answer }) {
+  option.dataset.state = state;
+  const words = state === State.DONE ? answer.labels.join(", ") || "no label" : WORDS[state];
+  option.replaceChildren(
+    element("span", { class: "name" }, file.name),
+    element("span", { class: "state" }, note || words),
+    ...(answer ? [strip(answer.classes)] : []),
+  );
+}
+
+function showProgress(patches) {
+  const all = patches.all.length;
+  const open = patches.in(State.WAITING, State.RUNNING).length;
+  const failed = patches.in(State.FAILED).length;
+  const cancelled = patches.in(State.CANCELLED).length;
+  byId("progress").hidden = all === 0;
+  byId("bar").max = Math.max(1, all);
+  byId("bar").value = all - open;
+  byId("bar").hidden = open === 0;
+  const words = [`${all - open - failed - cancelled} of ${all} done`];
+  if (failed) words.push(`${failed} with a problem`);
+  if (cancelled) words.push(`${cancelled} cancelled`);
+  const text = words.join(", ");
+  if (byId("progress-text").textContent !== text) byId("progress-text").textContent = text;
+  byId("cancel").hidden = open === 0;
+  byId("clear").hidden = open > 0;
+  byId("retry").hidden = open > 0 || failed + cancelled === 0;
+}

@@ -1,0 +1,64 @@
+/** The patches of this page: what state each is in, and which one is looked at. Tells of "change" and "select". */
+
+export const State = Object.freeze({
+  WAITING: "waiting",
+  RUNNING: "running",
+  DONE: "done",
+  FAILED: "failed",
+  CANCELLED: "cancelled",
+});
+
+/**
+ * @typedef {Object} Patch
+ * @property {File} file - What the user chose; its name is shown here and sent nowhere.
+ * @property {string} state - One of State.
+ * @property {string} note - What there is to say beside the state: a problem, or a wait.
+ * @property {Object} [answer] - The service's answer.
+ * @property {Blob} [json] - The same, as it came.
+ */
+
+export class Patches extends EventTarget {
+  all = [];
+  selected = null;
+
+  /** Add files, at least one; the very first is looked at without being asked for. */
+  add(files) {
+    const added = files.map((file) => ({ file, state: State.WAITING, note: "" }));
+    this.all.push(...added);
+    this.dispatchEvent(new CustomEvent("change", { detail: null }));
+    if (!this.selected) this.select(added[0]);
+    return added;
+  }
+
+  /** Note what happened to `patch`. */
+  update(patch, changes) {
+    if (!this.all.includes(patch)) return; // it was cleared meanwhile
+    Object.assign(patch, { note: "" }, changes);
+    this.dispatchEvent(new CustomEvent("change", { detail: patch }));
+    if (patch === this.selected) this.select(patch);
+  }
+
+  select(patch) {
+    this.selected = patch;
+    this.dispatchEvent(new CustomEvent("select", { detail: patch }));
+  }
+
+  clear() {
+    this.all = [];
+    this.dispatchEvent(new CustomEvent("change", { detail: null }));
+    this.select(null);
+  }
+
+  in(...states) {
+    return this.all.filter((patch) => states.includes(patch.state));
+  }
+}
+
+/** Return the classes of an answer or of a model's card as {name, letter, color, label}, in the mask's order. */
+export const classesOf = ({ classes }) =>
+  classes.map(({ name, letter, color, label, probability }) => ({
+    name,
+    letter,
+    color,
+    label: label ?? probability !== null,
+  }));

@@ -1,0 +1,153 @@
+/** The result of the patch that is looked at: words, numbers, bars, and the legend that shows and hides classes. */
+
+import { byId, capitalised, css, element, percent, strip } from "./dom.js";
+import { paintSwatch } from "./paint.js";
+import { State, classesOf } from "./patches.js";
+import { isShown } from "./scene.js";
+
+export class Result {
+  #look;
+  #onToggle;
+  #model = null;
+  #swatches = [];
+
+  /**
+   * @param {Look} look - Which classes are shown, and whether patterned; toggles are noted here.
+   * @param {function()} onToggle - Called when a class was shown or hidden.
+   */
+  constructor(look, onToggle) {
+    this.#look = look;
+    this.#onToggle = onToggle;
+  }
+
+  /** The model's card: its classes are the legend before there is a result, and its thresholds explain the labels. */
+  set model(model) {
+    this.#model = model;
+  }
+
+  show(patch) {
+    const done = patch?.state === State.DONE;
+    byId("downloads").hidden = !done;
+    byId("provenance").hidden = !done;
+    if (done) {
+      byId("result").replaceChildren(...this.#answered(patch.answer));
+      byId("provenance-list").replaceChildren(...provenance(patch.answer));
+    } else if (patch?.state === State.FAILED) {
+      byId("result").replaceChildren(element("p", { class: "failed" }, patch.note));
+    } else {
+      byId("result").replaceChildren(...this.#expected());
+    }
+    this.paintSwatches();
+  }
+
+  paintSwatches() {
+    for (const { canvas, classes, index } of this.#swatches) paintSwatch(canvas, classes, index, this.#look.patterns);
+  }
+
+  #expected() {
+    this.#swatches = [];
+    if (!this.#model) return [];
+    const classes = classesOf(this.#model);
+    const items = classes.map((tissue, index) =>
+      element("li", {}, this.#swatch(classes, index), capitalised(tissue.name)),
+    );
+    return [element("p", { class: "hint" }, "The model tells apart"), element("ul", { class: "legend" }, ...items)];
+  }
+
+  #answered({ labels, classes: scores, model }) {
+    this.#swatches = [];
+    const classes = classesOf({ classes: scores });
+    const thresholds = this.#model?.sha256 === model.sha256 ? [...this.#model.label_thresholds] : [];
+    const rows = scores.map((score, index) =>
+      this.#row(classes, index, score, labels, score.probability === null ? null : thresholds.shift()),
+    );
+    return [
+      element("p", { class: "labels" }, ...found(labels, scores)),
+      strip(scores, "tall"),
+      element(
+        "table",
+        {},
+        element("caption", {}, "Uncheck a class to hide it in the view"),
+        element("thead", {}, element("tr", {}, heading("Class"), heading("Area"), heading("Probability"))),
+        element("tbody", {}, ...rows),
+      ),
+      element(
+        "p",
+        { class: "hint" },
+        "Probability: that the patch contains the class. The tick is the threshold of a label.",
+      ),
+    ];
+  }
+
+  #row(classes, index, { fraction, probability, color }, labels, threshold) {
+    const tissue = classes[index];
+    const toggle = element("input", {
+      type: "checkbox",
+      checked: isShown(this.#look, tissue),
+      onchange: () => {
+        this.#look.chosen.set(tissue.name, toggle.checked);
+        this.#onToggle();
+      },
+    });
+    const name = element("span", {}, capitalised(tissue.name));
+    return element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, element("label", {}, toggle, this.#swatch(classes, index), name)),
+      element("td", {}, percent(fraction), meter(fraction, color)),
+      probability === null
+        ? element("td", { class: "none" }, element("span", { class: "hidden" }, "is never a label"))
+        : element(
+            "td",
+            { class: labels.includes(tissue.name) ? "label" : "" },
+            percent(probability),
+            meter(probability, color, threshold),
+          ),
+    );
+  }
+
+  #swatch(classes, index) {
+    const canvas = element("canvas", { class: "swatch", width: 20, height: 20, "aria-hidden": "true" });
+    this.#swatches.push({ canvas, classes, index });
+    return canvas;
+  }
+}
+
+function found(labels, scores) {
+  if (labels.length === 0) return ["No tissue class reaches its threshold"];
+  return scores
+    .filter(({ name }) => labels.includes(name))
+    .map(({ name, color }) => {
+      const chip = element("span", { class: "chip" }, capitalised(name));
+      chip.style.setProperty("--class", css(color));
+      return chip;
+    });
+}
+
+const heading = (text) => element("th", { scope: "col" }, text);
+
+/** A share as a bar, with a tick at `threshold`, for the eye alone: the number stands beside. */
+function meter(share, color, threshold) {
+  const fill = element("i");
+  fill.style.width = `${share * 100}%`;
+  fill.style.background = css(color);
+  const parts = [fill];
+  if (threshold !== undefined) {
+    const tick = element("b");
+    tick.style.left = `${threshold * 100}%`;
+    parts.push(tick);
+  }
+  return element("span", { class: "meter", "aria-hidden": "true" }, ...parts);
+}
+
+function provenance({ model, image, request_id: request }) {
+  const facts = {
+    Model: `${model.name} ${model.version}`,
+    "Model SHA-256": model.sha256,
+    Image: `${image.width} × ${image.height} px`,
+    "Image SHA-256": image.sha256,
+    "Request id": request,
+    Use: "Research use only",
+  };
+  return Object.entries(facts).flatMap(([term, fact]) => [element("dt", {}, term), element("dd", {}, fact)]);
+}

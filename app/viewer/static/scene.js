@@ -1,0 +1,111 @@
+/** The patch that is looked at: gets its pixels, paints its layers, hands them to the view. */
+
+import { classesOf } from "./patches.js";
+import { paintClasses, paintConfidence, paintPatterns } from "./paint.js";
+import { blobOf, canvasOf, classMapOf, drawn, valuesOf } from "./raster.js";
+
+const PNG = "image/png";
+const PATTERN_SIDE_PX = 1024; // patterns of smaller patches are painted at about this size
+
+/**
+ * @typedef {Object} Look - How the user wants to see patches.
+ * @property {"classes"|"confidence"} layer - What the colours say.
+ * @property {boolean} patterns
+ * @property {Map<string, boolean>} chosen - Classes shown or hidden on purpose, by name.
+ */
+
+/** Whether a class is shown: as chosen; else labels are, others (background) are not, as in the service's overlay. */
+export const isShown = (look, { name, label }) => look.chosen.get(name) ?? label;
+
+export class Scene {
+  #service;
+  #view;
+  #look;
+  #abort = new AbortController();
+  #shown = null;
+
+  /**
+   * @param {Service} service
+   * @param {View} view
+   * @param {Look} look - Read at each painting.
+   */
+  constructor(service, view, look) {
+    this.#service = service;
+    this.#view = view;
+    this.#look = look;
+  }
+
+  /**
+   * Show an answered patch.
+   * @returns {Promise<boolean>} Whether this browser could decode the image; else the service's picture is shown.
+   * @throws {Problem} A picture could not be had. {DOMException} AbortError: another patch was opened meanwhile.
+   */
+  async open(patch) {
+    this.close();
+    const { signal } = this.#abort;
+    const { image: size, mask } = patch.answer;
+    const classes = classesOf(patch.answer);
+    const [own, map] = await Promise.all([drawn(patch.file, size), classMapOf(blobOf(mask), size, classes)]);
+    signal.throwIfAborted();
+    const image = own ?? (await this.#serviceDrawn(patch, size, signal));
+    signal.throwIfAborted();
+    const finer = Math.max(1, Math.floor(PATTERN_SIDE_PX / Math.max(size.width, size.height)));
+    this.#shown = {
+      patch,
+      size,
+      classes,
+      map,
+      confidence: null,
+      colours: crisp(size),
+      patterns: crisp(size, finer),
+    };
+    await this.paint();
+    signal.throwIfAborted();
+    const { colours, patterns } = this.#shown;
+    await this.#view.open(image, colours, patterns);
+    signal.throwIfAborted();
+    return own !== null;
+  }
+
+  close() {
+    this.#abort.abort();
+    this.#abort = new AbortController();
+    this.#shown = null;
+    this.#view.close();
+  }
+
+  /**
+   * Paint the layers anew, as the look now asks for; gets the confidence when it is first needed.
+   * @throws {Problem} The confidence could not be had. {DOMException} AbortError: another patch was opened meanwhile.
+   */
+  async paint() {
+    const scene = this.#shown;
+    if (!scene) return;
+    if (this.#look.layer === "confidence" && !scene.confidence) {
+      const { signal } = this.#abort;
+      const query = { view: "confidence" };
+      const grey = await this.#service.segment(scene.patch.file, { accept: PNG, query, signal });
+      scene.confidence = await valuesOf(grey, scene.size);
+      signal.throwIfAborted();
+    }
+    const { size, colours, patterns, map, classes } = scene;
+    const shown = classes.map((tissue) => isShown(this.#look, tissue));
+    if (this.#look.layer === "confidence") paintConfidence(colours, map, scene.confidence, classes, shown);
+    else paintClasses(colours, map, classes, shown);
+    paintPatterns(patterns, map, size.width, classes, this.#look.patterns ? shown : shown.fill(false));
+    this.#view.redraw();
+  }
+
+  /** Return the image as the service decoded it: an overlay without any colour is just that. */
+  async #serviceDrawn(patch, size, signal) {
+    const query = { view: "overlay", opacity: 0 };
+    return drawn(await this.#service.segment(patch.file, { accept: PNG, query, signal }), size);
+  }
+}
+
+/** Return a canvas that the view scales without smoothing: between two classes there is nothing. */
+function crisp({ width, height }, scale = 1) {
+  const canvas = canvasOf(width * scale, height * scale);
+  canvas.dataset.crisp = "yes";
+  return canvas;
+}

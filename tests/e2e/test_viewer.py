@@ -1,0 +1,610 @@
+"""The page in a real browser, before a real server.
+
+Most tests serve the colour segmenter, whose answer to every pixel is known beforehand; what a user sees is read off
+screenshots.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from app.main import create_app
+from app.pathology.arrays import RgbImage
+from app.pathology.classes import TissueClass
+from app.settings import Settings
+from tests.conftest import ROOT, RunningService
+from tests.dicom_sources import file_of, microscopic
+from tests.e2e.browser import Visit, visiting
+from tests.e2e.viewer_service import Gateway, serving
+from tests.fakes import ColourSegmenter, manifest
+from tests.pictures import BLUE, GREEN, ORANGE, WHITE, encoded, opened, plain, quarters
+
+SIDE = 256
+TUMOR, STROMA, NORMAL = (0, 64, 128), (64, 128, 0), (243, 152, 0)
+QUARTERS = {"tumor": (-1, -1), "stroma": (1, -1), "normal": (-1, 1), "background": (1, 1)}
+"""Where `quarters` has which class, in quarters of a side from the middle."""
+IMAGE = {"tumor": BLUE, "stroma": GREEN, "normal": ORANGE, "background": WHITE}
+MASK = {"tumor": TUMOR, "stroma": STROMA, "normal": NORMAL}
+SURE_200 = (76, 192, 108)
+"""viridis at 200/255 on a scale from 1/4 to 1: in 8 steps, 0.699 of the way from the sixth colour to the seventh."""
+STAGE = (227, 231, 236)
+"""What lies behind the pictures."""
+NAME = "doe-john-1970-01-01.png"
+DRAW_SECONDS = 20
+
+
+def settings() -> Settings:
+    return Settings(cores=2, device="cpu")
+
+
+def upload(name: str = NAME, content: bytes | None = None, media_type: str = "image/png") -> Any:
+    return {"name": name, "mimeType": media_type, "buffer": content or encoded(quarters(SIDE, SIDE))}
+
+
+def choose(page: Page, *files: Any) -> None:
+    page.get_by_label("Choose patches").set_input_files(list(files) or [upload()])
+
+
+def show(page: Page, *files: Any) -> None:
+    """Choose patches and wait until all are answered and one is seen."""
+    choose(page, *files)
+    expect(page.get_by_role("button", name="Clear list")).to_be_visible()
+    expect(page.locator("#busy")).to_be_empty()
+
+
+def pick(page: Page, label: str) -> None:
+    """Choose one of a group of radio buttons; what is seen and clicked is its label."""
+    page.locator(".choice").get_by_text(label, exact=True).click()
+
+
+def picture_of(pane: Locator) -> RgbImage:
+    return np.asarray(opened(pane.screenshot()).convert("RGB")).astype(float)
+
+
+def place_of(picture: RgbImage, name: str) -> RgbImage:
+    """Return some px around the middle of a class's quarter; the square image fills the pane's shorter side."""
+    height, width = picture.shape[:2]
+    right, down = QUARTERS[name]
+    x, y = (round(whole / 2 + step * min(width, height) / 4) for whole, step in ((width, right), (height, down)))
+    return picture[y - 20 : y + 20, x - 20 : x + 20]
+
+
+def blended(name: str, opacity: float) -> tuple[float, ...]:
+    if name not in MASK:
+        return IMAGE[name]
+    return tuple((1 - opacity) * of + opacity * colour for of, colour in zip(IMAGE[name], MASK[name], strict=True))
+
+
+def eventually(check: Callable[[], None]) -> None:
+    """Look again until `check` passes; screenshots show what is drawn, which nothing in the page announces."""
+    end = time.monotonic() + DRAW_SECONDS
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > end:
+                raise
+
+
+def assert_seen(pane: Locator, expected: dict[str, tuple[float, ...]]) -> None:
+    """Check the colour of every pixel around the middle of each quarter named."""
+
+    def check() -> None:
+        picture = picture_of(pane)
+        for name, colour in expected.items():
+            assert np.abs(place_of(picture, name) - colour).max() <= 1, (name, place_of(picture, name)[20, 20], colour)
+
+    eventually(check)
+
+
+def assert_accessible(page: Page) -> None:
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def downloaded(page: Page, button: str) -> tuple[str, bytes]:
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=button).click()
+    return waiting.value.suggested_filename, waiting.value.path().read_bytes()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A service with the colour segmenter, shared by the tests that leave it alone."""
+    with serving(create_app(settings(), ColourSegmenter())) as running:
+        yield running.url
+
+
+@pytest.fixture
+def visit(browser: Browser, url: str) -> Iterator[Visit]:
+    with visiting(browser, url, "/viewer") as opened_page:
+        yield opened_page
+
+
+@pytest.fixture
+def page(visit: Visit) -> Page:
+    return visit.page
+
+
+@contextmanager
+def behind_gateway(browser: Browser, segmenter: ColourSegmenter | None = None, **gate: Any) -> Iterator[Any]:
+    """Open the page behind a gateway of its own; give both, and the server."""
+    gateway = Gateway(create_app(settings(), segmenter or ColourSegmenter()), **gate)
+    with serving(gateway) as running, visiting(browser, running.url + gateway.prefix, "/viewer") as opened_page:
+        yield opened_page, gateway, running
+
+
+def test_several_patches_are_answered_and_the_first_is_shown(page):
+    files = [
+        upload("one.png"),
+        upload("two.jpg", encoded(plain(BLUE, 100, 80), "JPEG", quality=95), "image/jpeg"),
+        upload("three.png", encoded(plain(WHITE, 64, 64))),
+    ]
+    show(page, *files)
+    expect(page.get_by_role("status").filter(has_text="done")).to_have_text("3 of 3 done")
+    options = page.get_by_role("option")
+    expect(options).to_have_text([r"one.pngtumor, stroma, normal", "two.jpgtumor", "three.pngno label"])
+    expect(page.get_by_role("option", selected=True)).to_contain_text("one.png")
+    expect(page.get_by_role("heading", name="one.png")).to_be_visible()
+    rows = page.get_by_role("row")
+    expect(rows.nth(1)).to_have_text("Tumor25.0%100.0%")
+    expect(rows.nth(4)).to_have_text("Background25.0%is never a label")
+    options.nth(1).click()
+    expect(page.get_by_role("heading", name="two.jpg")).to_be_visible()
+    expect(rows.nth(1)).to_have_text("Tumor100.0%100.0%")
+    options.nth(2).click()
+    expect(page.locator(".labels")).to_have_text("No tissue class reaches its threshold")
+    page.get_by_role("button", name="Clear list").click()
+    expect(options).to_have_count(0)
+    expect(page.get_by_text("The model tells apart")).to_be_visible()
+
+
+def test_the_model_and_its_use_are_named(page):
+    expect(page.locator("#model")).to_have_text("colours 1.0")
+    expect(page.get_by_text("Research use only").first).to_be_visible()
+    show(page)
+    page.get_by_text("Where this comes from").click()
+    facts = page.locator("#provenance-list")
+    expect(facts).to_contain_text("colours 1.0")
+    expect(facts).to_contain_text("256 \u00d7 256 px")
+    expect(facts).to_contain_text("0" * 64)
+
+
+def test_files_can_be_dropped(page):
+    content = list(encoded(quarters(SIDE, SIDE)))
+    transfer = page.evaluate_handle(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
+            return transfer;
+        }""",
+        content,
+    )
+    page.dispatch_event("main", "dragover", {"dataTransfer": transfer})
+    expect(page.get_by_text("Drop to segment")).to_be_visible()
+    page.dispatch_event("main", "drop", {"dataTransfer": transfer})
+    expect(page.get_by_text("Drop to segment")).to_be_hidden()
+    expect(page.get_by_role("option")).to_have_text(["dropped.pngtumor, stroma, normal"])
+
+
+def test_the_overlay_has_the_blended_colours_at_every_opacity(page):
+    show(page)
+    left = page.locator("#left")
+    assert_seen(left, {name: blended(name, 0.4) for name in QUARTERS})
+    slider = page.get_by_label("Opacity")
+    for value in (75, 0, 100):
+        slider.fill(str(value))
+        assert_seen(left, {name: blended(name, value / 100) for name in QUARTERS})
+    expect(page.locator("#opacity-value")).to_have_text("100%")
+
+
+def test_a_class_goes_and_comes_with_its_box(page):
+    show(page)
+    left = page.locator("#left")
+    page.get_by_role("checkbox", name="Stroma").uncheck()
+    assert_seen(left, {name: blended(name, 0.4) for name in ("tumor", "normal")} | {"stroma": GREEN})
+    page.get_by_role("checkbox", name="Background").check()
+    page.get_by_role("checkbox", name="Stroma").check()
+    page.get_by_label("Opacity").fill("100")
+    assert_seen(left, {**MASK, "background": WHITE})
+
+
+def test_hidden_classes_stay_hidden_in_the_next_patch(page):
+    show(page, upload("one.png"), upload("two.png"))
+    page.get_by_role("checkbox", name="Stroma").uncheck()
+    page.get_by_role("option").nth(1).click()
+    expect(page.get_by_role("checkbox", name="Stroma")).not_to_be_checked()
+    assert_seen(page.locator("#left"), {"tumor": blended("tumor", 0.4), "stroma": GREEN})
+
+
+def test_image_and_mask_stand_side_by_side_and_show_the_same_place(page):
+    show(page)
+    left, right = page.locator("#left"), page.locator("#right")
+    expect(right).to_be_hidden()
+    pick(page, "Side by side")
+    assert_seen(left, IMAGE)
+    assert_seen(right, {**MASK, "background": STAGE})
+    expect(page.get_by_label("Opacity")).to_be_disabled()
+    for _ in range(2):
+        page.get_by_role("button", name="Zoom in").click()
+    right.get_by_role("application").press("ArrowRight", delay=300)
+
+    def same_place() -> None:
+        image, mask = picture_of(left), picture_of(right)
+        tumor, stroma = (np.abs(image - colour).max(axis=2) == 0 for colour in (BLUE, GREEN))
+        assert stroma.mean() > 1.5 * tumor.mean() > 0  # it was moved to the right
+        assert np.mean(tumor == (np.abs(mask - TUMOR).max(axis=2) == 0)) > 0.98
+        assert np.mean(stroma == (np.abs(mask - STROMA).max(axis=2) == 0)) > 0.98
+
+    eventually(same_place)
+    page.get_by_role("button", name="Fit").click()
+    assert_seen(left, IMAGE)
+    assert_seen(right, MASK)
+    pick(page, "Overlay")
+    assert_seen(left, {name: blended(name, 0.4) for name in QUARTERS})
+
+
+def test_the_mask_is_enlarged_without_smoothing(page):
+    show(page)
+    pick(page, "Side by side")
+    for _ in range(6):
+        page.get_by_role("button", name="Zoom in").click()
+
+    def only_the_palette() -> None:
+        colours = {
+            tuple(pixel) for pixel in picture_of(page.locator("#right"))[30:-30, 30:-30].reshape(-1, 3).astype(int)
+        }
+        assert colours == {TUMOR, STROMA, NORMAL, STAGE}
+
+    eventually(only_the_palette)
+
+
+def test_confidence_is_shown_as_heat_with_its_scale(page):
+    show(page)
+    pick(page, "Confidence")
+    pick(page, "Side by side")
+    right = page.locator("#right")
+    assert_seen(right, {**dict.fromkeys(MASK, SURE_200), "background": STAGE})
+    expect(page.get_by_text("Unsure, 25%")).to_be_visible()
+    page.get_by_role("checkbox", name="Tumor").uncheck()
+    assert_seen(right, {"tumor": STAGE, "stroma": SURE_200})
+    pick(page, "Tissue")
+    assert_seen(right, {"tumor": STAGE, "stroma": STROMA})
+    expect(page.get_by_text("Unsure, 25%")).to_be_hidden()
+
+
+def test_patterns_tell_the_classes_apart_without_colour(page):
+    show(page)
+    pick(page, "Side by side")
+    page.get_by_label("Patterns").check()
+    right = page.locator("#right")
+
+    def patterned() -> None:
+        picture = picture_of(right)
+        inked = {name: np.abs(place_of(picture, name) - MASK[name]).max(axis=2) > 60 for name in MASK}
+        for name, ink in inked.items():
+            assert 0.05 < ink.mean() < 0.6, name
+        for one, other in (("tumor", "stroma"), ("tumor", "normal"), ("stroma", "normal")):
+            assert np.mean(inked[one] != inked[other]) > 0.1
+        assert np.abs(place_of(picture, "background") - STAGE).max() == 0
+
+    eventually(patterned)
+    page.get_by_role("checkbox", name="Tumor").uncheck()
+    assert_seen(right, {"tumor": STAGE})
+    page.get_by_label("Patterns").uncheck()
+    assert_seen(right, {"stroma": STROMA, "normal": NORMAL})
+
+
+@pytest.mark.parametrize("kind", ["tiff", "dicom"])
+def test_a_file_that_a_browser_cannot_show_is_shown_as_the_service_decoded_it(page, kind):
+    image = quarters(SIDE, SIDE)
+    content = encoded(image, "TIFF") if kind == "tiff" else file_of(microscopic(image))
+    show(page, upload(f"patch.{kind}", content, ""))
+    expect(page.get_by_text("as the service decoded it")).to_be_visible()
+    assert_seen(page.locator("#left"), {name: blended(name, 0.4) for name in QUARTERS})
+
+
+def test_transparent_and_turned_images_are_shown_as_the_model_saw_them(page):
+    clear = Image.fromarray(quarters(SIDE, SIDE)).convert("RGBA")
+    clear.putalpha(Image.fromarray(np.where(np.all(quarters(SIDE, SIDE) == BLUE, axis=2), 0, 255).astype(np.uint8)))
+    turned = Image.fromarray(quarters(SIDE, SIDE)).rotate(-90)
+    exif = Image.Exif()
+    exif[0x0112] = 8  # the top of what is stored is the right of what is meant: turn it back by 90 degrees
+    show(page, upload("clear.png", encoded(clear)), upload("turned.png", encoded(turned, exif=exif)))
+    left = page.locator("#left")
+    assert_seen(left, {"tumor": WHITE, "stroma": blended("stroma", 0.4)})
+    page.get_by_role("option").nth(1).click()
+    expect(page.locator("#note")).to_be_empty()
+    assert_seen(left, {name: blended(name, 0.4) for name in QUARTERS})
+
+
+def test_a_bad_file_is_told_in_words_and_spares_the_others(visit):
+    page = visit.page
+    broken = upload("broken.png", encoded(quarters(SIDE, SIDE))[:300])
+    show(page, broken, upload("text.png", b"no image at all"), upload("good.png"))
+    expect(page.get_by_role("status").filter(has_text="done")).to_have_text("1 of 3 done, 2 with a problem")
+    options = page.get_by_role("option")
+    expect(options.nth(0)).to_contain_text("Unreadable image: the image is truncated or damaged")
+    expect(options.nth(1)).to_contain_text("Unsupported image")
+    expect(options.nth(2)).to_contain_text("tumor, stroma, normal")
+    expect(page.get_by_role("alert")).to_contain_text(".png: Un")
+    expect(page.locator("#result")).to_contain_text("Unreadable image")
+    options.nth(2).click()
+    expect(page.get_by_role("heading", name="good.png")).to_be_visible()
+    expect(page.locator("#left")).to_be_visible()
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator("#alert")).to_be_hidden()
+    assert sorted(visit.failed) == ["415", "422"]
+
+
+def test_a_service_that_cannot_be_reached_is_told_in_words_and_tried_again(visit):
+    page = visit.page
+    expect(page.locator("#model")).not_to_be_empty()
+    page.route("**/segment*", lambda route: route.abort("connectionrefused"))
+    show(page)
+    expect(page.get_by_role("alert")).to_contain_text("the service cannot be reached")
+    expect(page.get_by_role("option")).to_contain_text("No answer")
+    page.unroute("**/segment*")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("option")).to_contain_text("tumor, stroma, normal")
+    expect(page.locator("#alert")).to_be_hidden()
+    assert visit.failed == ["ERR_CONNECTION_REFUSED"]
+
+
+def test_a_busy_service_is_asked_again_when_it_says(browser):
+    with behind_gateway(browser, busy=1, retry_after_seconds=2) as (visit, gateway, _):
+        choose(visit.page)
+        expect(visit.page.get_by_role("option")).to_contain_text("the service is busy; trying again in 2 s")
+        expect(visit.page.get_by_role("option")).to_contain_text("tumor, stroma, normal")
+        first, second = (seen.at for seen in gateway.uploads[:2])
+        assert second - first >= 2
+        assert visit.failed == ["429"]
+
+
+def test_few_patches_are_sent_at_once_and_all_can_be_cancelled(browser):
+    gate = asyncio.Event()
+    with behind_gateway(browser, ColourSegmenter(gate=gate)) as (visit, gateway, running):
+        page = visit.page
+        choose(page, *(upload(f"{number}.png") for number in range(6)))
+        expect(page.get_by_role("option").filter(has_text="being segmented")).to_have_count(3)
+        expect(page.get_by_role("option").filter(has_text="waiting")).to_have_count(3)
+        expect(page.get_by_role("progressbar")).to_have_js_property("value", 0)
+        eventually(lambda: _equal(gateway.inside, 3))
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("option").filter(has_text="cancelled")).to_have_count(6)
+        expect(page.get_by_role("status").filter(has_text="done")).to_have_text("0 of 6 done, 6 cancelled")
+        eventually(lambda: _equal(gateway.inside, 0))
+        running.loop.call_soon_threadsafe(gate.set)
+        page.get_by_role("button", name="Try again").click()
+        expect(page.get_by_role("option").filter(has_text="tumor")).to_have_count(6)
+        assert gateway.most_inside == 3
+
+
+def _equal(one: int, other: int) -> None:
+    assert one == other
+
+
+def test_a_key_is_asked_for_and_sent_and_never_seen(browser):
+    key = "k3y-of-the-hospital"
+    with behind_gateway(browser, key=key) as (visit, gateway, _):
+        page = visit.page
+        field = page.get_by_role("textbox", name="API key")
+        expect(page.get_by_role("alert")).to_have_text("The service asks for an API key")
+        expect(field).to_be_focused()
+        assert field.get_attribute("type") == "password"
+        choose(page)
+        expect(page.get_by_role("option")).to_contain_text("waits for an API key")
+        field.fill("not the key")
+        field.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("no spaces")
+        field.fill("wrong")
+        field.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("The service does not accept this API key")
+        expect(page.get_by_role("option")).to_contain_text("waits for an API key")
+        field.fill(key)
+        page.get_by_role("button", name="Use key").click()
+        expect(page.get_by_role("option")).to_contain_text("tumor, stroma, normal")
+        expect(page.locator("#model")).to_have_text("colours 1.0")
+        expect(page.locator("#alert")).to_be_hidden()
+        assert downloaded(page, "Polygons")[0].endswith(".geojson")
+        assert not [address for address in visit.requests if key in address]
+        assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
+        assert set(visit.failed) == {"401"}
+        assert gateway.uploads
+
+
+def test_a_files_name_is_sent_nowhere(browser):
+    with behind_gateway(browser) as (visit, gateway, _):
+        page = visit.page
+        show(page)
+        pick(page, "Confidence")
+        expect(page.get_by_text("Unsure, 25%")).to_be_visible()
+        downloaded(page, "Overlay")
+        downloaded(page, "Polygons")
+        assert len(gateway.uploads) == 4
+        for seen in gateway.uploads:
+            assert b'filename="patch"' in seen.body
+            assert b"doe" not in seen.body + seen.query.encode()
+        assert not [address for address in visit.requests if "doe" in address]
+
+
+def test_downloads_are_what_the_service_gives(page):
+    show(page)
+    page.get_by_label("Opacity").fill("70")
+    name, mask = downloaded(page, "Mask")
+    assert name == "doe-john-1970-01-01_mask.png"
+    classes = np.asarray(opened(mask))
+    assert opened(mask).mode == "P"
+    half = SIDE // 2
+    assert [classes[0, 0], classes[0, half], classes[half, 0], classes[half, half]] == [0, 1, 2, 3]
+    name, overlay = downloaded(page, "Overlay")
+    assert name == "doe-john-1970-01-01_overlay.png"
+    assert np.abs(np.asarray(opened(overlay))[0, 0] - np.array(blended("tumor", 0.7))).max() <= 1
+    name, polygons = downloaded(page, "Polygons")
+    assert name == "doe-john-1970-01-01_polygons.geojson"
+    features = json.loads(polygons)["features"]
+    assert sorted(feature["properties"]["name"] for feature in features) == ["normal", "stroma", "tumor"]
+    name, answer = downloaded(page, "Answer")
+    assert name == "doe-john-1970-01-01_answer.json"
+    assert json.loads(answer)["labels"] == ["tumor", "stroma", "normal"]
+
+
+def test_what_a_proxy_answers_is_no_download_but_told_in_words(visit):
+    page = visit.page
+    show(page)
+    page.route("**/segment*", lambda route: route.fulfill(status=502, body="<html>down</html>"))
+    page.get_by_role("button", name="Polygons").click()
+    expect(page.get_by_role("alert")).to_contain_text("The service answered 502")
+    assert visit.failed == ["502"]
+    sign_in = {"status": 200, "content_type": "text/html", "body": "<html>sign in</html>"}
+    page.route("**/segment*", lambda route: route.fulfill(**sign_in))
+    page.get_by_role("button", name="Overlay").click()
+    expect(page.get_by_role("alert")).to_contain_text("Not the service's answer")
+
+
+def test_the_page_works_under_a_prefix(browser):
+    with behind_gateway(browser, prefix="/pathology/lab") as (visit, _, _):
+        show(visit.page)
+        assert_seen(visit.page.locator("#left"), {"tumor": blended("tumor", 0.4)})
+
+
+def test_a_foreign_models_classes_and_colours_are_used(browser):
+    classes = (
+        TissueClass(name="gland", letter="G", color=(200, 0, 0)),
+        TissueClass(name="lumen", letter="L", color=(0, 0, 200)),
+        TissueClass(name="mucin", letter="M", color=(0, 200, 200)),
+        TissueClass(name="glass", letter="X", color=(99, 99, 99), label=False),
+    )
+    known = manifest().model_copy(update={"classes": classes, "label_thresholds": (0.2, 0.5, 0.8), "name": "glands"})
+    with behind_gateway(browser, ColourSegmenter(known)) as (visit, _, _):
+        page = visit.page
+        expect(page.locator("#model")).to_have_text("glands 1.0")
+        expect(page.locator(".legend li")).to_have_text(["Gland", "Lumen", "Mucin", "Glass"])
+        show(page)
+        page.get_by_label("Opacity").fill("100")
+        assert_seen(page.locator("#left"), dict(zip(MASK, [(200, 0, 0), (0, 0, 200), (0, 200, 200)], strict=True)))
+        assert_seen(page.locator("#left"), {"background": WHITE})
+        page.get_by_role("checkbox", name="Glass").check()
+        assert_seen(page.locator("#left"), {"background": (99, 99, 99)})
+
+
+def test_the_largest_patch_is_shown(browser):
+    side = 4096
+    segmenter = ColourSegmenter(manifest(window_px=1024, margin_px=8))
+    with behind_gateway(browser, segmenter) as (visit, _, _):
+        page = visit.page
+        show(page, upload("large.png", encoded(quarters(side, side), compress_level=1)))
+        expect(page.locator("#alert")).to_be_hidden()
+        assert_seen(page.locator("#left"), {name: blended(name, 0.4) for name in QUARTERS})
+
+
+def test_everything_is_reached_and_worked_by_the_keyboard(page):
+    page.on("filechooser", lambda _: None)  # Playwright begins to catch choosers now, and not in the moment of the key
+    keyboard = page.keyboard
+    focused = page.locator(":focus")
+    keyboard.press("Tab")
+    expect(focused).to_have_text("Skip to the view")
+    assert focused.bounding_box()["x"] >= 0
+    keyboard.press("Tab")
+    expect(focused).to_have_text("API key")
+    keyboard.press("Tab")
+    expect(focused).to_have_attribute("type", "file")
+    with page.expect_file_chooser() as chooser:
+        keyboard.press("Enter")
+    chooser.value.set_files([upload("one.png"), upload("two.png"), upload("three.png", encoded(plain(BLUE, 64, 64)))])
+    expect(page.get_by_role("status").filter(has_text="done")).to_have_text("3 of 3 done")
+    keyboard.press("Tab")
+    expect(focused).to_have_text("Clear list")
+    keyboard.press("Tab")
+    expect(focused).to_contain_text("one.png")
+    keyboard.press("End")
+    expect(focused).to_contain_text("three.png")
+    keyboard.press("ArrowUp")
+    expect(focused).to_contain_text("two.png")
+    expect(page.get_by_role("heading", name="two.png")).to_be_visible()
+    reached = []
+    while len(reached) < 20 and "Answer" not in str(reached[-1:]):
+        keyboard.press("Tab")
+        reached.append(
+            focused.evaluate("element => element.ariaLabel ?? element.labels?.[0]?.innerText ?? element.innerText")
+        )
+    assert [text.split(".")[0].split("\n")[0] for text in reached] == [
+        *("Overlay", "Tissue", "Opacity", "Patterns", "Patch", "Zoom out", "Zoom in", "Fit"),
+        *("Tumor", "Stroma", "Normal", "Background", "Mask", "Overlay", "Polygons", "Answer"),
+    ]
+    for _ in range(len(reached) - 1):
+        keyboard.press("Shift+Tab")
+    keyboard.press("ArrowRight")  # from Overlay to Side by side
+    expect(page.locator("#right")).to_be_visible()
+
+
+def test_keys_move_the_view_and_never_turn_it(page):
+    show(page)
+    left = page.locator("#left")
+    view = left.get_by_role("application")
+    before = {name: blended(name, 0.4) for name in QUARTERS}
+    assert_seen(left, before)
+    view.press("r")
+    view.press("f")
+    assert_seen(left, before)
+    view.press("ArrowLeft", delay=400)
+    eventually(lambda: _differs(picture_of(left), before))
+    view.press("0")
+    assert_seen(left, before)
+
+
+def _differs(picture: RgbImage, expected: dict[str, tuple[float, ...]]) -> None:
+    height, width = picture.shape[:2]
+    edge = round(width / 2 - min(height, width) / 2 + 3)
+    assert np.abs(picture[height // 4, edge] - expected["tumor"]).max() > 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_accessibility_rule_is_broken(browser, url, scheme, width):
+    size = {"width": width, "height": 800}
+    with visiting(browser, url, "/viewer", color_scheme=scheme, viewport=size) as visit:
+        page = visit.page
+        expect(page.locator("#model")).not_to_be_empty()
+        assert_accessible(page)
+        show(page, upload(), upload("bad.png", b"nothing"))
+        expect(page.get_by_role("alert")).to_be_visible()
+        assert_accessible(page)
+        pick(page, "Side by side")
+        pick(page, "Confidence")
+        page.get_by_label("Patterns").check()
+        expect(page.get_by_text("Unsure, 25%")).to_be_visible()
+        page.get_by_text("Where this comes from").click()
+        assert_accessible(page)
+        page.locator("summary").first.click()
+        assert_accessible(page)
+        page.get_by_role("option").last.click()
+        assert_accessible(page)
+
+
+@pytest.mark.parametrize("width", [320, 390, 800, 1280])
+def test_nothing_sticks_out_of_a_screen(browser, url, width):
+    with visiting(browser, url, "/viewer", viewport={"width": width, "height": 700}) as visit:
+        show(visit.page, upload("a-rather-long-file-name-without-any-space-as-scanners-write-them-0123456789.png"))
+        pick(visit.page, "Side by side")
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_shipped_model_answers_the_example_patches(browser, service: RunningService):
+    paths = sorted((ROOT / "examples" / "patches").glob("*.png"))
+    with visiting(browser, service.url, "/viewer") as visit:
+        show(visit.page, *(str(path) for path in paths))
+        status = visit.page.get_by_role("status").filter(has_text="done")
+        expect(status).to_have_text(f"{len(paths)} of {len(paths)} done")
+        expect(visit.page.get_by_role("option").filter(has_text="drawn-tumor-stroma")).to_contain_text("tumor, stroma")
+        overlay = np.asarray(opened(downloaded(visit.page, "Overlay")[1]).convert("RGB"))
+        assert overlay.std() > 10
