@@ -10,7 +10,8 @@ import shapely
 
 from app.interop.annotations import Annotations
 
-MEDIA_TYPE = "application/xml"
+MEDIA_TYPE = "application/vnd.asap.annotation+xml"
+"""Not application/xml, which browsers prefer to JSON in their Accept without meaning it."""
 
 
 def document(annotations: Annotations) -> bytes:

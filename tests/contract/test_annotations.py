@@ -16,7 +16,7 @@ from tests.fakes import classes_of
 from tests.pictures import BLUE, GREEN, WHITE, encoded, noise, plain, quarters
 
 PNG = {"Content-Type": "image/png"}
-GEOJSON, DSA, ASAP = "application/geo+json", "application/vnd.dsa.annotation+json", "application/xml"
+GEOJSON, DSA, ASAP = "application/geo+json", "application/vnd.dsa.annotation+json", "application/vnd.asap.annotation+xml"
 
 READ_BY_THE_ARCHIVE = """
 import json, sys
@@ -88,6 +88,12 @@ def test_the_same_upload_gives_the_same_bytes(client):
 
 def test_glass_alone_is_an_empty_collection(client):
     assert ask(client, plain(WHITE, 30, 30), GEOJSON).json() == {"type": "FeatureCollection", "features": []}
+
+
+def test_a_browsers_own_accept_still_gives_json(client):
+    accept = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+    response = client.post("/segment", content=encoded(blob()), headers=PNG | {"Accept": accept})
+    assert response.headers["content-type"] == "application/json"
 
 
 def test_small_regions_are_merged_when_asked(client):
