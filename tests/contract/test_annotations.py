@@ -16,7 +16,11 @@ from tests.fakes import classes_of
 from tests.pictures import BLUE, GREEN, WHITE, encoded, noise, plain, quarters
 
 PNG = {"Content-Type": "image/png"}
-GEOJSON, DSA, ASAP = "application/geo+json", "application/vnd.dsa.annotation+json", "application/vnd.asap.annotation+xml"
+GEOJSON, DSA, ASAP = (
+    "application/geo+json",
+    "application/vnd.dsa.annotation+json",
+    "application/vnd.asap.annotation+xml",
+)
 
 READ_BY_THE_ARCHIVE = """
 import json, sys

@@ -1,5 +1,7 @@
 """Polygons, whatever the class map: each rule that viewers put on them, and that nothing of the map is lost."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +17,7 @@ from app.interop.annotations import Annotations
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Placement
 from tests.asap import paint_asap
+from tests.conftest import ROOT
 from tests.fakes import manifest
 
 EVERY = range(len(WSSS4LUAD))
@@ -120,8 +123,23 @@ def test_the_same_patch_has_the_same_ids_and_another_place_others(class_map, pla
 
 
 def test_threads_polygonise_without_disturbing_one_another():
-    """Rasterio swaps the process's warning filters while it works, so two threads at once let its warning out."""
     class_map = np.arange(64, dtype=np.uint8).reshape(8, 8).repeat(8, 0).repeat(8, 1) % 4
     with ThreadPoolExecutor(4) as threads:
         counts = set(threads.map(lambda _: len(polygons_of(class_map, 1.5, 4)), range(400)))
     assert len(counts) == 1
+
+
+def test_no_thread_lets_rasterios_warnings_out():
+    """In a process of its own, whose filters are the service's: rasterio's and shapely's threads swap them."""
+    code = """
+import numpy as np
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from app.imaging.contours import polygonise
+class_map = np.arange(64, dtype=np.uint8).reshape(8, 8).repeat(8, 0).repeat(8, 1) % 4
+with ThreadPoolExecutor(4) as threads:
+    list(threads.map(lambda _: polygonise(class_map, class_map, (0, 1, 2), 1.5, 4), range(1500)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == ""
