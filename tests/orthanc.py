@@ -103,6 +103,11 @@ class Orthanc:
         for path in files:
             httpx.post(f"{self.url}/instances", content=path.read_bytes()).raise_for_status()
 
+    def delete(self, instance_uid: str) -> None:
+        """Delete the instance of a SOP Instance UID."""
+        [instance] = httpx.post(f"{self.url}/tools/lookup", content=instance_uid).raise_for_status().json()
+        httpx.delete(f"{self.url}/instances/{instance['ID']}").raise_for_status()
+
     def series(self, modality: str) -> list[dict[str, Any]]:
         """Return what Orthanc knows of each series of a modality."""
         query = {"Level": "Series", "Query": {"Modality": modality}, "Expand": True}

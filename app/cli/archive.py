@@ -65,7 +65,7 @@ def archive_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.IntRange(1),
             default=2**28,
             show_default=True,
-            help="Most pixels of the level to segment; each takes about 5 bytes of memory.",
+            help="Most pixels of the level to segment; each takes about 7 bytes of memory.",
         ),
     )
     for option in (setting_options(*_MODEL_SETTINGS), *reversed(options)):

@@ -55,11 +55,13 @@ def dicomweb() -> None:
 @click.option("--study", required=True, type=_Uid(), help="Study Instance UID of the slide.")
 @click.option("--series", required=True, type=_Uid(), help="Series Instance UID of the slide.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the result to this file; store nothing."
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the segmented level's Segmentation to this file; store nothing.",
 )
 @archive_options
 def segment(url: str, study: str, series: str, out: Path | None, **options: Any) -> None:
-    """Segment one slide and store the DICOM Segmentation.
+    """Segment one slide and store DICOM Segmentations: of the segmented level and of each coarser one.
 
     A slide whose result the archive holds already is left alone.
     """
@@ -93,7 +95,13 @@ async def _segment(url: str, study: str, series: str, out: Path | None, given: G
                 await asyncio.to_thread(_write, result, out)
     shares = zip(slides.manifest.classes, result.area.fractions, strict=True)
     described = ", ".join(f"{tissue.name} {share:.1%}" for tissue, share in shares)
-    click.echo(f"{'stored' if out is None else out}: SEG {result.seg.SOPInstanceUID}: {described}")
+    finest, levels = result.pyramid[0], len(result.pyramid)
+    done = (
+        f"stored: SEG {finest.SOPInstanceUID} and {levels - 1} coarser"
+        if out is None
+        else f"{out}: SEG {finest.SOPInstanceUID}"
+    )
+    click.echo(f"{done}: {described}")
 
 
 @dicomweb.command()
@@ -115,24 +123,34 @@ async def _segment(url: str, study: str, series: str, out: Path | None, given: G
 @click.option(
     "--tries", type=click.IntRange(1), default=3, show_default=True, help="How often to try a slide that fails."
 )
+@click.option(
+    "--skip-existing",
+    is_flag=True,
+    help="On the first start (no state file), pass over the slides that the archive holds; answer new ones only.",
+)
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Port for Prometheus, on --host; by default none.")
 @archive_options
 @setting_options("host", "log_level", "log_format")
-def watch(url: str, state: Path, poll: float, tries: int, metrics_port: int | None, **options: Any) -> None:
-    """Answer each new slide of an Orthanc with a DICOM Segmentation, until told to stop (SIGTERM or SIGINT).
+def watch(
+    url: str, state: Path, poll: float, tries: int, skip_existing: bool, metrics_port: int | None, **options: Any
+) -> None:
+    """Answer each new slide of an Orthanc with DICOM Segmentations, until told to stop (SIGTERM or SIGINT).
 
-    Without a state file it begins with the first slide that the archive holds.
+    Without a state file it begins with the first slide that the archive holds, and answers all of them; see
+    --skip-existing. A slide is new when Orthanc calls its series stable.
     """
     given = given_settings(options)
     logging.configure(given.service.log_level, given.service.log_format)
     try:
-        watching = _watch(url.rstrip("/"), state, poll, tries, metrics_port, given)
+        watching = _watch(url.rstrip("/"), state, poll, tries, skip_existing, metrics_port, given)
         asyncio.run(_until_signalled(watching))
     except TesseraError as error:
         raise click.ClickException(str(error)) from error
 
 
-async def _watch(url: str, state: Path, poll: float, tries: int, metrics_port: int | None, given: Given) -> None:
+async def _watch(
+    url: str, state: Path, poll: float, tries: int, skip_existing: bool, metrics_port: int | None, given: Given
+) -> None:
     registry = CollectorRegistry()
     with archive_session(url, given.archive) as session, ExitStack() as until_the_end:
         from app.interop.orthanc import Orthanc  # noqa: PLC0415
@@ -143,7 +161,8 @@ async def _watch(url: str, state: Path, poll: float, tries: int, metrics_port: i
         if metrics_port is not None:
             until_the_end.callback(_expose(given.service.host, metrics_port, registry))
         async with slide_segmentation(url + _DICOMWEB_PATH, session, given, Metrics(registry)) as slides:
-            watcher = Watcher(Orthanc(url, session), slides, bookmark, WatchMetrics(registry), poll, tries)
+            log, watched = Orthanc(url, session), WatchMetrics(registry)
+            watcher = Watcher(log, slides, bookmark, watched, poll, tries, skip_existing)
             _log.info("watching", extra={"after_change": bookmark.last_change})
             await watcher.run()
 
@@ -163,7 +182,7 @@ def _write(result: "SlideResult", out: Path) -> None:
     from app.interop.dicom_file import to_bytes  # noqa: PLC0415
 
     try:
-        out.write_bytes(to_bytes(result.seg))
+        out.write_bytes(to_bytes(result.pyramid[0]))
     except OSError as error:
         raise click.ClickException(f"{out}: {error.strerror}") from error
 

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from app.cli.options import setting_options, settings_of
 from app.errors import StartupError
+from app.imaging.paint import DEFAULT_OPACITY
 from app.inference.segmenter import BatchedSegmenter, load_segmenter
 from app.segmentation.files import FileResult, colliding, find_images, overwriting, segment_files, write_table
 from app.segmentation.patch import PatchLimits, PatchSegmentation
@@ -24,7 +25,11 @@ _FAILED = 1
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
 @click.option(
-    "--opacity", default=0.4, show_default=True, type=click.FloatRange(0, 1), help="Of the overlays' colours."
+    "--opacity",
+    default=DEFAULT_OPACITY,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Of the overlays' colours.",
 )
 @setting_options("bundle", "device", "cores", "max_batch_size", "max_side_px", "max_pixels_at_once")
 def segment(images: tuple[Path, ...], out: Path, opacity: float, **given: Any) -> None:

@@ -6,6 +6,7 @@ Source: DICOM PS3.3, sections A.51 and C.8.20.
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,32 @@ if TYPE_CHECKING:
 _CONTENT_LABEL = "TISSUE_CLASSES"
 
 
-def segmentation_object(sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest) -> "Dataset":
+@dataclass(frozen=True, slots=True)
+class PyramidLevel:
+    """What a Segmentation is a level of (PS3.3, module Multi-Resolution Pyramid).
+
+    Attributes:
+        series_uid: Series Instance UID of all levels.
+        pyramid_uid: Names all levels and what they show.
+        number: 1 for the finest.
+    """
+
+    series_uid: str
+    pyramid_uid: str
+    number: int
+
+    def identity(self) -> dict[str, Any]:
+        """Return what replaces and completes the arguments that `dicom_identity.instance` gives."""
+        return {
+            "series_instance_uid": self.series_uid,
+            "pyramid_uid": self.pyramid_uid,
+            "instance_number": self.number,
+        }
+
+
+def segmentation_object(
+    sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest, level: PyramidLevel | None = None
+) -> "Dataset":
     """Return a Segmentation with a segment for each label class, numbered from 1 in list order.
 
     A class that is absent is described all the same and has no frames, so that a number always means the same class.
@@ -47,6 +73,7 @@ def segmentation_object(sources: Sequence["Dataset"], class_map: ClassMap, manif
             JSON of WADO-RS. Pixel data is not looked at.
         class_map: (H, W) uint8, the size of the first source's total pixel matrix or frame.
         manifest: The model that made the map.
+        level: Of a pyramid; None for an object of its own.
 
     Raises:
         UnsupportedImage: A source lacks what the object must repeat.
@@ -62,7 +89,12 @@ def segmentation_object(sources: Sequence["Dataset"], class_map: ClassMap, manif
         shape = (
             (source.TotalPixelMatrixRows, source.TotalPixelMatrixColumns) if is_tiled else (source.Rows, source.Columns)
         )
-        uid = _instance_uid(sources, class_map, manifest)
+        identity = instance(sources, manifest, "Tissue classes", "SEG")
+        if level is None:
+            tracked = uid = _content_uid(sources, class_map, manifest)
+        else:
+            tracked, uid = level.pyramid_uid, derived_uid("level", level.pyramid_uid, str(source.SOPInstanceUID))
+            identity |= level.identity()
     if class_map.shape != shape:
         raise ValueError(f"the class map has {class_map.shape} rows and columns, its source {shape}")
     segments = _segments(class_map, manifest)
@@ -75,13 +107,13 @@ def segmentation_object(sources: Sequence["Dataset"], class_map: ClassMap, manif
             further_source_images=sources[1:],
             pixel_array=segments,
             segmentation_type="BINARY",
-            segment_descriptions=_descriptions(manifest, uid),
+            segment_descriptions=_descriptions(manifest, tracked),
             sop_instance_uid=uid,
             tile_pixel_array=is_tiled,
             content_label=_CONTENT_LABEL,
             content_description="Tissue classes of an H&E image",
             coding_schemes=private_schemes(manifest),
-            **instance(sources, manifest, "Tissue classes", "SEG"),
+            **identity,
         )
         result.PatientOrientation = None  # type 2C, and highdicom leaves it out (PS3.3, section C.7.6.1)
         settle(result, sources)
@@ -90,7 +122,7 @@ def segmentation_object(sources: Sequence["Dataset"], class_map: ClassMap, manif
     return result
 
 
-def _instance_uid(sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest) -> str:
+def _content_uid(sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest) -> str:
     """Return a UID for this very content: on another device the model may give another map of the same slide."""
     origins = (str(source.SOPInstanceUID) for source in sources)
     content = hashlib.sha256(np.ascontiguousarray(class_map).data).hexdigest()
@@ -118,7 +150,7 @@ def _segments(class_map: ClassMap, manifest: ModelManifest) -> NDArray[np.uint8]
     return numbers[class_map]
 
 
-def _descriptions(manifest: ModelManifest, instance_uid: str) -> list[Any]:
+def _descriptions(manifest: ModelManifest, tracked: str) -> list[Any]:
     from highdicom import AlgorithmIdentificationSequence  # noqa: PLC0415
     from highdicom.color import CIELabColor  # noqa: PLC0415
     from highdicom.seg import SegmentDescription  # noqa: PLC0415
@@ -141,7 +173,7 @@ def _descriptions(manifest: ModelManifest, instance_uid: str) -> list[Any]:
             segmented_property_type=concept(coding.type),
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
-            tracking_uid=derived_uid("segment", instance_uid, str(number)),
+            tracking_uid=derived_uid("segment", tracked, str(number)),
             tracking_id=tissue.name,
             display_color=CIELabColor.from_rgb(*tissue.color),
         )

@@ -3,7 +3,7 @@
 Reading a slide's pixels by WADO-RS is in `app/slides/dicomweb.py`, over the client of this one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -64,14 +64,14 @@ class Archive:
             ]
             return next((str(one.SOPInstanceUID) for one in results if source_uid in _referred(one)), None)
 
-    def store(self, dataset: Dataset) -> None:
-        """Store an instance, whole or not at all.
+    def store(self, instances: Sequence[Dataset]) -> None:
+        """Store instances of one study, in this order and in one request, so that none is sent without the others.
 
         Raises:
-            ArchiveRefused: The archive does not take it.
+            ArchiveRefused: The archive does not take them all.
         """
         with answered("the result"):
-            outcome = self.client.store_instances([dataset], dataset.StudyInstanceUID)
+            outcome = self.client.store_instances(instances, instances[0].StudyInstanceUID)
         if failed := outcome.get("FailedSOPSequence"):
             reason = failed[0].get("FailureReason", 0)
             raise ArchiveRefused(f"the archive does not store the result (failure reason {reason:04X}H, PS3.18 I.2.2)")

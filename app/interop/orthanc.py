@@ -87,10 +87,15 @@ class Orthanc:
         Raises:
             ArchiveRefused: There is no such log, as in an archive that is not Orthanc.
         """
-        found = self._get(f"/changes?since={since}&limit={limit}", "the question for changes", Changes)
-        if found is None:
-            raise ArchiveRefused("the archive has no log of changes; --url must be the root of an Orthanc")
-        return found
+        return self._changes(f"since={since}&limit={limit}")
+
+    def last_change(self) -> int:
+        """Return the number of the last change so far; 0 in an archive where nothing has happened.
+
+        Raises:
+            ArchiveRefused: There is no such log.
+        """
+        return self._changes("last").last
 
     def series(self, resource: str) -> SeriesOfStudy | None:
         """Return a series, or None if it is not there any more.
@@ -105,6 +110,12 @@ class Orthanc:
         return SeriesOfStudy(
             modality=series.tags.modality, study_uid=study.tags.study_uid, series_uid=series.tags.series_uid
         )
+
+    def _changes(self, query: str) -> Changes:
+        found = self._get(f"/changes?{query}", "the question for changes", Changes)
+        if found is None:
+            raise ArchiveRefused("the archive has no log of changes; --url must be the root of an Orthanc")
+        return found
 
     def _get(self, place: str, what: str, kind: type[_T]) -> _T | None:
         with answered(what):

@@ -10,8 +10,7 @@ from pydicom import Dataset
 from app.errors import NotASlide
 from app.imaging.tiling import plan_windows
 from app.inference.segmenter import Segmenter
-from app.interop.dicom_identity import series_uid as results_uid
-from app.interop.dicom_seg import segmentation_object
+from app.interop.dicom_pyramid import pyramid_series_uid, segmentation_pyramid
 from app.interop.dicomweb import Archive
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region
@@ -22,7 +21,6 @@ from app.slides.dicomweb import DicomwebSlide
 from app.slides.slide import Slide
 from app.telemetry.metrics import Metrics
 
-DEFAULT_MAX_PIXELS = 2**28
 MICROSCOPY = "SM"
 
 Progress = Callable[[int, int], None]
@@ -34,20 +32,20 @@ class SlideResult:
     """A segmented series.
 
     Attributes:
-        area: What is known of its level.
-        seg: The DICOM Segmentation.
+        area: What is known of the segmented level.
+        pyramid: DICOM Segmentations of that level and of the coarser ones, finest first.
     """
 
     area: SegmentedArea
-    seg: Dataset
+    pyramid: tuple[Dataset, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SlideOptions:
     """Which level of a slide to segment; see `choose_level`."""
 
-    um_per_px: float | None = None
-    max_pixels: int = DEFAULT_MAX_PIXELS
+    um_per_px: float | None
+    max_pixels: int
 
 
 class ArchiveSegmentation:
@@ -80,7 +78,8 @@ class ArchiveSegmentation:
     ) -> SlideResult | str:
         """Return the segmented series, or the SOP Instance UID of the result that the archive already holds.
 
-        The series of a model's results follows from the slide's series, so the archive itself knows what is answered.
+        The series of a model's result follows from the slide's level, so the archive itself knows what is answered: a
+        series that holds the segmented level's result, which `store` hands over last.
 
         Args:
             study_uid: Study Instance UID.
@@ -100,24 +99,28 @@ class ArchiveSegmentation:
         of_archive = (self._archive.client, self._archive.session)
         with await asyncio.to_thread(DicomwebSlide, *of_archive, study_uid, series_uid) as slide:
             level = choose_level(slide.levels, self._um_per_px, self._max_pixels)
-            sources = slide.headers(level)
+            sources = [slide.headers(index) for index in range(level, len(slide.levels))]
             if not anew:
-                where = (study_uid, results_uid(sources, self.manifest, "SEG"), str(sources[0].SOPInstanceUID))
+                results_uid = pyramid_series_uid(sources[0], self.manifest)
+                where = (study_uid, results_uid, str(sources[0][0].SOPInstanceUID))
                 if known := await asyncio.to_thread(self._archive.result_of, *where):
                     return known
             source: Slide = slide if progress is None else _Observed(slide, self._regions(slide, level), progress)
             area = await segment_slide(self._segmenter, source, level, self._workers, self._metrics)
-        build = partial(segmentation_object, sources, area.class_map, self.manifest)
+        build = partial(segmentation_pyramid, sources, area.class_map, self.manifest)
         return SlideResult(area, await self._workers.run("encode", build))
 
     async def store(self, result: SlideResult) -> None:
         """Store a result; once begun, it is finished even if the caller is cancelled.
 
+        The finest level goes last: were the archive to end in the middle, the series would not count as answered, and
+        the next try completes it with the same instances.
+
         Raises:
             ArchiveRefused: The archive does not take it.
             NotServed: The archive does not answer now.
         """
-        await asyncio.to_thread(self._archive.store, result.seg)
+        await asyncio.to_thread(self._archive.store, result.pyramid[::-1])
 
     def _regions(self, slide: Slide, level: int) -> int:
         manifest = self.manifest

@@ -12,7 +12,7 @@ class _State(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     archive: str
-    last_change: int = Field(default=0, ge=0)
+    last_change: int | None = Field(default=None, ge=0)
     tries: int = Field(default=0, ge=0)
 
 
@@ -20,7 +20,7 @@ class Bookmark:
     """The last change that is done with, and how often the next one has been tried; what must not be lost is written.
 
     Args:
-        path: The file; one of another archive, or none, begins at the start of the log.
+        path: The file; one of another archive, or none, begins before the start of the log.
         archive: The archive's URL.
 
     Raises:
@@ -44,7 +44,12 @@ class Bookmark:
     @property
     def last_change(self) -> int:
         """The number of the last change that is done with; 0 before the first."""
-        return self._state.last_change
+        return self._state.last_change or 0
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has never moved, in this process or an earlier one."""
+        return self._state.last_change is None
 
     @property
     def tries(self) -> int:

@@ -11,7 +11,7 @@ import random
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from app.errors import (
     ArchiveDenied,
@@ -45,6 +45,10 @@ class ChangeLog(Protocol):
 
     def changes(self, since: int, limit: int) -> Changes:
         """Return changes after `since`."""
+        ...
+
+    def last_change(self) -> int:
+        """Return the number of the last change so far."""
         ...
 
     def series(self, resource: str) -> SeriesOfStudy | None:
@@ -94,6 +98,7 @@ class Watcher:
         metrics: Told of all this.
         poll_seconds: Between two looks at a log that has nothing new.
         tries: How often to try a series that fails.
+        skip_existing: Whether a bookmark that is new begins at the end of the log instead of its start.
         wait: Waits a number of seconds; a cancellation ends it at once.
     """
 
@@ -105,6 +110,7 @@ class Watcher:
         metrics: WatchMetrics,
         poll_seconds: float,
         tries: int,
+        skip_existing: bool = False,
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._changes = log
@@ -113,8 +119,11 @@ class Watcher:
         self._metrics = metrics
         self._poll_seconds = poll_seconds
         self._tries = tries
+        self._skip_existing = skip_existing
         self._wait = wait
         self._backoff = Backoff()
+        for outcome in get_args(Outcome):  # each from 0: Prometheus sees no increase in a counter that begins at 1
+            metrics.series.labels(outcome)
 
     async def run(self) -> None:
         """Watch; ends by cancellation alone, which leaves nothing half stored."""
@@ -132,6 +141,10 @@ class Watcher:
 
     async def _follow(self) -> bool:
         """Act on the next page of changes; return whether it was the last."""
+        if self._skip_existing and self._bookmark.is_new:
+            self._bookmark.move(await asyncio.to_thread(self._changes.last_change))
+            self._metrics.last_change.set(self._bookmark.last_change)
+            _log.info("skipping what the archive holds", extra={"after_change": self._bookmark.last_change})
         page = await asyncio.to_thread(self._changes.changes, self._bookmark.last_change, PAGE)
         self._metrics.last_poll.set_to_current_time()
         if page.last < self._bookmark.last_change:

@@ -14,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from app.interop.dicom_file import to_bytes
+from app.interop.dicom_pyramid import segmentation_pyramid
 from app.interop.dicom_seg import segmentation_object
 from app.pathology.arrays import ClassMap, RgbImage
 from app.pathology.classes import NORMAL, STROMA, TUMOR, WSSS4LUAD, TissueClass
@@ -23,8 +24,8 @@ from tests.orthanc import Orthanc, running_orthanc
 from tests.pacs import PASSWORDS, READER, Nginx, install_libraries, orthanc_options, running_nginx
 from tests.slides import cmu1, write_slide
 
-ANSWERED, WAITING = "answered", "waiting"
-"""Accession numbers of the two slides."""
+ANSWERED, LAYERED, WAITING = "answered", "layered", "waiting"
+"""Accession numbers of the slides, each of three levels: with a segmentation of its finest, of every one, of none."""
 
 PLACES = {TUMOR.name: (100, 100, 600, 500), STROMA.name: (800, 100, 1300, 500), NORMAL.name: (100, 600, 600, 1000)}
 """Where the slide holds which class: left, top, right and bottom in px of its finest level; the rest is background."""
@@ -50,18 +51,24 @@ def class_map() -> ClassMap:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    """The profile's archive, with a slide, its segmentation and a slide that has none."""
+    """The profile's archive, with the slides and their segmentations."""
     folder = tmp_path_factory.mktemp("pacs")
     slide = write_slide(folder / "slide", cmu1(), name=ANSWERED)
     source = pydicom.dcmread(slide[0], stop_before_pixels=True)
     segmentation = folder / "segmentation.dcm"
     segmentation.write_bytes(to_bytes(segmentation_object([source], class_map(), manifest())))
+    layered = write_slide(folder / "layered", cmu1(), name=LAYERED)
+    levels = [[pydicom.dcmread(path, stop_before_pixels=True)] for path in layered]
+    pyramid = []
+    for level in segmentation_pyramid(levels, class_map(), manifest()):
+        pyramid.append(folder / f"pyramid-{level.InstanceNumber}.dcm")
+        pyramid[-1].write_bytes(to_bytes(level))
     other = write_slide(folder / "other", cmu1(512, 512), name=WAITING)
     with pytest.MonkeyPatch.context() as patch:
         for name, password in PASSWORDS.items():
             patch.setenv(name, password)
         with running_orthanc(folder / "archive", **orthanc_options()) as running:
-            running.send([*slide, segmentation, *other])
+            running.send([*slide, segmentation, *layered, *pyramid, *other])
             yield running
 
 
@@ -96,6 +103,11 @@ def open_slide(page: Page, accession: str) -> None:
 def series_of_frames(visit: Visit) -> set[str]:
     """Return the series of which frames were fetched."""
     return {url.split("/series/")[1].split("/")[0] for url in visit.requests if "/frames/" in url}
+
+
+def instances_of_frames(visit: Visit) -> set[str]:
+    """Return the instances of which frames were fetched."""
+    return {url.split("/instances/")[1].split("/")[0] for url in visit.requests if "/frames/" in url}
 
 
 def shown(page: Page) -> RgbImage:
@@ -264,10 +276,30 @@ def test_the_tiles_of_segments_are_not_fetched_for_a_slide_that_is_far_away(brow
         eventually(segments_are_fetched)
 
 
+def test_a_pyramids_segments_lie_over_the_whole_slide_from_far_away(browser: Browser, nginx: Nginx) -> None:
+    """Where a segmentation of the finest level alone would not be drawn; only tiles of the coarsest are fetched."""
+    with reading(browser, nginx, 640, 480) as visit:
+        page = visit.page
+        open_slide(page, LAYERED)
+        expect(page.get_by_text("Zoom in to see the segments.")).to_be_hidden()
+        assert len(instances_of_frames(visit)) == 2
+        slide = alone_of(page)
+        for box in page.get_by_role("checkbox").all():
+            box.check()
+
+        def blended() -> None:
+            picture = shown(page)
+            for tissue in (TUMOR, STROMA, NORMAL):
+                assert_blended(slide, picture, tissue, 0.5)
+
+        eventually(blended)
+        assert len(instances_of_frames(visit)) == 2
+
+
 def test_the_list_names_each_slide_and_a_slide_without_result_says_so(visit: Visit) -> None:
     page = visit.page
     rows = page.get_by_role("table", name="Open a slide").get_by_role("row")
-    expect(rows).to_have_count(3)
+    expect(rows).to_have_count(4)
     expect(page.get_by_role("row", name=ANSWERED)).to_contain_text("2020-01-02")
     open_slide(page, WAITING)
     expect(page.get_by_role("status")).to_have_text("No segmentation of this slide is in the archive yet.")
@@ -297,5 +329,5 @@ def test_no_uid_is_in_the_log_of_a_visit(visit: Visit, nginx: Nginx, archive: Or
     open_slide(visit.page, ANSWERED)
     series = httpx.get(f"{archive.url}/series?expand", auth=READER).raise_for_status().json()
     uids = [one["MainDicomTags"]["SeriesInstanceUID"] for one in series]
-    assert len(uids) == 3
+    assert len(uids) == 5
     assert not any(uid in nginx.log for uid in uids)

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from pydicom import Dataset, uid
+from pydicom import Dataset, dcmread, uid
 
 from app.interop.dicom_file import to_bytes
+from app.interop.dicom_pyramid import segmentation_pyramid
 from app.interop.dicom_seg import segmentation_object
 from app.interop.dicom_sr import measurement_report
 from app.pathology.classes import TissueClass
@@ -21,6 +22,7 @@ from tests.dicom_sources import as_metadata, file_of, header_of, microscopic, se
 from tests.fakes import classes_of, manifest
 from tests.pictures import quarters
 from tests.programs import program
+from tests.slides import write_slide
 
 IMAGE = quarters(150, 110)
 MAPS = {
@@ -88,6 +90,19 @@ def test_an_upload_becomes_objects_that_are_valid(complaints):
     assert complaints(to_bytes(seg)) == []
 
 
+@pytest.mark.parametrize("form", [header_of, as_metadata], ids=["file", "metadata"])
+@pytest.mark.parametrize("is_empty", [False, True], ids=["whole", "empty"])
+def test_every_level_of_a_pyramid_is_valid(form, is_empty, complaints, tmp_path):
+    image = quarters(1100, 900)
+    paths = write_slide(tmp_path / "slide", image, downsamples=(1, 2, 4, 8))
+    levels = [[form(dcmread(path))] for path in paths]
+    class_map = np.full((900, 1100), 3, np.uint8) if is_empty else classes_of(image)
+    pyramid = segmentation_pyramid(levels, class_map, manifest())
+    assert len(pyramid) == 4
+    for seg in pyramid:
+        assert complaints(to_bytes(seg)) == []
+
+
 def digests() -> str:
     """Digests of the objects of every source, in hexadecimal."""
     found = []
@@ -96,7 +111,8 @@ def digests() -> str:
         seg: Dataset = segmentation_object([header], MAPS["whole"], manifest())
         report = measurement_report([header], seg, FRACTIONS, manifest())
         found.extend(hashlib.sha256(to_bytes(made)).hexdigest() for made in (seg, report))
-    return " ".join(found)
+    [level] = segmentation_pyramid([[header_of(SOURCES["full"])]], MAPS["whole"], manifest())
+    return " ".join([*found, hashlib.sha256(to_bytes(level)).hexdigest()])
 
 
 def test_other_processes_write_the_same_bytes():

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,7 @@ from app.inference.bundle import load_bundle
 from app.inference.segmenter import load_segmenter
 from app.inference.session import open_session
 from app.interop.archive_http import ArchiveAccess, ArchiveSession
+from app.interop.dicom_pyramid import reduced
 from app.interop.dicomweb import Archive
 from app.pathology.arrays import ClassMap, RgbImage
 from app.pathology.geometry import Region, Size
@@ -80,6 +82,14 @@ def fetched(archive: Orthanc, slide: pydicom.Dataset, uid: str) -> Segmentation:
     [found] = client.search_for_instances(slide.StudyInstanceUID, search_filters={"SOPInstanceUID": uid})
     series = found["0020000E"]["Value"][0]
     return Segmentation.from_dataset(client.retrieve_instance(slide.StudyInstanceUID, series, uid))
+
+
+def results(archive: Orthanc, slide: pydicom.Dataset) -> list[Segmentation]:
+    """Return the Segmentations in a slide's study, finest level first."""
+    client = DICOMwebClient(archive.dicomweb_url)
+    found = client.search_for_instances(slide.StudyInstanceUID, search_filters={"Modality": "SEG"})
+    segs = [fetched(archive, slide, one["00080018"]["Value"][0]) for one in found]
+    return sorted(segs, key=lambda seg: -int(seg.TotalPixelMatrixColumns))
 
 
 def class_map_of(seg: Segmentation) -> ClassMap:
@@ -141,6 +151,33 @@ def test_the_finest_level_comes_back_pixel_by_pixel_and_only_once(archive, tmp_p
     shares = [float(share) for share in re.findall(r"([0-9.]+)%", first.stdout)]
     assert np.allclose(shares, 100 * np.bincount(class_map.ravel(), minlength=4) / class_map.size, atol=0.05)
 
+    pyramid = results(archive, slide)
+    assert "and 2 coarser" in first.stdout
+    assert [level.TotalPixelMatrixColumns for level in pyramid] == [1300, 650, 325]
+    assert len({level.SeriesInstanceUID for level in pyramid}) == 1
+    assert pyramid[0].SOPInstanceUID == seg.SOPInstanceUID
+    for level, path in zip(pyramid, paths, strict=True):
+        shape = (level.TotalPixelMatrixRows, level.TotalPixelMatrixColumns)
+        assert np.array_equal(class_map_of(level), reduced(class_map, shape))
+        assert level.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == (
+            header(path).SOPInstanceUID
+        )
+
+
+def test_a_result_that_lacks_its_finest_level_is_completed(archive, tmp_path):
+    """As an archive may leave it that ends while it stores: the finest level goes last."""
+    paths = write_slide(tmp_path, cmu1(600, 500), name="completed")
+    archive.send(paths)
+    slide = header(paths[0])
+    told(segment(archive.dicomweb_url, slide))
+    complete = results(archive, slide)
+    archive.delete(complete[0].SOPInstanceUID)
+    assert len(results(archive, slide)) == 2
+    again = segment(archive.dicomweb_url, slide)
+    assert again.stdout.startswith(f"stored: SEG {complete[0].SOPInstanceUID} and 2 coarser: ")
+    assert results(archive, slide) == complete
+    assert segment(archive.dicomweb_url, slide).stdout.startswith("already stored")
+
 
 def test_another_level_of_the_same_slide_is_another_result(archive, tmp_path):
     paths = write_slide(tmp_path, cmu1(600, 500), name="levels")
@@ -149,6 +186,8 @@ def test_another_level_of_the_same_slide_is_another_result(archive, tmp_path):
     uids = [told(segment(archive.dicomweb_url, slide, "--um-per-px", spacing)) for spacing in ("1", "2", "1")]
     assert uids[0] == uids[2] != uids[1]
     assert fetched(archive, slide, uids[1]).TotalPixelMatrixColumns == 150
+    series = Counter(seg.SeriesInstanceUID for seg in results(archive, slide))
+    assert sorted(series.values()) == [1, 2], "a series holds one level of each size"
 
 
 def test_a_file_holds_what_would_have_been_stored(archive, tmp_path):

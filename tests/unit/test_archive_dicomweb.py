@@ -39,7 +39,7 @@ def result() -> Dataset:
 @pytest.mark.parametrize("status", [400, 409, 413, 500, 507])
 def test_a_refused_result_is_told_with_its_status(status):
     with pytest.raises(ArchiveRefused, match=f"refuses the result .HTTP status {status}.") as refused:
-        with_archive(sends(status), lambda archive: archive.store(result()))
+        with_archive(sends(status), lambda archive: archive.store([result()]))
     assert UID not in str(refused.value)
 
 
@@ -47,7 +47,20 @@ def test_a_result_that_is_not_stored_although_the_request_succeeds_is_refused():
     failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
     answer = sends(200, json.dumps(failed).encode(), **DICOM_JSON)
     with pytest.raises(ArchiveRefused, match="failure reason A700H"):
-        with_archive(answer, lambda archive: archive.store(result()))
+        with_archive(answer, lambda archive: archive.store([result()]))
+
+
+def test_all_instances_go_in_one_request_in_their_order():
+    bodies: list[bytes] = []
+    levels = [result(), result()]
+    for dataset, uid in zip(levels, (f"{UID}.9.1", f"{UID}.9.2"), strict=True):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+    with serving(sends(200, b"{}", **DICOM_JSON)) as server, ArchiveSession(server.url, LOCAL) as session:
+        session.hooks["response"].append(lambda response, **_: bodies.append(response.request.body))
+        Archive(server.url, session).store(levels)
+    [body] = bodies
+    assert body.count(b"DICM") == 2
+    assert 0 < body.index(f"{UID}.9.1".encode()) < body.index(f"{UID}.9.2".encode())
 
 
 def test_an_archive_that_goes_away_while_it_stores_has_not_stored(monkeypatch):
@@ -55,7 +68,7 @@ def test_an_archive_that_goes_away_while_it_stores_has_not_stored(monkeypatch):
         handler.close_connection = True
 
     with pytest.raises(ArchiveUnavailable):
-        with_archive(answer, lambda archive: archive.store(result()))
+        with_archive(answer, lambda archive: archive.store([result()]))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]"])
@@ -88,6 +101,8 @@ def test_an_earlier_result_counts_for_the_level_that_it_refers_to():
 def test_what_is_no_log_of_changes_is_refused(body):
     with pytest.raises(ArchiveRefused, match="the question for changes cannot be understood"):
         with_orthanc(sends(200, body), lambda orthanc: orthanc.changes(0, 10))
+    with pytest.raises(ArchiveRefused, match="the question for changes cannot be understood"):
+        with_orthanc(sends(200, body), lambda orthanc: orthanc.last_change())
 
 
 def test_an_archive_that_is_no_orthanc_is_told():

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -23,7 +23,7 @@ from app.errors import (
 )
 from app.interop.orthanc import Changes, SeriesOfStudy
 from app.segmentation.bookmark import Bookmark
-from app.segmentation.watch import PAGE, Backoff, Watcher
+from app.segmentation.watch import PAGE, Backoff, Outcome, Watcher
 from app.telemetry.watching import WatchMetrics
 
 POLL_SECONDS = 1000.0
@@ -53,6 +53,11 @@ class Archive:
         page = [change for change in self.log if change["Seq"] > since][:limit]
         last = page[-1]["Seq"] if page else len(self.log)
         return Changes.model_validate({"Changes": page, "Last": last, "Done": last == len(self.log)})
+
+    def last_change(self) -> int:
+        if self.failures:
+            raise self.failures.pop(0)
+        return len(self.log)
 
     def series(self, resource: str) -> SeriesOfStudy | None:
         if resource not in self.modalities:
@@ -93,20 +98,22 @@ class Watch:
         self.metrics = WatchMetrics(self.registry)
         self.waits: list[float] = []
 
-    def run(self) -> None:
+    def run(self, skip_existing: bool = False) -> None:
         async def wait(seconds: float) -> None:
             if seconds == POLL_SECONDS:
                 raise asyncio.CancelledError
             self.waits.append(seconds)
 
         bookmark = Bookmark(self.path, "http://archive")
-        watcher = Watcher(self.archive, self.slides, bookmark, self.metrics, POLL_SECONDS, 3, wait)
+        watcher = Watcher(self.archive, self.slides, bookmark, self.metrics, POLL_SECONDS, 3, skip_existing, wait)
         with pytest.raises(asyncio.CancelledError):
             asyncio.run(watcher.run())
 
     def outcomes(self) -> dict[str, float]:
         [family] = [family for family in self.registry.collect() if family.name == "tessera_watch_series"]
-        return {one.labels["outcome"]: one.value for one in family.samples if one.name.endswith("_total")}
+        counts = {one.labels["outcome"]: one.value for one in family.samples if one.name.endswith("_total")}
+        assert set(counts) == set(get_args(Outcome)), "each is there from the start"
+        return {outcome: count for outcome, count in counts.items() if count}
 
     def state(self) -> dict[str, Any]:
         return dict(json.loads(self.path.read_text()))
@@ -153,6 +160,45 @@ def test_a_slide_that_arrives_while_the_watcher_is_down_is_answered(watch):
     watch.archive.arrives("b")
     watch.run()
     assert watch.slides.tried == ["a", "b"]
+
+
+def test_what_the_archive_holds_at_the_first_start_is_skipped_where_that_is_asked_for(watch, caplog):
+    watch.archive.arrives("old")
+    watch.run(skip_existing=True)
+    assert watch.slides.tried == []
+    assert watch.state()["last_change"] == 4
+    assert "skipping what the archive holds" in caplog.text
+    watch.archive.arrives("new")
+    watch.run(skip_existing=True)
+    assert watch.slides.tried == ["new"]
+    assert caplog.text.count("skipping") == 1
+
+
+def test_nothing_is_skipped_at_a_later_start(watch):
+    watch.archive.arrives("a")
+    watch.run()
+    watch.archive.arrives("b")
+    watch.run(skip_existing=True)
+    assert watch.slides.tried == ["a", "b"]
+
+
+def test_an_archive_that_is_down_at_the_first_start_is_skipped_as_far_as_it_is_once_it_answers(watch):
+    """Also where the watcher was stopped before: a bookmark that has not moved is still new."""
+    watch.archive.arrives("old")
+    Bookmark(watch.path, "http://archive")
+    watch.archive.failures = [ArchiveUnavailable("down")] * 3
+    watch.run(skip_existing=True)
+    watch.archive.arrives("new")
+    watch.run(skip_existing=True)
+    assert watch.slides.tried == ["new"]
+
+
+def test_the_first_slide_of_an_archive_that_was_empty_is_answered(watch):
+    watch.run(skip_existing=True)
+    assert watch.state()["last_change"] == 0
+    watch.archive.arrives("first")
+    watch.run(skip_existing=True)
+    assert watch.slides.tried == ["first"]
 
 
 def test_a_long_log_is_read_page_by_page_without_a_wait(watch):
@@ -311,6 +357,15 @@ def test_a_file_that_is_no_bookmark_is_left_as_it_is(tmp_path, content):
 def test_a_bookmark_that_cannot_be_kept_is_said_at_the_start(tmp_path):
     with pytest.raises(StartupError, match="choose another --state"):
         Bookmark(tmp_path / "missing" / "state.json", "http://one")
+
+
+def test_a_bookmark_is_new_until_it_moves(tmp_path):
+    path = tmp_path / "state.json"
+    assert Bookmark(path, "http://one").is_new
+    assert Bookmark(path, "http://one").is_new
+    Bookmark(path, "http://one").move(0)
+    assert not Bookmark(path, "http://one").is_new
+    assert Bookmark(path, "http://two").is_new
 
 
 def test_a_bookmark_leaves_no_partial_file(tmp_path):

@@ -9,8 +9,8 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 const STEP_PX = 128
 const NO_COLOUR = [128, 128, 128]
 
-// Segments are drawn until they appear this many times smaller than the coarsest level that they come in. Farther away,
-// the viewer would fetch all tiles of a single-level segmentation, thousands of a whole slide.
+// A segmentation whose coarsest level has more tiles than the slide's is drawn until it appears this many times smaller
+// than that level. Farther away, the viewer would fetch all of its tiles: thousands, where it has but the finest level.
 const SMALLEST = 4
 
 // The viewer starts its workers from here; without it the slide stays blank.
@@ -29,7 +29,11 @@ export function openSlide (images, segmentations, complain) {
   announceLoading(viewport)
   viewer.render({ container: viewport })
   addNavigation(viewport, viewer.getMap())
-  segmentations.forEach((instances, index) => addSegmentation(viewer, instances, index === 0))
+  const ofSlide = fewestTiles(images.filter(image => image.ImageType[2] === 'VOLUME'))
+  segmentations.forEach((instances, index) => addSegmentation(viewer, instances, {
+    visible: index === 0,
+    limited: fewestTiles(instances) > ofSlide
+  }))
   announceDistance(viewer.getMap())
 }
 
@@ -67,6 +71,13 @@ function addNavigation (viewport, map) {
   })
 }
 
+/** Return the number of tiles of the level that has the fewest. */
+function fewestTiles (levels) {
+  return Math.min(...levels.map(level =>
+    Math.ceil(level.TotalPixelMatrixColumns / level.Columns) * Math.ceil(level.TotalPixelMatrixRows / level.Rows)
+  ))
+}
+
 function limitDistance (layer) {
   const [coarsest] = layer.getSource().getTileGrid().getResolutions()
   layer.setMaxResolution(SMALLEST * coarsest)
@@ -83,12 +94,14 @@ function announceDistance (map) {
   tell()
 }
 
-/** List a segmentation's segments with a checkbox each, and show them when `visible`. */
-function addSegmentation (viewer, instances, visible) {
+/** List a segmentation's segments with a checkbox each, and show them when `visible`; from afar not when `limited`. */
+function addSegmentation (viewer, instances, { visible, limited }) {
   const layers = viewer.getMap().getLayers()
   const others = layers.getLength()
   viewer.addSegments(instances)
-  layers.getArray().slice(others).forEach(limitDistance)
+  if (limited) {
+    layers.getArray().slice(others).forEach(limitDistance)
+  }
   const { SegmentSequence, SeriesDescription, SeriesInstanceUID } = instances[0]
   const opacity = document.getElementById('opacity')
 

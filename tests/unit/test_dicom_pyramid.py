@@ -1,0 +1,150 @@
+"""A pyramid of Segmentations, over a slide of five levels of which the last two are a single tile."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from highdicom.seg import Segmentation
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID
+
+from app.errors import ExtraMissing, UnsupportedImage
+from app.interop.dicom_file import to_bytes
+from app.interop.dicom_pyramid import pyramid_series_uid, reduced, segmentation_pyramid
+from app.interop.dicom_seg import segmentation_object
+from app.pathology.arrays import ClassMap
+from tests.dicom_sources import as_metadata
+from tests.fakes import classes_of, manifest
+from tests.pictures import quarters
+from tests.slides import write_slide
+
+CLASS_MAP = classes_of(quarters(1100, 900))
+MODEL = manifest()
+SHAPES = [(900, 1100), (450, 550), (225, 275), (112, 137)]
+
+Levels = Sequence[Sequence[Dataset]]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("slide")
+    return write_slide(folder, quarters(1100, 900), name="pyramid", downsamples=(1, 2, 4, 8, 16))
+
+
+@pytest.fixture(scope="module")
+def levels(files: list[Path]) -> Levels:
+    """What an archive tells of each level."""
+    return [[as_metadata(dcmread(path))] for path in files]
+
+
+def class_map_of(seg: Dataset) -> ClassMap:
+    """Return the class map that highdicom reads from the object's file: 3 is background, where no segment is."""
+    read = Segmentation.from_dataset(dcmread(BytesIO(to_bytes(seg))))
+    numbers = read.get_total_pixel_matrix(combine_segments=True)
+    return np.where(numbers == 0, 3, numbers - 1).astype(np.uint8)
+
+
+def test_each_level_down_to_the_first_of_one_tile_has_its_segmentation(levels):
+    pyramid = segmentation_pyramid(levels, CLASS_MAP, MODEL)
+    assert [(seg.TotalPixelMatrixRows, seg.TotalPixelMatrixColumns) for seg in pyramid] == SHAPES
+    for seg, [source] in zip(pyramid, levels, strict=False):
+        shared, of_source = seg.SharedFunctionalGroupsSequence[0], source.SharedFunctionalGroupsSequence[0]
+        assert shared.PixelMeasuresSequence[0].PixelSpacing == of_source.PixelMeasuresSequence[0].PixelSpacing
+        [instance] = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+        assert instance.ReferencedSOPInstanceUID == source.SOPInstanceUID
+        assert np.array_equal(
+            class_map_of(seg), reduced(CLASS_MAP, (seg.TotalPixelMatrixRows, seg.TotalPixelMatrixColumns))
+        )
+
+
+def test_the_levels_are_one_pyramid_of_one_series_with_the_same_segments(levels):
+    pyramid = segmentation_pyramid(levels, CLASS_MAP, MODEL)
+    for keyword in ("SeriesInstanceUID", "PyramidUID", "FrameOfReferenceUID", "SegmentSequence", "SeriesDescription"):
+        assert all(seg[keyword].value == pyramid[0][keyword].value for seg in pyramid), keyword
+    assert [seg.InstanceNumber for seg in pyramid] == [1, 2, 3, 4]
+    assert pyramid[0].SeriesInstanceUID == pyramid_series_uid(levels[0], MODEL)
+
+
+def test_the_finest_level_shows_what_a_segmentation_of_its_own_does(levels):
+    finest = segmentation_pyramid(levels, CLASS_MAP, MODEL)[0]
+    alone = segmentation_object(levels[0], CLASS_MAP, MODEL)
+    assert finest.PixelData == alone.PixelData
+    assert finest.SOPInstanceUID != alone.SOPInstanceUID  # it says that it is a level, so it is another object
+
+
+def test_the_pyramid_of_a_coarser_level_begins_there_and_is_a_series_of_its_own(levels):
+    whole = segmentation_pyramid(levels, CLASS_MAP, MODEL)
+    coarse = segmentation_pyramid(levels[1:], reduced(CLASS_MAP, SHAPES[1]), MODEL)
+    assert [seg.TotalPixelMatrixColumns for seg in coarse] == [550, 275, 137]
+    assert coarse[0].SeriesInstanceUID != whole[0].SeriesInstanceUID
+    assert not {seg.SOPInstanceUID for seg in coarse} & {seg.SOPInstanceUID for seg in whole}
+
+
+def test_a_slide_of_one_level_is_a_pyramid_of_one(levels):
+    [seg] = segmentation_pyramid(levels[:1], CLASS_MAP, MODEL)
+    assert np.array_equal(class_map_of(seg), CLASS_MAP)
+
+
+def test_an_absent_class_keeps_its_number_at_every_level_and_an_empty_map_is_one_empty_frame(levels):
+    for seg in segmentation_pyramid(levels, np.full_like(CLASS_MAP, 3), MODEL):
+        assert [segment.SegmentNumber for segment in seg.SegmentSequence] == [1, 2, 3]
+        assert seg.NumberOfFrames == 1
+        assert not any(seg.PixelData)
+
+
+def test_the_same_input_gives_the_same_bytes_at_every_level(files, levels):
+    again = [[as_metadata(dcmread(path))] for path in files]
+    for one, other in zip(
+        segmentation_pyramid(levels, CLASS_MAP, MODEL), segmentation_pyramid(again, CLASS_MAP, MODEL), strict=True
+    ):
+        assert to_bytes(one) == to_bytes(other)
+
+
+def test_one_pixel_that_differs_gives_every_level_another_uid(levels):
+    """Also where the coarser maps do not show the pixel: tracking UIDs and the pyramid's are others."""
+    changed = CLASS_MAP.copy()
+    changed[0, 0] = 2
+    pairs = zip(
+        segmentation_pyramid(levels, CLASS_MAP, MODEL), segmentation_pyramid(levels, changed, MODEL), strict=True
+    )
+    for one, other in pairs:
+        assert one.SOPInstanceUID != other.SOPInstanceUID
+        assert one.SeriesInstanceUID == other.SeriesInstanceUID
+        assert UID(one.SOPInstanceUID).is_valid
+        assert UID(one.PyramidUID).is_valid
+
+
+def test_reducing_takes_the_class_at_the_centre_of_each_pixel():
+    fine = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    assert reduced(fine, (2, 2)).tolist() == [[10, 14], [34, 38]]
+    assert reduced(fine, (6, 8)).tolist() == fine.tolist()
+    assert reduced(fine[:5, :7], (2, 3)).tolist() == [[9, 11, 13], [25, 27, 29]]
+
+
+def test_reducing_keeps_the_shares_of_rare_and_thin_classes():
+    fine = np.full((2048, 2048), 3, np.uint8)
+    fine[:, ::10] = 0  # strands that a vote would lose
+    shares = np.bincount(reduced(fine, (171, 171)).ravel(), minlength=4) / 171**2
+    assert shares[0] == pytest.approx(0.1, abs=0.03)
+    assert shares[1:3].tolist() == [0, 0]
+
+
+def test_a_class_map_of_another_size_is_a_mistake(levels):
+    with pytest.raises(ValueError, match=r"\(900, 1099\) rows and columns, its source \(900, 1100\)"):
+        segmentation_pyramid(levels, CLASS_MAP[:, :1099], MODEL)
+
+
+@pytest.mark.parametrize("keyword", ["TotalPixelMatrixRows", "ImageOrientationSlide"])
+def test_a_level_that_cannot_be_repeated_is_refused_without_its_values(files, keyword):
+    levels = [[as_metadata(dcmread(path))] for path in files]
+    del levels[1][0][keyword]
+    with pytest.raises(UnsupportedImage, match="repeats of its source"):
+        segmentation_pyramid(levels, CLASS_MAP, MODEL)
+
+
+def test_a_missing_extra_is_named(monkeypatch, levels):
+    monkeypatch.setattr("app.imaging.dicom_packages.find_spec", lambda _: None)
+    with pytest.raises(ExtraMissing, match="DICOM needs the extra 'dicom'"):
+        segmentation_pyramid(levels, CLASS_MAP, MODEL)
