@@ -131,7 +131,10 @@ class ExtraMissing(TesseraError):
     """
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra {extra!r}: in tessera's folder, pip install '.[{extra}]'")
+        super().__init__(
+            f"{what} needs the extra {extra!r}: pip install --require-hashes -r requirements/integrations.txt,"
+            " or build the image with EXTRAS=integrations"
+        )
 
 
 class StartupError(TesseraError):

@@ -124,7 +124,11 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        detail = f"{' '.join(str(part) for part in first['loc'])}: {first['msg']}"
+        where, *names = (str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":  # its name is the client's own text
+            detail = f"the {where} has a parameter that is not known; /docs lists those that are"
+        else:
+            detail = f"{' '.join((where, *names))}: {first['msg']}"
         metrics.rejections.labels(_slug(InvalidRequest.__name__)).inc()
         return respond(problem_of(InvalidRequest(detail)))
 

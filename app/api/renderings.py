@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.dependencies import Service
 from app.api.problems import NotAcceptable
-from app.imaging.contours import polygonise
-from app.imaging.paint import paint_confidence, paint_mask, paint_overlay
+from app.imaging.contours import MAX_AREA_CHANGE, MAX_AREA_CHANGE_PX, polygonise
+from app.imaging.paint import DEFAULT_OPACITY, paint_confidence, paint_mask, paint_overlay
 from app.interop import asap, dsa, geojson
 from app.interop.annotations import Annotations
 from app.interop.dicom_file import to_bytes
@@ -29,13 +29,15 @@ View = Literal["mask", "overlay", "confidence"]
 
 
 class Rendering(BaseModel):
-    """How to answer: the query parameters of `/segment`."""
+    """How to answer: the query parameters of `/segment`. One that is not known is refused: it may be misspelt."""
+
+    model_config = ConfigDict(extra="forbid")
 
     view: View = Field(
         default="mask",
         description="The picture that image/png is. JSON holds the mask always, and the other when it is asked for.",
     )
-    opacity: float = Field(default=0.4, ge=0, le=1, description="Opacity of the overlay's colours.")
+    opacity: float = Field(default=DEFAULT_OPACITY, ge=0, le=1, description="Opacity of the overlay's colours.")
     x: float = Field(
         default=0,
         ge=-1e9,
@@ -57,9 +59,9 @@ class Rendering(BaseModel):
     simplify: float = Field(
         default=1.5,
         ge=0,
-        le=100,
-        description="Tolerance of the polygons' outlines, in px of the patch; 0 keeps every corner. A class"
-        " keeps its area within 0.5 % in any case.",
+        le=10,
+        description="Tolerance of the polygons' outlines, in px of the patch; 0 keeps every corner. Less is taken where"
+        f" a class's area would change by more than {MAX_AREA_CHANGE:.1%} and {MAX_AREA_CHANGE_PX} px.",
     )
     min_area: int = Field(
         default=0, ge=0, le=2**31 - 1, description="Regions of fewer px of the patch are merged into their neighbours."
@@ -109,8 +111,6 @@ def _asap(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Ren
 
 
 def _dicom(manifest: ModelManifest, data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
-    if not is_dicom(data):
-        raise NotAcceptable(f"{DICOM} answers a DICOM upload alone, whose patient and study it refers to")
     sources = [header(data)]
     segmentation = segmentation_object(sources, patch.class_map, manifest)
     if how.dicom == "seg":
@@ -133,12 +133,22 @@ _RENDERINGS: dict[str, Callable[[ModelManifest, bytes, SegmentedPatch, Rendering
 MEDIA_TYPES = tuple(_RENDERINGS)
 
 
+def check_uploaded(media_type: str, data: bytes) -> None:
+    """Refuse a form that the upload `data` cannot be answered in, before it costs inference.
+
+    Raises:
+        NotAcceptable: DICOM was asked for and not uploaded.
+    """
+    if media_type == DICOM and not is_dicom(data):
+        raise NotAcceptable(f"{DICOM} answers a DICOM upload alone, whose patient and study it refers to")
+
+
 def render(service: Service, media_type: str, data: bytes, patch: SegmentedPatch, how: Rendering) -> Awaitable[bytes]:
     """Return `patch`, which was uploaded as `data`, in the form of `media_type`, made in a worker thread.
 
     Raises:
         TooManyRegions: It has too many for polygons.
-        NotAcceptable: DICOM was asked for and not uploaded.
+        UnsupportedImage: The DICOM upload lacks what an object of it must repeat.
         ExtraMissing: The form needs packages that are not installed.
     """
     work = partial(_RENDERINGS[media_type], service.segmenter.manifest, data, patch, how)

@@ -12,7 +12,7 @@ from app.api.dependencies import Service, ServiceDependency, uploaded_images
 from app.api.negotiation import choose
 from app.api.problems import MEDIA_TYPE as PROBLEM
 from app.api.problems import InvalidRequest, Problem, count_rejection, problem_of
-from app.api.renderings import MEDIA_TYPES, Rendering, View, paint, render
+from app.api.renderings import MEDIA_TYPES, Rendering, View, check_uploaded, paint, render
 from app.api.uploads import FORM, PART, UPLOADED
 from app.errors import TesseraError
 from app.pathology.classes import code
@@ -127,6 +127,7 @@ def _pictures(patch: SegmentedPatch, manifest: ModelManifest, how: Rendering) ->
 
 
 async def _rendered(service: Service, data: bytes, media_type: str, how: Rendering) -> Response:
+    check_uploaded(media_type, data)
     async with service.patches.segmented(data) as patch:
         content = await render(service, media_type, data, patch, how)
         return Response(content, media_type=media_type, headers={**_headers(service, patch), "Vary": "Accept"})

@@ -18,9 +18,16 @@ from app.imaging.gdal import GDAL
 from app.pathology.arrays import ClassMap, ConfidenceMap
 
 MAX_REGIONS = 20_000
-"""Regions in one class map. A section of 4096 px has about 5,000; noise of that size, 400,000 that take minutes."""
-MAX_AREA_CHANGE = 0.005
-"""Share of a class's pixels by which simplification may change its area."""
+"""Regions in one class map. A section of 4096 px has up to 8,000."""
+MAX_BORDER_PX = 2_000_000
+"""Length of all borders in one class map, which is what tracing costs. A section of 4096 px has 700,000; noise of that
+size takes half a minute and 4 GB."""
+MAX_AREA_CHANGE, MAX_AREA_CHANGE_PX = 0.005, 16
+"""Share of a class's pixels by which simplification may change its area, and the pixels that it may in any case: a
+class of a few would otherwise keep a whole section from being simplified."""
+_STEPS_PX = (3.0, 1.5, 0.75)
+"""Tolerances that are tried below the one asked for. A corner of a pixel is a triangle of 0.5 px2, whose root is 0.71:
+less than the last changes nothing."""
 _EDGES_ONLY = 4
 """Pixels that touch at a corner alone are apart: polygons traced so never cross themselves."""
 
@@ -46,8 +53,8 @@ def polygonise(
     """Return the regions of the classes in `keep`, in raster order of their first pixels.
 
     Regions smaller than `min_area_px` are merged into their largest neighbour, so that no gaps arise; those that have
-    only small neighbours stay (GDAL's sieve). The tolerance is lowered, to 0 if need be, until every polygon is valid
-    and each class keeps its area but for `MAX_AREA_CHANGE`.
+    only small neighbours stay (GDAL's sieve). The tolerance is then lowered, to 0 if need be, until every polygon is
+    valid and each class in `keep` has its area, but for the change allowed.
 
     Args:
         class_map: (H, W) uint8.
@@ -57,8 +64,9 @@ def polygonise(
         min_area_px: Regions of fewer px are merged; 0 and 1 keep all.
 
     Raises:
-        TooManyRegions: There are more than `MAX_REGIONS`.
+        TooManyRegions: There are more than `MAX_REGIONS`, or more borders than `MAX_BORDER_PX`.
     """
+    _check_borders(class_map)
     threshold_px = min(min_area_px, class_map.size - 1)  # GDAL takes no more
     if threshold_px > 1:
         with GDAL:
@@ -71,13 +79,22 @@ def polygonise(
         )
     exact = _noded(np.array([shapely.geometry.shape(geometry) for geometry, _ in traced]), class_map.shape)
     indices = np.array([int(value) for _, value in traced])
-    outlines = _simplified(exact, indices, tolerance_px)
+    outlines = _simplified(exact, indices, keep, tolerance_px)
     confidences = _mean_confidences(exact, confidence)
     return [
         TissuePolygon(int(index), outline, float(mean))
         for index, outline, mean in zip(indices, outlines, confidences, strict=True)
         if index in keep
     ]
+
+
+def _check_borders(class_map: ClassMap) -> None:
+    length_px = int((class_map[1:] != class_map[:-1]).sum() + (class_map[:, 1:] != class_map[:, :-1]).sum())
+    if length_px > MAX_BORDER_PX:
+        raise TooManyRegions(
+            f"the class map has {length_px} px of borders, over {MAX_BORDER_PX}: it is noise, or too large for"
+            " polygons; send a smaller patch"
+        )
 
 
 def _noded(outlines: NDArray[np.object_], shape: tuple[int, ...]) -> NDArray[np.object_]:
@@ -97,14 +114,17 @@ def _noded(outlines: NDArray[np.object_], shape: tuple[int, ...]) -> NDArray[np.
     return polygons
 
 
-def _simplified(exact: NDArray[np.object_], indices: NDArray[np.int_], tolerance_px: float) -> NDArray[np.object_]:
+def _simplified(
+    exact: NDArray[np.object_], indices: NDArray[np.int_], keep: Collection[int], tolerance_px: float
+) -> NDArray[np.object_]:
+    kept = np.isin(np.arange(indices.max() + 1), list(keep))
     areas = np.bincount(indices, shapely.area(exact))
-    while tolerance_px >= 0.5:  # half a pixel's corner is the smallest triangle on a grid: 0.5 px2, tolerance 0.71
-        outlines: NDArray[np.object_] = shapely.coverage_simplify(exact, tolerance_px, simplify_boundary=False)
+    allowed = np.maximum(MAX_AREA_CHANGE * areas, MAX_AREA_CHANGE_PX)
+    for step_px in (tolerance_px, *(step_px for step_px in _STEPS_PX if step_px < tolerance_px)):
+        outlines: NDArray[np.object_] = shapely.coverage_simplify(exact, step_px, simplify_boundary=False)
         change = np.abs(np.bincount(indices, shapely.area(outlines)) - areas)
-        if shapely.is_valid(outlines).all() and (change <= MAX_AREA_CHANGE * areas).all():
+        if (change <= allowed)[kept].all() and shapely.is_valid(outlines).all():
             return outlines
-        tolerance_px /= 2
     return exact
 
 

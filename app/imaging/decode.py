@@ -97,7 +97,7 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[Image.Image]:
             raise UnreadableImage(
                 "the image is damaged at its beginning, or of a pixel type that is not read"
             ) from None
-        raise UnsupportedImage(f"not an image in a known format; send {', '.join(FORMATS)}") from None
+        raise UnsupportedImage(f"not an image in a known format; send {', '.join(FORMATS)} or DICOM") from None
     except ImageRejected:
         raise
     except MemoryError as error:

@@ -9,6 +9,9 @@ from PIL import Image
 from app.pathology.arrays import ClassMap, ConfidenceMap, RgbImage
 from app.pathology.classes import TissueClass
 
+DEFAULT_OPACITY = 0.4
+"""Of an overlay's colours."""
+
 _COMPRESSION = 1
 """zlib level. PNG encoding dominates at higher ones, for masks that are not much smaller."""
 

@@ -15,6 +15,7 @@ from app.pathology.manifest import ModelManifest
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:tessera:annotation")
 _DIGITS = 3
 """Of a coordinate, in full-resolution pixels."""
+_PROBABILITY_DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ class Annotations:
         points: NDArray[np.float64] = shapely.get_coordinates(ring) * place.downsample + (place.x_px, place.y_px)
         rounded: list[list[float]] = points.round(_DIGITS).tolist()
         return rounded
+
+
+def mean_probability(polygon: TissuePolygon) -> float:
+    """Return how sure the model is of a region, 0 to 1, in the digits that are written."""
+    return round(polygon.mean_confidence, _PROBABILITY_DIGITS)
 
 
 def rgb(color: Sequence[int]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import shapely
 
 from app.imaging.contours import TissuePolygon
-from app.interop.annotations import Annotations, rgb, rgba
+from app.interop.annotations import Annotations, mean_probability, rgb, rgba
 from app.interop.geojson import FILL_OPACITY
 
 MEDIA_TYPE = "application/vnd.dsa.annotation+json"
@@ -35,7 +35,7 @@ def _element(annotations: Annotations, polygon: TissuePolygon) -> dict[str, Any]
         "group": tissue.name,
         "lineColor": rgb(tissue.color),
         "fillColor": rgba(tissue.color, FILL_OPACITY),
-        "user": {"mean_probability": round(polygon.mean_confidence, 4)},
+        "user": {"mean_probability": mean_probability(polygon)},
     }
 
 

@@ -8,12 +8,11 @@ are numbers, metadata are strings, and a region is one Polygon, never a MultiPol
 from typing import Any
 
 from app.imaging.contours import TissuePolygon
-from app.interop.annotations import Annotations, rgb, rgba
+from app.interop.annotations import Annotations, mean_probability, rgb, rgba
 
 MEDIA_TYPE = "application/geo+json"
 
 FILL_OPACITY = 0.3
-_DIGITS = 4
 
 
 def feature_collection(annotations: Annotations) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def _feature(annotations: Annotations, polygon: TissuePolygon) -> dict[str, Any]
             # Of the object itself: QuPath does not overwrite the colour of a class that it knows.
             "color": list(tissue.color),
             "classification": {"name": tissue.name.capitalize(), "color": list(tissue.color)},
-            "measurements": {"mean_probability": round(polygon.mean_confidence, _DIGITS)},
+            "measurements": {"mean_probability": mean_probability(polygon)},
             "metadata": annotations.provenance,
             # The Digital Slide Archive reads these and nothing above.
             "label": {"value": tissue.name},

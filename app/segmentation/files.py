@@ -16,7 +16,7 @@ from app.pathology.manifest import ModelManifest
 from app.segmentation.patch import PatchSegmentation, SegmentedPatch
 
 TABLE_FILE = "labels.csv"
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".dcm"})
 
 
 @dataclass(frozen=True, slots=True)

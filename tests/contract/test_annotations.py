@@ -3,16 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import shapely
 from rasterio import features
 
-from app.imaging.contours import MAX_REGIONS
+from app.imaging.contours import MAX_REGIONS, TissuePolygon
+from app.interop.annotations import Annotations
 from app.pathology.classes import WSSS4LUAD
+from app.pathology.geometry import Placement
 from tests.asap import paint_asap
-from tests.fakes import classes_of
+from tests.fakes import classes_of, manifest
 from tests.pictures import BLUE, GREEN, WHITE, encoded, noise, plain, quarters
 
 PNG = {"Content-Type": "image/png"}
@@ -68,6 +71,26 @@ def test_geojson_has_a_polygon_with_holes_for_each_region(client):
     assert tumor["properties"]["metadata"]["model"] == "colours"
     assert response.headers["tessera-code"] == "T+S"
     assert response.headers["vary"] == "Accept"
+
+
+def test_simplify_leaves_corners_out(client):
+    image = plain(GREEN, 250, 250)
+    steps = np.random.default_rng(1).integers(-1, 2, 250).cumsum() + 120
+    image[np.arange(250)[:, None] > steps[None]] = BLUE
+    sizes = [len(ask(client, image, GEOJSON, simplify=tolerance).content) for tolerance in (0, 1.5)]
+    assert sizes[1] < sizes[0] / 2
+
+
+def test_ids_follow_from_upload_model_and_place():
+    square = TissuePolygon(0, shapely.box(0, 0, 9, 9), 0.5)
+    known = Annotations([square], Placement(), manifest(), "0" * 64)
+    others = (
+        replace(known, image_sha256="1" * 64),
+        replace(known, manifest=manifest().model_copy(update={"sha256": "1" * 64})),
+        replace(known, placement=Placement(1, 0, 1)),
+    )
+    assert len({each.identify(square) for each in (known, *others)}) == 4
+    assert known.identify(square) != known.identify(replace(square, outline=shapely.box(0, 0, 9, 8)))
 
 
 def test_geojson_lies_where_the_patch_lies_on_its_slide(client):

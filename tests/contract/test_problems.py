@@ -29,7 +29,7 @@ def post(client: TestClient, **request):
         ({"content": b"x", "headers": {"Content-Type": "image/gif"}}, 415, "unsupported-media-type", "image/png"),
         ({"content": b"x"}, 415, "unsupported-media-type", "multipart/form-data"),
         ({"content": b"", "headers": PNG}, 422, "unreadable-image", "empty"),
-        ({"content": b"GIF89a...", "headers": PNG}, 415, "unsupported-image", "PNG, JPEG, TIFF, WEBP, BMP"),
+        ({"content": b"GIF89a...", "headers": PNG}, 415, "unsupported-image", "PNG, JPEG, TIFF, WEBP, BMP or DICOM"),
         ({"content": encoded(noise(9, 9))[:200], "headers": PNG}, 422, "unreadable-image", "truncated"),
         ({"content": encoded(plain((1, 1, 1), 301, 2)), "headers": PNG}, 413, "image-too-large", "at most 300 px"),
         ({"content": bytes(200_001), "headers": PNG}, 413, "upload-too-large", "200000 bytes"),
@@ -67,6 +67,7 @@ def post(client: TestClient, **request):
             "invalid-request",
             "'overlay' or 'confidence'",
         ),
+        ({"params": {"downsampel": 4}, "content": b"x", "headers": PNG}, 400, "invalid-request", "not known; /docs"),
         ({"params": {"opacity": "2"}, "content": b"x", "headers": PNG}, 400, "invalid-request", "query opacity"),
         ({"content": b"x", "headers": PNG | {"Accept": "text/html"}}, 406, "not-acceptable", "image/png"),
         (
@@ -253,10 +254,11 @@ def test_no_name_reaches_a_log_a_metric_or_an_answer(client, caplog):
     caplog.set_level(logging.DEBUG)
     answers = [
         client.post(
-            f"/segment?{CANARY}={CANARY}",
+            f"/segment{query}",
             files={"file": (f"{CANARY}.png", content), CANARY: (None, CANARY)},
             headers={"X-Request-ID": CANARY, "User-Agent": CANARY},
         )
+        for query in ("", f"?{CANARY}={CANARY}", f"?view={CANARY}")
         for content in (
             encoded(noise(12, 12)),
             b"broken",

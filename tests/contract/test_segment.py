@@ -40,6 +40,7 @@ def test_a_raw_image_comes_back_as_labels_fractions_and_mask(client):
 def test_accepting_png_gives_the_mask_itself(client):
     image = quarters(90, 70)
     response = client.post("/segment", content=encoded(image), headers=PNG | {"Accept": "image/png"})
+    assert client.post("/segment", content=encoded(image), headers=PNG).headers["vary"] == "Accept"
     assert response.headers["content-type"] == "image/png"
     assert response.headers["tessera-labels"] == "tumor, stroma, normal"
     assert response.headers["tessera-code"] == "T+S+N"
