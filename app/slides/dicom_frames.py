@@ -25,6 +25,8 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PALETTE = "PALETTE COLOR"
 _RLE_HEADER = struct.Struct("<16L")
+_ITEM_HEADER = struct.Struct("<4sL")
+_EXTENDED_OFFSETS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _SLACK_BYTES = 2**16
 """What an encoded frame may hold beside its pixels: a colour profile, comments."""
 
@@ -103,6 +105,7 @@ def _check_encoded(dataset: "Dataset") -> None:
     from pydicom.uid import RLELossless  # noqa: PLC0415
 
     options = as_pixel_options(dataset)
+    _check_offsets(dataset, options["number_of_frames"])
     size = Size(int(dataset.Columns), int(dataset.Rows))
     decoded_bytes = size.pixels * int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated) // 8
     is_rle = dataset.file_meta.TransferSyntaxUID == RLELossless
@@ -122,6 +125,14 @@ def _check_encoded(dataset: "Dataset") -> None:
                 matches = image.size == (size.width_px, size.height_px)
         if not matches:
             raise UnreadableImage("a frame of the DICOM image is not of the size that its header states")
+
+
+def _check_offsets(dataset: "Dataset", frame_count: int) -> None:
+    """Refuse tables that do not have one entry a frame: each entry of a few bytes becomes an object."""
+    _, basic_bytes = _ITEM_HEADER.unpack_from(dataset.PixelData)
+    extended = (len(dataset[name].value) for name in _EXTENDED_OFFSETS if name in dataset)
+    if basic_bytes not in {0, 4 * frame_count} or any(length != 8 * frame_count for length in extended):
+        raise UnreadableImage("the DICOM image's table of offsets does not have one entry for each frame")
 
 
 def _rle_decoded_bytes(encoded: bytes) -> int:

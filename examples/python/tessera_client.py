@@ -35,6 +35,8 @@ ImageLike: TypeAlias = NDArray[np.uint8] | bytes | Path
 _T = TypeVar("_T")
 _CONNECT_SECONDS = 5.0
 _LONGEST_BACKOFF_SECONDS = 8.0
+_NO_PICTURE = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises on bytes that are no picture, are damaged, or are far too large."""
 
 
 class TesseraError(Exception):
@@ -234,7 +236,7 @@ class Answer(Generic[_T]):
 
 
 Step: TypeAlias = httpx.Request | Pause | Answer[_T]
-Outcome: TypeAlias = httpx.Response | httpx.TransportError | None
+Outcome: TypeAlias = httpx.Response | httpx.RequestError | None
 """What came of a step: a response whose body was read, an error, or nothing after a pause."""
 
 
@@ -299,8 +301,18 @@ def _problem(response: httpx.Response) -> TesseraError:
     title, detail = response.reason_phrase or str(status), "not said; a proxy may have answered"
     document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if _media_type(response) == "application/problem+json":
-        document |= response.json()
+        document |= _members(response)
     return _kind(status)(document, _retry_after_seconds(response))
+
+
+def _members(response: httpx.Response) -> dict[str, Any]:
+    """Return a problem's members; one of another type than the standard's is ignored, as it asks (RFC 9457, 3.1)."""
+    try:
+        said = response.json()
+    except ValueError:  # a proxy's page under the name of a problem
+        return {}
+    members = said.items() if isinstance(said, dict) else ()
+    return {name: value for name, value in members if isinstance(value, int if name == "status" else str)}
 
 
 def _kind(status: int) -> type[Problem]:
@@ -320,7 +332,7 @@ def _read(call: _Call[_T], response: httpx.Response) -> _T:
         raise NotTessera(f"asked for {call.accept}, got {_media_type(response) or 'no media type'}: is the URL right?")
     try:
         return call.read(response)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, *_NO_PICTURE) as error:
         raise NotTessera(f"the answer to {call.path} is not one of tessera's: is the URL right?") from error
 
 
@@ -480,7 +492,7 @@ class Client:
             return None
         try:
             return self._http.send(step)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
 
@@ -552,5 +564,5 @@ class AsyncClient:
             return None
         try:
             return await self._http.send(step)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error

@@ -18,7 +18,7 @@ import qupath.lib.io.PathIO
 import qupath.lib.regions.RegionRequest
 import qupath.lib.scripting.QP
 
-@Field final String SERVICE = System.getenv('TESSERA_URL') ?: 'http://127.0.0.1:8000'
+@Field final String SERVICE = (System.getenv('TESSERA_URL') ?: 'http://127.0.0.1:8000').replaceFirst('/+$', '')
 @Field final double OFFERED_DOWNSAMPLE = 1.0  // the dialog's first value
 @Field final int MIN_AREA_PX = 64             // smaller regions join their neighbours; px as they are sent
 @Field final int MAX_SIDE_PX = 4096           // TESSERA_MAX_SIDE_PX of the service

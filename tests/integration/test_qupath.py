@@ -195,3 +195,10 @@ def test_a_key_in_the_environment_is_sent_and_no_name_of_the_slide_is(slide, gat
     assert headers["Authorization"] == "Bearer good"
     assert (headers["Accept"], headers["Content-Type"]) == ("application/geo+json", "image/png")
     assert "DOE" not in f"{path}{headers}"
+
+
+@pytest.mark.parametrize("end", ["", "/", "//"])
+def test_an_address_may_have_a_path_and_end_in_a_slash(slide, gate, end):
+    url, seen = gate
+    play(slide, f"{url}/tissue{end}", {"region": [301, 202, 64, 48], "runs": [{"downsample": 1}]}, key="good")
+    assert [path.partition("?")[0] for path, _ in seen] == ["/tissue/segment"]

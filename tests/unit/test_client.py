@@ -283,6 +283,52 @@ def test_a_proxys_page_is_a_failure_in_words(ask):
     assert raised.value.request_id is None
 
 
+@pytest.mark.parametrize("body", ["null", "[1]", '"text"', "<h1>nginx</h1>", "", "{}", '{"title": 5, "status": "400"}'])
+def test_what_only_calls_itself_a_problem_is_a_failure_in_words(ask, body):
+    answered = httpx.Response(400, content=body, headers={"Content-Type": "application/problem+json"})
+    with pytest.raises(Rejected, match=r"^Bad Request: not said; a proxy may have answered$") as raised:
+        ask(Script(answered), segment)
+    assert raised.value.status == 400
+
+
+DAMAGED = encoded(noise(50, 50))
+DAMAGED = DAMAGED[:200] + bytes(100) + DAMAGED[300:]
+SECOND_CHUNK_LOST = b"\0\0\0\0".join(encoded(noise(300, 300)).rsplit(b"IDAT", 1))
+
+
+@pytest.mark.parametrize("body", [b"", b"no picture", DAMAGED, DAMAGED[:150], SECOND_CHUNK_LOST])
+def test_a_class_map_that_is_no_picture_is_not_tesseras(ask, body):
+    said = answer(FOUND, mask={"base64": base64.b64encode(body).decode()})
+    with pytest.raises(NotTessera, match="/segment"):
+        ask(Script(httpx.Response(200, json=said)), segment)
+
+
+def test_a_class_map_far_too_large_is_not_unpacked(ask, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    with pytest.raises(NotTessera):
+        ask(Script(segmented()), segment)
+
+
+@pytest.mark.parametrize("said", [[], [1], None, "text", 5, {"results": 5}, {"results": [1]}, {"classes": [1]}])
+@pytest.mark.parametrize(
+    "call",
+    [segment, lambda client: client.segment_many([PATCH]), lambda client: client.classify(PATCH), lambda c: c.model()],
+)
+def test_json_of_another_shape_is_not_tesseras(ask, said, call):
+    with pytest.raises(NotTessera):
+        ask(Script(httpx.Response(200, json=said)), call)
+
+
+def test_an_answer_that_does_not_unpack_is_none(ask, clock):
+    def answered(request: httpx.Request) -> httpx.Response:
+        stream = httpx.ByteStream(b"no gzip")
+        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=stream)
+
+    with pytest.raises(NoAnswer, match="DecodingError"):
+        ask(answered, segment)
+    assert not clock.waits
+
+
 @pytest.mark.parametrize(
     "what",
     [
