@@ -1,5 +1,6 @@
 """Composition root of the service: settings in, application out."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from importlib.metadata import version
@@ -20,6 +21,9 @@ from app.segmentation.workers import Workers
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.viewer import page
+
+_MOST_SECTRA_AREAS = 64
+"""In one order, and no more than the service has places for: it would be told to come back for ever."""
 
 
 def create_app(settings: Settings | None = None, segmenter: Segmenter | None = None) -> FastAPI:
@@ -95,11 +99,13 @@ async def _sectra_orders(app: FastAPI, settings: Settings, service: Service, wor
     """Take Sectra's orders for the length of the block."""
     from app.segmentation.sectra import SectraOptions, SectraOrders  # noqa: PLC0415
 
+    # The HTTP library that asks call-backs logs whole paths, and a path holds a slide's id.
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
     options = SectraOptions(
         ordered_on=settings.sectra_input,
         hosts=tuple(host.strip() for host in settings.sectra_hosts.split(",")),
+        areas=min(_MOST_SECTRA_AREAS, settings.queue_capacity),
         pixels=settings.sectra_max_pixels,
-        area_seconds=settings.request_timeout,
         slide_seconds=settings.sectra_slide_timeout,
     )
     orders = SectraOrders(service.segmenter, workers, service.admission, service.metrics, options, app.version)

@@ -51,6 +51,7 @@ class SectraPacs(MockSectraServer):
 
     Attributes:
         asked: Method, path and Authorization of each request, in the order they came.
+        raw_paths: Their paths as they were sent.
         peers: The connections they came over.
         fault: Answers in the archive's place where it returns a response.
     """
@@ -58,6 +59,7 @@ class SectraPacs(MockSectraServer):
     def __init__(self) -> None:
         super().__init__(token=TOKEN)
         self.asked: list[tuple[str, str, str | None]] = []
+        self.raw_paths: list[bytes] = []
         self.peers: set[tuple[str, int]] = set()
         self.fault: Answer = lambda request: None
         self._images: dict[str, list[RgbImage]] = {}
@@ -100,6 +102,31 @@ class SectraPacs(MockSectraServer):
         with self._stored:
             assert self._stored.wait_for(condition, timeout=20)
 
+    def reset(self) -> None:
+        """Forget faults, results and what was asked; slides stay."""
+        self.fault = lambda request: None
+        self.delete_results()
+        self.asked.clear()
+        self.raw_paths.clear()
+        self.peers.clear()
+
+    @contextmanager
+    def holding(self, method: str, where: str) -> Iterator[tuple[threading.Event, threading.Event]]:
+        """Answer no such request before the second event is set, or the block ends; the first tells that one came."""
+        reached, released = threading.Event(), threading.Event()
+
+        def hold(request: Request) -> None:
+            if request.method == method and where in request.url.path:
+                reached.set()
+                assert released.wait(20)
+
+        self.fault = hold
+        try:
+            yield reached, released
+        finally:
+            self.fault = lambda request: None
+            released.set()
+
     def create_app(self) -> FastAPI:
         app = super().create_app()
 
@@ -123,6 +150,7 @@ class SectraPacs(MockSectraServer):
         @app.middleware("http")
         async def record(request: Request, call_next: Callable) -> Response:
             self.asked.append((request.method, request.url.path, request.headers.get("authorization")))
+            self.raw_paths.append(request.scope["raw_path"])
             self.peers.add(tuple(request.client))
             answer = self.fault(request) or await call_next(request)
             with self._stored:

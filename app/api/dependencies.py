@@ -10,9 +10,10 @@ from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from app.api.uploads import UploadLimits, read_images
-from app.errors import DeadlineExceeded, ModelNotReady
+from app.errors import ModelNotReady
 from app.inference.segmenter import Segmenter
 from app.segmentation.admission import Admission
+from app.segmentation.deadline import answered_within
 from app.segmentation.patch import PatchSegmentation
 from app.telemetry.metrics import Metrics
 
@@ -57,22 +58,16 @@ async def uploaded_images(request: Request, service: Service) -> AsyncIterator[l
         UnsupportedMediaType, UploadTooLarge, InvalidRequest: See `read_images`.
         ClientDisconnect: The client left.
     """
-    limit = service.request_timeout_seconds
-    try:
-        async with asyncio.timeout(limit) as deadline:
-            with service.admission.admit(1):
-                images = await read_images(request, service.limits)
-                with service.admission.admit(len(images) - 1):
-                    async with _while_connected(request):
-                        yield images
-    except TimeoutError:
-        if not deadline.expired():
-            raise
-        raise DeadlineExceeded(f"no answer within {limit:g} s; send fewer or smaller images, or try later") from None
+    async with answered_within(service.request_timeout_seconds, "send fewer or smaller images, or try later"):
+        with service.admission.admit(1):
+            images = await read_images(request, service.limits)
+            with service.admission.admit(len(images) - 1):
+                async with while_connected(request):
+                    yield images
 
 
 @asynccontextmanager
-async def _while_connected(request: Request) -> AsyncIterator[None]:
+async def while_connected(request: Request) -> AsyncIterator[None]:
     """Cancel the block when the client leaves; the request's body has been read.
 
     Raises:

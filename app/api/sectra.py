@@ -5,22 +5,31 @@ answers are those of the SDK's examples: the stored result to an order, `[]` to 
 for what cannot be done a status and `error`, one line for the user, here as part of a problem document.
 """
 
-from typing import Annotated, Any
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
-from pydantic import TypeAdapter, ValidationError
-from sectra_client.schemas import CancelInvocation, CreateInvocation, DeleteInvocation, Invocation
+from pydantic import BaseModel, ValidationError
+from sectra_client.schemas import CancelInvocation, CreateInvocation
 
-from app.api.dependencies import Service, ServiceDependency
+from app.api.dependencies import Service, ServiceDependency, while_connected
 from app.api.problems import MEDIA_TYPE, InvalidRequest, UploadTooLarge, count_rejection, problem_of
 from app.errors import QueueFull, TesseraError
+from app.segmentation.deadline import answered_within
 from app.segmentation.sectra import SectraOrders
 from app.slides.sectra_callback import API_VERSION
 
-_MOST_BODY_BYTES = 2**20
-"""An area drawn by hand has some thousand points of 50 bytes."""
-_INVOCATION: TypeAdapter[Any] = TypeAdapter(Invocation)
+_MOST_ORDER_BYTES = 2**20
+"""Areas drawn by hand have some thousand points of 50 bytes. Only a deletion has more: it holds the stored result."""
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class _Invocation(BaseModel):
+    action: str
+
+
 _BODY = {
     "requestBody": {
         "required": True,
@@ -57,36 +66,68 @@ async def info(orders: _Orders) -> JSONResponse:
 async def invoke(request: Request, service: ServiceDependency, orders: _Orders) -> JSONResponse:
     """Take an order, a cancellation or a deletion of Sectra's."""
     try:
-        return _answer(orders, await _carry_out(orders, await _read_invocation(request)))
+        async with answered_within(service.request_timeout_seconds, "order a smaller area, or try later"):
+            async with _body(request, service) as body:
+                invocation = _read(body)
+            async with while_connected(request):
+                return _answer(orders, await _carry_out(orders, invocation))
     except TesseraError as error:
         return _refusal(orders, service, error)
 
 
-async def _read_invocation(request: Request) -> Any:
+@asynccontextmanager
+async def _body(request: Request, service: Service) -> AsyncIterator[bytes]:
+    """Give the body. A long one needs a place in the service; a short one none: it may cancel what fills the service.
+
+    Raises:
+        UploadTooLarge: It is longer than any upload may be.
+        QueueFull: It is long, and the service has no place for it.
+    """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BODY_BYTES:
-            raise UploadTooLarge(f"the body has more than {_MOST_BODY_BYTES} bytes")
+    async with AsyncExitStack() as held:
+        async for chunk in request.stream():
+            if len(body) <= _MOST_ORDER_BYTES < len(body) + len(chunk):
+                held.enter_context(service.admission.admit(1))
+            body += chunk
+            if len(body) > service.limits.max_bytes:
+                raise UploadTooLarge(f"the body has more than {service.limits.max_bytes} bytes")
+        yield bytes(body)
+
+
+def _read(body: bytes) -> CreateInvocation | CancelInvocation | None:
+    """Return what is to be done; for a deletion nothing is, and what was deleted is not looked at."""
+    action = _as(_Invocation, body).action
+    if action == "delete":
+        return None
+    if len(body) > _MOST_ORDER_BYTES:
+        raise UploadTooLarge(f"the body has more than {_MOST_ORDER_BYTES} bytes; order fewer areas, or simpler ones")
+    if action == "create":
+        return _as(CreateInvocation, body)
+    if action == "cancel":
+        return _as(CancelInvocation, body)
+    if action == "modify":
+        raise InvalidRequest("modify is not taken; delete the result and order it again")
+    raise InvalidRequest("this action is not taken; order (create) on a slide, cancel an order or delete a result")
+
+
+def _as(kind: type[_M], body: bytes) -> _M:
     try:
-        return _INVOCATION.validate_json(bytes(body))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = " ".join(str(part) for part in first["loc"])
-        raise InvalidRequest(f"not an invocation of Sectra's SDK: {where}: {first['msg']}") from None
+        return kind.model_validate_json(body)
+    except ValidationError as error:  # its message holds what was sent; a place in the schema is none of that
+        place = error.errors(include_input=False, include_url=False)[0]["loc"]
+        where = " ".join(str(part) for part in place) or "the body as a whole"
+        raise InvalidRequest(f"not an invocation as Sectra's SDK has it; wrong or missing: {where}") from None
 
 
-async def _carry_out(orders: SectraOrders, invocation: Any) -> dict[str, Any] | list[Any]:
-    match invocation:
-        case CreateInvocation():
-            return await orders.create(invocation)
-        case CancelInvocation():
-            orders.cancel(invocation.cancellationToken)
-            return []
-        case DeleteInvocation():
-            return {}
-        case _:
-            raise InvalidRequest(f"{invocation.action.value} is not taken; delete the result and order it again")
+async def _carry_out(
+    orders: SectraOrders, invocation: CreateInvocation | CancelInvocation | None
+) -> dict[str, Any] | list[Any]:
+    if isinstance(invocation, CreateInvocation):
+        return await orders.create(invocation)
+    if isinstance(invocation, CancelInvocation):
+        orders.cancel(invocation.cancellationToken)
+        return []
+    return {}
 
 
 def _answer(orders: SectraOrders, content: dict[str, Any] | list[Any]) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Sectra's orders to areas of a slide, and tissue to Sectra's results.
+"""Tissue to Sectra's results, and what its configuration asks for.
 
 Follows the published SDK (github.com/sectra-medical/dpat_imageanalysisapi_sdk) in the schemas of PyPI's
 `sectra-image-analysis-api`. Coordinates are divided by the slide's width, y as well as x. Results are primitives, not
@@ -18,7 +18,6 @@ from sectra_client.schemas import (
     InputTemplate,
     InputType,
     Label,
-    MultiAreaInput,
     Point,
     Polygon,
     Polyline,
@@ -28,11 +27,9 @@ from sectra_client.schemas import (
     Result,
     ResultData,
     Style,
-    TaggedPolygonInput,
     TaggedPolygonInputContent,
 )
 
-from app.errors import AreaOutside
 from app.imaging.contours import TissuePolygon
 from app.pathology.geometry import Size
 from app.pathology.manifest import ModelManifest
@@ -42,7 +39,6 @@ USE = "research use only"
 
 _AREA_COLOR = "#808080"
 _STROKE_PX = 2
-_FARTHEST = 1000
 _DIGITS = 8
 """Of a coordinate: a hundredth of a pixel on the widest slides."""
 
@@ -78,44 +74,6 @@ def registration(url: str, ordered_on: str) -> dict[str, Any]:
     return _json(known)
 
 
-def ordered_polygons(order: CreateInvocation) -> list[Polygon] | None:
-    """Return the polygons that were drawn, or None for a whole slide."""
-    if isinstance(order.input, TaggedPolygonInput):
-        return [order.input.content.polygon]
-    if isinstance(order.input, MultiAreaInput):
-        return list(order.input.content.polygons)
-    return None
-
-
-def areas(order: CreateInvocation, slide: Size) -> list[shapely.MultiPolygon]:
-    """Return what was ordered, one by one, in px of the slide's finest level and cut off at its borders.
-
-    A line that was drawn across itself encloses all that it runs around.
-
-    Raises:
-        AreaOutside: One has no area on the slide, or there is none.
-    """
-    whole = shapely.box(0, 0, slide.width_px, slide.height_px)
-    drawn = ordered_polygons(order)
-    if drawn == []:
-        raise AreaOutside("the order has no area; draw one on the tissue")
-    return [shapely.MultiPolygon([whole])] if drawn is None else [_on_slide(each, slide, whole) for each in drawn]
-
-
-def _on_slide(polygon: Polygon, slide: Size, whole: shapely.Polygon) -> shapely.MultiPolygon:
-    points = [(point.x * slide.width_px, point.y * slide.width_px) for point in polygon.points]
-    farthest = _FARTHEST * slide.width_px
-    if len(points) < 3 or not all(abs(value) <= farthest for point in points for value in point):
-        raise AreaOutside(f"an area needs at least three points, none more than {_FARTHEST} slides' widths away")
-    cut = shapely.intersection(
-        shapely.make_valid(shapely.Polygon(points), method="structure", keep_collapsed=False), whole
-    )
-    area = shapely.MultiPolygon([part for part in shapely.get_parts(cut) if isinstance(part, shapely.Polygon)])
-    if area.is_empty:
-        raise AreaOutside("an area lies outside the slide or encloses nothing; draw it on the tissue")
-    return area
-
-
 def order_key(order: CreateInvocation) -> str:
     """Return a digest of what was ordered on the slide: the same order always has the same."""
     return hashlib.sha256(json.dumps(_json(order.input), sort_keys=True).encode()).hexdigest()
@@ -136,14 +94,14 @@ def tissue_result(
         "um/px": f"{max(spacings):g}" if spacings else "unknown",
         "use": USE,
     }
-    return _result(order, _composition(total, manifest), properties, items, software_version)
+    return _result(order, False, _composition(total, manifest), properties, items, software_version)
 
 
 def message_result(order: CreateInvocation, message: str, slide: Size, software_version: str) -> dict[str, Any]:
     """Return a result that says something in place of tissue: that it is on its way, or why it is not."""
     text = f"{message} ({USE})"
     top = Label(location=_point(0, 0, slide), label=text)
-    return _result(order, text, {"use": USE}, [PrimitiveItem(labels=[top])], software_version)
+    return _result(order, True, text, {"use": USE}, [PrimitiveItem(labels=[top])], software_version)
 
 
 def replacing(result: Mapping[str, Any], version_id: str) -> dict[str, Any]:
@@ -153,6 +111,7 @@ def replacing(result: Mapping[str, Any], version_id: str) -> dict[str, Any]:
 
 def _result(
     order: CreateInvocation,
+    is_message: bool,
     text: str,
     properties: Mapping[str, str],
     items: Sequence[PrimitiveItem],
@@ -163,7 +122,10 @@ def _result(
         displayResult=text,
         displayProperties=dict(properties),
         applicationVersion=software_version,
-        data=ResultData(context={"order": order_key(order)}, result=PrimitiveResultContent(content=list(items))),
+        data=ResultData(
+            context={"order": order_key(order), "message": is_message},
+            result=PrimitiveResultContent(content=list(items)),
+        ),
     )
     return _json(known)
 

@@ -70,22 +70,20 @@ class AreaSegmentation:
         index = self._level(slide.levels, outline)
         level = slide.levels[index]
         place = _rectangle(outline, level)
-        inside = await self._workers.run(None, partial(_rasterised, outline, place, level.downsample))
-        if not inside.any():
-            raise AreaOutside("an area has less than a pixel at the model's resolution; draw a larger one")
 
         async def read(region: Region) -> RgbImage:
             there = Region(place.x_px + region.x_px, place.y_px + region.y_px, region.size)
             return await self._fetchers.run(None, partial(slide.read, index, there))
 
         async with self._budget.hold(place.size.pixels):
+            inside = await self._workers.run(None, partial(_rasterised, outline, place, level.downsample))
             segmented = await segment_windows(self._segmenter, place.size, read, self._metrics)
-            tissue = await self._workers.run("encode", partial(_regions, segmented, inside, self.manifest))
+            tissue, counts = await self._workers.run("encode", partial(_found, segmented, inside, self.manifest))
         self._metrics.images.inc()
         return AreaTissue(
             outline=outline,
             tissue=[_on_slide(region, place, level.downsample) for region in tissue],
-            pixel_counts=pixel_counts(segmented.class_map[inside], len(self.manifest.classes)),
+            pixel_counts=counts,
             um_per_px=level.um_per_px,
         )
 
@@ -109,22 +107,32 @@ def _rectangle(outline: shapely.MultiPolygon, level: Level) -> Region:
 
 
 def _rasterised(outline: shapely.MultiPolygon, place: Region, downsample: float) -> NDArray[np.bool_]:
-    """Return (H, W) bool: whether the outline holds the centre of each pixel of `place`."""
+    """Return (H, W) bool: whether the outline holds the centre of each pixel of `place`.
+
+    Raises:
+        AreaOutside: It holds none.
+    """
     corner = np.array([place.x_px, place.y_px])
     local = shapely.transform(outline, lambda points: points / downsample - corner)
     shape = (place.size.height_px, place.size.width_px)
     with GDAL:
         drawn: NDArray[np.uint8] = features.rasterize([(local, 1)], out_shape=shape, dtype=np.uint8)
-    return drawn.astype(bool)
+    if not drawn.any():
+        raise AreaOutside("an area has less than a pixel at the model's resolution; draw a larger one")
+    return drawn.view(bool)
 
 
-def _regions(segmented: SegmentedArea, inside: NDArray[np.bool_], manifest: ModelManifest) -> list[TissuePolygon]:
+def _found(
+    segmented: SegmentedArea, inside: NDArray[np.bool_], manifest: ModelManifest
+) -> tuple[list[TissuePolygon], list[int]]:
+    """Return the regions of tissue within the outline, and its pixels by class."""
     class_map = np.where(inside, segmented.class_map, np.uint8(_OUTSIDE))
     tissue = label_indices(manifest.classes)
     try:
-        return polygonise(class_map, segmented.confidence, tissue, _TOLERANCE_PX, _LEAST_REGION_PX)
+        regions = polygonise(class_map, segmented.confidence, tissue, _TOLERANCE_PX, _LEAST_REGION_PX)
     except TooManyRegions as error:
         raise TooManyRegions("an area's tissue falls into too many regions; order a smaller one") from error
+    return regions, pixel_counts(segmented.class_map[inside], len(manifest.classes))
 
 
 def _on_slide(region: TissuePolygon, place: Region, downsample: float) -> TissuePolygon:

@@ -10,17 +10,18 @@ of any length, puts slide ids into its errors and knows no tiles; so of that pac
 
 import ipaddress
 import json
-import logging
 import re
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import urllib3
 
 from app.errors import ArchiveDenied, ArchiveRefused, ArchiveUnavailable, CallbackRefused
+from app.slides.sectra_connection import AnswerTooSlow, HttpPool, HttpsPool, answered_by
 
 API_VERSION = "1.6"
 """Of Sectra's image-analysis interface: the least whose published examples store lists of primitives, as here."""
@@ -29,16 +30,18 @@ CONNECTIONS = 8
 
 _TIMEOUT_SECONDS = 10
 """Of each step of a request."""
-_ANSWER_SECONDS = 30
-"""Of a whole answer, however steadily it drips."""
-_RETRIES = urllib3.Retry(total=2, redirect=0, status=0, other=0, backoff_factor=0.2)
+_EXCHANGE_SECONDS = 30
+"""Of a whole answer with its headers, however steadily it drips, and of what is tried again before it."""
+_RETRIES = urllib3.Retry(total=2, redirect=0, status=0, other=0, backoff_factor=0.2, respect_retry_after_header=False)
+"""Where a connection fails. A status is never tried again: urllib3 would read that answer to its end, however long."""
 _CHUNK_BYTES = 2**16
 _PORTS = {"http": 80, "https": 443}
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 """RFC 3986, section 2, and RFC 6750, section 2.1, allow nothing else, and nothing else may reach a header."""
 
-# Its messages hold whole paths, and a path holds a slide's id.
-logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+class VersionChanged(Exception):
+    """What was to be replaced is not of that version any more (409)."""
 
 
 def path_of(*segments: str) -> str:
@@ -81,9 +84,7 @@ class Callback:
             },
         }
         self._pool = (
-            urllib3.HTTPSConnectionPool(host, port, ssl_context=tls, **options)
-            if scheme == "https"
-            else urllib3.HTTPConnectionPool(host, port, **options)
+            HttpsPool(host, port, ssl_context=tls, **options) if scheme == "https" else HttpPool(host, port, **options)
         )
 
     def get(self, what: str, path: str, max_bytes: int) -> bytes:
@@ -102,7 +103,11 @@ class Callback:
         return self._ask("GET", what, path, max_bytes, None)
 
     def send(self, method: str, what: str, path: str, content: Mapping[str, Any], max_bytes: int) -> bytes:
-        """Send JSON and return the answer; see `get`. POST creates and PUT replaces: 200 and 201 are taken."""
+        """Send JSON and return the answer; see `get`. POST creates and PUT replaces: 200 and 201 are taken.
+
+        Raises:
+            VersionChanged: The answer is 409.
+        """
         return self._ask(method, what, path, max_bytes, json.dumps(content).encode())
 
     def close(self) -> None:
@@ -112,18 +117,31 @@ class Callback:
     def _ask(self, method: str, what: str, path: str, max_bytes: int, body: bytes | None) -> bytes:
         headers = {**self._pool.headers, **({"Content-Type": "application/json"} if body else {})}
         try:
-            answer = self._pool.urlopen(
-                method, self._path + path, body, headers, redirect=False, preload_content=False, decode_content=False
-            )
-            try:
+            with answered_by(time.monotonic() + _EXCHANGE_SECONDS), self._open(method, path, body, headers) as answer:
+                if body and answer.status == 409:
+                    raise VersionChanged
                 _check_status(answer.status, what, {200, 201} if body else {200})
                 return _read(answer, what, max_bytes)
-            finally:
-                answer.close()
-                answer.release_conn()
+        except AnswerTooSlow:
+            raise ArchiveUnavailable(
+                f"Sectra's call-back takes more than {_EXCHANGE_SECONDS} s when asked for {what}"
+            ) from None
         except urllib3.exceptions.HTTPError as error:
             # Its message and its cause name the address, so neither goes on.
             raise ArchiveUnavailable(f"Sectra's call-back {_reason(error)} when asked for {what}") from None
+
+    @contextmanager
+    def _open(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        answer = self._pool.urlopen(
+            method, self._path + path, body, headers, redirect=False, preload_content=False, decode_content=False
+        )
+        try:
+            yield answer
+        finally:
+            answer.close()  # what was not read to its end is not read on
+            answer.release_conn()
 
 
 def _checked(url: str, hosts: Iterable[str]) -> tuple[str, str, int, str]:
@@ -170,14 +188,11 @@ def _check_status(status: int, what: str, wanted: set[int]) -> None:
 
 
 def _read(answer: urllib3.BaseHTTPResponse, what: str, max_bytes: int) -> bytes:
-    ends_at = time.monotonic() + _ANSWER_SECONDS
     body = bytearray()
     while chunk := answer.read1(_CHUNK_BYTES):
         body += chunk
         if len(body) > max_bytes:
             raise ArchiveRefused(f"Sectra's call-back sends more than {max_bytes} bytes when asked for {what}")
-        if time.monotonic() > ends_at:
-            raise ArchiveUnavailable(f"Sectra's call-back takes more than {_ANSWER_SECONDS} s when asked for {what}")
     return bytes(body)
 
 

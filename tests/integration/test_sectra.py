@@ -1,29 +1,25 @@
 """Orders over HTTP from Sectra's mock server to the whole application, and back through the call-back address."""
 
-import asyncio
-import contextlib
 import json
 import logging
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 
 import httpx2 as httpx
 import numpy as np
 import pytest
-import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.testclient import TestClient
-from sectra_client.schemas import DeleteInvocation, ModifyInvocation, Registration, ResultResponse
+from sectra_client.schemas import ModifyInvocation, Registration, ResultResponse
 from sectra_client.schemas import Size as SectraSize
 
 from app.errors import ExtraMissing
 from app.main import create_app
-from app.pathology.arrays import RgbImage
+from app.segmentation import sectra_results
 from app.settings import Settings
-from tests.fakes import POISON, ColourSegmenter, classes_of, manifest
-from tests.pictures import BLUE, GREEN, ORANGE, WHITE, encoded, plain
+from tests.fakes import ColourSegmenter, classes_of, manifest
+from tests.pictures import BLUE, encoded, plain
 from tests.sectra_pacs import (
     APPLICATION,
     TOKEN,
@@ -36,20 +32,23 @@ from tests.sectra_pacs import (
     running_pacs,
     whole_slide,
 )
-
-HOOK = "/sectra/hook"
-COLORS = {"#004080": 0, "#408000": 1, "#f39800": 2}
-WIDTH, HEIGHT = 300, 200
-
-
-def landscape() -> RgbImage:
-    """Tumor with an island of stroma and a hole of glass, and normal tissue beside it."""
-    image = plain(WHITE, WIDTH, HEIGHT)
-    image[20:160, 20:200] = BLUE
-    image[60:100, 60:100] = GREEN
-    image[60:100, 120:160] = WHITE
-    image[40:120, 220:280] = ORANGE
-    return image
+from tests.sectra_service import (
+    COLORS,
+    HEIGHT,
+    HOOK,
+    WIDTH,
+    HeldBack,
+    found,
+    in_flight,
+    landscape,
+    listening,
+    post,
+    posted,
+    refused,
+    serving,
+    settings,
+    tissue,
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,62 +58,14 @@ def pacs() -> Iterator[SectraPacs]:
 
 
 @pytest.fixture(autouse=True)
-def _faultless(pacs) -> None:
-    pacs.fault = lambda request: None
-    pacs.delete_results()
-    pacs.asked.clear()
-    pacs.peers.clear()
-
-
-def settings(pacs: SectraPacs, **changes: object) -> Settings:
-    return Settings(**{"cores": 2, "sectra_hosts": f"127.0.0.1:{pacs.port}", **changes})
-
-
-@contextlib.contextmanager
-def serving(pacs: SectraPacs, segmenter: ColourSegmenter | None = None, **changes: object) -> Iterator[TestClient]:
-    with TestClient(create_app(settings(pacs, **changes), segmenter or ColourSegmenter())) as client:
-        yield client
+def _reset(pacs) -> None:
+    pacs.reset()
 
 
 @pytest.fixture
 def client(pacs) -> Iterator[TestClient]:
     with serving(pacs) as running:
         yield running
-
-
-def post(client: TestClient, order: object) -> httpx.Response:
-    return client.post(HOOK, content=order.model_dump_json())
-
-
-def refused(response: httpx.Response, status: int, kind: str, words: str) -> None:
-    problem = response.json()
-    assert (response.status_code, problem["type"].rsplit(":", 1)[-1]) == (status, kind), problem
-    assert words in problem["error"]
-    assert problem["error"] == problem["detail"]
-    assert "\n" not in problem["error"]
-    assert response.headers["x-sectra-apiversion"] == "1.6"
-
-
-def in_flight(client: TestClient) -> float | None:
-    return client.app.state.metrics.registry.get_sample_value("tessera_images_in_flight")
-
-
-def label_of(result: dict) -> str:
-    return next(item["labels"][0]["label"] for item in result["data"]["result"]["content"] if item["labels"])
-
-
-@contextlib.contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
-    """Serve `app` over HTTP on loopback; give its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def test_without_allowed_hosts_there_is_no_hook():
@@ -158,17 +109,6 @@ def test_an_order_travels_over_http_both_ways_with_the_mocks_own_trigger(pacs):
     [stored] = pacs.results(slide)
     assert ResultResponse.model_validate(answer) == stored
     assert np.array_equal(found(stored), tissue(landscape()))
-
-
-def found(result: ResultResponse) -> np.ndarray:
-    return drawn_classes(result, WIDTH, HEIGHT, COLORS)
-
-
-def tissue(image: RgbImage) -> np.ndarray:
-    """The class map with -1 for glass."""
-    class_map = classes_of(image).astype(np.int16)
-    class_map[class_map == 3] = -1
-    return class_map
 
 
 def test_an_area_becomes_outlines_in_the_palette_a_label_and_properties(pacs, client):
@@ -240,90 +180,6 @@ def test_a_model_that_knows_its_spacing_sees_the_level_nearest_to_it(pacs):
     levels = {path.split("/")[-2] for _, path, _ in pacs.asked if path.startswith("/images")}
     assert levels == {"8"}  # of 0 to 9, each twice the one before
     assert np.array_equal(found(stored), tissue(landscape()))
-
-
-def test_a_whole_slide_is_answered_at_once_and_replaced_when_it_is_done(pacs):
-    slide = pacs.add_image(landscape())
-    gate = asyncio.Event()
-    with serving(pacs, ColourSegmenter(gate=gate)) as client:
-        answer = post(client, whole_slide(pacs, slide)).json()
-        assert "on its way" in answer["displayResult"]
-        assert "on its way" in label_of(answer)
-        assert in_flight(client) == 1
-        [waiting] = pacs.results(slide)
-        client.portal.call(gate.set)
-        pacs.wait_for(lambda: pacs.results(slide)[0].versionId != waiting.versionId)
-        [done] = pacs.results(slide)
-    assert done.id == waiting.id
-    assert np.array_equal(found(done), tissue(landscape()))
-
-
-def test_a_whole_slide_that_fails_says_so_where_it_was_on_its_way(pacs, client):
-    image = landscape()
-    image[0, 0] = POISON
-    slide = pacs.add_image(image)
-    post(client, whole_slide(pacs, slide)).raise_for_status()
-    pacs.wait_for(lambda: "not segmented" in pacs.results(slide)[0].displayResult)
-    assert "the model failed on this image" in pacs.results(slide)[0].displayResult
-
-
-def test_a_result_that_the_user_deleted_while_it_was_on_its_way_stays_deleted(pacs):
-    slide = pacs.add_image(landscape())
-    gate = asyncio.Event()
-    with serving(pacs, ColourSegmenter(gate=gate)) as client:
-        answer = post(client, whole_slide(pacs, slide)).json()
-        order = whole_slide(pacs, slide)
-        deletion = DeleteInvocation(**order.model_dump(exclude={"action", "input"}), input=answer)
-        assert post(client, deletion).json() == {}
-        pacs.delete_results()
-        pacs.asked.clear()
-        client.portal.call(gate.set)
-        pacs.wait_for(lambda: any("/results/slide/" in path for _, path, _ in pacs.asked))
-    assert pacs.results(slide) == []
-    assert {method for method, _, _ in pacs.asked} == {"GET"}
-
-
-def test_a_service_that_stops_says_so_in_the_results_that_were_on_their_way(pacs):
-    slide = pacs.add_image(landscape())
-    with serving(pacs, ColourSegmenter(gate=asyncio.Event())) as client:
-        post(client, whole_slide(pacs, slide)).raise_for_status()
-    [stored] = pacs.results(slide)
-    assert "the service is stopping" in stored.displayResult
-
-
-def test_a_whole_slide_past_its_deadline_says_so(pacs):
-    slide = pacs.add_image(landscape())
-    with serving(pacs, ColourSegmenter(gate=asyncio.Event()), sectra_slide_timeout=0.05) as client:
-        post(client, whole_slide(pacs, slide)).raise_for_status()
-        pacs.wait_for(lambda: "not done within 0.05 s" in pacs.results(slide)[0].displayResult)
-
-
-def test_the_same_order_twice_leaves_one_result_of_the_same_content(pacs, client):
-    slide = pacs.add_image(landscape())
-    drawn = rectangle(0.1, 0.1, 0.7, 0.5)
-    first = post(client, area(pacs, slide, drawn)).json()
-    second = post(client, area(pacs, slide, drawn)).json()
-    assert second["id"] == first["id"]
-    assert second["versionId"] != first["versionId"]
-    assert {**second, "versionId": ""} == {**first, "versionId": ""}
-    post(client, area(pacs, slide, rectangle(0.1, 0.1, 0.7, 0.6))).raise_for_status()
-    assert len(pacs.results(slide)) == 2
-
-
-def test_orders_at_once_each_get_their_own_result_and_the_same_ones_share_it(pacs, client):
-    slides = [pacs.add_image(np.roll(landscape(), 32 * shift, axis=1)) for shift in range(3)]
-    answers: list[httpx.Response] = []
-    orders = [area(pacs, slide, rectangle(0, 0, 1, HEIGHT / WIDTH)) for slide in slides for _ in range(3)]
-    threads = [threading.Thread(target=lambda order=order: answers.append(post(client, order))) for order in orders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [answer.status_code for answer in answers] == [200] * 9
-    for shift, slide in enumerate(slides):
-        [stored] = pacs.results(slide)
-        assert np.array_equal(found(stored), tissue(np.roll(landscape(), 32 * shift, axis=1)))
-    assert in_flight(client) == 0
 
 
 def test_connections_are_reused_and_tiles_kept(pacs, client):
@@ -487,76 +343,77 @@ def test_a_model_of_unknown_spacing_sees_the_finest_level_within_the_limit(pacs)
     assert pacs.results(slide)[0].displayProperties["um/px"] == "1"
 
 
-class HeldBack(ColourSegmenter):
-    """Answers nothing before its gate is set, and tells when it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(gate=asyncio.Event())
-        self.asked = threading.Event()
-
-    async def segment(self, window):
-        self.asked.set()
-        return await super().segment(window)
+@pytest.mark.parametrize(("trusted", "scheme"), [("127.0.0.1", "https"), ("192.0.2.1", "http")])
+def test_registration_gives_the_address_that_a_trusted_proxy_was_asked_at(pacs, monkeypatch, trusted, scheme):
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", trusted)
+    headers = {"Host": "analysis.example", "X-Forwarded-Proto": "https"}
+    with listening(create_app(settings(pacs), ColourSegmenter())) as url:
+        known = httpx.get(f"{url}{HOOK}", headers=headers).json()
+    assert known["url"] == f"{scheme}://analysis.example/sectra/hook"
 
 
-@contextlib.contextmanager
-def held(client: TestClient, segmenter: HeldBack, order: object) -> Iterator[list]:
-    """Post an order that the segmenter's gate holds back; give the list that its answer will come in."""
-    answers: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: answers.append(post(client, order)))
-    thread.start()
-    assert segmenter.asked.wait(20)
-    yield answers
-    thread.join()
+def deletion(pacs: SectraPacs, padding: int) -> bytes:
+    order = whole_slide(pacs, "id").model_dump(mode="json") | {"action": "delete", "input": {"data": "x" * padding}}
+    return json.dumps(order).encode()
 
 
-def test_a_cancelled_order_ends_at_once_and_stores_nothing(pacs):
-    slide = pacs.add_image(landscape())
+def test_a_deletion_carries_a_large_result_and_an_order_does_not(pacs, client):
+    assert client.post(HOOK, content=deletion(pacs, 2**23)).json() == {}
+    order = deletion(pacs, 2**20).replace(b'"delete"', b'"create"')
+    refused(client.post(HOOK, content=order), 413, "upload-too-large", "more than 1048576 bytes; order fewer areas")
+    refused(client.post(HOOK, content=bytes(2**26 + 1)), 413, "upload-too-large", "more than 67108864 bytes")
+    assert in_flight(client) == 0
+
+
+def test_a_full_service_reads_what_is_short_and_nothing_long(pacs):
     segmenter = HeldBack()
-    order = area(pacs, slide, rectangle(0, 0, 1, HEIGHT / WIDTH))
-    with serving(pacs, segmenter, queue_capacity=1, max_files=1) as client:
-        with held(client, segmenter, order) as answers:
-            full = post(client, area(pacs, slide, rectangle(0, 0, 1, 1)))
-            refused(full, 429, "queue-full", "1 of 1")
-            assert int(full.headers["retry-after"]) >= 1
-            stranger = cancellation(order).model_copy(update={"cancellationToken": "another"})
-            assert post(client, stranger).json() == []
-            assert in_flight(client) == 1
-            assert post(client, cancellation(order)).json() == []
-        refused(answers[0], 409, "order-cancelled", "cancelled")
-        assert pacs.results(slide) == []
-        assert in_flight(client) == 0
-        client.portal.call(segmenter.gate.set)
-        post(client, order).raise_for_status()
+    order = area(pacs, pacs.add_image(landscape()), rectangle(0, 0, 1, 1))
+    with serving(pacs, segmenter, queue_capacity=1, max_files=1) as client, posted(client, order, segmenter.asked):
+        refused(client.post(HOOK, content=deletion(pacs, 2**21)), 429, "queue-full", "1 of 1")
+        assert client.post(HOOK, content=deletion(pacs, 10)).json() == {}
+        post(client, cancellation(order)).raise_for_status()
 
 
-def test_a_cancelled_whole_slide_says_so(pacs):
+def test_nothing_that_was_sent_is_said_back(pacs, client):
     slide = pacs.add_image(landscape())
-    order = whole_slide(pacs, slide)
-    with serving(pacs, ColourSegmenter(gate=asyncio.Event())) as client:
-        post(client, order).raise_for_status()
-        assert post(client, cancellation(order)).json() == []
-        pacs.wait_for(lambda: "the order was cancelled" in pacs.results(slide)[0].displayResult)
+    order = area(pacs, slide, rectangle(0, 0, 1, 1)).model_dump_json()
+    for known, field in [("taggedPolygon", "input"), ("create", "action"), (TOKEN, "callbackInfo token")]:
+        broken = order.replace(f'"{known}"', '{"CANARY-DOE": "CANARY-DOE"}')
+        answer = client.post(HOOK, content=broken)
+        refused(answer, 400, "invalid-request", f"wrong or missing: {field}")
+        assert "CANARY" not in answer.text
+    for known in ("taggedPolygon", "create"):
+        answer = client.post(HOOK, content=order.replace(known, "CANARY-DOE"))
+        assert (answer.status_code, "CANARY" in answer.text) == (400, False)
 
 
-def test_an_order_past_its_deadline_is_answered_and_frees_its_place(pacs):
+def test_more_areas_than_the_service_has_places_are_too_many_and_not_for_later(pacs):
     slide = pacs.add_image(landscape())
-    with serving(pacs, ColourSegmenter(gate=asyncio.Event()), request_timeout=0.2) as client:
-        refused(
-            post(client, area(pacs, slide, rectangle(0, 0, 1, 1))), 504, "deadline-exceeded", "not done within 0.2 s"
-        )
-        assert in_flight(client) == 0
+    drawn = rectangle(0, 0, 0.1, 0.1)
+    with serving(pacs, queue_capacity=2, max_files=1) as client:
+        refused(post(client, areas(pacs, slide, [drawn] * 3)), 413, "image-too-large", "3 areas; at most 2")
+        post(client, areas(pacs, slide, [drawn] * 2)).raise_for_status()
+
+
+def test_results_that_are_too_many_to_list_are_found_out_before_the_work(pacs, client, monkeypatch):
+    monkeypatch.setattr(sectra_results, "_MOST_ANSWER_BYTES", 1000)
+    slide = pacs.add_image(landscape())
+    pacs.fault = answering("results/slide", lambda: Response(bytes(1001)))
+    words = "more than 1000 bytes when asked for the slide's results"
+    refused(post(client, area(pacs, slide, rectangle(0, 0, 1, 1))), 502, "archive-refused", words)
+    assert [path.split("/")[1] for _, path, _ in pacs.asked] == ["slides", "applications"]
 
 
 def test_what_is_no_invocation_is_refused(pacs, client):
     slide = pacs.add_image(landscape())
-    refused(client.post(HOOK, content=b"nothing"), 400, "invalid-request", "not an invocation of Sectra's SDK")
-    refused(client.post(HOOK, json={"action": "create"}), 400, "invalid-request", "applicationId: Field required")
-    refused(client.post(HOOK, content=bytes(2**20 + 1)), 413, "upload-too-large", "1048576 bytes")
+    refused(client.post(HOOK, content=b"nothing"), 400, "invalid-request", "missing: the body as a whole")
+    refused(client.post(HOOK, json={"action": "create"}), 400, "invalid-request", "missing: applicationId")
     answer = post(client, area(pacs, slide, rectangle(0, 0, 1, 0.5))).json()
     order = area(pacs, slide, rectangle(0, 0, 1, 1))
     change = ModifyInvocation(**order.model_dump(exclude={"action", "input"}), input=answer)
     refused(post(client, change), 400, "invalid-request", "modify is not taken")
+    other = order.model_dump_json().replace('"create"', '"newImageFiles"')
+    refused(client.post(HOOK, content=other), 400, "invalid-request", "this action is not taken; order (create)")
     escaping = order.model_copy(update={"slideId": ".."})
     refused(post(client, escaping), 403, "callback-refused", "slideId")
 
@@ -564,8 +421,7 @@ def test_what_is_no_invocation_is_refused(pacs, client):
 def test_ids_are_escaped_in_paths(pacs, client):
     order = area(pacs, "x/../../applications/1?a=b#c", rectangle(0, 0, 1, 1))
     assert post(client, order).status_code == 502
-    [(_, path, _)] = pacs.asked
-    assert path.startswith("/slides/x")
+    assert pacs.raw_paths == [b"/slides/x%2F..%2F..%2Fapplications%2F1%3Fa%3Db%23c/info"]
 
 
 def test_nothing_of_an_order_reaches_logs_or_metrics(pacs, caplog):

@@ -3,6 +3,7 @@
 import contextlib
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,7 @@ import pytest
 from app.errors import ArchiveRefused, ArchiveUnavailable, CallbackRefused
 from app.settings import Settings
 from app.slides import sectra_callback
-from app.slides.sectra_callback import Callback, path_of
+from app.slides.sectra_callback import Callback, VersionChanged, path_of
 from tests.programs import program
 
 HOSTS = ("pathology.example", "Other.example:8443", "localhost:9000", "[::1]:9000")
@@ -103,6 +104,9 @@ def answering(answer: Callable[[BaseHTTPRequestHandler], None], tls: ssl.SSLCont
         def do_GET(self) -> None:
             answer(self)
 
+        def do_PUT(self) -> None:
+            answer(self)
+
         def log_message(self, *arguments: object) -> None:
             pass
 
@@ -183,10 +187,83 @@ def test_silence_ends(monkeypatch):
         over.set()
 
 
-def test_a_drip_ends(monkeypatch):
-    monkeypatch.setattr(sectra_callback, "_ANSWER_SECONDS", 0)
-    with answering(ok) as port, asked(port) as address, pytest.raises(ArchiveUnavailable, match="takes more than 0 s"):
+HEADER = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: "
+
+
+@pytest.mark.parametrize(
+    ("begins", "drips"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (HEADER, b"x"),
+        (HEADER + b"\r\n\r\n", b"1\r\nx\r\n"),
+        (HEADER + b"\r\n\r\n5;", b"x"),
+    ],
+    ids=["provisional answers", "a header", "the body", "a chunk's size"],
+)
+def test_a_drip_ends_wherever_it_drips_and_is_not_asked_for_again(monkeypatch, begins, drips):
+    monkeypatch.setattr(sectra_callback, "_EXCHANGE_SECONDS", 0.3)
+    left, asks = threading.Event(), []
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        asks.append(handler.path)
+        handler.wfile.write(begins)
+        with contextlib.suppress(OSError):
+            for _ in range(400):  # 20 s
+                handler.wfile.write(drips)
+                if left.wait(0.05):
+                    return
+        handler.wfile.write(b"\r\n\r\n0\r\n\r\n")
+
+    with answering(drip) as port, asked(port) as address:
+        with pytest.raises(ArchiveUnavailable, match=r"takes more than 0\.3 s when asked for a tile"):
+            address.get("a tile", "/tile", 1000)
+        left.set()
+    assert asks == ["/tile"]
+
+
+@pytest.mark.parametrize("status", [413, 429, 503])
+def test_a_refusal_that_says_when_to_come_back_is_neither_read_to_its_end_nor_asked_for_again(status):
+    sent = []
+
+    def busy(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("Retry-After", "0")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                handler.wfile.write(bytes(100_000))
+                sent.append(100_000)
+
+    refusal = pytest.raises((ArchiveUnavailable, ArchiveRefused), match=f"answers {status} when asked for a tile")
+    with answering(busy) as port, asked(port) as address, refusal:
         address.get("a tile", "/tile", 1000)
+    assert sum(sent) < 20_000_000
+
+
+def test_a_connection_that_was_cut_is_tried_again():
+    asks = []
+
+    def cut(handler: BaseHTTPRequestHandler) -> None:
+        asks.append(handler.path)
+        if len(asks) > 1:
+            ok(handler)
+
+    with answering(cut) as port, asked(port) as address:
+        assert address.get("a tile", "/tile", 10) == b"tile"
+    assert len(asks) == 2
+
+
+def test_what_was_replaced_meanwhile_is_told_apart():
+    with answering(lambda handler: handler.send_error(409)) as port, asked(port) as address:
+        with pytest.raises(VersionChanged):
+            address.send("PUT", "a result", "/result", {}, 10)
+        with pytest.raises(ArchiveRefused, match="answers 409"):
+            address.get("a tile", "/tile", 10)
+
+
+def test_nothing_is_silenced_by_an_import():
+    code = "import logging, app.slides.sectra_callback; assert logging.getLogger('urllib3').level == logging.NOTSET"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_neither_address_nor_token_is_in_an_error_or_its_cause():

@@ -6,9 +6,10 @@ import shapely
 from sectra_client.mock_server import MockSectraServer
 from sectra_client.schemas import AdaptedResult, Result
 
-from app.errors import AreaOutside
+from app.errors import AreaOutside, ImageTooLarge
 from app.imaging.contours import TissuePolygon
-from app.interop.sectra import AreaTissue, areas, message_result, order_key, replacing, tissue_result
+from app.interop.sectra import AreaTissue, message_result, order_key, replacing, tissue_result
+from app.interop.sectra_areas import area, ordered_polygons, whole
 from app.pathology.geometry import Size
 from tests import sectra_pacs
 from tests.fakes import manifest
@@ -19,8 +20,8 @@ SLIDE = Size(1000, 400)
 
 
 def drawn(points: list[tuple[float, float]]) -> shapely.MultiPolygon:
-    [area] = areas(sectra_pacs.area(PACS, "id", points), SLIDE)
-    return area
+    [polygon] = ordered_polygons(sectra_pacs.area(PACS, "id", points))
+    return area(polygon, SLIDE)
 
 
 def test_coordinates_are_divided_by_the_width_in_both_directions():
@@ -28,8 +29,8 @@ def test_coordinates_are_divided_by_the_width_in_both_directions():
 
 
 def test_a_whole_slide_is_an_area_of_all_of_it():
-    [area] = areas(whole_slide(PACS, "id"), SLIDE)
-    assert area.bounds == (0, 0, 1000, 400)
+    assert ordered_polygons(whole_slide(PACS, "id")) is None
+    assert whole(SLIDE).bounds == (0, 0, 1000, 400)
 
 
 def test_what_runs_off_the_slide_is_cut_off():
@@ -51,7 +52,49 @@ def test_a_star_drawn_in_one_line_encloses_its_middle():
 
 def test_an_order_of_no_areas_is_refused():
     with pytest.raises(AreaOutside, match="no area"):
-        areas(sectra_pacs.areas(PACS, "id", []), SLIDE)
+        ordered_polygons(sectra_pacs.areas(PACS, "id", []))
+
+
+def outline(points: int, turns: float = 1.02) -> list[tuple[float, float]]:
+    """A wavy line around the middle that runs over its own beginning."""
+    angles = np.linspace(0, 2 * np.pi * turns, points)
+    radii = 0.15 + 0.01 * np.sin(9.3 * angles)
+    return [(0.5 + r * float(np.cos(a)), 0.2 + r * float(np.sin(a))) for r, a in zip(radii, angles, strict=True)]
+
+
+def test_a_long_line_that_ends_across_its_beginning_is_an_area():
+    found = drawn(outline(5000))
+    assert found.is_valid
+    assert found.contains(shapely.Point(500, 200))
+    assert np.isclose(found.area, np.pi * 150**2, rtol=0.02)
+
+
+def test_a_line_of_more_points_than_a_hand_draws_is_refused():
+    with pytest.raises(ImageTooLarge, match="has 5001 points; draw it with at most 5000"):
+        drawn(outline(5001))
+
+
+@pytest.mark.parametrize("points", [100, 5000])
+def test_a_tangle_is_refused_before_it_is_unravelled(points, monkeypatch):
+    monkeypatch.setattr(shapely, "make_valid", None)
+    tangle = np.random.default_rng(3).random((points, 2)).tolist()
+    with pytest.raises(ImageTooLarge, match="crosses itself more than 1000 times"):
+        drawn(tangle)
+
+
+def test_a_line_drawn_again_and_again_is_refused_as_a_tangle():
+    with pytest.raises(ImageTooLarge, match="crosses itself"):
+        drawn([(0.1, 0.1), (0.9, 0.3)] * 200)
+
+
+def test_a_pen_that_rests_makes_no_tangle():
+    line = outline(200)
+    assert drawn(line[:100] + [line[100]] * 500 + line[100:]).equals(drawn(line))
+
+
+def test_one_point_again_and_again_encloses_nothing():
+    with pytest.raises(AreaOutside, match="encloses nothing"):
+        drawn([(0.5, 0.2)] * 4)
 
 
 @pytest.mark.parametrize("far", [1e300, -1e300, 1001.0, float("nan"), float("inf")])

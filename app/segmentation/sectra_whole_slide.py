@@ -1,0 +1,129 @@
+"""Sectra's orders of whole slides: answered at once that they are on their way, and with their tissue later."""
+
+import asyncio
+import logging
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from sectra_client.schemas import CreateInvocation
+
+from app.errors import ArchiveUnavailable, OrderCancelled, TesseraError
+from app.segmentation.deadline import answered_within
+from app.segmentation.sectra_order import OrderSegmentation
+from app.segmentation.sectra_results import Results
+from app.segmentation.sectra_running import Running
+from app.slides.sectra import SectraSlide
+from app.slides.sectra_callback import Callback
+
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
+"""Before a result is sent again; each wait is twice the one before."""
+_LEAST_STORING_SECONDS = 60.0
+"""In which a result is sent again, also where the slide took all of its time."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSlide:
+    """One order, and what is held as long as it is carried out: its call-back and its place in the service."""
+
+    order: CreateInvocation
+    callback: Callback
+    running: Running
+    held: AsyncExitStack
+
+
+class WholeSlides:
+    """Carries out orders of whole slides, each in tasks of its own.
+
+    Args:
+        segmentation: Of orders.
+        results: Stores them.
+        seconds: For a slide.
+    """
+
+    def __init__(self, segmentation: OrderSegmentation, results: Results, seconds: float) -> None:
+        self._segmentation = segmentation
+        self._results = results
+        self._seconds = seconds
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def begin(self, ordered: WholeSlide) -> dict[str, Any]:
+        """Return the result that Sectra has at first. A caller who leaves before that ends the order.
+
+        Raises:
+            OrderCancelled, ModelNotReady: It was ended before that, or the service is stopping.
+            SlideUnreadable, ArchiveUnavailable, ArchiveDenied, ArchiveRefused: See `Results.store` and `open_slide`.
+        """
+        beginning = asyncio.create_task(self._begin(ordered))
+        task = asyncio.create_task(self._carry_out(ordered, beginning))
+        self._tasks.add(task)
+        task.add_done_callback(self._end)
+        try:
+            return (await asyncio.shield(beginning))[1]
+        except asyncio.CancelledError:
+            ordered.running.end(OrderCancelled("the request that ordered it ended"))
+            raise
+
+    async def close(self) -> None:
+        """Wait for the orders, which were told to end."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)  # `_end` logs what they raise
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            _log.error("unforeseen error in an order of a whole slide", exc_info=task.exception())
+
+    async def _begin(self, ordered: WholeSlide) -> tuple[SectraSlide, dict[str, Any]]:
+        with ordered.running.endable():
+            slide = await self._segmentation.open(ordered.callback, ordered.order)
+        message = self._segmentation.message(ordered.order, slide, "segmentation is on its way")
+        # Not endable: once written, it has to be replaced.
+        stored = await self._results.store(ordered.callback, ordered.order, message, ordered.running.check)
+        return slide, stored
+
+    async def _carry_out(
+        self, ordered: WholeSlide, beginning: asyncio.Task[tuple[SectraSlide, dict[str, Any]]]
+    ) -> None:
+        async with ordered.held:
+            until = time.monotonic() + self._seconds
+            try:
+                slide, _ = await beginning
+                await self._store(ordered, await self._result(ordered, slide), until)
+                _log.info("order of a whole slide answered")
+            except TesseraError as error:
+                _log.warning("order of a whole slide not answered", extra={"problem": str(error)})
+
+    async def _result(self, ordered: WholeSlide, slide: SectraSlide) -> dict[str, Any]:
+        """Return a slide's tissue, or a message that says why there is none."""
+        try:
+            with ordered.running.endable():
+                async with answered_within(self._seconds, "order an area of it, or try later"):
+                    return await self._segmentation.segment(ordered.order, slide)
+        except TesseraError as error:
+            _log.warning("order of a whole slide failed", extra={"problem": str(error)})
+            text = f"not segmented: {error}"
+        except Exception:  # noqa: BLE001  nobody awaits this task; its log and its user are told
+            _log.exception("unforeseen error in an order of a whole slide")
+            text = "not segmented: a fault of the service; its log has the cause"
+        return self._segmentation.message(ordered.order, slide, text)
+
+    async def _store(self, ordered: WholeSlide, result: dict[str, Any], until: float) -> None:
+        """Replace the result that says that a slide is on its way; where the user has deleted it, store none.
+
+        A call-back that does not answer now is asked again. Cancelling is too late: the work is done.
+        """
+        until = max(until, time.monotonic() + _LEAST_STORING_SECONDS)
+        wait = _FIRST_WAIT_SECONDS
+        goes_on = True
+        while True:
+            try:
+                await self._results.store(ordered.callback, ordered.order, result, replace_only=True)
+                return
+            except ArchiveUnavailable:
+                if not goes_on or time.monotonic() + wait > until:
+                    raise
+            goes_on = await ordered.running.wait(wait)
+            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
