@@ -97,7 +97,7 @@ def _sectra_router() -> APIRouter:
 @asynccontextmanager
 async def _sectra_orders(app: FastAPI, settings: Settings, service: Service, workers: Workers) -> AsyncIterator[None]:
     """Take Sectra's orders for the length of the block."""
-    from app.segmentation.sectra import SectraOptions, SectraOrders  # noqa: PLC0415
+    from app.segmentation.sectra.orders import SectraOptions, SectraOrders  # noqa: PLC0415
 
     # The HTTP library that asks call-backs logs whole paths, and a path holds a slide's id.
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)

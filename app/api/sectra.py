@@ -18,7 +18,7 @@ from app.api.dependencies import Service, ServiceDependency, while_connected
 from app.api.problems import MEDIA_TYPE, InvalidRequest, UploadTooLarge, count_rejection, problem_of
 from app.errors import QueueFull, TesseraError
 from app.segmentation.deadline import answered_within
-from app.segmentation.sectra import SectraOrders
+from app.segmentation.sectra.orders import SectraOrders
 from app.slides.sectra_callback import API_VERSION
 
 _MOST_ORDER_BYTES = 2**20

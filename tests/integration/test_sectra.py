@@ -16,7 +16,7 @@ from sectra_client.schemas import Size as SectraSize
 
 from app.errors import ExtraMissing
 from app.main import create_app
-from app.segmentation import sectra_results
+from app.segmentation.sectra import results as results_module
 from app.settings import Settings
 from tests.fakes import ColourSegmenter, classes_of, manifest
 from tests.pictures import BLUE, encoded, plain
@@ -396,7 +396,7 @@ def test_more_areas_than_the_service_has_places_are_too_many_and_not_for_later(p
 
 
 def test_results_that_are_too_many_to_list_are_found_out_before_the_work(pacs, client, monkeypatch):
-    monkeypatch.setattr(sectra_results, "_MOST_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(results_module, "_MOST_ANSWER_BYTES", 1000)
     slide = pacs.add_image(landscape())
     pacs.fault = answering("results/slide", lambda: Response(bytes(1001)))
     words = "more than 1000 bytes when asked for the slide's results"

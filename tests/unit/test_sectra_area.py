@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from app.errors import AreaOutside
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
-from app.segmentation import sectra_area
-from app.segmentation.sectra_area import AreaSegmentation
+from app.segmentation.sectra import area as area_module
+from app.segmentation.sectra.area import AreaSegmentation
 from app.segmentation.workers import Workers
 from app.slides.slide import Level
 from app.telemetry.metrics import Metrics
@@ -33,7 +33,7 @@ class Picture:
 async def areas_at_once(count: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Segment that many areas of all the pixels allowed at once; return how many masks there were when each began."""
     begun, alive = [], 0
-    rasterise = sectra_area._rasterised
+    rasterise = area_module._rasterised
     metrics = Metrics(CollectorRegistry())
     fetchers, workers = Workers(2, metrics), Workers(2, metrics)
     segmenter = ColourSegmenter()
@@ -53,7 +53,7 @@ async def areas_at_once(count: int, monkeypatch: pytest.MonkeyPatch) -> list[int
         alive -= 1
 
     outline = shapely.MultiPolygon([shapely.box(0, 0, 100, 100)])
-    monkeypatch.setattr(sectra_area, "_rasterised", counted)
+    monkeypatch.setattr(area_module, "_rasterised", counted)
     try:
         await asyncio.gather(*(one() for _ in range(count)))
     finally:

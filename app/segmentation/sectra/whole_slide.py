@@ -11,9 +11,9 @@ from sectra_client.schemas import CreateInvocation
 
 from app.errors import ArchiveUnavailable, OrderCancelled, TesseraError
 from app.segmentation.deadline import answered_within
-from app.segmentation.sectra_order import OrderSegmentation
-from app.segmentation.sectra_results import Results
-from app.segmentation.sectra_running import Running
+from app.segmentation.sectra.order import OrderSegmentation
+from app.segmentation.sectra.results import Results
+from app.segmentation.sectra.running import Running
 from app.slides.sectra import SectraSlide
 from app.slides.sectra_callback import Callback
 

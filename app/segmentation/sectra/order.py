@@ -8,7 +8,7 @@ from sectra_client.schemas import CreateInvocation
 from app.inference.segmenter import Segmenter
 from app.interop import sectra as interop
 from app.interop import sectra_areas
-from app.segmentation.sectra_area import AreaSegmentation
+from app.segmentation.sectra.area import AreaSegmentation
 from app.segmentation.workers import Workers
 from app.slides.sectra import SectraSlide, open_slide
 from app.slides.sectra_callback import Callback

@@ -16,10 +16,10 @@ from app.inference.segmenter import Segmenter
 from app.interop import sectra as interop
 from app.interop import sectra_areas
 from app.segmentation.admission import Admission
-from app.segmentation.sectra_order import OrderSegmentation
-from app.segmentation.sectra_results import Results
-from app.segmentation.sectra_running import RunningOrders
-from app.segmentation.sectra_whole_slide import WholeSlide, WholeSlides
+from app.segmentation.sectra.order import OrderSegmentation
+from app.segmentation.sectra.results import Results
+from app.segmentation.sectra.running import RunningOrders
+from app.segmentation.sectra.whole_slide import WholeSlide, WholeSlides
 from app.segmentation.workers import Workers
 from app.slides.sectra_callback import CONNECTIONS, Callback
 from app.telemetry.metrics import Metrics

@@ -1,0 +1,1 @@
+"""Sectra's orders, from the call-back address that each names to the result stored there. Needs the extra `sectra`."""
