@@ -6,12 +6,14 @@ The flags, their help and docs/configuration.md are made from this class.
 import os
 import re
 from pathlib import Path
+from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundle"
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
@@ -111,7 +113,9 @@ class ArchiveSettings(BaseSettings):
     ca_bundle: Path | None = Field(
         default=None, description="File of the certificates to trust, PEM; by default those of the certifi package."
     )
-    timeout: float = Field(default=30.0, gt=0, description="Seconds to wait for the archive to send something.")
+    timeout: float = Field(
+        default=30.0, gt=0, description="Seconds to wait for the archive's answer to begin, and for each part of it."
+    )
     token: SecretStr | None = Field(default=None, description="Bearer token for the archive.")
     username: str | None = Field(default=None, description="User name for the archive (HTTP Basic).")
     password: SecretStr | None = Field(default=None, description="Password for the archive (HTTP Basic).")
@@ -127,6 +131,17 @@ class ArchiveSettings(BaseSettings):
             raise ValueError("TESSERA_DICOMWEB_USERNAME and TESSERA_DICOMWEB_PASSWORD come together")
         if self.token is not None and self.username is not None:
             raise ValueError("give TESSERA_DICOMWEB_TOKEN, or a user name and password, not both")
-        if self.ca_bundle is not None and not self.ca_bundle.is_file():
-            raise ValueError(f"{self.ca_bundle} is no file of certificates")
+        if self.token is not None and not _TOKEN.fullmatch(self.token.get_secret_value()):
+            raise ValueError(
+                "TESSERA_DICOMWEB_TOKEN must be letters, digits and signs of ASCII, without space or newline"
+            )
+        if self.username is not None and (":" in self.username or not self.username.isprintable()):
+            raise ValueError("TESSERA_DICOMWEB_USERNAME must not hold a colon (RFC 7617) or a control character")
+        if self.password is not None and not self.password.get_secret_value().isprintable():
+            raise ValueError("TESSERA_DICOMWEB_PASSWORD must not hold a newline or another control character")
+        if self.ca_bundle is not None:
+            try:
+                SSLContext(PROTOCOL_TLS_CLIENT).load_verify_locations(self.ca_bundle)
+            except OSError as error:  # of which OpenSSL's is a kind
+                raise ValueError(f"{self.ca_bundle} is no file of certificates in PEM") from error
         return self

@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # what needs an extra is imported once it is known to be ther
     from app.interop.archive_http import ArchiveSession
     from app.segmentation.archive import ArchiveSegmentation
 
-_PACKAGES = ("dicomweb_client", "wsidicom")
-_TALKATIVE = (*_PACKAGES, "py.warnings", "retrying", "urllib3")
+_PACKAGES = ("dicomweb_client", "wsidicom", "pydicom", "highdicom")
+_TALKATIVE = ("dicomweb_client", "wsidicom", "py.warnings", "retrying", "urllib3")
 """Loggers that write URLs and values of attributes, which identify patients."""
 _MODEL_SETTINGS = ("bundle", "device", "cores", "max_batch_size")
 
@@ -89,7 +89,7 @@ def archive_session(url: str, settings: ArchiveSettings) -> "ArchiveSession":
         ExtraMissing: An extra is not installed.
     """
     if any(find_spec(package) is None for package in _PACKAGES):
-        raise ExtraMissing("an archive", "slides")
+        raise ExtraMissing("an archive", "slides,dicom")  # as pip writes several
     require_dicom()
     from app.interop.archive_http import ArchiveAccess, ArchiveSession  # noqa: PLC0415
 
@@ -127,5 +127,6 @@ async def slide_segmentation(
     try:
         yield ArchiveSegmentation(Archive(url, session), model, workers, metrics, options)
     finally:
+        session.close()  # first, for threads may be waiting for the archive
         await model.close()
         await workers.close()

@@ -144,6 +144,7 @@ def watch(
     try:
         watching = _watch(url.rstrip("/"), state, poll, tries, skip_existing, metrics_port, given)
         asyncio.run(_until_signalled(watching))
+        _log.info("stopped")
     except TesseraError as error:
         raise click.ClickException(str(error)) from error
 
@@ -157,7 +158,7 @@ async def _watch(
         from app.segmentation.bookmark import Bookmark  # noqa: PLC0415
         from app.segmentation.watch import Watcher  # noqa: PLC0415
 
-        bookmark = Bookmark(state, url)
+        bookmark = until_the_end.enter_context(Bookmark(state, url))
         if metrics_port is not None:
             until_the_end.callback(_expose(given.service.host, metrics_port, registry))
         async with slide_segmentation(url + _DICOMWEB_PATH, session, given, Metrics(registry)) as slides:
@@ -175,7 +176,6 @@ async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
     await asyncio.wait((task,))
     if not task.cancelled():
         task.result()
-    _log.info("stopped")
 
 
 def _write(result: "SlideResult", out: Path) -> None:

@@ -5,6 +5,7 @@ passes a proxy by https stays encrypted and verified from end to end, which plai
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -17,15 +18,20 @@ from pydantic import SecretStr
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import get_environ_proxies
+from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import HTTPError as BodyError
-from urllib3.util import Retry
 
-from app.errors import ArchiveDenied, ArchiveNotAllowed, ArchiveUnavailable
+from app.errors import ArchiveDenied, ArchiveNotAllowed, ArchiveRefused, ArchiveUnavailable
+from app.interop.archive_waits import CONNECTIONS, Waits
 
 _CONNECTIONS = 32
 _CONNECT_SECONDS = 5.0
 _MOST_BYTES = 2**29
 """Of one answer: the header of an instance of 100,000 frames has about 2**28."""
+_MOST_TIMEOUTS = 20
+"""That a body may take from its first byte to its last."""
+_PAUSES_SECONDS = (0.0, 1.0, 2.0)
+"""Before a read is repeated: longer waits are not for here."""
 _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _NOT_NOW = (
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -33,8 +39,17 @@ _NOT_NOW = (
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 )
-_UNTRUSTED = "the archive's certificate is not trusted; --ca-bundle names a file of your authority's certificates"
-_NO_TLS = "the archive does not speak TLS at this address"
+_UNAVAILABLE = "the archive cannot be reached, or does not answer within --timeout"
+_TLS = {
+    "certificate has expired": "the archive's certificate has expired; its administrator has to renew it",
+    "certificate is not yet valid": "the archive's certificate is not valid yet; this machine's clock may be wrong",
+    "mismatch": "the archive's certificate is for another host; --url must have the name that is in the certificate",
+    "CERTIFICATE_VERIFY_FAILED": (
+        "the archive's certificate is not trusted; --ca-bundle names a file of your authority's certificates"
+    ),
+    "": "the archive does not speak TLS at this address",
+}
+"""What to say of a failure whose text, which is OpenSSL's, has these words; the first that fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +60,7 @@ class ArchiveAccess:
         hosts: Names, or addresses, that the archive's host may have.
         allow_http: Whether a host other than this machine may be spoken to in the clear.
         ca_bundle: File of the certificates to trust; certifi's when None.
-        timeout_seconds: The longest wait for the archive to send something.
+        timeout_seconds: The longest wait for the archive's answer to begin, and for each part of it.
         token: Bearer token (RFC 6750), or None.
         username: For HTTP Basic (RFC 7617), or None.
         password: For HTTP Basic, or None.
@@ -76,6 +91,8 @@ def checked_address(url: str, access: ArchiveAccess) -> SplitResult:
         raise ArchiveNotAllowed("--url must be one of http or https, as in https://archive.example/dicom-web")
     if parts.username is not None or parts.password is not None:
         raise ArchiveNotAllowed("--url holds credentials; set TESSERA_DICOMWEB_USERNAME and _PASSWORD, or _TOKEN")
+    if not host.isascii():
+        raise ArchiveNotAllowed("--url must have the host's name in ASCII, as in xn--bcher-kva.example")
     if host not in {name.lower() for name in access.hosts}:
         raise ArchiveNotAllowed(f"{host} is not an allowed archive; name it by --allow-host or TESSERA_DICOMWEB_HOSTS")
     if scheme == "http" and not access.allow_http and not is_loopback(host):
@@ -94,7 +111,9 @@ def is_loopback(host: str) -> bool:
 class ArchiveSession(requests.Session):
     """A session that reaches one origin and no other, whatever URL it is given or redirected to.
 
-    Several threads may use it. It raises `ArchiveUnavailable` and `ArchiveDenied`; other statuses are left to its user.
+    Several threads may use it. One may close it while others wait: reads then end soon, and what stores is waited for.
+    It raises `ArchiveUnavailable` and `ArchiveDenied`, and `ArchiveRefused` where a POST is redirected; other statuses
+    are left to its user.
 
     Args:
         url: Of the archive.
@@ -115,13 +134,22 @@ class ArchiveSession(requests.Session):
         if access.token is not None:
             self.auth = _Bearer(access.token)
         elif access.username is not None and access.password is not None:
-            self.auth = HTTPBasicAuth(access.username, access.password.get_secret_value())
+            secret = access.password.get_secret_value()
+            # Bytes: of text, requests takes Latin-1, where servers take UTF-8 (RFC 7617, section 2.1).
+            self.auth = HTTPBasicAuth(access.username.encode(), secret.encode())
         self.adapters.clear()
-        self.mount(f"{parts.scheme}://{parts.netloc}/", _ArchiveAdapter())
+        self.mount(f"{parts.scheme}://{parts.netloc}/", _ArchiveAdapter(_MOST_TIMEOUTS * access.timeout_seconds))
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Return the answer to a request, whose timeout is the session's unless another is given."""
-        return super().send(request, **{**options, "timeout": options.get("timeout") or self.timeout})
+        options["timeout"] = options.get("timeout") or self.timeout
+        if request.method == "GET":
+            return super().send(request, **options)
+        response = super().send(request, **{**options, "allow_redirects": False})  # else it would become a GET
+        if response.is_redirect:
+            response.close()
+            raise ArchiveRefused("the archive redirects what is to be stored; --url must be where it takes it itself")
+        return response
 
     def get_adapter(self, url: str) -> BaseAdapter:
         """Return the adapter that reaches `url`, which is the archive's."""
@@ -141,43 +169,62 @@ class _Bearer(AuthBase):
 
 
 class _ArchiveAdapter(HTTPAdapter):
-    """Repeats reads that fail, within seconds, so that a blip does not cost a slide; longer waits are not for here."""
+    """Repeats reads that fail, within seconds, so that a blip does not cost a slide.
 
-    def __init__(self) -> None:
-        again = Retry(
-            total=3,
-            read=1,  # a connection kept open that the archive has closed; a timeout must not be waited for often
-            other=0,
-            backoff_factor=0.5,
-            status_forcelist=_NOT_NOW,
-            allowed_methods=("GET",),
-            raise_on_status=False,
-            respect_retry_after_header=False,
-        )
-        super().__init__(pool_maxsize=_CONNECTIONS, max_retries=again)
+    Urllib3 would do so too, but first reads what came with a status, were it endless.
+    """
+
+    def __init__(self, body_seconds: float) -> None:
+        super().__init__(pool_maxsize=_CONNECTIONS)
+        self._body_seconds = body_seconds
+        self._waits = Waits()
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> HTTPConnectionPool:
+        pool = super().get_connection_with_tls_context(*args, **options)
+        pool.ConnectionCls = CONNECTIONS[pool.scheme]
+        pool.conn_kw["waits"] = self._waits
+        return pool
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
-        try:
-            response = super().send(request, *args, **options)
-        except requests.exceptions.SSLError as error:
-            raise ArchiveUnavailable(_UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in str(error) else _NO_TLS) from error
-        except requests.RequestException as error:
-            raise ArchiveUnavailable("the archive cannot be reached, or does not answer within --timeout") from error
-        status = response.status_code
-        if status in _DENIED or status in _NOT_NOW:
+        reads = request.method == "GET"
+        pauses_seconds = list(_PAUSES_SECONDS) if reads else []
+        while True:
+            cause: Exception | None = None
+            try:
+                response = super().send(request, *args, **options)
+            except requests.exceptions.SSLError as error:
+                raise ArchiveUnavailable(next(said for words, said in _TLS.items() if words in str(error))) from error
+            except requests.Timeout as error:  # another would take as long
+                raise ArchiveUnavailable(_UNAVAILABLE) from error
+            except requests.RequestException as error:
+                failure, cause = ArchiveUnavailable(_UNAVAILABLE), error
+            else:
+                status = response.status_code
+                if status not in _NOT_NOW:
+                    break
+                response.close()
+                failure = ArchiveUnavailable(f"the archive does not answer now ({status})")
+            if not pauses_seconds or self._waits.over.wait(pauses_seconds.pop(0)):
+                raise failure from cause
+        if status in _DENIED:
             response.close()
-            if status in _DENIED:
-                raise ArchiveDenied(f"the archive denies access ({status}); see TESSERA_DICOMWEB_TOKEN or _USERNAME")
-            raise ArchiveUnavailable(f"the archive does not answer now ({status})")
-        response.raw = _BoundedBody(response.raw)
+            raise ArchiveDenied(f"the archive denies access ({status}); see TESSERA_DICOMWEB_TOKEN or _USERNAME")
+        response.raw = _BoundedBody(response.raw, self._waits, self._body_seconds, finishes=not reads)
         return response
+
+    def close(self) -> None:
+        self._waits.end()
+        super().close()
 
 
 class _BoundedBody:
-    """The body of an answer, which ends in an error where it is longer than any should be or breaks off."""
+    """The body of an answer, which ends in an error where it is longer or slower than any should be, or breaks off."""
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, waits: Waits, limit_seconds: float, finishes: bool) -> None:
         self._raw = raw
+        self._waits = waits
+        self._limit_seconds = limit_seconds
+        self._finishes = finishes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
@@ -185,10 +232,17 @@ class _BoundedBody:
     def stream(self, *args: Any, **options: Any) -> Iterator[bytes]:
         received = 0
         try:
-            for chunk in self._raw.stream(*args, **options):
-                received += len(chunk)
-                if received > _MOST_BYTES:
-                    raise ArchiveUnavailable(f"the archive sends more than {_MOST_BYTES} bytes at once")
-                yield chunk
-        except BodyError as error:
+            with self._waits.limited(self._limit_seconds, self._stop, self._finishes):
+                for chunk in self._raw.stream(*args, **options):
+                    received += len(chunk)
+                    if received > _MOST_BYTES:
+                        raise ArchiveUnavailable(f"the archive sends more than {_MOST_BYTES} bytes at once")
+                    yield chunk
+        except TimeoutError as error:
+            raise ArchiveUnavailable(f"the archive's answer takes more than {self._limit_seconds:g} s") from error
+        except (BodyError, ConnectionAbortedError) as error:
             raise ArchiveUnavailable("the archive breaks off in the middle of an answer") from error
+
+    def _stop(self) -> None:
+        with suppress(OSError, ValueError, RuntimeError):  # as urllib3 raises where the body has ended already
+            self._raw.shutdown()

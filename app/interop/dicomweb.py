@@ -68,13 +68,18 @@ class Archive:
         """Store instances of one study, in this order and in one request, so that none is sent without the others.
 
         Raises:
-            ArchiveRefused: The archive does not take them all.
+            ArchiveRefused: The archive does not take them all, or does not say so (PS3.18, section 10.5.3): whatever
+                answers instead of it, as a page to log in does, may well answer with success.
         """
         with answered("the result"):
             outcome = self.client.store_instances(instances, instances[0].StudyInstanceUID)
         if failed := outcome.get("FailedSOPSequence"):
             reason = failed[0].get("FailureReason", 0)
             raise ArchiveRefused(f"the archive does not store the result (failure reason {reason:04X}H, PS3.18 I.2.2)")
+        with answered("the result"):
+            stored = {str(one.ReferencedSOPInstanceUID) for one in outcome.get("ReferencedSOPSequence", ())}
+        if not stored.issuperset(str(instance.SOPInstanceUID) for instance in instances):
+            raise ArchiveRefused("the archive does not say that it has stored the result; is --url the right one?")
 
 
 def _referred(result: Dataset) -> set[str]:

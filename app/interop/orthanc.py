@@ -10,8 +10,10 @@ from app.errors import ArchiveRefused
 from app.interop.archive_http import ArchiveSession
 from app.interop.dicomweb import answered
 
+NEW_SERIES = "NewSeries"
+"""The first instance of a series has arrived."""
 STABLE_SERIES = "StableSeries"
-"""No instance of a series has arrived for a while (Orthanc's StableAge)."""
+"""No instance of a series has arrived for a while, Orthanc's StableAge; where Orthanc ended in it, this is missing."""
 
 
 class Change(BaseModel):
@@ -19,7 +21,7 @@ class Change(BaseModel):
 
     Attributes:
         sequence: Its number, which grows.
-        kind: What happened, as in `STABLE_SERIES`.
+        kind: What happened, as in `NEW_SERIES` and `STABLE_SERIES`.
         resource: Orthanc's identifier of what it happened to.
     """
 
@@ -49,11 +51,13 @@ class SeriesOfStudy(BaseModel):
         modality: As in "SM".
         study_uid: Study Instance UID.
         series_uid: Series Instance UID.
+        is_stable: Whether no instance is expected any more: none has arrived for a while, or since Orthanc started.
     """
 
     modality: str
     study_uid: str
     series_uid: str
+    is_stable: bool
 
 
 class _Tags(BaseModel):
@@ -64,6 +68,7 @@ class _Tags(BaseModel):
 
 class _Resource(BaseModel):
     tags: _Tags = Field(alias="MainDicomTags")
+    is_stable: bool = Field(alias="IsStable")
 
 
 _T = TypeVar("_T", bound=BaseModel)
@@ -108,7 +113,10 @@ class Orthanc:
         if series is None or study is None:
             return None
         return SeriesOfStudy(
-            modality=series.tags.modality, study_uid=study.tags.study_uid, series_uid=series.tags.series_uid
+            modality=series.tags.modality,
+            study_uid=study.tags.study_uid,
+            series_uid=series.tags.series_uid,
+            is_stable=series.is_stable,
         )
 
     def _changes(self, query: str) -> Changes:

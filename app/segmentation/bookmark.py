@@ -1,7 +1,10 @@
 """How far a watcher has read in an archive's log of changes: a small file that is whole at any moment."""
 
+import fcntl
 import os
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -9,37 +12,62 @@ from app.errors import StartupError
 
 
 class _State(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     archive: str
     last_change: int | None = Field(default=None, ge=0)
     tries: int = Field(default=0, ge=0)
+    archive_failures: int = Field(default=0, ge=0)
 
 
 class Bookmark:
     """The last change that is done with, and how often the next one has been tried; what must not be lost is written.
 
+    What cannot be written, as on a full disk, has not happened: methods that write raise OSError and change nothing.
+
     Args:
-        path: The file; one of another archive, or none, begins before the start of the log.
+        path: The file; where there is none, the bookmark is before the start of the log. A lock beside it makes sure
+            that one watcher alone has it.
         archive: The archive's URL.
 
     Raises:
-        StartupError: The file is no bookmark, or cannot be read or written.
+        StartupError: The file is no bookmark, or another archive's, or another watcher has it, or it cannot be read or
+            written.
     """
 
     def __init__(self, path: Path, archive: str) -> None:
         self._path = path
-        self._state = _State(archive=archive)
         try:
-            if path.exists() and (found := _State.model_validate_json(path.read_bytes())).archive == archive:
-                self._state = found
-            self.save()
+            self._lock = path.with_name(f".{path.name}.lock").open("w")
+            try:
+                self._state = self._locked_state(archive)
+                self.save()
+            except BaseException:
+                self._lock.close()
+                raise
         except ValidationError as error:
             raise StartupError(f"{path} is no bookmark of a watcher; remove it, or choose another --state") from error
+        except BlockingIOError as error:
+            raise StartupError(f"another watcher uses {path}; choose another --state") from error
         except OSError as error:
             raise StartupError(
                 f"{path} cannot be read and written: {error.strerror}; choose another --state"
             ) from error
+
+    def _locked_state(self, archive: str) -> _State:
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not self._path.exists():
+            return _State(archive=archive)
+        found = _State.model_validate_json(self._path.read_bytes())
+        if found.archive != archive:
+            raise StartupError(f"{self._path} is the bookmark of another archive; choose another --state, or remove it")
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._lock.close()
 
     @property
     def last_change(self) -> int:
@@ -53,33 +81,47 @@ class Bookmark:
 
     @property
     def tries(self) -> int:
-        """How often the change after that has been tried, across restarts."""
+        """How often the change after that has been tried, across restarts; without `archive_failures`."""
         return self._state.tries
+
+    @property
+    def archive_failures(self) -> int:
+        """How often it was tried and the archive failed."""
+        return self._state.archive_failures
 
     def begin_try(self) -> None:
         """Note that the next change is tried: should it end this process, the next one knows."""
-        self._state.tries += 1
-        self.save()
+        self._write(tries=self.tries + 1)
 
     def forget_try(self) -> None:
         """Take back the last try."""
-        self._state.tries -= 1
-        self.save()
+        self._write(tries=self.tries - 1)
+
+    def blame_archive(self) -> None:
+        """Count the last try as a failure of the archive."""
+        self._write(tries=self.tries - 1, archive_failures=self.archive_failures + 1)
 
     def move(self, change: int) -> None:
         """Be done with a change."""
-        self.pass_over(change)
-        self.save()
+        self._write(last_change=change, tries=0, archive_failures=0)
 
     def pass_over(self, change: int) -> None:
         """Be done with a change that cost nothing: the file need not know at once."""
-        self._state.last_change, self._state.tries = change, 0
+        self._state = self._with(last_change=change, tries=0, archive_failures=0)
 
     def save(self) -> None:
         """Write the file."""
+        self._write()
+
+    def _with(self, **changed: Any) -> _State:
+        return self._state.model_copy(update=changed)
+
+    def _write(self, **changed: Any) -> None:
+        state = self._with(**changed)
         partial = self._path.with_name(f".{self._path.name}.part")
         with partial.open("w", encoding="utf-8") as file:
-            file.write(self._state.model_dump_json())
+            file.write(state.model_dump_json())
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, self._path)
+        self._state = state

@@ -3,11 +3,18 @@
 The archive is the truth about what is answered: the series of a model's results follows from the slide's, and a slide
 whose result is there is passed over. The bookmark only says where in the archive's log to go on: one that is lost costs
 questions, not a second result.
+
+A slide is answered at its StableSeries. Orthanc keeps in memory which series are still arriving, and one that is
+restarted never writes the StableSeries of those, so a NewSeries whose StableSeries is not in sight is looked at too:
+
+- The series is stable: it is answered here. Should a StableSeries come after all, the answer is found to be there.
+- It is still arriving: the log is read no further, so that a restart of the archive, or of this process, does not lose
+  it. What is behind it waits, for `_LONGEST_HOLD_SECONDS` at most, as a scanner may send to one series for hours; then
+  its StableSeries is relied on, and only an archive that restarts before that loses it.
 """
 
 import asyncio
 import logging
-import random
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -21,15 +28,21 @@ from app.errors import (
     SeriesNotFound,
     TesseraError,
 )
-from app.interop.orthanc import STABLE_SERIES, Change, Changes, SeriesOfStudy
+from app.interop.orthanc import NEW_SERIES, STABLE_SERIES, Change, Changes, SeriesOfStudy
 from app.segmentation.archive import MICROSCOPY, SlideResult
+from app.segmentation.backoff import Backoff
 from app.segmentation.bookmark import Bookmark
 from app.telemetry.watching import WatchMetrics
 
-PAGE = 100
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 300.0
+PAGE = 1000
+"""Changes read at once: enough for most series to have their NewSeries and their StableSeries on one page."""
+ARCHIVE_TRIES = 10
+"""Of a series at which the archive fails: with some 7 minutes of waits, in which what is not its own fault may pass."""
+_LONGEST_HOLD_SECONDS = 600.0
 
 Outcome = Literal["answered", "answered before", "not a slide", "too large", "gone", "given up"]
+
+_Arriving = Literal["arriving"]
 
 _PASSED_OVER: dict[type[TesseraError], Outcome] = {
     SeriesNotFound: "gone",
@@ -68,28 +81,12 @@ class SeriesSegmentation(Protocol):
         ...
 
 
-class Backoff:
-    """Waits that double from one failure to the next, each shortened at random so that watchers do not keep step."""
-
-    def __init__(self) -> None:
-        self._longest = _FIRST_WAIT_SECONDS
-
-    def next_seconds(self) -> float:
-        """Return how long to wait after one more failure: from half of the longest wait up to all of it."""
-        wait = random.uniform(self._longest / 2, self._longest)  # noqa: S311  nobody gains by foreseeing it
-        self._longest = min(2 * self._longest, _LONGEST_WAIT_SECONDS)
-        return wait
-
-    def reset(self) -> None:
-        """Begin anew: something went well."""
-        self._longest = _FIRST_WAIT_SECONDS
-
-
 class Watcher:
     """Follows the archive's log of changes until it is cancelled.
 
-    A failure of the archive is waited out, however long that takes. A series that fails for a reason of its own is
-    tried a few times, also across restarts, and then passed over, so that it does not hold up those behind it.
+    An archive that does not give its log is waited out, however long that takes. A series that fails is tried a few
+    times, also across restarts, and then passed over, so that it does not hold up those behind it: more often where the
+    archive fails at it, which gave its log just before.
 
     Args:
         log: The archive's.
@@ -97,7 +94,7 @@ class Watcher:
         bookmark: Where to go on.
         metrics: Told of all this.
         poll_seconds: Between two looks at a log that has nothing new.
-        tries: How often to try a series that fails.
+        tries: How often to try a series that fails; `ARCHIVE_TRIES` where the archive does.
         skip_existing: Whether a bookmark that is new begins at the end of the log instead of its start.
         wait: Waits a number of seconds; a cancellation ends it at once.
     """
@@ -122,11 +119,13 @@ class Watcher:
         self._skip_existing = skip_existing
         self._wait = wait
         self._backoff = Backoff()
+        self._held_seconds = 0.0
         for outcome in get_args(Outcome):  # each from 0: Prometheus sees no increase in a counter that begins at 1
             metrics.series.labels(outcome)
 
     async def run(self) -> None:
         """Watch; ends by cancellation alone, which leaves nothing half stored."""
+        self._metrics.last_progress.set_to_current_time()
         while True:
             try:
                 caught_up = await self._follow()
@@ -140,7 +139,7 @@ class Watcher:
                 await self._wait(self._poll_seconds)
 
     async def _follow(self) -> bool:
-        """Act on the next page of changes; return whether it was the last."""
+        """Act on the next page of changes, up to the first slide; return whether there is nothing to do for now."""
         if self._skip_existing and self._bookmark.is_new:
             self._bookmark.move(await asyncio.to_thread(self._changes.last_change))
             self._metrics.last_change.set(self._bookmark.last_change)
@@ -151,51 +150,88 @@ class Watcher:
             _log.warning("the archive's log of changes has begun anew; reading it from its start")
             self._bookmark.move(0)
             return False
+        stable_at = {change.resource: change.sequence for change in page.changes if change.kind == STABLE_SERIES}
         for change in page.changes:
-            if change.kind == STABLE_SERIES:
-                await self._handle(change)
+            if change.kind == STABLE_SERIES or (
+                change.kind == NEW_SERIES and stable_at.get(change.resource, 0) < change.sequence
+            ):
+                outcome = await self._handle(change)
+                if outcome == "arriving":
+                    return True
+                self._moved()
+                if outcome is not None:
+                    return False
             else:
                 self._bookmark.pass_over(change.sequence)
-            self._metrics.last_change.set(self._bookmark.last_change)
+                self._moved()
         self._bookmark.save()
+        self._metrics.last_progress.set_to_current_time()
         return page.done
 
-    async def _handle(self, change: Change) -> None:
-        """Answer a stable series, if it is a slide's, and move the bookmark past it; raise to have it tried again."""
+    def _moved(self) -> None:
+        self._metrics.last_change.set(self._bookmark.last_change)
+        self._metrics.last_progress.set_to_current_time()
+
+    async def _handle(self, change: Change) -> Outcome | _Arriving | None:
+        """Answer a series, if it is a slide's, and move the bookmark past it; raise to have it tried again.
+
+        Returns:
+            What came of the slide, that the bookmark has not moved as it is still arriving, or None: it is no slide.
+        """
         begun = time.monotonic()
         outcome = await self._try(change)
+        if outcome == "arriving":
+            if self._held_seconds < _LONGEST_HOLD_SECONDS:
+                self._bookmark.forget_try()
+                self._held_seconds += self._poll_seconds
+                return outcome
+            _log.info("series still arriving", extra={"change": change.sequence})
+            outcome = None
         self._bookmark.move(change.sequence)
+        self._held_seconds = 0.0
         self._backoff.reset()
         if outcome is None:
-            return
+            return None
         self._metrics.series.labels(outcome).inc()
         seconds = round(time.monotonic() - begun, 3)
         level = logging.ERROR if outcome == "given up" else logging.INFO
         _log.log(level, "series %s", outcome, extra={"change": change.sequence, "seconds": seconds})
+        return outcome
 
-    async def _try(self, change: Change) -> Outcome | None:
+    async def _try(self, change: Change) -> Outcome | _Arriving | None:
         """Return what `_outcome` does, or that the series has failed too often; raise where that is not so yet."""
         if self._bookmark.tries >= self._tries:  # the last try ended the process, as one that takes all memory does
             return "given up"
         self._bookmark.begin_try()
         try:
             return await self._outcome(change)
-        except (ArchiveUnavailable, ArchiveDenied, asyncio.CancelledError):
-            self._bookmark.forget_try()  # says nothing about the series
+        except asyncio.CancelledError:
+            try:
+                self._bookmark.forget_try()  # says nothing about the series
+            except OSError as error:  # must not take the cancellation's place
+                self._report(error, None)
             raise
+        except (ArchiveUnavailable, ArchiveDenied) as error:
+            self._bookmark.blame_archive()
+            if self._bookmark.archive_failures < ARCHIVE_TRIES:
+                raise
+            self._report(error, None)
+            return "given up"
         except Exception as error:
             if self._bookmark.tries < self._tries:
                 raise
             self._report(error, None)
             return "given up"
 
-    async def _outcome(self, change: Change) -> Outcome | None:
+    async def _outcome(self, change: Change) -> Outcome | _Arriving | None:
         """Answer a series; return None for one that is not microscopy, as results are."""
         series = await asyncio.to_thread(self._changes.series, change.resource)
         if series is None:
             return "gone"
         if series.modality != MICROSCOPY:
             return None
+        if change.kind == NEW_SERIES and not series.is_stable:
+            return "arriving"
         try:
             result = await self._slides.segment(series.study_uid, series.series_uid)
         except (SeriesNotFound, NotASlide, ImageTooLarge) as error:  # another try would end alike
@@ -219,6 +255,7 @@ class Watcher:
             "reason": str(error) if known else "unforeseen",
             "after_change": self._bookmark.last_change,
             "try": self._bookmark.tries,
+            "archive_failures": self._bookmark.archive_failures,
             **({"wait_seconds": round(wait_seconds, 1)} if wait_seconds is not None else {}),
             **where,
         }

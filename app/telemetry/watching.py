@@ -16,6 +16,11 @@ class WatchMetrics:
             "When the archive last gave its log of changes.",
             registry=registry,
         )
+        self.last_progress = Gauge(
+            "tessera_watch_last_progress_timestamp_seconds",
+            "When a change of the archive was last done with, or none was left: since then the next one is open.",
+            registry=registry,
+        )
         self.last_answer = Gauge(
             "tessera_watch_last_answer_timestamp_seconds", "When a result was last stored.", registry=registry
         )

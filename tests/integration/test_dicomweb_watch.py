@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pydicom.encaps import encapsulate
 from tests.conftest import ROOT
 from tests.orthanc import Orthanc, running_orthanc
 from tests.slides import cmu1, write_slide
+from tests.web import Server, serving
 
 WAIT_SECONDS = 120
 LEVELS = 3
@@ -29,7 +32,7 @@ LEVELS = 3
 class RunningWatcher:
     """A `tessera dicomweb watch` of its own process."""
 
-    def __init__(self, archive: Orthanc, state: Path, *flags: str) -> None:
+    def __init__(self, archive: Orthanc | Server, state: Path, *flags: str) -> None:
         command = [sys.executable, "-m", "app.cli", "dicomweb", "watch", "--url", archive.url, "--state", str(state)]
         command += ["--allow-host", "127.0.0.1", "--poll", "0.2", "--device", "cpu", "--metrics-port", "0"]
         self.process = subprocess.Popen(
@@ -95,7 +98,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RunningWatcher]]:
     """Starts watchers, and ends those that are left."""
     running: list[RunningWatcher] = []
 
-    def started(archive: Orthanc, *flags: str) -> RunningWatcher:
+    def started(archive: Orthanc | Server, *flags: str) -> RunningWatcher:
         running.append(RunningWatcher(archive, tmp_path / "watch.json", *flags))
         return running[-1]
 
@@ -129,6 +132,16 @@ def has_read(watcher: RunningWatcher, change: int) -> None:
             return
         deadline.wait(0.1)
     raise AssertionError(f"the watcher has not read change {change}: {watcher.log}")
+
+
+def polls_once_more(watcher: RunningWatcher) -> None:
+    """Wait until the watcher has looked at the archive as it now is."""
+    deadline, since = threading.Event(), time.time()
+    for _ in range(10 * WAIT_SECONDS):
+        if watcher.metrics()["tessera_watch_last_poll_timestamp_seconds"] > since + 0.5:
+            return
+        deadline.wait(0.1)
+    raise AssertionError(f"the watcher does not look at the archive: {watcher.log}")
 
 
 def results(archive: Orthanc) -> list[str]:
@@ -223,6 +236,48 @@ def test_an_archive_that_is_down_is_waited_for(start, tmp_path):
         assert len(results(archive)) == 2 * LEVELS
     finally:
         archive.stop()
+
+
+@pytest.mark.parametrize("watching", [True, False], ids=["with the watcher running", "with the watcher stopped"])
+def test_a_slide_that_arrives_right_before_the_archive_is_restarted_is_answered(start, tmp_path, watching):
+    """Orthanc then never writes that it is stable."""
+    with running_orthanc(tmp_path / "orthanc", StableAge=600) as archive:
+        watcher = start(archive)
+        watcher.wait_for("watching")
+        archive.send(write_slide(tmp_path / "slide", cmu1(600, 500), name="first"))
+        polls_once_more(watcher)
+        if not watching:
+            assert watcher.stop() == 0
+        archive.stop()
+        archive.start()
+        archive.send(write_slide(tmp_path / "slide", cmu1(500, 600), name="later"))
+        if not watching:
+            watcher = start(archive)
+        watcher.wait_for("series answered")
+        assert watcher.stop() == 0
+        kinds = [change["ChangeType"] for change in httpx.get(f"{archive.url}/changes?limit=1000").json()["Changes"]]
+        assert "StableSeries" not in kinds
+        assert len(results(archive)) == LEVELS
+        held = json.loads((tmp_path / "watch.json").read_text())["last_change"]
+        assert kinds[held:].count("NewSeries") == 2, "the slide that still arrives, and the first one's result"
+
+
+def test_a_stop_does_not_wait_for_an_archive_that_says_nothing(start):
+    asked, over = threading.Event(), threading.Event()
+
+    def answer(_: BaseHTTPRequestHandler) -> None:
+        asked.set()
+        over.wait(2 * WAIT_SECONDS)
+
+    with serving(answer) as silent:
+        watcher = start(silent, "--timeout", str(2 * WAIT_SECONDS))
+        try:
+            assert asked.wait(WAIT_SECONDS)
+            assert watcher.stop() == 0
+        finally:
+            over.set()
+        assert watcher.messages()[-1] == "stopped"
+        assert len(silent.seen) == 1
 
 
 def test_a_slide_that_cannot_be_read_does_not_hold_up_the_next(archive, start, tmp_path):

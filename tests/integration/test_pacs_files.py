@@ -1,9 +1,11 @@
 """What the compose profile `pacs` is made of, as far as it can be seen without Docker."""
 
+import base64
 import json
 import re
 import subprocess
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -72,6 +74,49 @@ def test_the_archive_itself_lets_the_watcher_store(archive: Orthanc) -> None:
 @pytest.mark.parametrize("path", ["/system", "/instances", "/tools/find", "/dicom-web/../system", "/changes"])
 def test_orthancs_own_api_is_not_behind_nginx(nginx: Nginx, path: str) -> None:
     assert httpx.get(nginx.url + path, auth=WATCHER).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/dicom-web/../system",
+        "/dicom-web/%2e%2e/system",
+        "/dicom-web/..%2fsystem",
+        "/dicom-web/..%5csystem",
+        "/dicom-web/..%5Csystem?x=1",
+        "/dicom-web/..\\system",
+        "/dicom-web/studies/..%5c..%5c..%5csystem",
+        "/dicom-web/%2e%2e%5csystem",
+        "/dicom-web/..;/system",
+        "/dicom-web/..%00/system",
+        "/dicom-web/..%255csystem",
+        "/dicom-web%5c..%5csystem",
+        "/dicom-web/..//system",
+        "/dicom-web/x/../../system",
+    ],
+)
+def test_no_way_of_writing_a_path_leads_from_dicomweb_to_orthancs_own_api(nginx: Nginx, path: str) -> None:
+    """As it is: httpx would put a path in order before it is sent."""
+    where = urlsplit(nginx.url)
+    credentials = base64.b64encode(":".join(WATCHER).encode()).decode()
+    connection = HTTPConnection(str(where.hostname), int(where.port or 0), timeout=10)
+    try:
+        connection.putrequest("GET", path)
+        connection.putheader("Authorization", f"Basic {credentials}")
+        connection.endheaders()
+        answer = connection.getresponse()
+        body = answer.read()
+    finally:
+        connection.close()
+    assert answer.status in {400, 404}
+    assert b"ApiVersion" not in body
+
+
+@pytest.mark.parametrize(
+    "path", ["studies?00100020=a%5Cb&includefield=00080020,00080050", "studies?PatientName=M%C3%BCller%5E%2A"]
+)
+def test_a_search_may_hold_any_character(nginx: Nginx, path: str) -> None:
+    assert httpx.get(f"{nginx.url}/dicom-web/{path}", auth=READER).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/main.js", "/dicom-web/studies", "/nothing"])

@@ -50,6 +50,11 @@ def test_the_alerts_speak_of_metrics_and_outcomes_that_there_are() -> None:
 
 
 def test_the_watcher_has_time_to_finish_what_it_has_begun_at_the_archive() -> None:
-    tries = 2
     grace_seconds = float(watcher()["stop_grace_period"].removesuffix("s"))
-    assert grace_seconds > tries * float(ArchiveSettings.model_fields["timeout"].default)
+    assert grace_seconds > 2 * float(ArchiveSettings.model_fields["timeout"].default), "half of it to send the result"
+
+
+def test_a_watcher_that_is_stuck_is_told_by_its_progress_not_by_its_polls() -> None:
+    """A watcher that reads the log again and again, and gets no further, polls."""
+    [stuck] = [rule for rule in alerts() if rule["alert"] == "TesseraWatcherStuck"]
+    assert "tessera_watch_last_progress_timestamp_seconds" in stuck["expr"]

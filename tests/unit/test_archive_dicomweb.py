@@ -50,12 +50,61 @@ def test_a_result_that_is_not_stored_although_the_request_succeeds_is_refused():
         with_archive(answer, lambda archive: archive.store([result()]))
 
 
+def names(*uids: str) -> bytes:
+    """Return the answer that these instances are stored (PS3.18, section 10.5.3)."""
+    stored = [{"00081155": {"vr": "UI", "Value": [uid]}} for uid in uids]
+    return json.dumps({"00081199": {"vr": "SQ", "Value": stored}}).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        sends(202),
+        sends(200, b"<html>Log in</html>", Content_Type="text/html"),
+        sends(200, b"{}", **DICOM_JSON),
+        sends(200, names("1.2.3"), **DICOM_JSON),
+        sends(200, names(), **DICOM_JSON),
+    ],
+)
+def test_a_result_that_is_not_said_to_be_stored_is_not(answer):
+    with pytest.raises(ArchiveRefused, match="does not say that it has stored") as refused:
+        with_archive(answer, lambda archive: archive.store([result()]))
+    assert UID not in str(refused.value)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"00081199": {"vr": "SQ", "Value": [{}]}}', b""])
+def test_an_answer_to_a_result_that_cannot_be_read_is_refused(body):
+    with pytest.raises(ArchiveRefused):
+        with_archive(sends(200, body, **DICOM_JSON), lambda archive: archive.store([result()]))
+
+
+def test_a_result_that_the_archive_stored_in_part_is_refused():
+    levels = [result(), result()]
+    levels[1].SOPInstanceUID = levels[1].file_meta.MediaStorageSOPInstanceUID = f"{UID}.9.2"
+    answer = sends(200, names(levels[0].SOPInstanceUID), **DICOM_JSON)
+    with pytest.raises(ArchiveRefused, match="does not say"):
+        with_archive(answer, lambda archive: archive.store(levels))
+
+
+@pytest.mark.parametrize("status", [302, 303, 307])
+def test_a_page_to_log_in_has_not_stored_a_result(status):
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if handler.path == "/login":
+            sends(200, b"{}", **DICOM_JSON)(handler)
+        else:
+            sends(status, Location="/login")(handler)
+
+    with pytest.raises(ArchiveRefused, match="redirects"):
+        with_archive(answer, lambda archive: archive.store([result()]))
+
+
 def test_all_instances_go_in_one_request_in_their_order():
     bodies: list[bytes] = []
     levels = [result(), result()]
     for dataset, uid in zip(levels, (f"{UID}.9.1", f"{UID}.9.2"), strict=True):
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
-    with serving(sends(200, b"{}", **DICOM_JSON)) as server, ArchiveSession(server.url, LOCAL) as session:
+    stored = names(f"{UID}.9.2", f"{UID}.9.1", "1.2.3")
+    with serving(sends(200, stored, **DICOM_JSON)) as server, ArchiveSession(server.url, LOCAL) as session:
         session.hooks["response"].append(lambda response, **_: bodies.append(response.request.body))
         Archive(server.url, session).store(levels)
     [body] = bodies

@@ -3,6 +3,7 @@
 import base64
 import subprocess
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,7 @@ import requests
 from pydantic import SecretStr
 from urllib3 import HTTPResponse
 
-from app.errors import ArchiveDenied, ArchiveNotAllowed, ArchiveUnavailable
+from app.errors import ArchiveDenied, ArchiveNotAllowed, ArchiveRefused, ArchiveUnavailable
 from app.interop import archive_http
 from app.interop.archive_http import ArchiveAccess, ArchiveSession, checked_address
 from tests.orthanc import free_port
@@ -56,6 +57,7 @@ def test_addresses_on_the_list_are_allowed(url):
         ("https://archive.example/dicom-web?study=1", "must be one of http or https"),
         ("https://archive.example:port/", "is not a URL"),
         ("https://[archive.example/", "is not a URL"),
+        ("https://bücher.example/", "name in ASCII"),
     ],
 )
 def test_any_other_address_is_refused_before_anything_is_sent(url, message):
@@ -92,6 +94,15 @@ def test_a_redirect_within_the_archive_is_followed():
         assert get(archive.url, at="/old") == b"here"
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_of_what_is_to_be_stored_is_not_followed(status):
+    """After 301 to 303 it would become a GET, whose answer says nothing of what is stored."""
+    with serving(sends(status, b"<html>", Location="/login")) as archive, ArchiveSession(archive.url, LOCAL) as session:
+        with pytest.raises(ArchiveRefused, match="redirects what is to be stored"):
+            session.post(f"{archive.url}/studies", b"instance")
+        assert [path for path, _ in archive.seen] == ["/studies"]
+
+
 def test_a_session_reaches_no_other_address_whoever_asks():
     with serving(sends(200)) as other, ArchiveSession("http://127.0.0.1:1", LOCAL) as session:
         with pytest.raises(ArchiveUnavailable, match="another address"):
@@ -104,6 +115,14 @@ def test_a_user_name_and_password_go_to_the_archive():
     with serving(sends(200)) as archive:
         get(archive.url, access)
         assert base64.b64decode(archive.seen[0][1]["Authorization"].removeprefix("Basic ")) == b"reader:word"
+
+
+def test_a_user_name_and_password_go_as_utf8():
+    access = ArchiveAccess(LOCAL.hosts, username="jürgen", password=SecretStr("pä€"))
+    with serving(sends(200)) as archive:
+        get(archive.url, access)
+        sent = base64.b64decode(archive.seen[0][1]["Authorization"].removeprefix("Basic "))
+        assert sent.decode() == "jürgen:pä€"
 
 
 def test_secrets_are_not_shown():
@@ -142,7 +161,7 @@ def test_denied_access_is_told_from_other_failures(status):
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_an_archive_that_says_not_now_is_asked_again_and_then_unavailable(status, monkeypatch):
-    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda _: None)
+    monkeypatch.setattr(archive_http, "_PAUSES_SECONDS", (0.0, 0.0, 0.0))
     with serving(sends(status)) as archive:
         with pytest.raises(ArchiveUnavailable, match=str(status)):
             get(archive.url)
@@ -155,13 +174,13 @@ def test_other_statuses_are_left_to_the_caller():
 
 
 def test_an_archive_that_is_not_there_is_unavailable(monkeypatch):
-    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda _: None)
+    monkeypatch.setattr(archive_http, "_PAUSES_SECONDS", (0.0, 0.0, 0.0))
     with pytest.raises(ArchiveUnavailable, match="cannot be reached"):
         get(f"http://127.0.0.1:{free_port()}")
 
 
 def test_an_archive_that_says_nothing_is_given_up_in_time(monkeypatch):
-    monkeypatch.setattr("urllib3.util.retry.time.sleep", lambda _: None)
+    monkeypatch.setattr(archive_http, "_PAUSES_SECONDS", (0.0, 0.0, 0.0))
     heard = threading.Event()
     with serving(lambda _: heard.wait(30) and None) as archive:
         try:
@@ -169,6 +188,112 @@ def test_an_archive_that_says_nothing_is_given_up_in_time(monkeypatch):
                 get(archive.url, ArchiveAccess(LOCAL.hosts, timeout_seconds=0.2))
         finally:
             heard.set()
+        assert len(archive.seen) == 1, "another try would take as long"
+
+
+def pours(head: bytes, drop: bytes, pause_seconds: float = 0) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Return what answers with `head` and then with drop after drop, until nobody listens any more."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        try:
+            handler.wfile.write(head)
+            while True:
+                handler.wfile.write(drop)
+                threading.Event().wait(pause_seconds)
+        except ConnectionError:
+            pass
+
+    return answer
+
+
+def test_what_comes_with_an_archive_that_does_not_answer_now_is_not_read_to_its_end(monkeypatch):
+    monkeypatch.setattr(archive_http, "_PAUSES_SECONDS", (0.0,))
+    with serving(pours(b"HTTP/1.1 503 Busy\r\n\r\n", b"x" * 65536)) as archive:
+        with pytest.raises(ArchiveUnavailable, match="503"):
+            get(archive.url)
+        assert len(archive.seen) == 2
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nX-Name: "])
+def test_a_head_that_drips_is_given_up_in_time(head):
+    access = ArchiveAccess(LOCAL.hosts, timeout_seconds=0.3)
+    with serving(pours(head, b"x", 0.02)) as archive:
+        with pytest.raises(ArchiveUnavailable, match="--timeout"):
+            get(archive.url, access)
+        assert len(archive.seen) == 1
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"])
+def test_a_body_that_drips_is_given_up_in_time(monkeypatch, head):
+    monkeypatch.setattr(archive_http, "_MOST_TIMEOUTS", 2)
+    access = ArchiveAccess(LOCAL.hosts, timeout_seconds=0.2)
+    with serving(pours(head, b"x", 0.02)) as archive, pytest.raises(ArchiveUnavailable, match=r"more than 0\.4 s"):
+        get(archive.url, access)
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_a_session_that_is_closed_ends_what_reads_wait_for(head):
+    asked, over = threading.Event(), threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(head)
+        asked.set()
+        over.wait(60)
+
+    with serving(answer) as archive:
+        session = ArchiveSession(archive.url, ArchiveAccess(LOCAL.hosts, timeout_seconds=60))
+        failures: list[Exception] = []
+
+        def read() -> None:
+            try:
+                session.get(archive.url)
+            except ArchiveUnavailable as error:
+                failures.append(error)
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        assert asked.wait(10)
+        session.close()
+        reading.join(20)
+        over.set()
+        reading.join()
+        assert len(failures) == 1
+        assert len(archive.seen) == 1
+        with pytest.raises(ArchiveUnavailable):
+            session.get(archive.url)
+        assert len(archive.seen) == 1
+
+
+def test_a_body_that_nobody_reads_on_ends_with_the_session_without_a_word():
+    with serving(pours(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 1000)) as archive:
+        session = ArchiveSession(archive.url, LOCAL)
+        response = session.get(archive.url, stream=True)
+        chunks = response.iter_content(10)
+        next(chunks)
+        session.close()
+        chunks.close()
+        response.close()
+
+
+def test_what_is_being_stored_is_waited_for_by_a_session_that_is_closed():
+    asked, closed = threading.Event(), threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.set()
+        closed.wait(60)
+        sends(200, b"stored")(handler)
+
+    with serving(answer) as archive:
+        session = ArchiveSession(archive.url, ArchiveAccess(LOCAL.hosts, timeout_seconds=60))
+        answers: list[bytes] = []
+        storing = threading.Thread(target=lambda: answers.append(session.post(archive.url, b"instance").content))
+        storing.start()
+        assert asked.wait(10)
+        session.close()
+        closed.set()
+        storing.join()
+        assert answers == [b"stored"]
 
 
 def test_every_request_has_a_timeout(monkeypatch):
@@ -205,14 +330,16 @@ def test_an_answer_that_breaks_off_is_no_answer():
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate and its key."""
-    path = tmp_path_factory.mktemp("tls") / "archive.pem"
+    return signed(tmp_path_factory.mktemp("tls") / "archive.pem", days=2)
+
+
+def signed(path: Path, days: int) -> Path:
+    """Write a certificate of 127.0.0.1's, beside it and behind its key; return `path`."""
     names = ["-subj", "/CN=archive", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = [program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    subprocess.run(
-        [*command, "-nodes", "-days", "2", *names, "-keyout", str(path), "-out", f"{path}.crt"],
-        check=True,
-        capture_output=True,
-    )
+    key = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(path)]
+    sign = ["x509", "-req", "-in", f"{path}.csr", "-signkey", str(path), "-copy_extensions", "copy"]
+    for command in [[*key, *names, "-out", f"{path}.csr"], [*sign, "-days", str(days), "-out", f"{path}.crt"]]:
+        subprocess.run([program("openssl"), *command], check=True, capture_output=True)
     with path.open("ab") as file:
         file.write(Path(f"{path}.crt").read_bytes())
     return path
@@ -228,6 +355,31 @@ def test_certificates_are_verified_and_an_authority_can_be_named(certificate, mo
         assert archive.seen == []
         trusting = ArchiveAccess(LOCAL.hosts, ca_bundle=Path(f"{certificate}.crt"))
         assert get(archive.url, trusting) == b"trusted"
+
+
+def test_a_certificate_that_has_expired_is_told(tmp_path):
+    expired = signed(tmp_path / "expired.pem", days=-1)
+    tls = SSLContext(PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(expired)
+    trusting = ArchiveAccess(LOCAL.hosts, ca_bundle=Path(f"{expired}.crt"))
+    with serving(sends(200), tls) as archive, pytest.raises(ArchiveUnavailable, match="has expired; its administrator"):
+        get(archive.url, trusting)
+
+
+def test_a_certificate_of_another_host_is_told(certificate):
+    tls = SSLContext(PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    trusting = ArchiveAccess(frozenset({"localhost"}), ca_bundle=Path(f"{certificate}.crt"))
+    with serving(sends(200), tls) as archive, pytest.raises(ArchiveUnavailable, match="is for another host; --url"):
+        get(archive.url.replace("127.0.0.1", "localhost"), trusting)
+
+
+def test_a_head_that_drips_over_tls_is_given_up_in_time(certificate):
+    tls = SSLContext(PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    access = ArchiveAccess(LOCAL.hosts, ca_bundle=Path(f"{certificate}.crt"), timeout_seconds=0.3)
+    with serving(pours(b"", b"x", 0.02), tls) as archive, pytest.raises(ArchiveUnavailable, match="--timeout"):
+        get(archive.url, access)
 
 
 def test_an_archive_without_tls_is_told_from_one_that_is_not_trusted():

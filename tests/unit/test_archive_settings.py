@@ -1,12 +1,17 @@
 """Settings and options of `tessera dicomweb`."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from prometheus_client import CollectorRegistry
 
 from app.cli import archive, main
-from app.settings import ArchiveSettings, unknown_variables
+from app.segmentation.bookmark import Bookmark
+from app.segmentation.workers import Workers
+from app.settings import ArchiveSettings, Settings, unknown_variables
+from app.telemetry.metrics import Metrics
 
 SEGMENT = ["dicomweb", "segment", "--url", "http://127.0.0.1:1", "--study", "1.2", "--series", "1.3"]
 WATCH = ["dicomweb", "watch", "--url", "http://127.0.0.1:1"]
@@ -34,7 +39,16 @@ def test_nothing_is_allowed_by_default():
         ({"PASSWORD": "a"}, "come together"),
         ({"USERNAME": "a", "PASSWORD": "b", "TOKEN": "c"}, "not both"),
         ({"CA_BUNDLE": "/missing.pem"}, "no file of certificates"),
+        ({"CA_BUNDLE": __file__}, "no file of certificates in PEM"),
+        ({"CA_BUNDLE": "/tmp"}, "no file of certificates in PEM"),
         ({"TIMEOUT": "0"}, "TESSERA_DICOMWEB_TIMEOUT"),
+        ({"TOKEN": ""}, "TESSERA_DICOMWEB_TOKEN must be"),
+        ({"TOKEN": "hush\n"}, "TESSERA_DICOMWEB_TOKEN must be"),
+        ({"TOKEN": "hush€"}, "TESSERA_DICOMWEB_TOKEN must be"),
+        ({"TOKEN": "hush hush"}, "TESSERA_DICOMWEB_TOKEN must be"),
+        ({"USERNAME": "a:b", "PASSWORD": "hush"}, "TESSERA_DICOMWEB_USERNAME must not hold a colon"),
+        ({"USERNAME": "a\n", "PASSWORD": "hush"}, "TESSERA_DICOMWEB_USERNAME must not hold"),
+        ({"USERNAME": "a", "PASSWORD": "hush\n"}, "TESSERA_DICOMWEB_PASSWORD must not hold"),
     ],
 )
 def test_settings_that_make_no_sense_are_named_and_secrets_are_not(monkeypatch, variables, message):
@@ -44,6 +58,7 @@ def test_settings_that_make_no_sense_are_named_and_secrets_are_not(monkeypatch, 
     assert result.exit_code == 2
     assert message in result.output
     assert result.output.count("\n") == 1
+    assert "hush" not in result.output
 
 
 def test_secrets_are_not_shown(monkeypatch):
@@ -71,16 +86,45 @@ def test_what_is_no_uid_is_refused_before_anything_is_sent(uid):
     assert "not a DICOM UID" in result.output
 
 
-@pytest.mark.parametrize(("package", "extra"), [("wsidicom", "slides"), ("dicomweb_client", "slides")])
-def test_a_missing_extra_is_named(monkeypatch, package, extra):
+@pytest.mark.parametrize("package", ["wsidicom", "dicomweb_client", "pydicom", "highdicom"])
+def test_the_extras_are_named_together_whichever_is_missing(monkeypatch, package):
     monkeypatch.setattr(archive, "find_spec", lambda name: None if name == package else object())
     for command in (SEGMENT, WATCH):
         result = run(*command, "--allow-host", "127.0.0.1")
         assert result.exit_code == 1
-        assert (
-            result.output
-            == f"Error: an archive needs the extra '{extra}': in tessera's folder, pip install '.[{extra}]'\n"
-        )
+        assert result.output.startswith("Error: an archive needs the extra 'slides,dicom': ")
+        assert result.output.count("\n") == 1
+
+
+def test_the_session_is_closed_before_the_threads_that_read_through_it_are_waited_for(monkeypatch):
+    closed = []
+
+    async def close(_: Workers) -> None:
+        closed.append("workers")
+
+    monkeypatch.setattr("app.segmentation.workers.Workers.close", close)
+    given = archive.Given(Settings(device="cpu", cores=1), ArchiveSettings(hosts="127.0.0.1"), None, 1)
+    session = archive.archive_session("http://127.0.0.1:1", given.archive)
+    monkeypatch.setattr(session, "close", lambda: closed.append("session"))
+
+    async def run() -> None:
+        async with archive.slide_segmentation("http://127.0.0.1:1", session, given, Metrics(CollectorRegistry())):
+            pass
+
+    asyncio.run(run())
+    assert closed == ["session", "workers"]
+
+
+def test_the_state_of_another_archive_and_of_another_watcher_is_left_alone(tmp_path: Path):
+    path = tmp_path / "state.json"
+    with Bookmark(path, "http://127.0.0.1:2") as bookmark:
+        bookmark.move(7)
+        taken = run(*WATCH, "--allow-host", "127.0.0.1", "--state", path)
+    other = run(*WATCH, "--allow-host", "127.0.0.1", "--state", path)
+    for result, message in [(taken, "another watcher uses"), (other, "bookmark of another archive")]:
+        assert result.exit_code == 1
+        assert message in result.output
+        assert result.output.count("\n") == 1
 
 
 def test_a_state_file_that_cannot_be_kept_is_said_at_the_start(tmp_path: Path):

@@ -1,8 +1,10 @@
 """The watcher's decisions, over an archive that does as it is told."""
 
 import asyncio
+import errno
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -22,8 +24,9 @@ from app.errors import (
     StartupError,
 )
 from app.interop.orthanc import Changes, SeriesOfStudy
+from app.segmentation.backoff import Backoff
 from app.segmentation.bookmark import Bookmark
-from app.segmentation.watch import PAGE, Backoff, Outcome, Watcher
+from app.segmentation.watch import ARCHIVE_TRIES, PAGE, Outcome, Watcher
 from app.telemetry.watching import WatchMetrics
 
 POLL_SECONDS = 1000.0
@@ -38,12 +41,22 @@ class Archive:
     def __init__(self) -> None:
         self.log: list[dict[str, Any]] = []
         self.modalities: dict[str, str] = {}
+        self.unstable: set[str] = set()
         self.failures: list[Exception] = []
         self.asked_since: list[int] = []
 
     def arrives(self, name: str, modality: str = "SM") -> None:
+        self.begins(name, modality)
+        self.unstable.remove(name)
+        self.logs(name, "StableSeries", "StableStudy")
+
+    def begins(self, name: str, modality: str = "SM") -> None:
         self.modalities[name] = modality
-        for kind in ("NewInstance", "NewSeries", "StableSeries", "StableStudy"):
+        self.unstable.add(name)
+        self.logs(name, "NewInstance", "NewSeries")
+
+    def logs(self, name: str, *kinds: str) -> None:
+        for kind in kinds:
             self.log.append({"Seq": len(self.log) + 1, "ChangeType": kind, "ID": name})
 
     def changes(self, since: int, limit: int) -> Changes:
@@ -62,7 +75,12 @@ class Archive:
     def series(self, resource: str) -> SeriesOfStudy | None:
         if resource not in self.modalities:
             return None
-        return SeriesOfStudy(modality=self.modalities[resource], study_uid=UID, series_uid=resource)
+        return SeriesOfStudy(
+            modality=self.modalities[resource],
+            study_uid=UID,
+            series_uid=resource,
+            is_stable=resource not in self.unstable,
+        )
 
 
 class Slides:
@@ -98,16 +116,22 @@ class Watch:
         self.metrics = WatchMetrics(self.registry)
         self.waits: list[float] = []
 
-    def run(self, skip_existing: bool = False) -> None:
-        async def wait(seconds: float) -> None:
-            if seconds == POLL_SECONDS:
-                raise asyncio.CancelledError
-            self.waits.append(seconds)
+    def run(self, skip_existing: bool = False, polls: int = 1) -> None:
+        left = polls
 
-        bookmark = Bookmark(self.path, "http://archive")
-        watcher = Watcher(self.archive, self.slides, bookmark, self.metrics, POLL_SECONDS, 3, skip_existing, wait)
-        with pytest.raises(asyncio.CancelledError):
-            asyncio.run(watcher.run())
+        async def wait(seconds: float) -> None:
+            nonlocal left
+            left -= seconds == POLL_SECONDS
+            if not left:
+                raise asyncio.CancelledError
+            if seconds != POLL_SECONDS:
+                self.waits.append(seconds)
+                assert len(self.waits) < 1000, "it never ends"
+
+        with Bookmark(self.path, "http://archive") as bookmark:
+            watcher = Watcher(self.archive, self.slides, bookmark, self.metrics, POLL_SECONDS, 3, skip_existing, wait)
+            with pytest.raises(asyncio.CancelledError):
+                asyncio.run(watcher.run())
 
     def outcomes(self) -> dict[str, float]:
         [family] = [family for family in self.registry.collect() if family.name == "tessera_watch_series"]
@@ -133,7 +157,7 @@ def test_each_slide_is_answered_once(watch):
     watch.run()
     assert watch.slides.tried == ["a", "b"]
     assert len(watch.slides.stored) == 2
-    assert watch.state() == {"archive": "http://archive", "last_change": 8, "tries": 0}
+    assert watch.state() == {"archive": "http://archive", "last_change": 8, "tries": 0, "archive_failures": 0}
     assert watch.registry.get_sample_value("tessera_watch_last_change") == 8
 
 
@@ -185,7 +209,8 @@ def test_nothing_is_skipped_at_a_later_start(watch):
 def test_an_archive_that_is_down_at_the_first_start_is_skipped_as_far_as_it_is_once_it_answers(watch):
     """Also where the watcher was stopped before: a bookmark that has not moved is still new."""
     watch.archive.arrives("old")
-    Bookmark(watch.path, "http://archive")
+    with Bookmark(watch.path, "http://archive"):
+        pass
     watch.archive.failures = [ArchiveUnavailable("down")] * 3
     watch.run(skip_existing=True)
     watch.archive.arrives("new")
@@ -208,7 +233,7 @@ def test_a_long_log_is_read_page_by_page_without_a_wait(watch):
     watch.run()
     assert watch.slides.tried == ["slide"]
     assert watch.waits == []
-    assert len(watch.archive.asked_since) == 5
+    assert watch.archive.asked_since == [0, PAGE, 2 * PAGE, 3 * PAGE, 4 * PAGE, 4 * PAGE + 3]
 
 
 @pytest.mark.parametrize("error", [ArchiveUnavailable("down"), ArchiveDenied("no"), ArchiveRefused("what?")])
@@ -222,14 +247,172 @@ def test_an_archive_that_fails_is_waited_out(watch, error):
 
 
 @pytest.mark.parametrize("error", [ArchiveUnavailable("down"), ArchiveDenied("no")])
-def test_a_failure_of_the_archive_is_never_held_against_a_slide(watch, error):
+def test_an_archive_that_goes_down_at_a_slide_for_long_does_not_cost_it_its_result(watch, error):
     watch.archive.arrives("a")
-    watch.slides.answers["a"] = [error] * 10
-    watch.slides.refusals = [error] * 10
+
+    async def goes_down(study_uid: str, series_uid: str) -> Any:
+        watch.archive.failures = [error] * 3 * ARCHIVE_TRIES
+        del watch.slides.segment
+        raise error
+
+    watch.slides.segment = goes_down
     watch.run()
     assert watch.outcomes() == {"answered": 1}
-    assert len(watch.slides.stored) == 1
-    assert watch.registry.get_sample_value("tessera_watch_failures_total", {"error": type(error).__name__}) == 20
+    assert len(watch.waits) == 1 + 3 * ARCHIVE_TRIES
+    assert watch.state()["archive_failures"] == 0
+
+
+@pytest.mark.parametrize("error", [ArchiveUnavailable("504 for this one"), ArchiveDenied("403 for this one")])
+@pytest.mark.parametrize("where", ["read", "stored"])
+def test_a_slide_at_which_the_archive_fails_is_given_up_in_the_end_and_the_next_one_answered(watch, error, where):
+    for name in ("a", "b"):
+        watch.archive.arrives(name)
+    if where == "read":
+        watch.slides.answers["a"] = [error] * 1000
+    else:
+        watch.slides.refusals = [error] * ARCHIVE_TRIES
+    watch.run()
+    assert watch.slides.tried == ["a"] * ARCHIVE_TRIES + ["b"]
+    assert watch.outcomes() == {"given up": 1, "answered": 1}
+    assert len(watch.waits) == ARCHIVE_TRIES - 1
+    assert watch.waits[-1] >= 128, "each longer than the one before"
+    failed = watch.registry.get_sample_value("tessera_watch_failures_total", {"error": type(error).__name__})
+    assert failed == ARCHIVE_TRIES
+
+
+def test_failures_of_the_archive_are_counted_across_restarts_and_apart_from_the_slides_own(watch):
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = [ArchiveUnavailable("down")] * 5 + [asyncio.CancelledError()]
+    watch.run()
+    assert watch.state() == {"archive": "http://archive", "last_change": 2, "tries": 0, "archive_failures": 5}
+    watch.slides.answers["a"] = [SlideUnreadable("a blip")] * 2 + [ArchiveUnavailable("down")] * (ARCHIVE_TRIES - 6)
+    watch.run()
+    assert watch.outcomes() == {"answered": 1}
+
+
+def test_progress_is_a_change_done_with_or_nothing_to_do(watch, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("prometheus_client.metrics.time.time", lambda: now[0])
+
+    async def fails(study_uid: str, series_uid: str) -> Any:
+        now[0] += 60
+        if now[0] < 1400:
+            raise ArchiveUnavailable("down")
+        raise asyncio.CancelledError
+
+    def progress() -> float | None:
+        return watch.registry.get_sample_value("tessera_watch_last_progress_timestamp_seconds")
+
+    watch.slides.segment = fails
+    watch.archive.failures = [ArchiveUnavailable("down")]
+    watch.archive.arrives("a")
+    watch.run()
+    assert progress() == 1000, "stuck since, although the log was read"
+    assert watch.registry.get_sample_value("tessera_watch_last_poll_timestamp_seconds") == 1360
+    del watch.slides.segment
+    watch.run()
+    assert progress() == now[0]
+    now[0] = 5000
+    watch.run()
+    assert progress() == 5000, "nothing to do"
+
+
+def test_a_series_that_became_stable_while_the_archive_was_restarted_is_answered(watch):
+    """Its log then never says so."""
+    watch.archive.begins("a")
+    watch.run()
+    assert watch.slides.tried == []
+    watch.archive.unstable.clear()
+    watch.archive.arrives("b")
+    watch.run()
+    assert watch.slides.tried == ["a", "b"]
+    assert watch.outcomes() == {"answered": 2}
+
+
+def test_the_log_is_read_no_further_than_to_a_slide_that_still_arrives_and_all_are_answered_in_the_end(watch):
+    watch.archive.begins("a")
+    watch.archive.arrives("b")
+    watch.run()
+    assert watch.slides.tried == []
+    assert (watch.state()["last_change"], watch.state()["tries"]) == (1, 0)
+    watch.archive.unstable.clear()
+    watch.archive.logs("a", "StableSeries")
+    watch.run()
+    assert watch.slides.tried == ["b", "a"]
+    assert watch.outcomes() == {"answered": 2}
+
+
+def test_a_slide_that_arrives_without_end_does_not_hold_up_the_others_for_long(watch):
+    watch.archive.begins("endless")
+    watch.archive.arrives("a")
+    watch.run(polls=2)
+    assert watch.slides.tried == ["a"]
+    watch.archive.unstable.clear()
+    watch.archive.logs("endless", "StableSeries")
+    watch.run()
+    assert watch.slides.tried == ["a", "endless"]
+    assert watch.outcomes() == {"answered": 2}
+
+
+def test_a_series_of_another_kind_that_still_arrives_holds_up_nothing(watch):
+    watch.archive.begins("ct", "CT")
+    watch.archive.arrives("a")
+    watch.run()
+    assert watch.slides.tried == ["a"]
+
+
+def test_the_series_itself_failing_to_be_found_counts_too(watch, monkeypatch):
+    """As where the archive answers 504 for it alone."""
+    watch.archive.arrives("a")
+    watch.archive.arrives("b")
+    found = watch.archive.series
+
+    def series(resource: str) -> SeriesOfStudy | None:
+        if resource == "a":
+            raise ArchiveUnavailable("504")
+        return found(resource)
+
+    monkeypatch.setattr(watch.archive, "series", series)
+    watch.run()
+    assert watch.outcomes() == {"given up": 1, "answered": 1}
+
+
+@pytest.mark.parametrize("fails_at", range(1, 9))
+def test_no_slide_is_passed_over_while_the_state_cannot_be_written(watch, monkeypatch, fails_at):
+    """A full disk: from some write on, four in a row fail."""
+    for name in ("a", "b"):
+        watch.archive.arrives(name)
+    writes = 0
+    really = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        nonlocal writes
+        writes += 1
+        if fails_at < writes <= fails_at + 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        really(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+    watch.run()
+    assert set(watch.slides.tried) == {"a", "b"}
+    assert "given up" not in watch.outcomes()
+    assert sum(watch.outcomes().values()) == 2
+    assert watch.state() == {"archive": "http://archive", "last_change": 8, "tries": 0, "archive_failures": 0}
+
+
+def test_a_stop_is_not_lost_where_the_state_cannot_be_written(watch, monkeypatch, caplog):
+    watch.archive.arrives("a")
+
+    async def is_stopped(study_uid: str, series_uid: str) -> Any:
+        monkeypatch.setattr("os.replace", fails)
+        raise asyncio.CancelledError
+
+    def fails(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    watch.slides.segment = is_stopped
+    watch.run(polls=1000)  # raises CancelledError, and not at a poll
+    assert [record.error for record in caplog.records] == ["OSError"]
 
 
 @pytest.mark.parametrize(
@@ -302,7 +485,7 @@ def test_a_stop_in_the_middle_of_a_slide_stores_nothing_and_counts_no_try(watch)
     watch.slides.answers["a"] = [asyncio.CancelledError()]
     watch.run()
     assert watch.slides.stored == []
-    assert watch.state() == {"archive": "http://archive", "last_change": 2, "tries": 0}
+    assert watch.state() == {"archive": "http://archive", "last_change": 2, "tries": 0, "archive_failures": 0}
     watch.run()
     assert len(watch.slides.stored) == 1
 
@@ -336,11 +519,29 @@ def test_a_success_resets_the_waits(watch):
         assert last >= 16
 
 
-def test_a_bookmark_of_another_archive_begins_at_the_start(tmp_path):
+def test_a_bookmark_of_another_archive_is_refused_and_left_as_it_is(tmp_path):
     path = tmp_path / "state.json"
-    Bookmark(path, "http://one").move(7)
-    assert Bookmark(path, "http://one").last_change == 7
-    assert Bookmark(path, "http://two").last_change == 0
+    with Bookmark(path, "http://one") as bookmark:
+        bookmark.move(7)
+    with pytest.raises(StartupError, match="bookmark of another archive"):
+        Bookmark(path, "http://two")
+    with Bookmark(path, "http://one") as bookmark:
+        assert bookmark.last_change == 7
+
+
+def test_two_watchers_cannot_have_one_bookmark(tmp_path):
+    path = tmp_path / "state.json"
+    with Bookmark(path, "http://one"), pytest.raises(StartupError, match=r"another watcher uses .*state\.json"):
+        Bookmark(path, "http://one")
+    with Bookmark(path, "http://one") as bookmark:
+        bookmark.move(1)
+
+
+def test_a_bookmark_of_an_earlier_release_is_read(tmp_path):
+    path = tmp_path / "state.json"
+    path.write_text('{"archive": "http://one", "last_change": 7, "tries": 1}')
+    with Bookmark(path, "http://one") as bookmark:
+        assert (bookmark.last_change, bookmark.tries, bookmark.archive_failures) == (7, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -361,18 +562,21 @@ def test_a_bookmark_that_cannot_be_kept_is_said_at_the_start(tmp_path):
 
 def test_a_bookmark_is_new_until_it_moves(tmp_path):
     path = tmp_path / "state.json"
-    assert Bookmark(path, "http://one").is_new
-    assert Bookmark(path, "http://one").is_new
-    Bookmark(path, "http://one").move(0)
-    assert not Bookmark(path, "http://one").is_new
-    assert Bookmark(path, "http://two").is_new
+    for _ in range(2):
+        with Bookmark(path, "http://one") as bookmark:
+            assert bookmark.is_new
+    with Bookmark(path, "http://one") as bookmark:
+        bookmark.move(0)
+    with Bookmark(path, "http://one") as bookmark:
+        assert not bookmark.is_new
 
 
 def test_a_bookmark_leaves_no_partial_file(tmp_path):
     path = tmp_path / "state.json"
-    bookmark = Bookmark(path, "http://one")
-    bookmark.begin_try()
-    assert Bookmark(path, "http://one").tries == 1
-    bookmark.forget_try()
-    bookmark.move(3)
-    assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+    with Bookmark(path, "http://one") as bookmark:
+        bookmark.begin_try()
+    with Bookmark(path, "http://one") as bookmark:
+        assert bookmark.tries == 1
+        bookmark.forget_try()
+        bookmark.move(3)
+    assert {file.name for file in tmp_path.iterdir()} == {"state.json", ".state.json.lock"}
