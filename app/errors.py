@@ -123,16 +123,17 @@ class InferenceFailed(TesseraError):
 
 
 class ExtraMissing(TesseraError):
-    """The installation lacks the packages of an extra.
+    """The installation lacks the packages of one or several extras.
 
     Args:
         what: What needs them, as in "DICOM".
-        extra: The extra's name in `pyproject.toml`.
+        extras: Their names in `pyproject.toml`.
     """
 
-    def __init__(self, what: str, extra: str) -> None:
+    def __init__(self, what: str, *extras: str) -> None:
+        named = " and ".join(f"the extra {extra!r}" for extra in extras)
         super().__init__(
-            f"{what} needs the extra {extra!r}: pip install --require-hashes -r requirements/integrations.txt,"
+            f"{what} needs {named}: pip install --require-hashes -r requirements/integrations.txt,"
             " or build the image with EXTRAS=integrations"
         )
 

@@ -89,7 +89,7 @@ def archive_session(url: str, settings: ArchiveSettings) -> "ArchiveSession":
         ExtraMissing: An extra is not installed.
     """
     if any(find_spec(package) is None for package in _PACKAGES):
-        raise ExtraMissing("an archive", "slides,dicom")  # as pip writes several
+        raise ExtraMissing("an archive", "slides", "dicom")
     require_dicom()
     from app.interop.archive_http import ArchiveAccess, ArchiveSession  # noqa: PLC0415
 

@@ -92,7 +92,7 @@ def test_the_extras_are_named_together_whichever_is_missing(monkeypatch, package
     for command in (SEGMENT, WATCH):
         result = run(*command, "--allow-host", "127.0.0.1")
         assert result.exit_code == 1
-        assert result.output.startswith("Error: an archive needs the extra 'slides,dicom': ")
+        assert result.output.startswith("Error: an archive needs the extra 'slides' and the extra 'dicom': ")
         assert result.output.count("\n") == 1
 
 
