@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -21,6 +20,7 @@ from requests.utils import get_environ_proxies
 from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import HTTPError as BodyError
 
+from app.addresses import is_loopback
 from app.errors import ArchiveDenied, ArchiveNotAllowed, ArchiveRefused, ArchiveUnavailable
 from app.interop.archive_waits import CONNECTIONS, Waits
 
@@ -98,14 +98,6 @@ def checked_address(url: str, access: ArchiveAccess) -> SplitResult:
     if scheme == "http" and not access.allow_http and not is_loopback(host):
         raise ArchiveNotAllowed("plain HTTP shows patients' data to the network; use https, or say --allow-http")
     return parts
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is this machine's own."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class ArchiveSession(requests.Session):

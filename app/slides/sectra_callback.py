@@ -8,7 +8,6 @@ used, certificates are verified. Every wait and every answer is bounded.
 of any length, puts slide ids into its errors and knows no tiles; so of that package only the schemas are used.
 """
 
-import ipaddress
 import json
 import re
 import ssl
@@ -20,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 import urllib3
 
+from app.addresses import is_loopback
 from app.errors import ArchiveDenied, ArchiveRefused, ArchiveUnavailable, CallbackRefused
 from app.slides.sectra_connection import AnswerTooSlow, HttpPool, HttpsPool, answered_by
 
@@ -163,16 +163,9 @@ def _checked(url: str, hosts: Iterable[str]) -> tuple[str, str, int, str]:
     allowed = {entry.lower() for entry in hosts}
     if f"{shown}:{port}" not in allowed and not (shown in allowed and port == _PORTS[parts.scheme]):
         raise CallbackRefused("the order's call-back host and port are not in TESSERA_SECTRA_HOSTS")
-    if parts.scheme != "https" and not _is_loopback(host):
+    if parts.scheme != "https" and not is_loopback(host):
         raise CallbackRefused("the order's call-back URL must begin with https://")
     return parts.scheme, host, port, parts.path.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_status(status: int, what: str, wanted: set[int]) -> None:
