@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.api.dependencies import Service
 from app.api.problems import NotAcceptable
+from app.api.uploads import Stated
 from app.imaging.contours import MAX_AREA_CHANGE, MAX_AREA_CHANGE_PX, polygonise
 from app.imaging.paint import DEFAULT_OPACITY, paint_confidence, paint_mask, paint_overlay
 from app.interop import asap, dsa, geojson
@@ -28,10 +29,8 @@ PNG = "image/png"
 View = Literal["mask", "overlay", "confidence"]
 
 
-class Rendering(BaseModel):
-    """How to answer: the query parameters of `/segment`. One that is not known is refused: it may be misspelt."""
-
-    model_config = ConfigDict(extra="forbid")
+class Rendering(Stated):
+    """How to answer, beside what is stated of the upload: the query parameters of `/segment`."""
 
     view: View = Field(
         default="mask",

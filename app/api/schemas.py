@@ -11,6 +11,7 @@ from app.api.renderings import View
 from app.pathology.classes import TissueClass, code
 from app.pathology.manifest import ModelManifest
 from app.segmentation.patch import SegmentedPatch
+from app.segmentation.scale import Source, Unchanged
 
 Share = Annotated[float, Field(ge=0, le=1)]
 _DIGITS = 6
@@ -22,6 +23,23 @@ class ImageInfo(BaseModel):
     width: int = Field(description="Width in px, upright.")
     height: int = Field(description="Height in px, upright.")
     sha256: str = Field(description="SHA-256 digest of the uploaded bytes.")
+
+
+class ScaleInfo(BaseModel):
+    """At which scale the model saw the image. Masks, fractions and polygons are of the image's own pixels always."""
+
+    um_per_px: float | None = Field(description="The image's pixel spacing; null when not known.")
+    source: Source | None = Field(
+        description="Who said so: the request's mpp, or the DICOM header; null when nobody did."
+    )
+    model_um_per_px: float | None = Field(description="What the model was trained at; null when not known.")
+    factor: float = Field(
+        description="Pixels that the model saw in one of the image's, along a side; 1: it saw the image's own."
+    )
+    unchanged: Unchanged | None = Field(
+        description="Why it saw the image's own: one of the two spacings is not known, or they are within 2 %; null"
+        " when the image was rescaled."
+    )
 
 
 class ModelReference(BaseModel):
@@ -63,6 +81,7 @@ class Classification(BaseModel):
     code: str = Field(description="Their letters, as in T+S; empty for none.")
     classes: list[ClassScore]
     image: ImageInfo
+    scale: ScaleInfo
     model: ModelReference
     request_id: str
 
@@ -80,6 +99,7 @@ class Segmentation(BaseModel):
         description="Greyscale PNG, with view=confidence only: the winning class's probability times 255.",
     )
     image: ImageInfo
+    scale: ScaleInfo
     model: ModelReference
     request_id: str
 
@@ -126,6 +146,7 @@ def classification(patch: SegmentedPatch, manifest: ModelManifest, request_id: s
         code=code(patch.labels),
         classes=_scores(patch, manifest),
         image=_image(patch),
+        scale=scale(patch),
         model=_model(manifest),
         request_id=request_id,
     )
@@ -142,8 +163,20 @@ def segmentation(
         classes=[ClassResult(**score.model_dump(), fraction=round(share, _DIGITS)) for score, share in scores],
         **{view: _picture(patch, png) for view, png in pictures.items()},
         image=_image(patch),
+        scale=scale(patch),
         model=_model(manifest),
         request_id=request_id,
+    )
+
+
+def scale(patch: SegmentedPatch) -> ScaleInfo:
+    """Return at which scale the model saw a patch."""
+    return ScaleInfo(
+        um_per_px=patch.scale.um_per_px,
+        source=patch.scale.source,
+        model_um_per_px=patch.scale.model_um_per_px,
+        factor=round(patch.scale.factor, _DIGITS),
+        unchanged=patch.scale.unchanged,
     )
 
 

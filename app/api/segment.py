@@ -13,7 +13,7 @@ from app.api.negotiation import choose
 from app.api.problems import MEDIA_TYPE as PROBLEM
 from app.api.problems import InvalidRequest, Problem, count_rejection, problem_of
 from app.api.renderings import MEDIA_TYPES, Rendering, View, check_uploaded, paint, render
-from app.api.uploads import FORM, PART, UPLOADED
+from app.api.uploads import FORM, PART, UPLOADED, Stated
 from app.errors import TesseraError
 from app.pathology.classes import code
 from app.pathology.manifest import ModelManifest
@@ -79,7 +79,7 @@ async def segment(request: Request, service: ServiceDependency, how: Annotated[R
             return await _rendered(service, images[0], media_type, how)
 
         async def answer(data: bytes) -> schemas.Segmentation:
-            async with service.patches.segmented(data) as patch:
+            async with service.patches.segmented(data, how.mpp) as patch:
                 pictures = await service.patches.encode(partial(_pictures, patch, service.segmenter.manifest, how))
                 return schemas.segmentation(patch, service.segmenter.manifest, _current_id(), pictures)
 
@@ -94,13 +94,13 @@ async def segment(request: Request, service: ServiceDependency, how: Annotated[R
     responses=_PROBLEMS,
     openapi_extra=_BODY,
 )
-async def classify(request: Request, service: ServiceDependency) -> Response:
+async def classify(request: Request, service: ServiceDependency, stated: Annotated[Stated, Query()]) -> Response:
     """Say which tissues one or several H&E patches contain, without masks. Send them as to `/segment`."""
     choose(_accept(request), (JSON,))
     async with uploaded_images(request, service) as images:
 
         async def answer(data: bytes) -> schemas.Classification:
-            async with service.patches.segmented(data) as patch:
+            async with service.patches.segmented(data, stated.mpp) as patch:
                 return schemas.classification(patch, service.segmenter.manifest, _current_id())
 
         if len(images) == 1:
@@ -128,7 +128,7 @@ def _pictures(patch: SegmentedPatch, manifest: ModelManifest, how: Rendering) ->
 
 async def _rendered(service: Service, data: bytes, media_type: str, how: Rendering) -> Response:
     check_uploaded(media_type, data)
-    async with service.patches.segmented(data) as patch:
+    async with service.patches.segmented(data, how.mpp) as patch:
         content = await render(service, media_type, data, patch, how)
         return Response(content, media_type=media_type, headers={**_headers(service, patch), "Vary": "Accept"})
 
@@ -138,6 +138,7 @@ def _headers(service: Service, patch: SegmentedPatch) -> dict[str, str]:
     return {
         "Tessera-Labels": ", ".join(tissue.name for tissue in patch.labels),
         "Tessera-Code": code(patch.labels),
+        "Tessera-Scale": "; ".join(f"{name}={value}" for name, value in schemas.scale(patch) if value is not None),
         "Tessera-Image-SHA256": patch.sha256,
         "Tessera-Model": manifest.name,
         "Tessera-Model-Version": manifest.version,

@@ -1,14 +1,19 @@
-"""Reading a request's images: one raw body, or the `file` parts of a form. In memory, within limits."""
+"""Reading a request's images: one raw body, or the `file` parts of a form. In memory, within limits.
+
+What a request states of them, as a query parameter, is here too.
+"""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
 from app.imaging.decode import MEDIA_TYPES
+from app.segmentation.scale import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.slides.dicom import MEDIA_TYPE as DICOM
 
 FORM = "multipart/form-data"
@@ -18,6 +23,21 @@ UPLOADED = (*MEDIA_TYPES, DICOM)
 
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 4096
+
+
+class Stated(BaseModel):
+    """What a request states of its images: query parameters. One that is not known is refused: it may be misspelt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mpp: float | None = Field(
+        default=None,
+        ge=LEAST_UM_PER_PX,
+        le=MOST_UM_PER_PX,
+        description="Pixel spacing of the upload, in um/px (a 20x objective gives about 0.5), of each where there are"
+        " several. The model then sees it at its own spacing, where that is known; what is answered keeps the upload's"
+        " pixels. Left out, a DICOM upload's header is asked.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from app.imaging.paint import DEFAULT_OPACITY
 from app.inference.segmenter import BatchedSegmenter, load_segmenter
 from app.segmentation.files import FileResult, colliding, find_images, overwriting, segment_files, write_table
 from app.segmentation.patch import PatchLimits, PatchSegmentation
+from app.segmentation.scale import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.segmentation.workers import Workers
 from app.settings import Settings
 from app.telemetry import logging
@@ -31,8 +32,14 @@ _FAILED = 1
     type=click.FloatRange(0, 1),
     help="Of the overlays' colours.",
 )
+@click.option(
+    "--mpp",
+    type=click.FloatRange(LEAST_UM_PER_PX, MOST_UM_PER_PX),
+    help="Pixel spacing of the images, in um/px; the model sees them at its own, where it names one. By default a"
+    " DICOM file's own header is asked.",
+)
 @setting_options("bundle", "device", "cores", "max_batch_size", "max_side_px", "max_pixels_at_once")
-def segment(images: tuple[Path, ...], out: Path, opacity: float, **given: Any) -> None:
+def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | None, **given: Any) -> None:
     """Segment IMAGES (files, or folders of them) without a server.
 
     Writes NAME_mask.png and NAME_overlay.png for each image and labels.csv for all.
@@ -52,7 +59,9 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, **given: Any) -
         out.mkdir(parents=True, exist_ok=True)
     except (StartupError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    results = asyncio.run(_segment_all(model, metrics, settings, paths, out, opacity))
+    if mpp is not None and model.manifest.um_per_px is None:
+        click.echo("--mpp changes nothing: the model names no um_per_px", err=True)
+    results = asyncio.run(_segment_all(model, metrics, settings, paths, out, opacity, mpp))
     table = write_table(results, model.manifest, out)
     failed = [result for result in results if result.problem]
     for result in failed:
@@ -63,7 +72,13 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, **given: Any) -
 
 
 async def _segment_all(
-    model: BatchedSegmenter, metrics: Metrics, settings: Settings, paths: list[Path], out: Path, opacity: float
+    model: BatchedSegmenter,
+    metrics: Metrics,
+    settings: Settings,
+    paths: list[Path],
+    out: Path,
+    opacity: float,
+    mpp: float | None,
 ) -> list[FileResult]:
     """Segment the files behind a progress bar; return the results in the order of `paths`."""
     workers = Workers(settings.cores, metrics)
@@ -72,7 +87,7 @@ async def _segment_all(
     try:
         found = {}
         with click.progressbar(length=len(paths), label="segmenting") as bar:
-            async for result in segment_files(patches, paths, out, opacity, at_once=2 * settings.cores):
+            async for result in segment_files(patches, paths, out, opacity, mpp, at_once=2 * settings.cores):
                 found[result.path] = result
                 bar.update(1)
         return [found[path] for path in paths]

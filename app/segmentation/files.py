@@ -62,7 +62,7 @@ def overwriting(paths: Sequence[Path], out: Path) -> Path | None:
 
 
 async def segment_files(
-    patches: PatchSegmentation, paths: Sequence[Path], out: Path, opacity: float, at_once: int
+    patches: PatchSegmentation, paths: Sequence[Path], out: Path, opacity: float, mpp: float | None, at_once: int
 ) -> AsyncIterator[FileResult]:
     """Segment each file and write `NAME_mask.png` and `NAME_overlay.png` to `out`; yield results as they come.
 
@@ -71,6 +71,7 @@ async def segment_files(
         paths: The files.
         out: An existing folder.
         opacity: Of the overlay's colours, 0 to 1.
+        mpp: Pixel spacing of each, in um/px; None leaves that to their DICOM headers.
         at_once: How many files to hold in memory.
     """
     waiting = iter(paths)
@@ -78,7 +79,7 @@ async def segment_files(
     try:
         while True:
             while len(running) < at_once and (path := next(waiting, None)) is not None:
-                running.add(asyncio.create_task(_segment_file(patches, path, out, opacity)))
+                running.add(asyncio.create_task(_segment_file(patches, path, out, opacity, mpp)))
             if not running:
                 return
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -89,9 +90,11 @@ async def segment_files(
             task.cancel()
 
 
-async def _segment_file(patches: PatchSegmentation, path: Path, out: Path, opacity: float) -> FileResult:
+async def _segment_file(
+    patches: PatchSegmentation, path: Path, out: Path, opacity: float, mpp: float | None
+) -> FileResult:
     try:
-        async with patches.segmented(await asyncio.to_thread(path.read_bytes)) as patch:
+        async with patches.segmented(await asyncio.to_thread(path.read_bytes), mpp) as patch:
             pictures = await patches.encode(partial(_paint, patch, patches.manifest, opacity))
             row = _row(patch)
         for name, png in pictures.items():
@@ -118,6 +121,8 @@ def write_table(results: Iterable[FileResult], manifest: ModelManifest, out: Pat
         *(f"{tissue.name}_fraction" for tissue in manifest.classes),
         "width_px",
         "height_px",
+        "um_per_px",
+        "scale_factor",
         "sha256",
     ]
     text = io.StringIO(newline="")
@@ -137,6 +142,8 @@ def _row(patch: SegmentedPatch) -> tuple[str, ...]:
         *(f"{fraction:.6f}" for fraction in patch.fractions),
         str(patch.size.width_px),
         str(patch.size.height_px),
+        "" if patch.scale.um_per_px is None else f"{patch.scale.um_per_px:g}",
+        f"{patch.scale.factor:g}",
         patch.sha256,
     )
 

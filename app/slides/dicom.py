@@ -18,6 +18,7 @@ from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 from app.slides.dicom_frames import frames, to_rgb
 from app.slides.dicom_header import read_header, read_pixels
+from app.slides.dicom_spacing import um_per_px
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,14 +47,15 @@ def header(data: bytes) -> "Dataset":
         return _header(data)[0]
 
 
-def read_size(data: bytes, max_side_px: int) -> Size:
-    """Return the size that the header states; no pixel is decoded.
+def read_extent(data: bytes, max_side_px: int) -> tuple[Size, float | None]:
+    """Return the size and the um/px that the header states, None without such; no pixel is decoded.
 
     Raises:
         UnsupportedImage, ImageTooLarge, UnreadableImage, ExtraMissing: As `decode` does.
     """
     with _guarded():
-        return _checked_size(_header(data)[0], max_side_px)
+        dataset, _ = _header(data)
+        return _checked_size(dataset, max_side_px), um_per_px(dataset)
 
 
 def decode(data: bytes, max_side_px: int) -> RgbImage:

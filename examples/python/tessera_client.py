@@ -15,7 +15,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -128,6 +128,26 @@ class ModelCard(Model):
     device: str
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """At which scale the model saw an image; class maps and fractions are of the image's own pixels always.
+
+    Attributes:
+        um_per_px: The image's pixel spacing; None when not known.
+        source: Who said so: "request" or "dicom"; None when nobody did.
+        model_um_per_px: What the model was trained at; None when not known.
+        factor: Pixels that the model saw in one of the image's, along a side; 1 when it saw the image's own.
+        unchanged: Why it saw the image's own: "mpp_unknown", "model_um_per_px_unknown" or "within_tolerance"; None when
+            the image was rescaled.
+    """
+
+    um_per_px: float | None
+    source: str | None
+    model_um_per_px: float | None
+    factor: float
+    unchanged: str | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Classification:
     """Which tissues a patch contains.
@@ -139,6 +159,7 @@ class Classification:
         classes: All classes, in the order of a class map's indices.
         model: Which model answered.
         image_sha256: Digest of the bytes that were sent.
+        scale: At which scale the model saw the image.
         request_id: The request's id in the service's log.
     """
 
@@ -148,6 +169,7 @@ class Classification:
     classes: tuple[TissueClass, ...]
     model: Model
     image_sha256: str
+    scale: Scale
     request_id: str
 
 
@@ -371,7 +393,7 @@ def _segmentation(answer: Mapping[str, Any]) -> Segmentation:
 
 
 def _common(answer: Mapping[str, Any]) -> dict[str, Any]:
-    items, model = answer["classes"], answer["model"]
+    items, model, scale = answer["classes"], answer["model"], answer["scale"]
     return {
         "labels": tuple(answer["labels"]),
         "code": answer["code"],
@@ -379,6 +401,7 @@ def _common(answer: Mapping[str, Any]) -> dict[str, Any]:
         "classes": _classes(items),
         "model": Model(model["name"], model["version"], model["sha256"]),
         "image_sha256": answer["image"]["sha256"],
+        "scale": Scale(**{each.name: scale[each.name] for each in fields(Scale)}),
         "request_id": answer["request_id"],
     }
 
@@ -399,16 +422,23 @@ def _card(response: httpx.Response) -> ModelCard:
     return ModelCard(**{name: answer[name] for name in names}, classes=_classes(answer["classes"]))
 
 
-def _segment(images: Sequence[ImageLike], confidence: bool, read: Callable[[httpx.Response], _T]) -> _Call[_T]:
-    return _Call("POST", "/segment", read, images, {"view": "confidence"} if confidence else {})
+def _stated(mpp: float | None) -> dict[str, str]:
+    return {} if mpp is None else {"mpp": str(mpp)}
 
 
-def _classify(image: ImageLike) -> _Call[Classification]:
-    return _Call("POST", "/classify", lambda response: _classification(response.json()), [image])
+def _segment(
+    images: Sequence[ImageLike], mpp: float | None, confidence: bool, read: Callable[[httpx.Response], _T]
+) -> _Call[_T]:
+    params = _stated(mpp) | ({"view": "confidence"} if confidence else {})
+    return _Call("POST", "/segment", read, images, params)
 
 
-def _geojson(image: ImageLike, outlines: Outlines) -> _Call[dict[str, Any]]:
-    params = {name: str(value) for name, value in outlines.items()}
+def _classify(image: ImageLike, mpp: float | None) -> _Call[Classification]:
+    return _Call("POST", "/classify", lambda response: _classification(response.json()), [image], _stated(mpp))
+
+
+def _geojson(image: ImageLike, mpp: float | None, outlines: Outlines) -> _Call[dict[str, Any]]:
+    params = _stated(mpp) | {name: str(value) for name, value in outlines.items()}
     return _Call("POST", "/segment", lambda response: dict(response.json()), [image], params, "application/geo+json")
 
 
@@ -419,7 +449,8 @@ _READY = _Call("GET", "/health/ready", lambda _: True, retried=False)
 class Client:
     """Calls a tessera service, and waits for its answers. Threads may share one.
 
-    Every call raises `TesseraError`: see there. Close it, or use it in a `with`.
+    Every call raises `TesseraError`: see there. Close it, or use it in a `with`. `mpp` is an image's pixel spacing in
+    um/px, where it is known: the model then sees the image at its own, and the answer keeps the image's pixels.
 
     Args:
         url: Where the service is, as in "http://127.0.0.1:8000".
@@ -441,22 +472,24 @@ class Client:
         self._service = _Service(url, api_key, deadline_seconds, retries)
         self._http = httpx.Client(transport=transport)
 
-    def segment(self, image: ImageLike, *, confidence: bool = False) -> Segmentation:
+    def segment(self, image: ImageLike, *, mpp: float | None = None, confidence: bool = False) -> Segmentation:
         """Segment one patch; `confidence` asks for its confidence map too."""
-        return self._answer(_segment([image], confidence, _one))
+        return self._answer(_segment([image], mpp, confidence, _one))
 
-    def segment_many(self, images: Iterable[ImageLike], *, confidence: bool = False) -> list[Segmentation | Problem]:
-        """Segment patches in one request; the answers are in their order, a Problem for each that has none."""
+    def segment_many(
+        self, images: Iterable[ImageLike], *, mpp: float | None = None, confidence: bool = False
+    ) -> list[Segmentation | Problem]:
+        """Segment patches, of one spacing, in one request; in their order, a Problem for each that has no answer."""
         given = list(images)
-        return self._answer(_segment(given, confidence, _each)) if given else []
+        return self._answer(_segment(given, mpp, confidence, _each)) if given else []
 
-    def classify(self, image: ImageLike) -> Classification:
+    def classify(self, image: ImageLike, *, mpp: float | None = None) -> Classification:
         """Say which tissues a patch contains, without a class map."""
-        return self._answer(_classify(image))
+        return self._answer(_classify(image, mpp))
 
-    def geojson(self, image: ImageLike, **outlines: Unpack[Outlines]) -> dict[str, Any]:
+    def geojson(self, image: ImageLike, *, mpp: float | None = None, **outlines: Unpack[Outlines]) -> dict[str, Any]:
         """Segment one patch into a GeoJSON FeatureCollection, in its slide's full-resolution pixels."""
-        return self._answer(_geojson(image, outlines))
+        return self._answer(_geojson(image, mpp, outlines))
 
     def model(self) -> ModelCard:
         """Describe the model being served."""
@@ -511,24 +544,26 @@ class AsyncClient:
         self._service = _Service(url, api_key, deadline_seconds, retries)
         self._http = httpx.AsyncClient(transport=transport)
 
-    async def segment(self, image: ImageLike, *, confidence: bool = False) -> Segmentation:
+    async def segment(self, image: ImageLike, *, mpp: float | None = None, confidence: bool = False) -> Segmentation:
         """See `Client.segment`."""
-        return await self._answer(_segment([image], confidence, _one))
+        return await self._answer(_segment([image], mpp, confidence, _one))
 
     async def segment_many(
-        self, images: Iterable[ImageLike], *, confidence: bool = False
+        self, images: Iterable[ImageLike], *, mpp: float | None = None, confidence: bool = False
     ) -> list[Segmentation | Problem]:
         """See `Client.segment_many`."""
         given = list(images)
-        return await self._answer(_segment(given, confidence, _each)) if given else []
+        return await self._answer(_segment(given, mpp, confidence, _each)) if given else []
 
-    async def classify(self, image: ImageLike) -> Classification:
+    async def classify(self, image: ImageLike, *, mpp: float | None = None) -> Classification:
         """See `Client.classify`."""
-        return await self._answer(_classify(image))
+        return await self._answer(_classify(image, mpp))
 
-    async def geojson(self, image: ImageLike, **outlines: Unpack[Outlines]) -> dict[str, Any]:
+    async def geojson(
+        self, image: ImageLike, *, mpp: float | None = None, **outlines: Unpack[Outlines]
+    ) -> dict[str, Any]:
         """See `Client.geojson`."""
-        return await self._answer(_geojson(image, outlines))
+        return await self._answer(_geojson(image, mpp, outlines))
 
     async def model(self) -> ModelCard:
         """See `Client.model`."""

@@ -46,7 +46,8 @@ void segmentSelection() {
         throw new IllegalArgumentException('The region cannot be written as PNG: tessera takes 8-bit RGB images.')
 
     println "Sending ${png.size()} bytes to $SERVICE"
-    def found = PathIO.readObjectsFromGeoJSON(new ByteArrayInputStream(segment(request, png.toByteArray())))
+    def answer = segment(request, spacingOf(server, request.downsample), png.toByteArray())
+    def found = PathIO.readObjectsFromGeoJSON(new ByteArrayInputStream(answer))
 
     def ids = found.collect { it.getID() } as Set  // the same pixels at the same place have the same ids
     def earlier = hierarchy.getAnnotationObjects().findAll {
@@ -77,8 +78,8 @@ RegionRequest regionOf(server, annotation) {
     if (width < 1 || height < 1)
         throw new IllegalArgumentException('The annotation lies outside the slide.')
 
-    def um = server.getPixelCalibration().getAveragedPixelSizeMicrons()
-    def spacing = Double.isNaN(um) ? 'unknown' : String.format(Locale.ROOT, '%.3f um/px', um)
+    def um = spacingOf(server, 1)
+    def spacing = um == null ? 'unknown' : String.format(Locale.ROOT, '%.3f um/px', um)
     def downsample = Dialogs.showInputDialog(
         TITLE, "Downsample (1 is full resolution, $spacing):".toString(), OFFERED_DOWNSAMPLE as Double)
     if (downsample == null)
@@ -94,21 +95,30 @@ RegionRequest regionOf(server, annotation) {
     return RegionRequest.createInstance(server.getPath(), downsample, x, y, width, height)
 }
 
+/** Returns the um/px of a region at a downsample; null where the slide does not say. */
+Double spacingOf(server, double downsample) {
+    double um = server.getPixelCalibration().getAveragedPixelSizeMicrons()
+    return Double.isNaN(um) ? null : um * downsample
+}
+
 /** Returns the GeoJSON of the region; asks for an API key when the service wants one, and forgets it. */
-byte[] segment(RegionRequest request, byte[] png) {
-    def answer = post(request, png, System.getenv('TESSERA_API_KEY'))
+byte[] segment(RegionRequest request, Double mpp, byte[] png) {
+    def answer = post(request, mpp, png, System.getenv('TESSERA_API_KEY'))
     if (answer.statusCode() == 401) {
         def field = new PasswordField()
         if (Dialogs.showConfirmDialog("$TITLE: API key".toString(), field))
-            answer = post(request, png, field.getText())
+            answer = post(request, mpp, png, field.getText())
     }
     if (answer.statusCode() != 200)
         throw new IllegalArgumentException(problem(answer))
+    println "Scale: ${answer.headers().firstValue('Tessera-Scale').orElse('not said')}"
     return answer.body()
 }
 
-HttpResponse<byte[]> post(RegionRequest request, byte[] png, String key) {
+HttpResponse<byte[]> post(RegionRequest request, Double mpp, byte[] png, String key) {
     def query = "x=${request.x}&y=${request.y}&downsample=${request.downsample}&min_area=$MIN_AREA_PX"
+    if (mpp != null)  // the service brings the region to the model's own um/px, where it knows it
+        query += "&mpp=$mpp"
     def message = HttpRequest.newBuilder(URI.create("$SERVICE/segment?$query"))
         .timeout(TIMEOUT)
         .header('Content-Type', 'image/png')

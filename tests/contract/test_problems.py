@@ -68,6 +68,20 @@ def post(client: TestClient, **request):
             "'overlay' or 'confidence'",
         ),
         ({"params": {"downsampel": 4}, "content": b"x", "headers": PNG}, 400, "invalid-request", "not known; /docs"),
+        (
+            {"params": {"mpp": "40"}, "content": b"x", "headers": PNG},
+            400,
+            "invalid-request",
+            "query mpp: Input should be less",
+        ),
+        (
+            {"params": {"mpp": "0"}, "content": b"x", "headers": PNG},
+            400,
+            "invalid-request",
+            "query mpp: Input should be gr",
+        ),
+        ({"params": {"mpp": "nan"}, "content": b"x", "headers": PNG}, 400, "invalid-request", "query mpp"),
+        ({"params": {"mpp": "20x"}, "content": b"x", "headers": PNG}, 400, "invalid-request", "query mpp"),
         ({"params": {"opacity": "2"}, "content": b"x", "headers": PNG}, 400, "invalid-request", "query opacity"),
         ({"content": b"x", "headers": PNG | {"Accept": "text/html"}}, 406, "not-acceptable", "image/png"),
         (

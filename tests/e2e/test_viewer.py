@@ -458,6 +458,34 @@ def test_downloads_are_what_the_service_gives(page):
     assert json.loads(answer)["labels"] == ["tumor", "stroma", "normal"]
 
 
+def test_a_pixel_size_goes_with_each_request_about_the_patch_and_the_result_says_what_it_did(browser):
+    segmenter = ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0}))
+    with behind_gateway(browser, segmenter) as (visit, gateway, _):
+        page = visit.page
+        field = page.get_by_label("Pixel size")
+        field.fill("40")
+        show(page)
+        expect(page.get_by_role("alert")).to_contain_text("query mpp: Input should be less than or equal to 10")
+        field.fill(" 0,5 ")
+        page.get_by_role("button", name="Try again").click()
+        said = "Scale: seen at the model's 1 µm/px (\u00d7 0.5); 0.5 µm/px as stated."
+        expect(page.get_by_text(said)).to_be_visible()
+        field.fill("0.25")  # of patches yet to come
+        pick(page, "Confidence")
+        expect(page.get_by_text("Unsure, 25%")).to_be_visible()
+        downloaded(page, "Overlay")
+        downloaded(page, "Polygons")
+        assert [seen.query.split("&")[0] for seen in gateway.uploads] == ["mpp=40", *["mpp=0.5"] * 4]
+        page.get_by_role("button", name="Clear list").click()
+        field.fill("")
+        show(page)
+        expect(page.get_by_text("Scale: ")).to_have_count(0)
+        page.get_by_text("Where this comes from").click()
+        expect(page.locator("#provenance-list")).to_contain_text("as sent; its pixel size is not known")
+        assert not [seen.query for seen in gateway.uploads[5:] if "mpp" in seen.query]
+        assert visit.failed == ["400"]
+
+
 def test_what_a_proxy_answers_is_no_download_but_told_in_words(visit):
     page = visit.page
     show(page)
@@ -522,6 +550,8 @@ def test_everything_is_reached_and_worked_by_the_keyboard(page):
         keyboard.press("Enter")
     chooser.value.set_files([upload("one.png"), upload("two.png"), upload("three.png", encoded(plain(BLUE, 64, 64)))])
     expect(page.get_by_role("status").filter(has_text="done")).to_have_text("3 of 3 done")
+    keyboard.press("Tab")
+    expect(focused).to_have_attribute("id", "mpp")
     keyboard.press("Tab")
     expect(focused).to_have_text("Clear list")
     keyboard.press("Tab")

@@ -86,7 +86,7 @@ def test_the_pixels_that_are_sent_are_the_regions_own(service, slide, three_runs
     x, y, width, height = REGION
     crop = np.asarray(Image.open(slide))[y : y + height, x : x + width]
     said = httpx.post(
-        f"{service.url}/segment?x={x}&y={y}&min_area=64",
+        f"{service.url}/segment?x={x}&y={y}&min_area=64&mpp=0.499",
         content=encoded(crop),
         headers={"Content-Type": "image/png", "Accept": "application/geo+json"},
     ).json()
@@ -184,7 +184,15 @@ def test_a_key_is_asked_for_when_it_is_wanted_and_forgotten(slide, gate):
     assert proxy["shown"][-1] == ["error", f"{url} answered 502, not as tessera does."]
     keys = [headers.get("Authorization") for _, headers in seen]
     assert keys == [None, "Bearer good", None, None, "Bearer full", None, "Bearer proxy"]
-    assert {path for path, _ in seen} == {"/segment?x=301&y=202&downsample=2.0&min_area=64"}
+    assert {path for path, _ in seen} == {"/segment?x=301&y=202&downsample=2.0&min_area=64&mpp=0.998"}
+
+
+def test_a_slide_of_unknown_spacing_sends_none(slide, gate):
+    url, seen = gate
+    scenario = {"region": [301, 202, 64, 48], "um_per_px": None, "runs": [{"downsample": 2}]}
+    run = play(slide, url, scenario, key="good")[0][0]
+    assert "full resolution, unknown" in run["shown"][0][1]
+    assert [path for path, _ in seen] == ["/segment?x=301&y=202&downsample=2.0&min_area=64"]
 
 
 def test_a_key_in_the_environment_is_sent_and_no_name_of_the_slide_is(slide, gate):

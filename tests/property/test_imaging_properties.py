@@ -3,12 +3,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.imaging.paint import paint_mask
+from app.imaging.resampling import resample_map
 from app.imaging.stitching import Stitcher
 from app.imaging.tiling import plan_windows
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Size
-from tests.pictures import opened
+from app.segmentation.scale import LEAST_UM_PER_PX, MOST_UM_PER_PX
+from tests.pictures import encoded, noise, opened
+from tests.unit.test_scale import segment
 
+spacings = st.floats(LEAST_UM_PER_PX, MOST_UM_PER_PX)
 sides = st.integers(1, 400)
 plans = st.integers(1, 8).flatmap(lambda k: st.tuples(st.just(32 * k), st.integers(0, 16 * k - 1)))
 
@@ -45,3 +49,21 @@ def test_windows_partition_the_patch(width, height, plan):
 def test_reading_what_was_painted_is_the_identity(width, height, seed):
     class_map = np.random.default_rng(seed).integers(0, 4, (height, width), dtype=np.uint8)
     assert np.array_equal(np.asarray(opened(paint_mask(class_map, WSSS4LUAD))), class_map)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), spacings, st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=50)
+def test_whatever_the_spacing_the_answer_is_of_the_uploads_size(width, height, mpp, seed):
+    patch = segment(encoded(noise(width, height, seed)), mpp)
+    assert patch.class_map.shape == patch.confidence.shape == patch.image.shape[:2] == (height, width)
+    assert set(np.unique(patch.class_map)) <= set(range(4))
+    counts = np.bincount(patch.class_map.ravel(), minlength=4)
+    assert patch.fractions == tuple(counts / (width * height))
+
+
+@given(sides, sides, st.floats(1, 3), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=50)
+def test_a_map_that_was_enlarged_comes_back(width, height, factor, seed):
+    class_map = np.random.default_rng(seed).integers(0, 4, (height, width), dtype=np.uint8)
+    larger = resample_map(class_map, Size(round(width * factor), round(height * factor)))
+    assert np.array_equal(resample_map(larger, Size(width, height)), class_map)

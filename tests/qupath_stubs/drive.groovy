@@ -3,6 +3,7 @@
  * run of each scenario in the JSON on standard input, and prints what a user would see after each, as JSON on the last line.
  *
  * A scenario: {"region": [x, y, width, height] or null for no selection, "rgb": false for a fluorescence image,
+ * "um_per_px": null for a slide that does not say,
  * "runs": [{"downsample": the dialog's answer, null to cancel; "key": the API key typed, null to cancel}]}.
  */
 import groovy.json.JsonOutput
@@ -19,6 +20,7 @@ import qupath.lib.scripting.QP
 class FileServer {
     BufferedImage image
     boolean RGB = true
+    double umPerPx = 0.499d
 
     int getWidth() { image.width }
 
@@ -26,7 +28,7 @@ class FileServer {
 
     String getPath() { 'file:/DOE^JANE/1961.svs' }
 
-    Map getPixelCalibration() { [getAveragedPixelSizeMicrons: { 0.499d }] }
+    Map getPixelCalibration() { [getAveragedPixelSizeMicrons: { umPerPx }] }
 
     BufferedImage readRegion(request) {
         int width = Math.max(1, Math.round(request.width / request.downsample) as int)
@@ -46,7 +48,9 @@ PathObject annotation(String name, List box, Map measurements = null) {
 }
 
 Map play(Map scenario, File script, File image) {
-    QP.server = new FileServer(image: ImageIO.read(image), RGB: scenario.rgb != false)
+    def unknown = scenario.containsKey('um_per_px') && scenario.um_per_px == null
+    QP.server = new FileServer(
+        image: ImageIO.read(image), RGB: scenario.rgb != false, umPerPx: unknown ? Double.NaN : 0.499d)
     QP.hierarchy = new Hierarchy()
     def region = annotation('region', scenario.region ?: [0, 0, 1, 1])
     def other = annotation('other', [0, 0, 10, 10], [mean_probability: 0.5d])

@@ -30,6 +30,7 @@ from tests.pictures import encoded, noise, plain
 
 URL = "http://tessera.test"
 PATCH = noise(8, 6)
+SCALE = {"um_per_px": 0.5, "source": "request", "model_um_per_px": 1.0, "factor": 0.5, "unchanged": None}
 
 
 def picture(values: np.ndarray, palette: list[int] | None = None) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def answer(class_map: np.ndarray, **more: Any) -> dict[str, Any]:
         "classes": classes,
         "mask": picture(class_map, [0, 64, 128, 255, 255, 255]),
         "image": {"width": 8, "height": 6, "sha256": "a" * 64},
+        "scale": SCALE,
         "model": {"name": "m", "version": "1", "sha256": "b" * 64},
         "request_id": "r",
         **more,
@@ -155,6 +157,32 @@ def test_an_array_goes_in_and_arrays_come_out(ask):
     assert result.probabilities == {"tumor": 0.9}
     assert result.classes[0] == tessera_client.TissueClass("tumor", "T", (0, 64, 128))
     assert result.model == tessera_client.Model("m", "1", "b" * 64)
+
+
+@pytest.mark.parametrize(
+    ("call", "sent"),
+    [
+        (lambda client: client.segment(PATCH, mpp=0.5), {"mpp": "0.5"}),
+        (lambda client: client.segment(PATCH, mpp=0.5, confidence=True), {"mpp": "0.5", "view": "confidence"}),
+        (lambda client: client.segment(PATCH), {}),
+        (lambda client: client.classify(PATCH, mpp=0.25), {"mpp": "0.25"}),
+    ],
+)
+def test_a_spacing_is_sent_when_it_is_known_and_what_came_of_it_is_told(ask, call, sent):
+    script = Script(segmented())
+    result = ask(script, call)
+    assert dict(script.requests[0].url.params) == sent
+    assert result.scale == tessera_client.Scale(**SCALE)
+
+
+def test_a_spacing_goes_with_many_patches_and_with_outlines(ask):
+    script = Script(httpx.Response(200, json={"results": [answer(FOUND)]}))
+    assert len(ask(script, lambda client: client.segment_many([PATCH], mpp=2))) == 1
+    assert dict(script.requests[0].url.params) == {"mpp": "2"}
+    headers = {"Content-Type": "application/geo+json"}
+    script = Script(httpx.Response(200, content=b'{"features": []}', headers=headers))
+    ask(script, lambda client: client.geojson(PATCH, mpp=0.5, downsample=2))
+    assert dict(script.requests[0].url.params) == {"mpp": "0.5", "downsample": "2"}
 
 
 @pytest.mark.parametrize(

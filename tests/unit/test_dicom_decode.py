@@ -32,7 +32,7 @@ IMAGE = noise(100, 70)
 def test_a_tiled_slide_is_its_total_pixel_matrix(sparse, syntax):
     data = file_of(whole_slide(IMAGE, tile=32, sparse=sparse, syntax=syntax))
     assert np.array_equal(dicom.decode(data, LIMIT), IMAGE)
-    assert dicom.read_size(data, LIMIT) == Size(100, 70)
+    assert dicom.read_extent(data, LIMIT) == (Size(100, 70), 0.5)
 
 
 def test_jpeg_2000_comes_back_to_the_pixel():
@@ -127,7 +127,7 @@ def test_the_longest_side_is_allowed_and_one_more_points_to_the_command_for_slid
     data = file_of(whole_slide(IMAGE))
     assert dicom.decode(data, 100).shape == (70, 100, 3)
     with pytest.raises(ImageTooLarge, match=r"100x70 px; .* at most 99 px; .*`tessera dicomweb segment`"):
-        dicom.read_size(data, 99)
+        dicom.read_extent(data, 99)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_no_other_class_is_accepted():
     assert set(ACCEPTED) < set(storages)
     for sop_class in set(storages) - set(ACCEPTED):
         with pytest.raises(UnsupportedImage, match="send a VL Whole Slide Microscopy"):
-            dicom.read_size(file_of(secondary_capture(IMAGE, SOPClassUID=sop_class)), LIMIT)
+            dicom.read_extent(file_of(secondary_capture(IMAGE, SOPClassUID=sop_class)), LIMIT)
 
 
 def test_a_slide_that_does_not_place_its_tiles_is_told_what_it_lacks():
@@ -284,7 +284,7 @@ def test_places_are_read_where_the_organization_is_not_said():
     assert np.array_equal(dicom.decode(file_of(slide), LIMIT), IMAGE)
 
 
-@pytest.mark.parametrize("ask", [dicom.header, lambda data: dicom.read_size(data, LIMIT)])
+@pytest.mark.parametrize("ask", [dicom.header, lambda data: dicom.read_extent(data, LIMIT)])
 def test_the_label_of_a_slide_is_refused(ask):
     with pytest.raises(UnsupportedImage, match="of the slide's label"):
         ask(file_of(whole_slide(IMAGE, ImageType=["ORIGINAL", "PRIMARY", "LABEL", "NONE"])))

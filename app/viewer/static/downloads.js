@@ -8,13 +8,13 @@ import { blobOf } from "./raster.js";
  */
 const FILES = {
   mask: async (_service, { answer }) => ["mask.png", await blobOf(answer.mask)],
-  overlay: async (service, { file }, opacity) => {
-    const query = { view: "overlay", opacity: opacity / 100 };
+  overlay: async (service, { file, stated }, opacity) => {
+    const query = { ...stated, view: "overlay", opacity: opacity / 100 };
     return ["overlay.png", await service.segment(file, { accept: "image/png", query })];
   },
-  geojson: async (service, { file }) => [
+  geojson: async (service, { file, stated }) => [
     "polygons.geojson",
-    await service.segment(file, { accept: "application/geo+json" }),
+    await service.segment(file, { accept: "application/geo+json", query: stated }),
   ],
   json: async (_service, { json }) => ["answer.json", json],
 };

@@ -21,7 +21,8 @@ async function segment(patch, signal) {
   patches.update(patch, { state: State.RUNNING });
   const onWait = (seconds) => patches.update(patch, { note: `the service is busy; trying again in ${seconds} s` });
   try {
-    const json = await service.segment(patch.file, { accept: "application/json", signal, onWait });
+    const wanted = { accept: "application/json", query: patch.stated, signal, onWait };
+    const json = await service.segment(patch.file, wanted);
     patches.update(patch, { state: State.DONE, json, answer: JSON.parse(await json.text()) });
   } catch (error) {
     if (error.name === "AbortError") {
@@ -48,10 +49,16 @@ async function readModel() {
   }
 }
 
+/** What the user says of the patches: how it is typed is left to the service, which says what is wrong with it. */
+function stated() {
+  const mpp = byId("mpp").value.trim().replace(",", ".");
+  return mpp === "" ? {} : { mpp };
+}
+
 function take(files) {
   if (files.length === 0) return;
   untell();
-  queue.add(patches.add([...files]));
+  queue.add(patches.add([...files], stated()));
 }
 
 byId("files").addEventListener("change", ({ target }) => {
@@ -76,7 +83,7 @@ byId("cancel").addEventListener("click", () => {
 byId("retry").addEventListener("click", () => {
   untell();
   const again = patches.in(State.FAILED, State.CANCELLED);
-  for (const patch of again) patches.update(patch, { state: State.WAITING });
+  for (const patch of again) patches.update(patch, { state: State.WAITING, stated: stated() });
   queue.add(again);
 });
 byId("clear").addEventListener("click", () => {

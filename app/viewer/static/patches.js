@@ -11,6 +11,7 @@ export const State = Object.freeze({
 /**
  * @typedef {Object} Patch
  * @property {File} file - What the user chose; its name is shown here and sent nowhere.
+ * @property {{mpp?: string}} stated - What the user says of it: query parameters of each request about it.
  * @property {string} state - One of State.
  * @property {string} note - What there is to say beside the state: a problem, or a wait.
  * @property {Object} [answer] - The service's answer.
@@ -21,9 +22,9 @@ export class Patches extends EventTarget {
   all = [];
   selected = null;
 
-  /** Add files, at least one; the very first is looked at without being asked for. */
-  add(files) {
-    const added = files.map((file) => ({ file, state: State.WAITING, note: "" }));
+  /** Add files, at least one, of which `stated` is said; the very first is looked at without being asked for. */
+  add(files, stated) {
+    const added = files.map((file) => ({ file, stated, state: State.WAITING, note: "" }));
     this.all.push(...added);
     this.dispatchEvent(new CustomEvent("change", { detail: null }));
     if (!this.selected) this.select(added[0]);

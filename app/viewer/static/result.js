@@ -54,7 +54,7 @@ export class Result {
     return [element("p", { class: "hint" }, "The model tells apart"), element("ul", { class: "legend" }, ...items)];
   }
 
-  #answered({ labels, classes: scores, model }) {
+  #answered({ labels, classes: scores, model, scale }) {
     this.#swatches = [];
     const classes = classesOf({ classes: scores });
     const thresholds = this.#model?.sha256 === model.sha256 ? [...this.#model.label_thresholds] : [];
@@ -76,6 +76,7 @@ export class Result {
         { class: "hint" },
         "Probability: that the patch contains the class. The tick is the threshold of a label.",
       ),
+      ...(scale.um_per_px === null ? [] : [element("p", { class: "hint" }, `Scale: ${scaling(scale)}.`)]),
     ];
   }
 
@@ -140,11 +141,27 @@ function meter(share, color, threshold) {
   return element("span", { class: "meter", "aria-hidden": "true" }, ...parts);
 }
 
-function provenance({ model, image, request_id: request }) {
+/** At which scale the model saw the patch, and why, in words. */
+function scaling({ um_per_px: own, source, model_um_per_px: trained, factor, unchanged }) {
+  const said = source === "dicom" ? `${own} µm/px in the DICOM file` : `${own} µm/px as stated`;
+  switch (unchanged) {
+    case "mpp_unknown":
+      return "as sent; its pixel size is not known";
+    case "model_um_per_px_unknown":
+      return `as sent, ${said}; the model names no pixel size of its own`;
+    case "within_tolerance":
+      return `as sent; ${said}, the model's ${trained}`;
+    default:
+      return `seen at the model's ${trained} µm/px (× ${factor}); ${said}`;
+  }
+}
+
+function provenance({ model, image, scale, request_id: request }) {
   const facts = {
     Model: `${model.name} ${model.version}`,
     "Model SHA-256": model.sha256,
     Image: `${image.width} × ${image.height} px`,
+    Scale: scaling(scale),
     "Image SHA-256": image.sha256,
     "Request id": request,
     Use: "Research use only",

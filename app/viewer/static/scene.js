@@ -83,7 +83,7 @@ export class Scene {
     if (!scene) return;
     if (this.#look.layer === "confidence" && !scene.confidence) {
       const { signal } = this.#abort;
-      const query = { view: "confidence" };
+      const query = { ...scene.patch.stated, view: "confidence" };
       const grey = await this.#service.segment(scene.patch.file, { accept: PNG, query, signal });
       scene.confidence = await valuesOf(grey, scene.size);
       signal.throwIfAborted();
@@ -98,7 +98,7 @@ export class Scene {
 
   /** Return the image as the service decoded it: an overlay without any colour is just that. */
   async #serviceDrawn(patch, size, signal) {
-    const query = { view: "overlay", opacity: 0 };
+    const query = { ...patch.stated, view: "overlay", opacity: 0 };
     return drawn(await this.#service.segment(patch.file, { accept: PNG, query, signal }), size);
   }
 }

@@ -1,0 +1,75 @@
+"""At which size the model sees a patch: its own, or that at which a pixel has the spacing the model was trained at."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from app.errors import ImageTooLarge
+from app.pathology.geometry import Size
+
+LEAST_UM_PER_PX, MOST_UM_PER_PX = 0.05, 10.0
+"""Spacings of a light microscope's images: finer than 100x, and so coarse that a pixel is a whole nucleus."""
+
+_NEAR = 1.02
+"""Ratio up to which two spacings count as one: resampling would soften the pixels and change nothing else."""
+
+Source = Literal["request", "dicom"]
+Unchanged = Literal["mpp_unknown", "model_um_per_px_unknown", "within_tolerance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How an image was brought to the model's pixel spacing, or why it was not.
+
+    Attributes:
+        um_per_px: The image's, None when not known.
+        source: Who said so, None when nobody did.
+        model_um_per_px: What the model was trained at, None when not known.
+        factor: Pixels that the model sees in one of the image's, along a side; 1 where it sees the image's own.
+        unchanged: Why it sees the image's own; None where it does not.
+    """
+
+    um_per_px: float | None
+    source: Source | None
+    model_um_per_px: float | None
+    factor: float = 1.0
+    unchanged: Unchanged | None = None
+
+    def seen(self, size: Size) -> Size:
+        """Return the size at which the model sees an image of `size`, at least 1 px a side."""
+        return Size(*(max(1, round(self.factor * side)) for side in (size.width_px, size.height_px)))
+
+
+def plan_scale(stated: float | None, in_header: float | None, model: float | None) -> Scale:
+    """Return the scale of an image, all spacings in um/px or None.
+
+    Args:
+        stated: What the request says, which wins.
+        in_header: What the image's DICOM header says. Beyond what a microscope gives it counts as not said.
+        model: What the model was trained at.
+    """
+    if in_header is not None and not LEAST_UM_PER_PX <= in_header <= MOST_UM_PER_PX:
+        in_header = None
+    source: Source | None = "request" if stated is not None else "dicom" if in_header is not None else None
+    own = in_header if stated is None else stated
+    if own is None:
+        return Scale(own, source, model, unchanged="mpp_unknown")
+    if model is None:
+        return Scale(own, source, model, unchanged="model_um_per_px_unknown")
+    if max(own, model) <= _NEAR * min(own, model):
+        return Scale(own, source, model, unchanged="within_tolerance")
+    return Scale(own, source, model, factor=own / model)
+
+
+def check_seen(scale: Scale, size: Size, max_side_px: int) -> None:
+    """Refuse an image that would be too large at the model's spacing.
+
+    Raises:
+        ImageTooLarge: A side would be longer than `max_side_px`.
+    """
+    seen = scale.seen(size)
+    if max(seen.width_px, seen.height_px) > max_side_px:
+        own = f"{scale.um_per_px:g} um/px ({'its DICOM header' if scale.source == 'dicom' else 'mpp'})"
+        raise ImageTooLarge(
+            f"the image is {size} at {own} and would be {seen} at the model's {scale.model_um_per_px:g} um/px;"
+            f" each side may have at most {max_side_px} px: send a smaller image, or one with finer pixels"
+        )
