@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from app.api.problems import Problem
 from app.api.renderings import View
+from app.imaging.plausibility import WarningCode
 from app.pathology.classes import TissueClass, code
 from app.pathology.manifest import ModelManifest
 from app.segmentation.patch import SegmentedPatch
@@ -40,6 +41,13 @@ class ScaleInfo(BaseModel):
         description="Why it saw the image's own: one of the two spacings is not known, or they are within 2 %; null"
         " when the image was rescaled."
     )
+
+
+class InputWarning(BaseModel):
+    """Why the answer may be worth little: what the model saw is unlike H&E tissue. The answer itself stays as it is."""
+
+    code: WarningCode = Field(description="For programs.")
+    message: str = Field(description="For people, with what was measured.")
 
 
 class ModelReference(BaseModel):
@@ -82,6 +90,7 @@ class Classification(BaseModel):
     classes: list[ClassScore]
     image: ImageInfo
     scale: ScaleInfo
+    warnings: list[InputWarning] = Field(description="What is unlike H&E tissue about the image; empty for most.")
     model: ModelReference
     request_id: str
 
@@ -100,6 +109,7 @@ class Segmentation(BaseModel):
     )
     image: ImageInfo
     scale: ScaleInfo
+    warnings: list[InputWarning] = Field(description="What is unlike H&E tissue about the image; empty for most.")
     model: ModelReference
     request_id: str
 
@@ -147,6 +157,7 @@ def classification(patch: SegmentedPatch, manifest: ModelManifest, request_id: s
         classes=_scores(patch, manifest),
         image=_image(patch),
         scale=scale(patch),
+        warnings=_warnings(patch),
         model=_model(manifest),
         request_id=request_id,
     )
@@ -164,6 +175,7 @@ def segmentation(
         **{view: _picture(patch, png) for view, png in pictures.items()},
         image=_image(patch),
         scale=scale(patch),
+        warnings=_warnings(patch),
         model=_model(manifest),
         request_id=request_id,
     )
@@ -178,6 +190,10 @@ def scale(patch: SegmentedPatch) -> ScaleInfo:
         factor=round(patch.scale.factor, _DIGITS),
         unchanged=patch.scale.unchanged,
     )
+
+
+def _warnings(patch: SegmentedPatch) -> list[InputWarning]:
+    return [InputWarning(code=warning.code, message=warning.message) for warning in patch.warnings]
 
 
 def _scores(patch: SegmentedPatch, manifest: ModelManifest) -> list[ClassScore]:

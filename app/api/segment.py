@@ -139,6 +139,7 @@ def _headers(service: Service, patch: SegmentedPatch) -> dict[str, str]:
         "Tessera-Labels": ", ".join(tissue.name for tissue in patch.labels),
         "Tessera-Code": code(patch.labels),
         "Tessera-Scale": "; ".join(f"{name}={value}" for name, value in schemas.scale(patch) if value is not None),
+        "Tessera-Warnings": ", ".join(warning.code for warning in patch.warnings),
         "Tessera-Image-SHA256": patch.sha256,
         "Tessera-Model": manifest.name,
         "Tessera-Model-Version": manifest.version,

@@ -63,6 +63,9 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
         click.echo("--mpp changes nothing: the model names no um_per_px", err=True)
     results = asyncio.run(_segment_all(model, metrics, settings, paths, out, opacity, mpp))
     table = write_table(results, model.manifest, out)
+    for result in results:
+        for warning in result.warnings:
+            click.echo(f"{result.path}: warning: {warning}", err=True)
     failed = [result for result in results if result.problem]
     for result in failed:
         click.echo(f"{result.path}: {result.problem}", err=True)

@@ -27,11 +27,13 @@ class FileResult:
         path: The file.
         row: Its columns of the table between `file` and `problem`; empty when there is a problem.
         problem: Why it was not segmented, or None.
+        warnings: What is unlike H&E tissue about it, a sentence each.
     """
 
     path: Path
     row: tuple[str, ...] = ()
     problem: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
@@ -96,14 +98,14 @@ async def _segment_file(
     try:
         async with patches.segmented(await asyncio.to_thread(path.read_bytes), mpp) as patch:
             pictures = await patches.encode(partial(_paint, patch, patches.manifest, opacity))
-            row = _row(patch)
+            row, warnings = _row(patch), tuple(warning.message for warning in patch.warnings)
         for name, png in pictures.items():
             await asyncio.to_thread(_replace, _result_path(out, path, name), png)
     except TesseraError as error:
         return FileResult(path, problem=str(error))
     except OSError as error:
         return FileResult(path, problem=f"{error.filename}: {error.strerror}")
-    return FileResult(path, row)
+    return FileResult(path, row, warnings=warnings)
 
 
 def _paint(patch: SegmentedPatch, manifest: ModelManifest, opacity: float) -> dict[str, bytes]:
@@ -123,6 +125,7 @@ def write_table(results: Iterable[FileResult], manifest: ModelManifest, out: Pat
         "height_px",
         "um_per_px",
         "scale_factor",
+        "warnings",
         "sha256",
     ]
     text = io.StringIO(newline="")
@@ -144,6 +147,7 @@ def _row(patch: SegmentedPatch) -> tuple[str, ...]:
         str(patch.size.height_px),
         "" if patch.scale.um_per_px is None else f"{patch.scale.um_per_px:g}",
         f"{patch.scale.factor:g}",
+        " ".join(warning.code for warning in patch.warnings),
         patch.sha256,
     )
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from app.imaging import decode as files
+from app.imaging.plausibility import InputWarning, appearance, input_warnings
 from app.imaging.resampling import resample_image, resample_map
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
@@ -32,11 +33,13 @@ class SegmentedPatch(SegmentedArea):
         image: (H, W, 3) uint8, as decoded; every map is of its size, whatever the model saw.
         sha256: Hexadecimal digest of the uploaded bytes.
         scale: The size at which the model saw it.
+        warnings: What makes what the model saw unlike H&E tissue.
     """
 
     image: RgbImage
     sha256: str
     scale: Scale
+    warnings: tuple[InputWarning, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +103,19 @@ class PatchSegmentation:
 
     async def _segment(self, data: bytes, scale: Scale) -> SegmentedPatch:
         image, seen, sha256 = await self._workers.run("decode", partial(_read, data, self._max_side_px, scale))
+        warnings = await self._workers.run(None, lambda: input_warnings(appearance(seen)))
 
         async def read(region: Region) -> RgbImage:
             return seen[region.slices]
 
         area = await segment_windows(self._segmenter, _size_of(seen), read, self._metrics)
         self._metrics.images.inc()
+        for warning in warnings:
+            self._metrics.warnings.labels(warning.code).inc()
         if seen is not image:
             area = await self._workers.run(None, partial(_brought_to, _size_of(image), area, self.manifest))
         known = {field.name: getattr(area, field.name) for field in fields(area)}
-        return SegmentedPatch(**known, image=image, sha256=sha256, scale=scale)
+        return SegmentedPatch(**known, image=image, sha256=sha256, scale=scale, warnings=warnings)
 
     async def encode(self, work: Callable[[], _T]) -> _T:
         """Return what `work`, which makes an answer's bytes of a patch, returns; it runs in a worker thread."""

@@ -51,6 +51,9 @@ class Metrics:
             "tessera_rejections", "Images and requests not served, by reason.", ["reason"], registry=registry
         )
         self.images = Counter("tessera_images", "Images segmented.", registry=registry)
+        self.warnings = Counter(
+            "tessera_warnings", "Warnings of images unlike H&E tissue, by code.", ["code"], registry=registry
+        )
         self.predicted_pixels = Counter(
             "tessera_predicted_pixels", "Pixels predicted, by class.", ["class"], registry=registry
         )

@@ -129,6 +129,14 @@ class ModelCard(Model):
 
 
 @dataclass(frozen=True, slots=True)
+class InputWarning:
+    """Why an answer may be worth little: `code` for programs, as in "low_tissue", `message` for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Scale:
     """At which scale the model saw an image; class maps and fractions are of the image's own pixels always.
 
@@ -160,6 +168,7 @@ class Classification:
         model: Which model answered.
         image_sha256: Digest of the bytes that were sent.
         scale: At which scale the model saw the image.
+        warnings: What is unlike H&E tissue about it; empty for most.
         request_id: The request's id in the service's log.
     """
 
@@ -170,6 +179,7 @@ class Classification:
     model: Model
     image_sha256: str
     scale: Scale
+    warnings: tuple[InputWarning, ...]
     request_id: str
 
 
@@ -402,6 +412,7 @@ def _common(answer: Mapping[str, Any]) -> dict[str, Any]:
         "model": Model(model["name"], model["version"], model["sha256"]),
         "image_sha256": answer["image"]["sha256"],
         "scale": Scale(**{each.name: scale[each.name] for each in fields(Scale)}),
+        "warnings": tuple(InputWarning(each["code"], each["message"]) for each in answer["warnings"]),
         "request_id": answer["request_id"],
     }
 

@@ -17,6 +17,7 @@ NAMES = {
     "tessera_images_in_flight": ("gauge", set()),
     "tessera_rejections": ("counter", {"reason"}),
     "tessera_images": ("counter", set()),
+    "tessera_warnings": ("counter", {"code"}),
     "tessera_predicted_pixels": ("counter", {"class"}),
     "tessera_ready": ("gauge", set()),
     "tessera_device_info": ("gauge", {"device", "provider"}),

@@ -486,6 +486,16 @@ def test_a_pixel_size_goes_with_each_request_about_the_patch_and_the_result_says
         assert visit.failed == ["400"]
 
 
+def test_what_is_unlike_tissue_is_said_above_the_result_of_that_patch_alone(page):
+    blank = upload("blank.png", encoded(plain(WHITE, 64, 48)))
+    show(page, blank, upload("tissue.png", (ROOT / "examples" / "patches" / "cmu1-skin-2.png").read_bytes()))
+    warning = page.locator("#result").get_by_text("Only 0.0% of the patch is stained")
+    expect(warning).to_be_visible()
+    assert_accessible(page)
+    page.get_by_role("option").nth(1).click()
+    expect(warning).to_have_count(0)
+
+
 def test_what_a_proxy_answers_is_no_download_but_told_in_words(visit):
     page = visit.page
     show(page)

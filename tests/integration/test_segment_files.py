@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from app.cli import main
 from tests.conftest import ROOT
-from tests.pictures import encoded, noise, opened
+from tests.pictures import WHITE, encoded, noise, opened, plain
 
 PATCHES = ROOT / "examples" / "patches"
 
@@ -51,6 +51,16 @@ def test_files_and_service_say_the_same(tmp_path, service):
     )
     assert (tmp_path / "cmu1-skin-1_mask.png").read_bytes() == answer.content
     assert table(tmp_path)[0]["code"] == answer.headers["tessera-code"]
+
+
+def test_warnings_are_printed_and_stand_in_the_table(tmp_path):
+    (tmp_path / "blank.png").write_bytes(encoded(plain(WHITE, 30, 30)))
+    result = run(tmp_path / "blank.png", PATCHES / "cmu1-skin-2.png", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert [row["warnings"] for row in table(tmp_path / "out")] == ["low_tissue", ""]
+    said = [line for line in result.stderr.splitlines() if "warning" in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"{tmp_path / 'blank.png'}: warning: Only 0.0% of the patch is stained")
 
 
 def test_a_bad_file_is_named_and_spares_the_others(tmp_path):

@@ -52,6 +52,7 @@ def answer(class_map: np.ndarray, **more: Any) -> dict[str, Any]:
         "mask": picture(class_map, [0, 64, 128, 255, 255, 255]),
         "image": {"width": 8, "height": 6, "sha256": "a" * 64},
         "scale": SCALE,
+        "warnings": [{"code": "pen_marks", "message": "Ink."}],
         "model": {"name": "m", "version": "1", "sha256": "b" * 64},
         "request_id": "r",
         **more,
@@ -173,6 +174,7 @@ def test_a_spacing_is_sent_when_it_is_known_and_what_came_of_it_is_told(ask, cal
     result = ask(script, call)
     assert dict(script.requests[0].url.params) == sent
     assert result.scale == tessera_client.Scale(**SCALE)
+    assert result.warnings == (tessera_client.InputWarning("pen_marks", "Ink."),)
 
 
 def test_a_spacing_goes_with_many_patches_and_with_outlines(ask):

@@ -54,7 +54,7 @@ export class Result {
     return [element("p", { class: "hint" }, "The model tells apart"), element("ul", { class: "legend" }, ...items)];
   }
 
-  #answered({ labels, classes: scores, model, scale }) {
+  #answered({ labels, classes: scores, model, scale, warnings }) {
     this.#swatches = [];
     const classes = classesOf({ classes: scores });
     const thresholds = this.#model?.sha256 === model.sha256 ? [...this.#model.label_thresholds] : [];
@@ -62,6 +62,7 @@ export class Result {
       this.#row(classes, index, score, labels, score.probability === null ? null : thresholds.shift()),
     );
     return [
+      ...(warnings.length === 0 ? [] : [warned(warnings)]),
       element("p", { class: "labels" }, ...found(labels, scores)),
       strip(scores, "tall"),
       element(
@@ -124,6 +125,9 @@ function found(labels, scores) {
       return chip;
     });
 }
+
+const warned = (warnings) =>
+  element("ul", { class: "warnings" }, ...warnings.map(({ message }) => element("li", {}, message)));
 
 const heading = (text) => element("th", { scope: "col" }, text);
 

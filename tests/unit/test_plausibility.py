@@ -1,0 +1,143 @@
+"""What is warned about, and above all what is not. Rates on real images: docs/warnings.md."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from app.imaging.plausibility import Appearance, appearance, input_warnings
+from app.imaging.sharpness import sharpness
+from app.pathology.classes import NORMAL, STROMA, TUMOR
+from app.pathology.geometry import Size
+from model_export.synthetic import draw_patch
+from tests.conftest import ROOT
+
+HE = Appearance(tissue=0.5, he_stain=0.99, ink=0.0, sharpness=0.8)
+SKIN = sorted((ROOT / "examples" / "patches").glob("cmu1-skin-*.png"))
+
+
+def codes(image: np.ndarray) -> list[str]:
+    return [warning.code for warning in input_warnings(appearance(image))]
+
+
+def drawn(*tissues, seed=1) -> np.ndarray:
+    return draw_patch(seed, Size(240, 240), tissues or (TUMOR, STROMA, NORMAL))[0]
+
+
+def skin() -> np.ndarray:
+    return np.array(Image.open(SKIN[1]).convert("RGB"))
+
+
+def plain(*colour: int) -> np.ndarray:
+    return np.full((100, 120, 3), colour, np.uint8)
+
+
+def blurred(image: np.ndarray, sigma_px: float) -> np.ndarray:
+    return np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma_px)))
+
+
+def inked(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """A stroke across the image, through which it shows."""
+    stroke = Image.new("RGB", (image.shape[1], image.shape[0]), "white")
+    ImageDraw.Draw(stroke).line([(0, 40), (image.shape[1], 170)], fill=colour, width=24)
+    return (image * (np.asarray(stroke) / 255)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("path", SKIN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("factor", [0.85, 1, 1.15])
+def test_real_tissue_is_not_warned_about_under_any_usual_light(path, factor):
+    image = np.asarray(Image.open(path).convert("RGB")) * factor
+    assert codes(image.clip(0, 255).astype(np.uint8)) == []
+
+
+@pytest.mark.parametrize("tissues", [(TUMOR,), (STROMA,), (NORMAL,), (TUMOR, STROMA, NORMAL)])
+@pytest.mark.parametrize("seed", range(3))
+def test_drawn_tissue_is_not_warned_about(tissues, seed):
+    assert codes(drawn(*tissues, seed=seed)) == []
+
+
+def test_yellow_light_is_not_another_stain():
+    assert codes((skin() * np.array([0.95, 0.95, 0.75])).astype(np.uint8)) == []
+
+
+@pytest.mark.parametrize(
+    "image",
+    [plain(255, 255, 255), plain(243, 242, 244), plain(200, 200, 200), draw_patch(1, Size(200, 200), ())[0]],
+    ids=["white", "pale", "grey", "glass"],
+)
+def test_a_blank_has_low_tissue(image):
+    assert codes(image) == ["low_tissue"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda image: np.repeat(image.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2),
+        lambda image: 255 - image,
+        lambda image: image[..., [1, 0, 2]],
+        lambda image: image[..., [0, 2, 1]],
+        lambda image: np.random.default_rng(0).integers(0, 256, image.shape, np.uint8),
+        np.zeros_like,
+    ],
+    ids=["grey", "inverted", "green and red swapped", "green and blue swapped", "noise", "black"],
+)
+def test_what_lacks_the_colours_of_he_is_out_of_distribution(spoil):
+    assert codes(np.ascontiguousarray(spoil(skin()))) == ["out_of_distribution"]
+
+
+def test_dab_is_out_of_distribution():
+    brown = np.array([0.27, 0.57, 0.78])  # Ruifrok and Johnston (2001)
+    amount = np.abs(np.random.default_rng(0).normal(0.8, 0.4, (60, 60, 1)))
+    image = (255 * np.exp(-amount * brown)).astype(np.uint8)
+    assert codes(np.pad(image, ((20, 20), (20, 20), (0, 0)), constant_values=250)) == ["out_of_distribution"]
+
+
+@pytest.mark.parametrize("colour", [(25, 45, 150), (20, 120, 70), (200, 30, 45), (35, 35, 40)])
+def test_pens_of_four_colours_are_seen(colour):
+    assert codes(inked(skin(), colour)) == ["pen_marks"]
+
+
+@pytest.mark.parametrize("times", [1, 5])
+@pytest.mark.parametrize("sigma_px", [2, 4])
+def test_blur_is_seen_at_any_size(times, sigma_px):
+    assert codes(np.tile(blurred(drawn(), sigma_px), (times, times, 1))) == ["out_of_focus"]
+
+
+def test_ink_and_blur_are_told_together():
+    assert codes(blurred(inked(skin(), (20, 120, 70)), 3)) == ["pen_marks", "out_of_focus"]
+
+
+def test_a_large_image_is_judged_in_all_its_parts():
+    image = np.tile(drawn(), (5, 5, 1))
+    image[500:700, 500:700] = 255
+    image[:, :600] = blurred(image, 6)[:, :600]
+    whole, left = sharpness(image), sharpness(np.ascontiguousarray(image[:, :600]))
+    assert whole is not None
+    assert left is not None
+    assert whole > 1.2 * left
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4096), (4096, 1), (3, 500), (31, 31), (32, 32), (129, 257)])
+def test_any_shape_can_be_judged(shape):
+    seen = appearance(np.full((*shape, 3), 200, np.uint8))
+    assert (seen.tissue, seen.he_stain, seen.ink, seen.sharpness) == (0, 0, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("seen", "code", "number"),
+    [
+        (Appearance(0.031, 0.2, 0.5, 0.1), "low_tissue", "3.1%"),
+        (Appearance(0.5, 0.42, 0.5, 0.1), "out_of_distribution", "42%"),
+        (Appearance(0.5, 0.99, 0.13, 0.8), "pen_marks", "13%"),
+        (Appearance(0.5, 0.99, 0.0, 0.234), "out_of_focus", "0.23"),
+    ],
+)
+def test_each_message_says_what_was_measured(seen, code, number):
+    (warning,) = input_warnings(seen)
+    assert warning.code == code
+    assert number in warning.message
+
+
+@pytest.mark.parametrize("sharp", [0.45, None])
+def test_on_the_limit_there_is_no_warning(sharp):
+    assert input_warnings(HE) == ()
+    assert input_warnings(Appearance(0.05, 0.65, 0.01, sharp)) == ()
