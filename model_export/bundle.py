@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from app.pathology.manifest import MANIFEST_FILE, ModelManifest
 from model_export.errors import InvalidData
 
 
@@ -45,6 +48,23 @@ def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def read_manifest(bundle: Path) -> ModelManifest:
+    """Read a bundle's manifest.
+
+    Raises:
+        InvalidData: It is missing or breaks the contract.
+    """
+    path = bundle / MANIFEST_FILE
+    try:
+        return ModelManifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InvalidData(f"{path}: no such file") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "manifest"
+        raise InvalidData(f"{path}: {where}: {first['msg']}") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -1,26 +1,18 @@
 """Checkpoints: files of tensors and plain values, read with `weights_only=True` and replaced in one step."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from model_export.atomic import replacing
 from model_export.errors import InvalidCheckpoint
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path` through a temporary file beside it, so that an interrupt leaves the old one whole."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    """Write `state` to `path` in one step, so that an interrupt leaves the old one whole."""
+    with replacing(path) as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +14,28 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 DEFAULT_RECIPE = "luad-lite0"
 MAX_SEED = 2**32 - 1
+
+
+Source = Literal["wsss4luad", "stas", "ebhi_seg", "lc25000"]
+"""Data sets that training crops come from; see `training/sources.py`."""
+
+
+class Teacher(BaseModel):
+    """A first network, trained before, whose class maps label what the sources leave unknown.
+
+    Attributes:
+        recipe: The name of its recipe, or a TOML file.
+        seeds: Train one for each and average what they say.
+        confidence: The least probability of a pixel's class, of those that its image may hold; less stays unknown.
+        scales: The zooms at which each image is seen, and over which the probabilities are averaged.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    confidence: Fraction = 0.8
+    scales: tuple[Positive, ...] = Field(default=(1.0,), min_length=1)
 
 
 class Recipe(BaseModel):
@@ -32,11 +54,22 @@ class Recipe(BaseModel):
         dropout: Dropout before each head.
         dice_weight: Weight of the Dice loss beside the cross-entropy.
         label_weight: Weight of the classification loss.
+        precision: What the network computes in while it learns; weights, losses and validation stay float32.
         average_decay: Decay of the exponential moving average of the weights, the one that is kept.
         scale: Range of the random zoom; 2.0 shows tissue twice as large.
         stain_sigma: Strength of the H&E stain jitter.
         brightness: Half range of the random brightness factor.
-        rarity: 0 draws all images equally often, 1 draws each class equally often.
+        rarity: 0 draws all images of a source equally often, 1 draws each of its classes equally often.
+        shares: How large a part of the crops comes from each source, relative to the others.
+        frozen_blocks: The encoder's stem and this many of its first blocks keep the ImageNet weights.
+        frozen_statistics: The encoder's batch normalisation keeps the ImageNet statistics.
+        label_smoothing: How much of each pixel's truth is spread over all classes.
+        cutmix: Probability that a rectangle of another crop is laid over a crop.
+        blur: Probability that a crop is out of focus.
+        label_patch_px: Learn from labels alone: the pairs are cut into patches of about this side, in px, which keep
+            their labels and lose their class maps; see `training/weak.py`.
+        bag_weight: Weight of the loss that teaches the class maps from labels.
+        teacher: How the unknown pixels of the sources get a class, if at all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,11 +86,21 @@ class Recipe(BaseModel):
     dropout: Fraction = 0.2
     dice_weight: float = Field(default=0.5, ge=0.0)
     label_weight: float = Field(default=0.2, ge=0.0)
+    precision: Literal["float32", "bfloat16"] = "float32"
     average_decay: Fraction = 0.99
     scale: tuple[Positive, Positive] = (0.7, 1.5)
     stain_sigma: float = Field(default=0.1, ge=0.0)
     brightness: Fraction = 0.15
     rarity: Fraction = 0.5
+    shares: dict[Source, Positive] = Field(default={"wsss4luad": 1.0}, min_length=1)
+    frozen_blocks: int = Field(default=0, ge=0, le=16)
+    frozen_statistics: bool = False
+    label_smoothing: Fraction = 0.0
+    cutmix: Fraction = 0.0
+    blur: Fraction = 0.0
+    label_patch_px: int | None = Field(default=None, ge=32)
+    bag_weight: float = Field(default=0.0, ge=0.0)
+    teacher: Teacher | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -69,6 +112,23 @@ class Recipe(BaseModel):
     def total_steps(self) -> int:
         """Optimiser steps of the whole training."""
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def sources(self) -> set[Source]:
+        """Every source that the recipe or one of its teachers draws from.
+
+        Raises:
+            InvalidRecipe: There is no recipe for a teacher, or a recipe is its own teacher.
+        """
+        found, seen, recipe = set(self.shares), set[str](), self
+        while recipe.teacher is not None:
+            name = recipe.teacher.recipe
+            if name in seen:
+                raise InvalidRecipe(f"{name}: is its own teacher")
+            seen.add(name)
+            recipe = load_recipe(name)
+            found |= set(recipe.shares)
+        return found
 
 
 def load_recipe(name_or_path: str) -> Recipe:

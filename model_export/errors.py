@@ -4,6 +4,8 @@ ModelExportError
 ├── InvalidData               an image, a mask or a folder of them
 ├── InvalidCheckpoint         a checkpoint or a model factory that does not fit
 ├── InvalidRecipe             a recipe file or one of its values
+├── Unavailable               a package or a device that was asked for and is not there
+├── JobFailed                 one of several commands side by side
 └── VerificationFailed        the exported graph does not reproduce the PyTorch model
 """
 
@@ -22,6 +24,14 @@ class InvalidCheckpoint(ModelExportError):
 
 class InvalidRecipe(ModelExportError):
     """A recipe cannot be used."""
+
+
+class Unavailable(ModelExportError):
+    """An optional package or a device that was asked for is not there."""
+
+
+class JobFailed(ModelExportError):
+    """One of several commands side by side ended before its work was done."""
 
 
 class VerificationFailed(ModelExportError):

@@ -3,20 +3,27 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from app.pathology.classes import TissueClass
+from model_export.calibration import calibrated
 from model_export.checkpoint import load_checkpoint
 from model_export.config import Recipe
 from model_export.factory import load_network
+from model_export.labels import with_chosen_thresholds
 from model_export.pictures import write_grid
 from model_export.predict import predict
+from model_export.training.corpus import Corpus
 from model_export.training.dataset import Sample
-from model_export.training.folds import Fold, split
-from model_export.training.loop import Progress, Trainer, score
-from model_export.training.scores import Scores
+from model_export.training.folds import Fold, untaught
+from model_export.training.hardware import Hardware
+from model_export.training.loggers import Kind
+from model_export.training.loop import Progress
+from model_export.training.pipeline import train_recipe
+from model_export.training.scores import Scores, score
 
 SCORES_FILE = "scores.json"
 GRID_FILE = "grid.png"
@@ -27,6 +34,9 @@ def evaluate(
 ) -> Scores:
     """Score `network` on `samples`; write `scores.json` and `grid.png`, of the first `pictures` masked ones, to `out`.
 
+    `scores.json` holds `scores` by name, `classes`, `confusion`, `calibration` of the network's own probabilities,
+    `labels` with the probabilities they were read off, and `images`, each with its own scores.
+
     Returns:
         The scores, summed over the samples.
     """
@@ -36,7 +46,7 @@ def evaluate(
     if shown:
         maps = [predict(network, sample.image).class_map for sample in shown]
         write_grid(out / GRID_FILE, shown, maps, classes)
-    _write_json(out / SCORES_FILE, {"scores": scores.as_dict(), "confusion": scores.confusion.tolist()})
+    _write_json(out / SCORES_FILE, {"scores": scores.as_dict(), **_parts(scores), "labels": scores.labels.as_dict()})
     return scores
 
 
@@ -44,11 +54,12 @@ def cross_validate(
     run: Path,
     classes: Sequence[TissueClass],
     recipe: Recipe,
-    pairs: Sequence[Sample],
-    extra: Sequence[Sample],
+    corpus: Corpus,
     folds: int,
     progress: Progress,
-) -> dict[str, dict[str, float]]:
+    hardware: Hardware | None = None,
+    logger: Kind = "csv",
+) -> dict[str, Any]:
     """Train once without each fold, score each on its own fold's images, and sum up.
 
     The run folder gets a run `fold-K` for each fold and `scores.json`. A second call goes on where the first stopped.
@@ -59,33 +70,59 @@ def cross_validate(
         run: The run folder.
         classes: The classes of the class maps.
         recipe: What each training does.
-        pairs: The samples to split.
-        extra: Samples that every training part gets beside its pairs.
+        corpus: The pairs to split, and what every training part gets beside its own.
         folds: How many folds.
         progress: Told of every epoch.
+        hardware: What to compute on; one process on the CPU by default.
+        logger: What each training keeps beside the CSV files.
 
     Returns:
-        `pooled` (from the summed confusion), `mean` and `sd` over folds; each a dictionary of scores by name.
+        What `summarise` makes of the folds.
     """
     by_fold: list[Scores] = []
-    for index in range(folds):
-        fold = Fold(index, folds)
-        training, held_out = split(pairs, fold)
+    parts = [Fold(index, folds) for index in range(folds)]
+    for fold in parts:
+        for note in untaught(*corpus.part(fold), classes, fold):
+            progress.line(note)
+    for index, fold in enumerate(parts):
+        sources, held_out = corpus.part(fold)
         folder = run / f"fold-{index + 1}"
-        trainer = Trainer(folder, classes, recipe, [*training, *extra], held_out, fold)
-        trainer.resume()
-        trainer.train(progress)
+        trainer = train_recipe(folder, classes, recipe, sources, held_out, fold, progress, hardware, logger)
         by_fold.append(evaluate(trainer.averaged, held_out, classes, folder))
-    each = [scores.as_dict() for scores in by_fold]
+    summary = summarise(by_fold)
+    _write_json(run / SCORES_FILE, summary)
+    return summary
+
+
+def summarise(folds: Sequence[Scores]) -> dict[str, Any]:
+    """Sum up a cross-validation.
+
+    Label thresholds and the temperature are chosen on all folds, which is what a network trained on all images may be
+    served with. What they are worth is said of each fold with what the others choose, never of the images they were
+    chosen on.
+
+    Args:
+        folds: At least two, each scored by a network that never saw its images.
+
+    Returns:
+        `pooled` (from the sums over all folds), `mean` and `sd` over `folds`, each scores by name, without any choice:
+        at temperature 1 and thresholds of one half. `classes`, `confusion`, `calibration` and `images` as
+        `evaluate` writes them. `calibrated` as `calibration.calibrated` and `labels` as
+        `labels.with_chosen_thresholds` return them.
+    """
+    each = [scores.as_dict() for scores in folds]
     names = list(dict.fromkeys(name for scores in each for name in scores))
     values = {name: [scores[name] for scores in each if name in scores] for name in names}
-    summary = {
-        "pooled": sum(by_fold[1:], start=by_fold[0]).as_dict(),
+    total = sum(folds, start=Scores(folds[0].classes))
+    return {
+        "pooled": total.as_dict(),
         "mean": {name: float(np.mean(found)) for name, found in values.items()},
         "sd": {name: float(np.std(found)) for name, found in values.items()},
+        "folds": each,
+        **_parts(total),
+        "calibrated": calibrated([scores.calibration for scores in folds]),
+        "labels": with_chosen_thresholds([scores.labels for scores in folds]),
     }
-    _write_json(run / SCORES_FILE, {**summary, "folds": each})
-    return summary
 
 
 def evaluate_checkpoint(
@@ -99,6 +136,15 @@ def fold_of(checkpoint: Path) -> str:
     """Return which fold the checkpoint's training held out, as `Fold.parse` reads it; "all" when none is noted."""
     asked = load_checkpoint(checkpoint).get("asked", {})
     return str(asked.get("fold", "all"))
+
+
+def _parts(scores: Scores) -> dict[str, Any]:
+    return {
+        "classes": [tissue.name for tissue in scores.classes],
+        "confusion": scores.confusion.tolist(),
+        "calibration": scores.calibration.unchanged.as_dict(),
+        "images": scores.images,
+    }
 
 
 def _write_json(path: Path, value: object) -> None:

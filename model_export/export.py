@@ -25,6 +25,7 @@ from app.pathology.manifest import (
 )
 from model_export.bundle import new_folder, sha256_of
 from model_export.errors import InvalidCheckpoint, InvalidData
+from model_export.labels import NEUTRAL
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
 from model_export.serving_graph import ServingGraph
 from model_export.verify import Comparison, run_onnx, trial_batches, verify
@@ -36,7 +37,10 @@ WINDOW_PX, MARGIN_PX = 1024, 128
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What the exporter cannot read off the weights; the fields mean what `ModelManifest` says."""
+    """What the exporter cannot read off the weights; the fields mean what `ModelManifest` says.
+
+    Without `label_thresholds`, a label is given from one half on.
+    """
 
     name: str
     version: str
@@ -50,11 +54,13 @@ class ModelCard:
     um_per_px: float | None = None
     training_data: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
+    label_thresholds: tuple[float, ...] | None = None
+    temperature: float = 1.0
 
 
 def serving_graph(network: torch.nn.Module, card: ModelCard) -> ServingGraph:
     """Wrap `network` as its card says."""
-    return ServingGraph(network, card.classes, card.mean, card.std, card.stride)
+    return ServingGraph(network, card.classes, card.mean, card.std, card.stride, card.temperature)
 
 
 def export_bundle(network: torch.nn.Module, card: ModelCard, target: Path, overwrite: bool = False) -> list[Comparison]:
@@ -92,7 +98,8 @@ def _draft_manifest(card: ModelCard) -> ModelManifest:
             version=card.version,
             description=card.description,
             classes=card.classes,
-            label_thresholds=tuple(0.5 for tissue in card.classes if tissue.label),
+            label_thresholds=card.label_thresholds or tuple(NEUTRAL for tissue in card.classes if tissue.label),
+            temperature=card.temperature,
             stride=card.stride,
             window_px=card.window_px,
             margin_px=card.margin_px,

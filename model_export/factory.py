@@ -15,15 +15,16 @@ from model_export.checkpoint import load_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData
 from model_export.network import TissueNetwork
 
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
-"""Keys under which training programs commonly store the weights."""
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "averaged")
+"""Keys under which training programs commonly store the weights; the last is of the project's own `last.pth`."""
 
 
 def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str | None = None) -> nn.Module:
     """Return the network with the checkpoint's weights, in evaluation mode.
 
     Args:
-        checkpoint: A state dictionary, or a dictionary with one under `model`, `state_dict` or `model_state_dict`.
+        checkpoint: A state dictionary, or a dictionary with one under `model`, `state_dict` or `model_state_dict`; or
+            a run's `last.pth`, of which the averaged weights are taken.
         classes: The classes of the class map.
         factory: `package.module:callable` that returns an untrained network; None for the project's own.
 
@@ -77,6 +78,7 @@ def _weights(path: Path, state: dict[str, Any]) -> Mapping[str, Tensor]:
             break
     if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise InvalidCheckpoint(f"{path}: holds no dictionary of weights, at its top or under {', '.join(_WRAPPERS)}")
+    state.pop("n_averaged", None)  # AveragedModel's own, no weight
     return {name.removeprefix("module."): value for name, value in state.items()}  # as DataParallel saves them
 
 

@@ -29,6 +29,8 @@ _TAPS = (2, 4, 10, 15)
 """The encoder blocks that end strides 4, 8, 16 and 32."""
 _TAP_CHANNELS = (24, 40, 112, 320)
 
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
 
 class TissueNetwork(nn.Module):
     """EfficientNet-Lite0 with a segmentation and a multi-label head.
@@ -65,6 +67,28 @@ class TissueNetwork(nn.Module):
         )
         self.segment = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, class_count, 1))
         self.classify = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(_TAP_CHANNELS[-1], label_count, 1))
+
+        self._kept: tuple[nn.Module, ...] = ()
+
+    def freeze(self, blocks: int, statistics: bool) -> None:
+        """Keep the weights of the stem and the first `blocks` blocks, and all the encoder's batch statistics.
+
+        Args:
+            blocks: How many blocks; 0 freezes no weights, not even the stem's.
+            statistics: Whether batch normalisation uses and keeps the statistics that the encoder came with.
+        """
+        frozen = [self.stem, *self.blocks[:blocks]] if blocks else []
+        for module in frozen:
+            module.requires_grad_(False)
+        encoder = [self.stem, *self.blocks] if statistics else frozen
+        self._kept = tuple(m for part in encoder for m in part.modules() if isinstance(m, _NORMS))
+
+    def train(self, mode: bool = True) -> "TissueNetwork":
+        """Set training or evaluation mode; frozen statistics stay as they are in both."""
+        super().train(mode)
+        for norm in self._kept:
+            norm.eval()
+        return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the logits of both heads.

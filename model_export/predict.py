@@ -14,7 +14,7 @@ from model_export.training.augment import normalise
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the network says of one image.
+    """What the network says of one image, in the CPU's memory.
 
     Attributes:
         logits: float (1, C, H, W), cropped to the image.
@@ -37,13 +37,14 @@ class Prediction:
 
 @torch.inference_mode()
 def predict(network: nn.Module, image: RgbImage) -> Prediction:
-    """Run `network`, in evaluation mode, on one (H, W, 3) uint8 image of any size."""
+    """Run `network`, in evaluation mode and where its weights lie, on one (H, W, 3) uint8 image of any size."""
     height, width = image.shape[:2]
     bottom, right = -height % STRIDE, -width % STRIDE
     padded = np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="reflect")
     pixels = torch.from_numpy(padded).permute(2, 0, 1)[None].float()
-    outputs = network(normalise(pixels).contiguous(memory_format=torch.channels_last))
-    return Prediction(outputs["out"][:, :, :height, :width], outputs["labels"])
+    device = next((parameter.device for parameter in network.parameters()), pixels.device)
+    outputs = network(normalise(pixels).to(device).contiguous(memory_format=torch.channels_last))
+    return Prediction(outputs["out"][:, :, :height, :width].cpu(), outputs["labels"].cpu())
 
 
 def segmentation_loss(prediction: Prediction, class_map: ClassMap, ignore: int) -> float:

@@ -25,6 +25,7 @@ class ServingGraph(nn.Module):
         mean: Per-channel mean of RGB in 0 to 255.
         std: Per-channel standard deviation of RGB in 0 to 255.
         stride: Sides of an input are multiples of this, in px.
+        temperature: What the logits are divided by before the softmax; it moves the confidence and no class.
 
     Raises:
         InvalidCheckpoint: A trial run shows that the network's outputs do not fit.
@@ -40,6 +41,7 @@ class ServingGraph(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         stride: int,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = network
@@ -47,6 +49,7 @@ class ServingGraph(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
         self.label_indices = list(label_indices(classes))
         self.block_px = stride
+        self.temperature = temperature
         self.scale = self._try_out(len(classes), stride * 2)
         self.eval()
 
@@ -64,6 +67,8 @@ class ServingGraph(nn.Module):
             logits = functional.interpolate(
                 logits, scale_factor=float(self.scale), mode="bilinear", align_corners=False
             )
+        if self.temperature != 1:
+            logits = logits / self.temperature
         confidence, class_map = logits.softmax(dim=1).max(dim=1)
         probabilities = self._labels_from(class_map) if labels is None else labels.sigmoid()
         return class_map.to(torch.uint8), (confidence * 255).round().to(torch.uint8), probabilities

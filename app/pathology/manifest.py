@@ -6,7 +6,7 @@ The serving graph has one input and three outputs:
 
 - `image`: uint8 (N, H, W, 3) RGB; H and W are multiples of the manifest's stride; normalisation is inside.
 - `class_map`: uint8 (N, H, W), indices into the manifest's classes.
-- `confidence`: uint8 (N, H, W), the winning class's probability times 255, rounded.
+- `confidence`: uint8 (N, H, W), the winning class's probability times 255, rounded; see `temperature`.
 - `label_probability`: float32 (N, L), one for each class with `label: true`, in list order.
 """
 
@@ -44,6 +44,8 @@ class ModelManifest(BaseModel):
         intended_use: What the model may be used for.
         classes: The classes of the class map, in index order.
         label_thresholds: For each label class, the probability from which a patch carries the label.
+        temperature: What the graph divides the logits by before it takes probabilities; above 1 where a network is
+            surer of itself than it is right (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
         stride: The sides of an input are multiples of this, in px.
         window_px: The side of the largest window to run at once, in px; larger patches are tiled.
         margin_px: How far, in px, a window's own border spoils its class map; windows overlap by twice this.
@@ -65,6 +67,7 @@ class ModelManifest(BaseModel):
     intended_use: str = "research use only"
     classes: tuple[TissueClass, ...] = Field(min_length=2, max_length=255)
     label_thresholds: tuple[Probability, ...]
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     stride: int = Field(ge=1, le=256)
     window_px: int = Field(ge=32, le=8192)
     margin_px: int = Field(ge=0)

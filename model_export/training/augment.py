@@ -1,11 +1,12 @@
-"""Random crops of random samples: flips, rotations, zoom, H&E stain jitter and brightness.
+"""Random crops of random samples: flips, rotations, zoom, CutMix, H&E stain jitter, brightness and blur.
 
 The batch of a step depends on the seed and the step alone, so a resumed training sees what an uninterrupted one does.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -13,13 +14,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from app.pathology.classes import TissueClass
-from model_export.config import Recipe
+from model_export.config import Recipe, Source
+from model_export.errors import InvalidData
 from model_export.network import INPUT_MEAN, INPUT_STD
 from model_export.training.dataset import IGNORE, Sample, labels_of
 
 _RGB_FROM_HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """Optical density of haematoxylin, eosin and DAB; Ruifrok and Johnston, Anal Quant Cytol Histol 23 (2001)."""
 _HED_FROM_RGB = torch.linalg.inv(_RGB_FROM_HED)
+
+MAX_BLUR_PX = 2.0
+"""The widest Gaussian of the random blur."""
+_BLUR_REACH = 5
+
+_MAX_UNKNOWN = 0.02
+"""Where more of a crop than this is unknown, it may hold any class."""
+
+_LEAST_PART = 0.5
+"""A crop that shows less of its image than this need not hold what the image's labels say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +41,14 @@ class Batch:
     Attributes:
         images: float (N, 3, crop, crop), scaled as the network expects.
         class_maps: int64 (N, crop, crop) with `IGNORE` outside the image and where nothing is known.
-        labels: float (N, L), 0 or 1.
+        labels: float (N, L), 0 or 1, NaN where it is not known.
+        inside: bool (N, crop, crop), where a crop shows its image and not the mirrored rim.
     """
 
     images: Tensor
     class_maps: Tensor
     labels: Tensor
+    inside: Tensor
 
 
 def sampling_weights(samples: Sequence[Sample], class_count: int, rarity: float) -> np.ndarray:
@@ -42,45 +56,86 @@ def sampling_weights(samples: Sequence[Sample], class_count: int, rarity: float)
 
     With `rarity` 0 it is uniform; with 1 each class is drawn equally often through the samples that hold it.
     """
-    holds = np.array([[(s.class_map == index).any() for index in range(class_count)] for s in samples], float)
-    holds[[not s.has_mask for s in samples]] = 1.0 / class_count  # label-only patches: as if holding a bit of each
+    holds = np.array([[_holds(s, index) for index in range(class_count)] for s in samples], float)
+    holds[~holds.any(axis=1)] = 1.0 / class_count  # where no pixel's class can be told: as if holding a bit of each
     by_class = holds / np.maximum(holds.sum(axis=0), 1.0)
     weights = by_class.sum(axis=1) ** rarity
     return np.asarray(weights / weights.sum())
 
 
-class BatchSource:
-    """Draws the batch of any step from `samples`."""
+def _holds(sample: Sample, index: int) -> bool:
+    """Whether `sample` teaches the class, by known pixels or by a label that its unknown ones answer for."""
+    labelled = index in sample.guesses and index < len(sample.labels) and bool(sample.labels[index])
+    return labelled or bool((sample.class_map == index).any())
 
-    def __init__(self, samples: Sequence[Sample], classes: Sequence[TissueClass], recipe: Recipe) -> None:
-        self._samples = samples
+
+class BatchSource:
+    """Draws the batch of any step.
+
+    Args:
+        sources: The samples of each source that `recipe.shares` names.
+        classes: The classes of the class maps.
+        recipe: How to draw.
+
+    Raises:
+        InvalidData: One of these sources has no samples.
+    """
+
+    def __init__(
+        self, sources: Mapping[Source, Sequence[Sample]], classes: Sequence[TissueClass], recipe: Recipe
+    ) -> None:
+        for name in recipe.shares:
+            if not sources[name]:
+                raise InvalidData(f"the recipe draws from {name}, and there are no images of it to learn from")
+        self._samples = [sample for name in recipe.shares for sample in sources[name]]
         self._classes = classes
         self._recipe = recipe
-        self._weights = sampling_weights(samples, len(classes), recipe.rarity)
+        self._weights = np.concatenate(
+            [
+                share * sampling_weights(sources[name], len(classes), recipe.rarity)
+                for name, share in recipe.shares.items()
+            ]
+        )
+        self._weights /= self._weights.sum()
 
     def batch(self, step: int) -> Batch:
         """Return the batch of `step`, counted from 0."""
-        rng = np.random.default_rng([self._recipe.seed, step])
-        chosen = rng.choice(len(self._samples), self._recipe.batch_size, p=self._weights)
+        recipe = self._recipe
+        rng = np.random.default_rng([recipe.seed, step])
+        chosen = rng.choice(len(self._samples), recipe.batch_size, p=self._weights)
         crops = [self._crop(self._samples[index], rng) for index in chosen]
-        images = torch.stack([image for image, _, _ in crops])  # (N, 3, crop, crop) in 0 to 255
-        images = jitter_stain(images, self._recipe.stain_sigma, rng)
-        factor = 1 + rng.uniform(-1, 1, (len(crops), 1, 1, 1)) * self._recipe.brightness
+        images = torch.stack([image for image, _, _, _ in crops])  # (N, 3, crop, crop) in 0 to 255
+        class_maps = torch.stack([class_map for _, class_map, _, _ in crops])
+        inside = torch.stack([shown for _, _, shown, _ in crops])
+        labels = torch.tensor([known for _, _, _, known in crops], dtype=torch.float32)
+        images = jitter_stain(images, recipe.stain_sigma, rng)
+        factor = 1 + rng.uniform(-1, 1, (len(crops), 1, 1, 1)) * recipe.brightness
         images = (images * torch.from_numpy(factor).float()).clamp_(0, 255)
-        return Batch(
-            normalise(images),
-            torch.stack([class_map for _, class_map, _ in crops]),
-            torch.tensor([labels for _, _, labels in crops], dtype=torch.float32),
-        )
+        for index in np.flatnonzero(rng.random(len(crops)) < recipe.blur):
+            images[index] = blurred(images[index], rng.uniform(0.5, MAX_BLUR_PX))
+        for index in np.flatnonzero(rng.random(len(crops)) < recipe.cutmix):
+            other = (index + 1) % len(crops)
+            if (class_maps[[index, other]] != IGNORE).any(dim=(1, 2)).all():
+                where = self._rectangle(rng)
+                for each in (images, class_maps, inside):
+                    each[index][where] = each[other][where]
+                absent = [0.0 if held == 0 else math.nan for held in (labels[index] + labels[other]).tolist()]
+                labels[index] = torch.tensor(self._known_labels(class_maps[index], inside[index], absent))
+        return Batch(normalise(images), class_maps, labels, inside)
 
-    def _crop(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, Tensor, tuple[bool, ...]]:
+    def _crop(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, list[float]]:
         """Cut one rotated, zoomed and perhaps mirrored crop around a random point of the sample."""
         side = self._recipe.crop_px
-        height, width = sample.class_map.shape
         zoom = math.exp(rng.uniform(math.log(self._recipe.scale[0]), math.log(self._recipe.scale[1])))
         angle = rng.uniform(0, 2 * math.pi)
         mirror = rng.choice([-1.0, 1.0])
-        center_x, center_y = rng.uniform(-1, 1, 2) * [max(0.0, 1 - side / zoom / n) for n in (width, height)]
+        size = np.array(sample.class_map.shape[::-1])
+        center = (1 + rng.uniform(-1, 1, 2) * np.maximum(0.0, 1 - side / zoom / size)) / 2 * size  # x, y in px
+        reach = side / zoom * math.sqrt(0.5) + 2
+        left, top = np.maximum(0, np.floor(center - reach)).astype(int)
+        right, bottom = np.minimum(size, np.ceil(center + reach)).astype(int)
+        width, height = right - left, bottom - top
+        center_x, center_y = 2 * (center - (left, top)) / (width, height) - 1
         cos, sin = math.cos(angle) * side / zoom, math.sin(angle) * side / zoom
         affine = torch.tensor(
             [
@@ -90,14 +145,45 @@ class BatchSource:
             dtype=torch.float32,
         )
         grid = functional.affine_grid(affine[None], [1, 1, side, side], align_corners=False)
-        image = torch.from_numpy(sample.image).permute(2, 0, 1)[None].float()
+        image = torch.from_numpy(sample.image[top:bottom, left:right]).permute(2, 0, 1)[None].float()
         crop = functional.grid_sample(image, grid, "bilinear", "reflection", align_corners=False)[0]
-        if not sample.has_mask:
-            return crop, torch.full((side, side), IGNORE, dtype=torch.int64), sample.labels
-        shifted = torch.from_numpy(sample.class_map)[None, None].float() + 1  # 0 is left for "outside the image"
+        shifted = torch.from_numpy(sample.class_map[top:bottom, left:right])[None, None].float() + 1
         nearest = functional.grid_sample(shifted, grid, "nearest", "zeros", align_corners=False)[0, 0].long() - 1
-        class_map = torch.where(nearest < 0, IGNORE, nearest)
-        return crop, class_map, labels_of(class_map.numpy().astype(np.uint8), self._classes)
+        inside = nearest >= 0
+        class_map = torch.where(inside, nearest, IGNORE)
+        part = int(inside.sum()) / zoom**2 / sample.class_map.size
+        annotated = [
+            math.nan if held is None or (held and part < _LEAST_PART) else float(held) for held in sample.labels
+        ]
+        return crop, class_map, inside, self._known_labels(class_map, inside, annotated)
+
+    def _rectangle(self, rng: np.random.Generator) -> tuple[EllipsisType, slice, slice]:
+        """Return which part of another crop is laid over a crop.
+
+        Source: Yun et al., "CutMix", ICCV 2019, for segmentation: the class map is cut with the image.
+        """
+        side = self._recipe.crop_px
+        width, height = (int(side * part) for part in rng.uniform(0.3, 0.7, 2))
+        left, top = int(rng.integers(side - width + 1)), int(rng.integers(side - height + 1))
+        return ..., slice(top, top + height), slice(left, left + width)
+
+    def _known_labels(self, class_map: Tensor, inside: Tensor, annotated: Sequence[float]) -> list[float]:
+        """Return each label of a crop: 1 or 0 as its pixels tell, and `annotated` where unknown ones may hide it."""
+        held = labels_of(class_map.numpy().astype(np.uint8), self._classes)
+        unknown = int((inside & (class_map == IGNORE)).sum()) > _MAX_UNKNOWN * int(inside.sum())
+        return [
+            1.0 if label else otherwise if unknown else 0.0 for label, otherwise in zip(held, annotated, strict=True)
+        ]
+
+
+def blurred(image: Tensor, sigma: float) -> Tensor:
+    """Return float (3, H, W) `image` out of focus by a Gaussian of `sigma` px."""
+    offsets = torch.arange(-_BLUR_REACH, _BLUR_REACH + 1, dtype=torch.float32)
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    padded = functional.pad(image[:, None], [_BLUR_REACH] * 4, mode="reflect")
+    across = functional.conv2d(padded, kernel.view(1, 1, 1, -1))
+    return functional.conv2d(across, kernel.view(1, 1, -1, 1))[:, 0]
 
 
 def jitter_stain(images: Tensor, sigma: float, rng: np.random.Generator) -> Tensor:
@@ -116,6 +202,20 @@ def jitter_stain(images: Tensor, sigma: float, rng: np.random.Generator) -> Tens
     """
     scale = torch.from_numpy(rng.uniform(1 - sigma, 1 + sigma, (len(images), 1, 1, 3))).float()
     shift = torch.from_numpy(rng.uniform(-sigma, sigma, (len(images), 1, 1, 3))).float()
+    return change_stain(images, scale, shift)
+
+
+def change_stain(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Scale and shift the optical densities of haematoxylin, eosin and DAB.
+
+    Args:
+        images: float (N, 3, H, W), 0 to 255.
+        scale: float (N, 1, 1, 3), factors.
+        shift: float (N, 1, 1, 3), fractions of the image's mean optical density.
+
+    Returns:
+        float (N, 3, H, W), 0 to 255.
+    """
     density = -torch.log((images.permute(0, 2, 3, 1) + 1) / 256)  # (N, H, W, 3)
     stains = (density @ _HED_FROM_RGB) * scale + shift * density.mean(dim=(1, 2, 3), keepdim=True)
     rgb = torch.exp(-(stains @ _RGB_FROM_HED)) * 256 - 1

@@ -34,14 +34,17 @@ class Sample:
     Attributes:
         name: The file's name, for messages and pictures.
         image: (H, W, 3) uint8 RGB.
-        class_map: (H, W) uint8; all `IGNORE` where only labels are known.
-        labels: (L,) bool, one for each label class, as annotated in the name or read off the class map.
+        class_map: (H, W) uint8, `IGNORE` where a pixel's class is not known; all of it where only labels are.
+        labels: (L,) one for each label class, as annotated in the name or read off the class map; None where it is not
+            known whether the image holds it.
+        guesses: Indices of the classes that a teacher may give to the unknown pixels; see `training/teacher.py`.
     """
 
     name: str
     image: RgbImage
     class_map: ClassMap
-    labels: tuple[bool, ...]
+    labels: tuple[bool | None, ...]
+    guesses: tuple[int, ...] = ()
 
     @property
     def has_mask(self) -> bool:
@@ -66,7 +69,7 @@ def read_pairs(root: Path, classes: Sequence[TissueClass]) -> list[Sample]:
     images = _list_png(root / "img")
     samples = []
     for path in images:
-        image = _read_rgb(path)
+        image = read_rgb(path)
         mask_path = root / "mask" / path.name
         if not mask_path.is_file():
             raise InvalidData(f"{mask_path}: missing; {path.name} in img needs a mask of the same name")
@@ -96,7 +99,7 @@ def read_labelled_patches(root: Path, classes: Sequence[TissueClass]) -> list[Sa
         labels = ast.literal_eval(match.group(1))
         if len(labels) != wanted:
             raise InvalidData(f"{path}: {len(labels)} labels in the name, {wanted} expected")
-        image = _read_rgb(path)
+        image = read_rgb(path)
         unknown = np.full(image.shape[:2], IGNORE, np.uint8)
         samples.append(Sample(path.name, image, unknown, tuple(bool(label) for label in labels)))
     return samples
@@ -109,12 +112,33 @@ def _list_png(folder: Path) -> list[Path]:
     return paths
 
 
-def _read_rgb(path: Path) -> RgbImage:
+def read_rgb(path: Path) -> RgbImage:
+    """Read an image as (H, W, 3) uint8.
+
+    Raises:
+        InvalidData: It does not decode.
+    """
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
     except _UNREADABLE as error:
         raise InvalidData(f"{path}: not a readable image: {error}") from error
+
+
+def read_indices(path: Path) -> ClassMap:
+    """Read a palette-mode or grey image as its (H, W) uint8 values.
+
+    Raises:
+        InvalidData: It does not decode, or is of another mode.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, values = image.mode, np.array(image)
+    except _UNREADABLE as error:
+        raise InvalidData(f"{path}: not a readable mask: {error}") from error
+    if mode not in ("P", "L"):
+        raise InvalidData(f"{path}: not a mask of indices but of mode {mode}")
+    return values
 
 
 def _read_mask(path: Path, classes: Sequence[TissueClass]) -> ClassMap:

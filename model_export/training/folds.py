@@ -1,8 +1,10 @@
 """Splitting samples for cross-validation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from app.pathology.classes import TissueClass, label_indices
+from model_export.config import Source
 from model_export.errors import InvalidRecipe
 from model_export.training.dataset import Sample
 
@@ -36,7 +38,8 @@ def split(pairs: Sequence[Sample], fold: Fold) -> tuple[list[Sample], list[Sampl
     """Return the training and the held-out part of `pairs`.
 
     A fold is a run of neighbours in name order, not every N-th sample: neighbours in WSSS4LUAD often come from one
-    slide, and a slide on both sides of the split would flatter the score.
+    slide, and a slide on both sides of the split would flatter the score. Only at the border of two runs may one be:
+    the files say nothing of slides.
 
     Raises:
         InvalidRecipe: There are fewer pairs than folds.
@@ -48,3 +51,23 @@ def split(pairs: Sequence[Sample], fold: Fold) -> tuple[list[Sample], list[Sampl
     start = len(pairs) * fold.index // fold.count
     end = len(pairs) * (fold.index + 1) // fold.count
     return [*pairs[:start], *pairs[end:]], list(pairs[start:end])
+
+
+def untaught(
+    sources: Mapping[Source, Sequence[Sample]], held_out: Sequence[Sample], classes: Sequence[TissueClass], fold: Fold
+) -> list[str]:
+    """Return a line for each label that held-out images of `fold` have and no training image does.
+
+    Args:
+        sources: The training part, by source.
+        held_out: The other one.
+        classes: The classes of the class maps.
+        fold: Which fold it is, for the lines.
+    """
+    training = [sample.labels for samples in sources.values() for sample in samples]
+    return [
+        f"note: fold {fold}: only held-out images hold {classes[index].name}, so nothing teaches it:"
+        " choose another number of folds, or add images that hold it"
+        for place, index in enumerate(label_indices(classes))
+        if any(sample.labels[place] for sample in held_out) and not any(labels[place] for labels in training)
+    ]

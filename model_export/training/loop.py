@@ -1,15 +1,17 @@
 """The training loop: one for both phases, and the run folder it keeps.
 
-A run folder holds `recipe.json` (what was asked for), `metrics.csv` (a row for each phase of each epoch), `last.pth`
-(everything a resumed training needs) and `best.pth` (the averaged weights of the best validation loss, or of the last
-epoch where nothing is held out).
+A run folder holds `recipe.json` (what was asked for), `environment.json` (on what, and how long it took), `metrics.csv`
+(a row for each phase of each epoch), `steps.csv` (one for each optimiser step), `last.pth` (everything a resumed
+training needs) and `best.pth` (the averaged weights of the best validation loss, or of the last epoch where nothing is
+held out).
 """
 
-import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,19 +19,23 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from app.pathology.classes import TissueClass
+from model_export.atomic import write_text
 from model_export.checkpoint import load_checkpoint, save_checkpoint
-from model_export.config import Recipe
+from model_export.config import Recipe, Source
 from model_export.errors import InvalidCheckpoint, InvalidRecipe
 from model_export.network import TissueNetwork
-from model_export.predict import predict, segmentation_loss
-from model_export.training.augment import BatchSource
-from model_export.training.dataset import IGNORE, Sample
+from model_export.training import loggers
+from model_export.training.augment import Batch, BatchSource
+from model_export.training.dataset import Sample
+from model_export.training.environment import describe, difference, digest_of, read_environment, write_environment
 from model_export.training.folds import Fold
-from model_export.training.losses import objective
-from model_export.training.scores import Scores
+from model_export.training.hardware import Hardware
+from model_export.training.losses import parts
+from model_export.training.optimizer import learning_rate, optimizer_of
+from model_export.training.prefetch import batches
+from model_export.training.scores import Scores, score
 
-LABEL_THRESHOLD = 0.5
-"""A label is predicted from this probability on."""
+RECIPE_FILE, BEST_FILE, LAST_FILE = "recipe.json", "best.pth", "last.pth"
 
 
 class Progress(Protocol):
@@ -49,9 +55,14 @@ class Trainer:
         run: The run folder; made when missing.
         classes: The classes of the class maps.
         recipe: What to do.
-        training: Samples to learn from.
+        training: Samples to learn from, by source.
         held_out: Samples to validate on after each epoch; may be empty.
         fold: Which fold `held_out` is, for the record.
+        hardware: What to compute on. Of several processes each makes a trainer, and all train together.
+        logger: What to keep beside the CSV files.
+
+    Raises:
+        InvalidRecipe: The batches cannot be shared evenly by the processes.
     """
 
     def __init__(
@@ -59,45 +70,61 @@ class Trainer:
         run: Path,
         classes: Sequence[TissueClass],
         recipe: Recipe,
-        training: Sequence[Sample],
+        training: Mapping[Source, Sequence[Sample]],
         held_out: Sequence[Sample],
         fold: Fold,
+        hardware: Hardware | None = None,
+        logger: loggers.Kind = "csv",
     ) -> None:
+        self.hardware = hardware or Hardware()
+        processes = self.hardware.processes
+        if recipe.batch_size % processes or recipe.batch_size < 2 * processes:
+            raise InvalidRecipe(
+                f"batch_size: {recipe.batch_size} crops cannot be shared by {processes} processes:"
+                " each needs the same number, two or more"
+            )
         torch.manual_seed(recipe.seed)
         self.run = run
         self.classes = classes
         self.recipe = recipe
         self.held_out = held_out
-        self.batches = BatchSource(training, classes, recipe)
+        self.logger = logger
+        self.source = BatchSource(training, classes, recipe)
         label_count = sum(tissue.label for tissue in classes)
-        self.network = TissueNetwork(len(classes), label_count, dropout=recipe.dropout)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        network = TissueNetwork(len(classes), label_count, dropout=recipe.dropout)
+        network.to(self.hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # no stub
         average = get_ema_multi_avg_fn(recipe.average_decay)  # type: ignore[no-untyped-call]
-        self.averaged = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
-        encoder = [*self.network.stem.parameters(), *self.network.blocks.parameters()]
-        known = {id(parameter) for parameter in encoder}
-        heads = [parameter for parameter in self.network.parameters() if id(parameter) not in known]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": encoder, "rate": recipe.encoder_rate}, {"params": heads, "rate": 1.0}],
-            weight_decay=recipe.weight_decay,
-        )
+        self.averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+        if self.hardware.processes > 1 and self.hardware.device.type == "cuda":  # torch has it for GPUs alone
+            convert = torch.nn.SyncBatchNorm.convert_sync_batchnorm
+            network = convert(network)  # type: ignore[no-untyped-call]
+        network.freeze(recipe.frozen_blocks, recipe.frozen_statistics)
+        self.network = network
+        self._trained = self.hardware.shared(network)
+        self.optimizer = optimizer_of(network, recipe)
         self.epochs_done = 0
         self.best_loss = math.inf
         self.rows: list[dict[str, Any]] = []
         self.asked = {"recipe": recipe.model_dump(mode="json"), "fold": str(fold)}
+        self.data = digest_of(training, held_out)
+        counts = {name: len(samples) for name, samples in training.items()}
+        self._environment = {**describe(self.hardware), "images": counts, "held_out": len(held_out), "data": self.data}
 
     def resume(self) -> bool:
         """Go on from the run folder's last epoch; return whether there was one.
 
         Raises:
-            InvalidCheckpoint: The run was started with another recipe or fold, or its checkpoint is damaged.
+            InvalidCheckpoint: The run was started with another recipe, fold or other images, or its checkpoint is
+                damaged. More epochs are another recipe too: the learning rate's schedule spans all of them.
         """
-        path = self.run / "last.pth"
+        path = self.run / LAST_FILE
         if not path.exists():
             return False
         state = load_checkpoint(path)
         if state.get("asked") != self.asked:
-            raise InvalidCheckpoint(f"{path}: started with another recipe or fold; choose another run folder")
+            raise InvalidCheckpoint(f"{path}: started with {difference(state.get('asked'), self.asked)}")
+        if state.get("data") != self.data:
+            raise InvalidCheckpoint(f"{path}: started with other images, or others held out; choose another run folder")
         try:
             self.network.load_state_dict(state["network"])
             self.averaged.load_state_dict(state["averaged"])
@@ -108,46 +135,86 @@ class Trainer:
         return True
 
     def train(self, progress: Progress) -> Path:
-        """Run the epochs that are left and return the path of the kept weights."""
+        """Run the epochs that are left and return the path of the kept weights.
+
+        Raises:
+            InvalidRecipe: The loss is no longer finite.
+            Unavailable: The logger's package is not installed.
+        """
+        if self.epochs_done == self.recipe.epochs:
+            return self.run / BEST_FILE
+        if not self.hardware.first:
+            while self.epochs_done < self.recipe.epochs:
+                self._train_epoch(progress, [])
+                self.epochs_done += 1
+            return self.run / BEST_FILE
+        loggers.require(self.logger)
         self.run.mkdir(parents=True, exist_ok=True)
-        (self.run / "recipe.json").write_text(json.dumps(self.asked, indent=2) + "\n", encoding="utf-8")
-        while self.epochs_done < self.recipe.epochs:
-            for phase in ("train", "validate") if self.held_out else ("train",):
-                row = self._train_epoch(progress) if phase == "train" else self._validate()
-                self.rows.append({"epoch": self.epochs_done + 1, "phase": phase, **row})
-                shown = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
-                progress.line(f"epoch {self.epochs_done + 1}/{self.recipe.epochs}  {phase:8}  {shown}")
-            self.epochs_done += 1
-            self._keep()
-        return self.run / "best.pth"
+        write_text(self.run / RECIPE_FILE, json.dumps(self.asked, indent=2) + "\n")
+        spent = read_environment(self.run).get("seconds", 0.0) if self.epochs_done else 0.0
+        started = time.monotonic()
+        steps_done = self.epochs_done * self.recipe.steps_per_epoch
+        with loggers.opened(self.logger, self.run, self.asked, self.rows, steps_done) as told:
+            while self.epochs_done < self.recipe.epochs:
+                rows = []
+                for phase in ("train", "validate") if self.held_out else ("train",):
+                    row = self._train_epoch(progress, told) if phase == "train" else self._validate()
+                    rows.append({"epoch": self.epochs_done + 1, "phase": phase, **row})
+                    shown = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
+                    progress.line(f"epoch {self.epochs_done + 1}/{self.recipe.epochs}  {phase:8}  {shown}")
+                self.rows += rows
+                self.epochs_done += 1
+                for logger in told:
+                    logger.epoch(rows, self.epochs_done * self.recipe.steps_per_epoch - 1)
+                seconds = round(spent + time.monotonic() - started, 1)
+                write_environment(self.run, {**self._environment, "seconds": seconds})
+                self._keep()
+        return self.run / BEST_FILE
 
-    def _learning_rate(self, step: int) -> float:
-        warmup = max(1, round(self.recipe.warmup * self.recipe.total_steps))
-        if step < warmup:
-            return self.recipe.learning_rate * (step + 1) / warmup
-        done = (step - warmup) / max(1, self.recipe.total_steps - warmup)
-        return self.recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-    def _train_epoch(self, progress: Progress) -> dict[str, float]:
+    def _train_epoch(self, progress: Progress, told: Sequence[loggers.Logger]) -> dict[str, float]:
         self.network.train()
         first = self.epochs_done * self.recipe.steps_per_epoch
+        span = range(first, first + self.recipe.steps_per_epoch)
         total = 0.0
-        with progress.bar(range(first, first + self.recipe.steps_per_epoch), f"epoch {self.epochs_done + 1}") as steps:
-            for step in steps:
-                torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # dropout, the same after a resume
-                batch = self.batches.batch(step)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self._learning_rate(step) * group["rate"]
-                outputs = self.network(batch.images.contiguous(memory_format=torch.channels_last))
-                loss = objective(outputs, batch, self.recipe.dice_weight, self.recipe.label_weight)
-                self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.optimizer.step()
-                self.averaged.update_parameters(self.network)
-                total += float(loss.detach())
-        if not math.isfinite(total):
-            raise InvalidRecipe(f"the loss is no longer finite in epoch {self.epochs_done + 1}: lower learning_rate")
-        return {"loss": total / self.recipe.steps_per_epoch}
+        scores = Scores(self.classes)
+        with progress.bar(span, f"epoch {self.epochs_done + 1}") as steps:
+            for step, batch in zip(steps, batches(self.source, span, self.hardware.workers), strict=True):
+                rate = learning_rate(self.recipe, step)
+                terms = self._step(step, rate, batch, scores)
+                loss = sum(terms.values())
+                total += loss
+                for logger in told:
+                    row = {"step": step, "epoch": self.epochs_done + 1, "learning_rate": rate, "loss": loss, **terms}
+                    logger.step(row)
+                if not math.isfinite(loss):
+                    raise InvalidRecipe(
+                        f"the loss is no longer finite in epoch {self.epochs_done + 1}: lower learning_rate"
+                    )
+        return {"loss": total / self.recipe.steps_per_epoch, **scores.pixel_scores()}
+
+    def _step(self, step: int, rate: float, batch: Batch, scores: Scores) -> dict[str, float]:
+        """Learn from `batch`, add its pixels to `scores` and return what each term added to the loss."""
+        hardware = self.hardware
+        # Dropout, the same after a resume, and another in each process.
+        torch.manual_seed(self.recipe.seed * 1_000_003 + step + (hardware.rank << 53))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["rate"]
+        images = hardware.part(batch.images).to(hardware.device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(hardware.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            outputs = self._trained(images)
+        outputs = {name: hardware.whole(output.float()) for name, output in outputs.items()}
+        truth = Batch(*(getattr(batch, field.name).to(hardware.device) for field in fields(batch)))
+        terms = parts(outputs, truth, self.recipe)
+        self.optimizer.zero_grad()
+        loss = torch.stack(list(terms.values())).sum()
+        # A process has the gradients of its own crops; DistributedDataParallel takes their mean where the sum is meant.
+        (loss * hardware.processes).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.averaged.update_parameters(self.network)
+        scores.add_class_map(
+            batch.class_maps.to(torch.uint8).numpy(), outputs["out"].argmax(dim=1).byte().cpu().numpy()
+        )
+        return {name: float(term.detach()) for name, term in terms.items()}
 
     def _validate(self) -> dict[str, float]:
         scores, losses = score(self.averaged, self.held_out, self.classes)
@@ -159,11 +226,12 @@ class Trainer:
         if loss < self.best_loss:
             self.best_loss = loss
             weights = {"model": self.averaged.module.state_dict(), "epoch": self.epochs_done, "asked": self.asked}
-            save_checkpoint(self.run / "best.pth", weights)
+            save_checkpoint(self.run / BEST_FILE, weights)
         save_checkpoint(
-            self.run / "last.pth",
+            self.run / LAST_FILE,
             {
                 "asked": self.asked,
+                "data": self.data,
                 "network": self.network.state_dict(),
                 "averaged": self.averaged.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -172,24 +240,3 @@ class Trainer:
                 "rows": self.rows,
             },
         )
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with (self.run / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-
-
-def score(
-    network: torch.nn.Module, samples: Sequence[Sample], classes: Sequence[TissueClass]
-) -> tuple[Scores, list[float]]:
-    """Return the scores of `network` on `samples` and each sample's segmentation loss (none for label-only ones)."""
-    network.eval()
-    scores = Scores(classes)
-    losses = []
-    for sample in samples:
-        prediction = predict(network, sample.image)
-        scores.add_labels(sample.labels, [bool(p >= LABEL_THRESHOLD) for p in prediction.label_probabilities])
-        if sample.has_mask:
-            scores.add_class_map(sample.class_map, prediction.class_map)
-            losses.append(segmentation_loss(prediction, sample.class_map, IGNORE))
-    return scores, losses

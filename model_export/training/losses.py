@@ -1,23 +1,79 @@
-"""The training objective: cross-entropy and Dice over known pixels, binary cross-entropy over labels."""
+"""The training objective: cross-entropy and Dice over known pixels, binary cross-entropy over labels and over bags."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model_export.config import Recipe
 from model_export.training.augment import Batch
 from model_export.training.dataset import IGNORE
 
+_BAG_EXPONENT = 4.0
+"""1 would pool a map by its mean, infinity by its maximum; Jia et al. (see `bag_loss`) pool by this."""
 
-def objective(outputs: dict[str, Tensor], batch: Batch, dice_weight: float, label_weight: float) -> Tensor:
-    """Return the scalar loss of the network's `outputs` on `batch`.
 
-    A batch in which no pixel's class is known counts by its labels alone.
+def objective(outputs: dict[str, Tensor], batch: Batch, recipe: Recipe) -> Tensor:
+    """Return the scalar loss of the network's `outputs` on `batch`, the sum of `parts`."""
+    return torch.stack(list(parts(outputs, batch, recipe).values())).sum()
+
+
+def parts(outputs: dict[str, Tensor], batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
+    """Return what each term adds to the loss, each a weighted scalar, by name.
+
+    What is not known counts for nothing: neither the pixels with `IGNORE` nor the labels that are NaN.
     """
-    loss = label_weight * functional.binary_cross_entropy_with_logits(outputs["labels"], batch.labels)
-    if bool((batch.class_maps != IGNORE).any()):
-        loss = loss + functional.cross_entropy(outputs["out"], batch.class_maps, ignore_index=IGNORE)
-        loss = loss + dice_weight * dice_loss(outputs["out"], batch.class_maps)
-    return loss
+    logits, truth = outputs["out"], batch.class_maps
+    nothing = 0.0 * logits.sum()  # keeps the head in the graph: DistributedDataParallel waits for every gradient
+    known = bool((truth != IGNORE).any())
+    smoothing = recipe.label_smoothing
+    weighted = {
+        "labels": recipe.label_weight * label_loss(outputs["labels"], batch.labels),
+        "cross_entropy": functional.cross_entropy(logits, truth, ignore_index=IGNORE, label_smoothing=smoothing)
+        if known
+        else nothing,
+        "dice": recipe.dice_weight * dice_loss(logits, truth) if known else nothing,
+    }
+    if recipe.bag_weight:
+        weighted["bags"] = recipe.bag_weight * bag_loss(logits, batch)
+    return weighted
+
+
+def bag_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Return how badly the tissue of each crop, taken together, shows the crop's labels.
+
+    What is not known to be glass is a bag of pixels. A label that the crop has must show in some of them, and one that
+    it has not, and glass, in none: each class's probabilities are pooled by a generalised mean and compared by binary
+    cross-entropy. It is how activation maps are learned (Zhou et al., CVPR 2016: pooled by the mean), at the class
+    map's resolution and with classes that exclude each other.
+
+    Source: Jia et al., "Constrained Deep Weak Supervision for Histopathology Image Segmentation", IEEE Transactions
+    on Medical Imaging 36 (2017).
+
+    Args:
+        logits: float (N, C, H, W); the first L classes are the label classes.
+        batch: Its labels, (N, L), say what the bags hold.
+    """
+    label_count = batch.labels.shape[1]
+    bags = batch.inside & ((batch.class_maps < label_count) | (batch.class_maps == IGNORE))  # (N, H, W)
+    sizes = bags.sum(dim=(1, 2))[:, None]  # (N, 1)
+    powers = logits.softmax(dim=1).clamp(min=1e-4) ** _BAG_EXPONENT * bags[:, None]
+    pooled = (powers.sum(dim=(2, 3)) / sizes.clamp(min=1)).clamp(min=1e-16) ** (1 / _BAG_EXPONENT)  # (N, C)
+    truth = functional.pad(batch.labels, (0, logits.shape[1] - label_count))
+    known = ~truth.isnan() & (sizes > 0)
+    each = functional.binary_cross_entropy(pooled.clamp(max=1.0), truth.nan_to_num(), reduction="none")
+    return (each * known).sum() / known.sum().clamp(min=1)
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the binary cross-entropy averaged over the known labels.
+
+    Args:
+        logits: float (N, L).
+        labels: float (N, L), 0 or 1, NaN where unknown.
+    """
+    known = ~labels.isnan()
+    each = functional.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), reduction="none")
+    return (each * known).sum() / known.sum().clamp(min=1)
 
 
 def dice_loss(logits: Tensor, class_maps: Tensor) -> Tensor:

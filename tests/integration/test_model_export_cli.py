@@ -19,6 +19,8 @@ from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Size
 from model_export.__main__ import main
 from model_export.checkpoint import load_checkpoint, save_checkpoint
+from model_export.corruptions import CORRUPTIONS
+from model_export.measured import read_measured
 from model_export.synthetic import draw_patch
 from model_export.verify import trial_batches
 from tests.model_export_support import (
@@ -112,11 +114,11 @@ def validation(data, run_folder, *more):
 
 
 @pytest.fixture(scope="module")
-def bundle(trained, tmp_path_factory):
+def bundle(trained, scores, tmp_path_factory):
     """The trained network, exported by a process of its own. Read it, do not write to it."""
     target = tmp_path_factory.mktemp("exported") / "bundle"
     given = ("--checkpoint", trained / "best.pth", "--out", target, "--name", "tiny", "--version", "1.0")
-    process = as_process("export", *given)
+    process = as_process("export", *given, "--scores", scores / "scores.json")
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     lines = process.stdout.splitlines()
@@ -146,7 +148,7 @@ NAMED = ("--name", "foreign", "--version", "2.1", "--window", 64, "--margin", 8)
 
 
 @pytest.fixture(scope="module")
-def abroad(scores, tmp_path_factory):
+def abroad(tmp_path_factory):
     """A folder with a foreign network's module, weights, classes and bundle. Read it, do not write to it."""
     folder = tmp_path_factory.mktemp("abroad")
     write_module(folder, MODULE)
@@ -155,7 +157,7 @@ def abroad(scores, tmp_path_factory):
         sys.path.insert(0, "")
         torch.manual_seed(0)
         save_checkpoint(folder / "foreign.pth", {"state_dict": importlib.import_module(MODULE).Foreign().state_dict()})
-        lines = ran("export", *FOREIGN, *NAMED, "--out", "bundle", "--scores", scores / "scores.json")
+        lines = ran("export", *FOREIGN, *NAMED, "--out", "bundle")
     assert len(lines) == len(list(trial_batches(8))) + 1
     assert all("of pixels agree" in line for line in lines[:-1])
     assert lines[-1] == "written: bundle"
@@ -178,10 +180,13 @@ def test_training_leaves_a_checkpoint_and_says_where(data, tmp_path):
 
     lines = ran(*training(data, folder, "--patches", data / "patches", "--fold", "1/2", "--threads", 1))
 
-    assert lines[0] == "4 images to learn from, 2 held out"
+    assert lines[0] == "images to learn from: 4 of wsss4luad; held out: 2"
     assert lines[-1] == f"kept: {folder / 'best.pth'}"
     assert sum(line.startswith("epoch 2/2  validate  loss ") for line in lines) == 1
-    assert {path.name for path in folder.iterdir()} == {"recipe.json", "metrics.csv", "best.pth", "last.pth"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("recipe.json", "environment.json", "metrics.csv", "steps.csv", "best.pth", "last.pth"),
+        *("scores.json", "grid.png", "curves.png"),
+    }
 
 
 def test_epochs_and_seed_on_the_command_line_win_over_the_recipe(data, tmp_path):
@@ -196,7 +201,7 @@ def test_a_finished_run_resumes_to_nothing_left_to_do(data, trained, tmp_path):
 
     lines = ran(*training(data, folder, "--patches", data / "patches", "--fold", "2/2", "--resume"))
 
-    assert lines[0] == "resuming after epoch 2"
+    assert "resuming after epoch 2" in lines
     assert not any(line.startswith("epoch") for line in lines)
     assert (folder / "last.pth").read_bytes() == (trained / "last.pth").read_bytes()
 
@@ -245,7 +250,8 @@ def test_a_run_folder_in_use_is_refused_and_left_alone(data, trained):
 def test_resuming_with_another_recipe_is_refused(data, trained):
     line = refused(*training(data, trained, "--fold", "2/2", "--resume", "--epochs", 5))
 
-    assert line == f"{trained / 'last.pth'}: started with another recipe or fold; choose another run folder"
+    reason = "2 epochs, not 5: the learning rate falls over all epochs, so a run is not lengthened"
+    assert line == f"{trained / 'last.pth'}: started with {reason}; choose another run folder"
 
 
 def cut(path):
@@ -287,6 +293,20 @@ def test_wrong_training_data_end_in_one_line_and_no_run_folder(data, tmp_path, s
     assert line.startswith(f"{root / named}: ")
     assert reason in line
     assert not (root / "run").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ((), "the recipe draws from lc25000: pass its folder with --lc25000"),
+        (("--lc25000", "none"), f"{Path('none/lung_n')}: no JPEG or PNG images here"),
+    ],
+)
+def test_a_recipe_whose_source_is_not_there_is_refused_in_one_line(data, tmp_path, given, line):
+    asked = ("train", "--pairs", data / "pairs", "--recipe", "luad-weak", "--run", tmp_path / "run")
+
+    assert refused(*asked, *given) == line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("fold", ["0/4", "third", "1/5"])
@@ -361,7 +381,11 @@ def test_a_wrong_checkpoint_ends_in_one_line_and_no_scores(data, tmp_path, write
 def test_cross_validation_sums_up_its_folds(data, scores):
     written = json.loads((scores / "scores.json").read_text())
 
-    assert set(written) == {"pooled", "mean", "sd", "folds"}
+    assert set(written) == {
+        *("pooled", "mean", "sd", "folds"),
+        *("classes", "confusion", "calibration", "calibrated", "labels", "images"),
+    }
+    assert [image["name"] for image in written["images"]] == ["00.png", "01.png", "02.png", "03.png"]
     assert len(written["folds"]) == 2
     for name, mean in written["mean"].items():
         found = [fold[name] for fold in written["folds"] if name in fold]
@@ -374,6 +398,7 @@ def test_cross_validation_sums_up_its_folds(data, scores):
         truth = np.stack([np.asarray(Image.open(data / "pairs" / "mask" / name)) for name in names])
         assert confusions[-1].sum(axis=1).tolist() == np.bincount(truth.ravel(), minlength=4).tolist()
     pooled = sum(confusions)
+    assert written["confusion"] == pooled.tolist()
     assert written["pooled"]["pixel_accuracy"] == pytest.approx(np.trace(pooled) / pooled.sum())
     asked = [json.loads((scores / part / "recipe.json").read_text())["fold"] for part in ("fold-1", "fold-2")]
     assert asked == ["1/2", "2/2"]
@@ -402,14 +427,62 @@ def test_cross_validation_with_more_folds_than_pairs_is_refused(data, tmp_path):
 # export and verify, of the project's own network
 
 
-def test_the_service_takes_an_exported_training(bundle):
+def test_the_service_takes_an_exported_training(bundle, scores):
     loaded = load_bundle(bundle)
 
     check_golden(loaded, open_session(loaded.model, "cpu"))
 
     assert (loaded.manifest.name, loaded.manifest.version, loaded.manifest.stride) == ("tiny", "1.0", 32)
     assert loaded.manifest.classes == WSSS4LUAD
-    assert loaded.manifest.label_thresholds == (0.5, 0.5, 0.5)
+    measured = read_measured(scores / "scores.json", WSSS4LUAD)
+    assert loaded.manifest.metrics == measured.metrics
+    assert loaded.manifest.label_thresholds == measured.label_thresholds
+    assert loaded.manifest.temperature == measured.temperature
+
+
+def test_an_exported_training_is_verified_at_its_own_temperature(bundle, trained):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["temperature"] != 1, "a few steps of training were to leave the network too sure or too doubtful"
+
+    assert ran("verify", "--checkpoint", trained / "best.pth", "--bundle", bundle)[-1] == "verified"
+
+
+def test_scores_of_other_classes_are_not_put_into_a_bundle(foreign, scores):
+    line = refused("export", *FOREIGN, *NAMED, "--out", "new", "--scores", scores / "scores.json")
+
+    assert line.endswith("scores of the classes tumor, stroma, normal, background, not of gland, other")
+    assert not Path("new").exists()
+
+
+# robustness
+
+
+def test_each_folds_network_is_scored_on_spoiled_images_of_its_own(data, scores, tmp_path):
+    lines = ran("robustness", "--pairs", data / "pairs", "--run", scores, "--out", tmp_path / "out")
+
+    assert len(lines) == len(CORRUPTIONS) + 1
+    written = json.loads((tmp_path / "out" / "robustness.json").read_text())
+    assert written["images"] == 4
+    pooled = json.loads((scores / "scores.json").read_text())["pooled"]
+    assert written["corruptions"]["none"] == {name: pooled[name] for name in written["corruptions"]["none"]}
+    assert (tmp_path / "out" / "robustness.md").read_text().count("\n") == len(CORRUPTIONS) + 2
+
+
+def test_a_checkpoint_that_held_nothing_out_has_no_robustness(data, tmp_path):
+    ran(*training(data, tmp_path / "run", "--epochs", 1))
+    checkpoint = ("--checkpoint", tmp_path / "run" / "best.pth", "--out", tmp_path / "out")
+
+    line = refused("robustness", "--pairs", data / "pairs", *checkpoint)
+
+    assert line.startswith(f"{tmp_path / 'run' / 'best.pth'}: its training held nothing out")
+
+
+@pytest.mark.parametrize("given", [(), ("--run", "run", "--checkpoint", "best.pth")])
+def test_robustness_wants_a_run_or_a_checkpoint(data, given):
+    result = run("robustness", "--pairs", data / "pairs", "--out", "out", *given)
+
+    assert result.exit_code == 2
+    assert "pass either --run or --checkpoint" in result.stderr
 
 
 @pytest.mark.parametrize("side_px", [32, 96])
@@ -440,7 +513,7 @@ def test_the_exported_graph_tells_nothing_of_the_machine(bundle):
 # export and verify, of anyone's network
 
 
-def test_a_foreign_network_becomes_a_bundle_that_the_service_takes(abroad, scores):
+def test_a_foreign_network_becomes_a_bundle_that_the_service_takes(abroad):
     loaded = load_bundle(abroad / "bundle")
 
     check_golden(loaded, open_session(loaded.model, "cpu"))
@@ -448,8 +521,7 @@ def test_a_foreign_network_becomes_a_bundle_that_the_service_takes(abroad, score
     assert (loaded.manifest.name, loaded.manifest.version) == ("foreign", "2.1")
     assert (loaded.manifest.stride, loaded.manifest.window_px, loaded.manifest.margin_px) == (8, 64, 8)
     assert [tissue.name for tissue in loaded.manifest.classes] == ["gland", "other"]
-    pooled = json.loads((scores / "scores.json").read_text())["pooled"]
-    assert loaded.manifest.metrics == {f"cv_{name}": round(value, 4) for name, value in pooled.items()}
+    assert (loaded.manifest.metrics, loaded.manifest.label_thresholds) == ({}, (0.5,))
 
 
 def test_verification_passes_for_the_right_weights(foreign):
@@ -547,9 +619,9 @@ def test_wrong_channel_numbers_are_a_usage_error(tmp_path, option, text):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("evaluate",), ("cross-validate",), ("export",), ("verify",)])
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "cross-validate", "robustness", "export", "verify"])
 def test_every_command_has_help(command):
-    assert ran(*command, "--help")[0].startswith("Usage: ")
+    assert ran(*command.split(), "--help")[0].startswith("Usage: ")
 
 
 def test_a_process_ends_with_exit_code_2_and_one_line(data, tmp_path):
@@ -559,3 +631,44 @@ def test_a_process_ends_with_exit_code_2_and_one_line(data, tmp_path):
     assert process.stdout == ""
     assert process.stderr == f"error: {tmp_path / 'none' / 'img'}: no PNG images here\n"
     assert list(tmp_path.iterdir()) == []
+
+
+# report, and folds side by side
+
+
+def test_folds_side_by_side_score_as_one_after_the_other(data, scores, tmp_path):
+    process = as_process(*validation(data, tmp_path / "run", "--jobs", 2, "--threads", 1))
+
+    assert process.returncode == 0, process.stdout + process.stderr
+    lines = process.stdout.splitlines()
+    for fold in ("fold 1/2", "fold 2/2"):
+        assert any(line.startswith(f"{fold}  epoch 1/1  validate  loss ") for line in lines)
+    theirs, ours = (json.loads((folder / "scores.json").read_text()) for folder in (scores, tmp_path / "run"))
+    assert ours == theirs
+
+
+def test_a_fold_that_fails_ends_a_cross_validation_in_one_line(data, tmp_path):
+    (tmp_path / "run" / "fold-1").mkdir(parents=True)
+    (tmp_path / "run" / "fold-1" / "last.pth").write_bytes(b"garbage")
+
+    process = as_process(*validation(data, tmp_path / "run", "--jobs", 2))
+
+    assert process.returncode == 2
+    assert any(line.startswith("fold 1/2  error: ") for line in process.stdout.splitlines())
+    [line] = process.stderr.splitlines()
+    assert line.startswith("error: fold 1/2 ended with status 2; ")
+
+
+def test_a_report_is_one_page_in_the_run_folder(scores, tmp_path):
+    folder = shutil.copytree(scores, tmp_path / "run", ignore=shutil.ignore_patterns("*.pth"))
+
+    assert ran("report", folder) == [f"written: {folder / 'report.html'}"]
+
+    assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert (folder / "curves.png").is_file()
+
+
+def test_a_report_of_no_run_is_refused(tmp_path):
+    line = refused("report", tmp_path)
+
+    assert line == f"{tmp_path}: no run here: neither recipe.json nor fold-1/recipe.json"

@@ -3,18 +3,25 @@ from pathlib import Path
 
 import hypothesis.extra.numpy as arrays
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageFilter
 
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Size
+from model_export import labels
+from model_export.calibration import Calibration
 from model_export.errors import InvalidData
+from model_export.labels import choose_threshold, f1
 from model_export.synthetic import draw_patch
 from model_export.training.augment import jitter_stain
-from model_export.training.dataset import IGNORE, read_pairs
+from model_export.training.dataset import IGNORE, Sample, labels_of, read_pairs
 from model_export.training.folds import Fold, split
 from model_export.training.scores import Scores
+from model_export.training.sources import GLASS_BRIGHTNESS, glass
+from model_export.training.weak import labels_alone
 from tests.model_export_support import masked_sample, write_pair
 
 SMALL = masked_sample(np.zeros((1, 1), np.uint8))
@@ -74,6 +81,48 @@ def test_scores_lie_between_zero_and_one_and_add_up(truth, predicted):
     }
 
 
+logits = st.lists(st.floats(-30, 30, width=32), min_size=3, max_size=3)
+pixels = st.lists(st.tuples(logits, st.integers(0, 2)), min_size=1, max_size=12)
+
+
+def calibration_of(counted):
+    calibration = Calibration()
+    if counted:
+        calibration.add(torch.tensor([row for row, _ in counted]), torch.tensor([true for _, true in counted]))
+    return calibration
+
+
+@settings(deadline=None, max_examples=30)
+@given(pixels, st.integers(0, 12))
+def test_folds_pool_to_what_all_pixels_together_give(counted, at):
+    whole, pooled = calibration_of(counted), calibration_of(counted[:at]) + calibration_of(counted[at:])
+
+    for ours, theirs in zip(pooled.at, whole.at, strict=True):
+        np.testing.assert_array_equal(ours.count, theirs.count)
+        np.testing.assert_array_equal(ours.right, theirs.right)
+        assert ours.as_dict()["ece"] == pytest.approx(theirs.as_dict()["ece"], abs=1e-6)
+        assert ours.as_dict()["nll"] == pytest.approx(theirs.as_dict()["nll"], rel=1e-5, abs=1e-6)
+        assert 0 <= ours.ece <= 1
+        assert -1e-6 <= ours.as_dict()["brier"] <= 2 + 1e-6
+    assert 0.5 <= pooled.best_temperature() <= 4
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 50)), max_size=20))
+def test_but_for_the_pull_to_one_half_no_threshold_is_better(images):
+    truth, probability = np.array([has for has, _ in images], bool), np.array([said / 50 for _, said in images])
+
+    def score(threshold):
+        return f1(truth[:, None], (probability >= threshold)[:, None])[0] or 0.0
+
+    assert 0 <= choose_threshold(truth, probability) <= 1
+    if truth.any() and not truth.all():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(labels, "PRIOR_IMAGES", 0)
+            best = choose_threshold(truth, probability)
+        assert score(best) == max(score(threshold / 100) for threshold in range(101))
+
+
 @settings(deadline=None)
 @given(arrays.arrays(np.uint8, (2, 3, 4, 4)), st.floats(0, 1), st.integers(0, 99))
 def test_stain_jitter_keeps_any_image_in_range(images, sigma, seed):
@@ -120,3 +169,30 @@ def test_a_damaged_pair_is_read_or_refused_by_name_in_one_line(folder, data):
             if cut:  # then only what follows the pixels is missing
                 np.testing.assert_array_equal(sample.image, image)
                 np.testing.assert_array_equal(sample.class_map, class_map)
+
+
+@settings(deadline=None)
+@given(arrays.arrays(np.uint8, (7, 9, 3), elements=st.integers(GLASS_BRIGHTNESS - 2, GLASS_BRIGHTNESS + 3)))
+def test_glass_is_where_the_median_of_the_darkest_channel_is_bright(image):
+    median = np.asarray(Image.fromarray(image.min(axis=2)).filter(ImageFilter.MedianFilter(5)))
+
+    np.testing.assert_array_equal(glass(image), median > GLASS_BRIGHTNESS)
+
+
+annotated = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
+
+
+@settings(deadline=None)
+@given(annotated, st.integers(8, 32), st.integers(0, 255))
+def test_patches_for_labels_alone_hold_no_more_than_labels_and_brightness_tell(values, side_px, grey):
+    class_map = (values % 4).astype(np.uint8)
+    image = np.full((*class_map.shape, 3), grey, np.uint8)
+    patches = labels_alone([Sample("a.png", image, class_map, labels_of(class_map, WSSS4LUAD))], side_px, WSSS4LUAD)
+
+    assert sum(patch.class_map.size for patch in patches) == class_map.size
+    for patch in patches:
+        held = [index for index in range(3) if patch.labels[index]]
+        tissue = IGNORE if len(held) > 1 else held[0] if held else 3
+        expected = 3 if grey > GLASS_BRIGHTNESS else tissue
+        assert (patch.class_map == expected).all()
+        assert list(patch.guesses) == held

@@ -14,7 +14,7 @@ from app.inference.bundle import check_golden, load_bundle
 from app.inference.session import open_session
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import GRAPH_INPUT, GRAPH_OUTPUTS, ModelManifest
-from model_export.bundle import new_folder, sha256_of
+from model_export.bundle import new_folder, read_manifest, sha256_of
 from model_export.errors import InvalidCheckpoint, InvalidData, VerificationFailed
 from model_export.export import ModelCard, export_bundle, serving_graph
 from model_export.verify import trial_batches, verify
@@ -95,7 +95,7 @@ def test_the_manifest_says_what_the_card_said_and_what_the_files_are(exported):
         assert getattr(manifest, name) == getattr(said, name)
     assert manifest.training_data == said.training_data
     assert manifest.metrics == said.metrics
-    assert manifest.label_thresholds == (0.5,)
+    assert (manifest.label_thresholds, manifest.temperature) == ((0.5,), 1.0)
     assert manifest.sha256 == hashlib.sha256((exported / "model.onnx").read_bytes()).hexdigest()
     assert manifest.golden_sha256 == hashlib.sha256((exported / "golden.npz").read_bytes()).hexdigest()
     assert set(manifest.producer) == {"torch", "onnx", "onnxscript"}
@@ -166,6 +166,34 @@ def test_verification_refuses_other_weights(exported, network):
 def test_verification_refuses_another_normalisation(exported, network):
     with pytest.raises(VerificationFailed, match="disagree"):
         verify(serving_graph(network(), card(mean=(0.0, 0.0, 0.0))), exported / "model.onnx")
+
+
+def test_thresholds_and_temperature_are_in_the_manifest_and_the_graph(network, tmp_path):
+    calibrated = card(label_thresholds=(0.3,), temperature=2.0)
+
+    export_bundle(network(), calibrated, tmp_path / "bundle")
+
+    manifest = read_manifest(tmp_path / "bundle")
+    assert (manifest.label_thresholds, manifest.temperature) == ((0.3,), 2.0)
+    model = tmp_path / "bundle" / "model.onnx"
+    assert all(comparison.passed for comparison in verify(serving_graph(network(), calibrated), model))
+    with pytest.raises(VerificationFailed, match="disagree"):
+        verify(serving_graph(network(), card()), model)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "no such file"), (b"{", "manifest: "), (b'{"name": "x"}', "version: Field required")],
+)
+def test_a_manifest_that_is_none_is_refused_in_one_line(tmp_path, content, reason):
+    if content is not None:
+        (tmp_path / "manifest.json").write_bytes(content)
+
+    with pytest.raises(InvalidData) as caught:
+        read_manifest(tmp_path)
+
+    assert str(caught.value).startswith(f"{tmp_path / 'manifest.json'}: {reason}")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_verification_refuses_a_graph_with_other_labels(exported, network):
@@ -240,6 +268,9 @@ def test_an_export_that_fails_leaves_the_place_as_it_was(bundle, network, capfd,
         ({"version": ""}, "manifest.version: "),
         ({"window_px": 100}, "window_px must be a multiple of stride"),
         ({"margin_px": 32}, "margin_px must be less than half of window_px"),
+        ({"label_thresholds": (0.5, 0.5)}, "label_thresholds must hold one number for each label class"),
+        ({"label_thresholds": (1.5,)}, "manifest.label_thresholds.0: "),
+        ({"temperature": 0.0}, "manifest.temperature: "),
         ({"um_per_px": -0.5}, "manifest.um_per_px: "),
         ({"um_per_px": float("nan")}, "manifest.um_per_px: "),
         ({"classes": TWO_CLASSES[:1]}, "manifest.classes: "),

@@ -155,7 +155,7 @@ def test_a_dictionary_without_weights_is_refused_by_name(tmp_path, state):
     message = refusal(load_network, path, WSSS4LUAD)
 
     assert message == (
-        f"{path}: holds no dictionary of weights, at its top or under model, state_dict, model_state_dict"
+        f"{path}: holds no dictionary of weights, at its top or under model, state_dict, model_state_dict, averaged"
     )
 
 

@@ -109,6 +109,24 @@ def test_logits_of_a_lower_resolution_are_scaled_up(shrink):
     assert_as_reference(returned, reference(network, shrink=shrink))
 
 
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_a_temperature_moves_the_confidence_and_nothing_else(temperature):
+    network = Network("labels")
+    plain = run(graph(network))
+
+    class_map, confidence, labels = run(ServingGraph(network, WSSS4LUAD, MEAN, STD, STRIDE, temperature))
+
+    np.testing.assert_array_equal(class_map, plain[0])
+    np.testing.assert_array_equal(labels, plain[2])
+    with torch.inference_mode():
+        scaled = (torch.from_numpy(BATCH).permute(0, 3, 1, 2).double() - torch.tensor(MEAN).view(1, 3, 1, 1)) / (
+            torch.tensor(STD).view(1, 3, 1, 1)
+        )
+        expected = (network(scaled.float())["out"].double() / temperature).softmax(dim=1).amax(dim=1)
+    assert np.abs(confidence - 255 * expected.numpy()).max() <= 0.51
+    assert (confidence != plain[1]).mean() > 0.1
+
+
 def test_without_a_head_a_label_is_the_largest_share_of_any_block():
     network = Network("out")
 

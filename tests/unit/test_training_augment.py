@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -6,12 +7,17 @@ import torch
 from torch.nn import functional
 
 from app.pathology.classes import WSSS4LUAD
+from model_export.errors import InvalidData
 from model_export.network import INPUT_MEAN, INPUT_STD
-from model_export.training.augment import BatchSource, jitter_stain, normalise, sampling_weights
+from model_export.training.augment import MAX_BLUR_PX, BatchSource, blurred, jitter_stain, normalise, sampling_weights
 from model_export.training.dataset import IGNORE
 from tests.model_export_support import drawn_samples, label_only_sample, masked_sample, recipe
 
 COLORS = torch.tensor([tissue.color for tissue in WSSS4LUAD]).float()
+
+
+def source_of(samples, asked):
+    return BatchSource({"wsss4luad": samples}, WSSS4LUAD, asked)
 
 
 def plain(**changes):
@@ -46,23 +52,24 @@ def inside_of_one_class(class_maps, reach=2):
 
 def test_a_steps_batch_depends_on_seed_and_step_alone():
     samples = [*drawn_samples(3), label_only_sample((True, False, True))]
-    forward, backward = (BatchSource(samples, WSSS4LUAD, recipe(batch_size=4)) for _ in range(2))
+    forward, backward = (source_of(samples, recipe(batch_size=4)) for _ in range(2))
     first = [forward.batch(step) for step in range(3)]
     second = [backward.batch(step) for step in reversed(range(3))][::-1]
 
     for ours, theirs in zip(first, second, strict=True):
         assert torch.equal(ours.images, theirs.images)
         assert torch.equal(ours.class_maps, theirs.class_maps)
-        assert torch.equal(ours.labels, theirs.labels)
+        assert torch.equal(ours.inside, theirs.inside)
+        torch.testing.assert_close(ours.labels, theirs.labels, rtol=0, atol=0, equal_nan=True)
     assert not any(torch.equal(ours.images, theirs.images) for ours, theirs in pairwise(first))
-    other_seed = BatchSource(samples, WSSS4LUAD, recipe(batch_size=4, seed=4)).batch(0)
+    other_seed = source_of(samples, recipe(batch_size=4, seed=4)).batch(0)
     assert not torch.equal(other_seed.images, first[0].images)
 
 
 def test_a_batch_has_the_networks_shapes_types_and_range():
     samples = [*drawn_samples(4, side_px=80), label_only_sample((False, True, True))]
 
-    batch = BatchSource(samples, WSSS4LUAD, recipe(batch_size=12, crop_px=64, stain_sigma=0.3)).batch(0)
+    batch = source_of(samples, recipe(batch_size=12, crop_px=64, stain_sigma=0.3)).batch(0)
 
     assert batch.images.shape == (12, 3, 64, 64)
     assert batch.images.dtype == torch.float32
@@ -80,7 +87,7 @@ def test_a_batch_has_the_networks_shapes_types_and_range():
 
 @pytest.mark.parametrize(("height", "width"), [(96, 144), (144, 96), (40, 40)])
 def test_a_crops_class_map_follows_its_image(height, width):
-    source = BatchSource([masked_sample(blocks(height, width))], WSSS4LUAD, plain(batch_size=24, crop_px=64))
+    source = source_of([masked_sample(blocks(height, width))], plain(batch_size=24, crop_px=64))
 
     batch = source.batch(0)
 
@@ -96,7 +103,7 @@ def test_crops_are_turned_and_mirrored():
     """Of a map with its classes around the centre, both senses of rotation come up, and all four directions."""
     class_map = np.full((64, 64), IGNORE, np.uint8)
     class_map[:24, :], class_map[:, 40:], class_map[40:, :] = 0, 1, 2  # clockwise from the top: tumor, stroma, normal
-    source = BatchSource([masked_sample(class_map)], WSSS4LUAD, plain(batch_size=48, crop_px=64, scale=(1.0, 1.0)))
+    source = source_of([masked_sample(class_map)], plain(batch_size=48, crop_px=64, scale=(1.0, 1.0)))
 
     maps = source.batch(0).class_maps.numpy()
 
@@ -113,9 +120,7 @@ def test_crops_are_turned_and_mirrored():
 def test_zoom_two_shows_tissue_twice_as_large(zoom, crop_px):
     class_map = np.full((32, 32), 3, np.uint8)
     class_map[8:24, 8:24] = 0
-    source = BatchSource(
-        [masked_sample(class_map)], WSSS4LUAD, plain(crop_px=crop_px, scale=(zoom, zoom), batch_size=8)
-    )
+    source = source_of([masked_sample(class_map)], plain(crop_px=crop_px, scale=(zoom, zoom), batch_size=8))
 
     tumor = (source.batch(0).class_maps == 0).sum(dim=(1, 2)).double()
 
@@ -124,8 +129,8 @@ def test_zoom_two_shows_tissue_twice_as_large(zoom, crop_px):
 
 def test_an_oblong_image_is_turned_without_being_bent():
     """A crop that holds all of a 96x32 image shows a rectangle of those sides, whichever way it lies."""
-    source = BatchSource(
-        [masked_sample(np.zeros((32, 96), np.uint8))], WSSS4LUAD, plain(crop_px=64, scale=(0.5, 0.5), batch_size=16)
+    source = source_of(
+        [masked_sample(np.zeros((32, 96), np.uint8))], plain(crop_px=64, scale=(0.5, 0.5), batch_size=16)
     )
 
     for crop in source.batch(0).class_maps.numpy():
@@ -137,7 +142,7 @@ def test_an_oblong_image_is_turned_without_being_bent():
 
 def test_outside_the_image_nothing_is_known_and_tissue_is_mirrored():
     class_map = np.zeros((32, 32), np.uint8)
-    source = BatchSource([masked_sample(class_map)], WSSS4LUAD, plain(crop_px=64, scale=(0.5, 0.5), batch_size=8))
+    source = source_of([masked_sample(class_map)], plain(crop_px=64, scale=(0.5, 0.5), batch_size=8))
 
     batch = source.batch(0)
 
@@ -149,8 +154,8 @@ def test_outside_the_image_nothing_is_known_and_tissue_is_mirrored():
     assert batch.labels.tolist() == [[1.0, 0.0, 0.0]] * 8
 
 
-def test_a_label_only_patch_keeps_its_labels_and_has_no_class_map():
-    source = BatchSource([label_only_sample((True, False, True))], WSSS4LUAD, recipe(batch_size=3))
+def test_a_crop_of_most_of_a_label_only_patch_has_its_labels_and_no_class_map():
+    source = source_of([label_only_sample((True, False, True), 48)], plain(crop_px=64, scale=(1.0, 1.0), batch_size=3))
 
     batch = source.batch(0)
 
@@ -158,10 +163,51 @@ def test_a_label_only_patch_keeps_its_labels_and_has_no_class_map():
     assert batch.labels.tolist() == [[1.0, 0.0, 1.0]] * 3
 
 
+def test_a_crop_of_a_small_part_of_a_patch_lacks_what_the_patch_lacks_and_is_known_to_hold_nothing():
+    source = source_of([label_only_sample((True, False, None), 96)], plain(crop_px=32, scale=(1.0, 1.0), batch_size=3))
+
+    labels = source.batch(0).labels
+
+    assert labels.isnan().tolist() == [[True, False, True]] * 3
+    assert (labels[:, 1] == 0).all()
+
+
+def test_where_pixels_are_unknown_a_label_is_one_if_seen_and_else_as_the_image_tells():
+    class_map = np.full((64, 64), IGNORE, np.uint8)
+    class_map[:, :32] = 0
+    seen = replace(masked_sample(class_map), labels=(None, None, False), guesses=(1,))
+    source = source_of([seen], plain(crop_px=32, scale=(0.5, 0.5), batch_size=8))
+
+    for crop, labels in zip(*(source.batch(0).class_maps, source.batch(0).labels), strict=True):
+        assert bool((crop == 0).any())
+        assert labels[0] == 1
+        assert bool(labels[1].isnan())
+        assert labels[2] == 0
+
+
+def test_a_few_unknown_pixels_hide_no_class():
+    class_map = np.zeros((64, 64), np.uint8)
+    class_map[:4, :4] = IGNORE
+
+    batch = source_of([masked_sample(class_map)], plain(crop_px=64, scale=(1.0, 1.0), batch_size=4)).batch(0)
+
+    assert batch.labels.tolist() == [[1.0, 0.0, 0.0]] * 4
+
+
+def test_the_inside_of_a_crop_is_where_its_image_is():
+    batch = source_of(
+        [masked_sample(np.zeros((32, 32), np.uint8))], plain(crop_px=64, scale=(0.5, 0.5), batch_size=8)
+    ).batch(0)
+
+    assert torch.equal(batch.inside, batch.class_maps != IGNORE)
+    alone = source_of([label_only_sample((True, False, False), 32)], plain(crop_px=64, scale=(0.5, 0.5), batch_size=8))
+    np.testing.assert_allclose(alone.batch(0).inside.float().mean(dim=(1, 2)), 16 * 16 / 64**2, rtol=0.12)
+
+
 def test_a_crop_carries_the_labels_of_what_it_shows():
     class_map = np.full((64, 256), 3, np.uint8)
     class_map[:, :64], class_map[:, 192:] = 0, 1
-    source = BatchSource([masked_sample(class_map)], WSSS4LUAD, plain(batch_size=32, scale=(1.0, 1.0)))
+    source = source_of([masked_sample(class_map)], plain(batch_size=32, scale=(1.0, 1.0)))
 
     batch = source.batch(0)
 
@@ -175,7 +221,7 @@ def test_a_crop_carries_the_labels_of_what_it_shows():
 
 def test_brightness_scales_each_image_by_its_own_factor():
     sample = masked_sample(np.zeros((32, 32), np.uint8))
-    source = BatchSource([sample], WSSS4LUAD, recipe(stain_sigma=0.0, brightness=0.4, batch_size=16))
+    source = source_of([sample], recipe(stain_sigma=0.0, brightness=0.4, batch_size=16))
 
     pixels = bytes_of(source.batch(0).images)
 
@@ -233,12 +279,118 @@ def test_a_label_only_patch_counts_as_holding_a_bit_of_each_class():
     np.testing.assert_allclose(weights, np.array([0.8, 0.2 + 3 * 0.25]) / 1.75)
 
 
+def test_a_label_that_unknown_pixels_answer_for_counts_as_the_class():
+    unknown = np.full((4, 4), IGNORE, np.uint8)
+    bag = replace(masked_sample(unknown), labels=(True, False, None), guesses=(0, 2))
+
+    weights = sampling_weights([bag, masked_sample(np.zeros((4, 4), np.uint8))], 4, 1.0)
+
+    np.testing.assert_allclose(weights, [1 / 2, 1 / 2])
+
+
+def test_each_source_gets_its_share_of_the_crops():
+    sources = {
+        "wsss4luad": [masked_sample(np.full((32, 32), 0, np.uint8))],
+        "stas": [masked_sample(np.full((32, 32), 1, np.uint8))] * 7,
+        "lc25000": [masked_sample(np.full((32, 32), 2, np.uint8))] * 2,
+    }
+    asked = plain(batch_size=400, shares={"wsss4luad": 3.0, "stas": 1.0})
+
+    labels = BatchSource(sources, WSSS4LUAD, asked).batch(0).labels
+
+    np.testing.assert_allclose(labels.mean(dim=0), [0.75, 0.25, 0.0], atol=0.08)
+
+
+def test_a_source_without_images_is_refused_by_name():
+    with pytest.raises(InvalidData) as caught:
+        BatchSource({"wsss4luad": []}, WSSS4LUAD, recipe())
+    assert str(caught.value) == "the recipe draws from wsss4luad, and there are no images of it to learn from"
+
+
 def test_batches_are_drawn_by_those_weights():
     samples = [masked_sample(np.full((32, 32), index, np.uint8)) for index in (0, 0, 0, 0, 0, 0, 0, 0, 0, 1)]
 
     def share_of_stroma(rarity):
-        source = BatchSource(samples, WSSS4LUAD, plain(batch_size=100, rarity=rarity))
+        source = source_of(samples, plain(batch_size=100, rarity=rarity))
         return float(source.batch(0).labels[:, 1].mean())
 
     assert share_of_stroma(0.0) < 0.25
     assert 0.35 < share_of_stroma(1.0) < 0.65
+
+
+# CutMix and blur
+
+
+def changed_by_cutmix(samples, **changes):
+    asked = plain(crop_px=32, scale=(1.0, 1.0), batch_size=40, cutmix=1.0, **changes)
+    return source_of(samples, asked.model_copy(update={"cutmix": 0.0})).batch(0), source_of(samples, asked).batch(0)
+
+
+def test_cutmix_lays_one_rectangle_of_the_next_crop_over_a_crop_and_its_class_map():
+    samples = [masked_sample(np.full((64, 64), index, np.uint8)) for index in range(4)]
+
+    before, after = changed_by_cutmix(samples)
+
+    whole = [bool(inside.all()) for inside in before.inside]  # no corner of the turned crop lies outside its image
+    checked = 0
+    for index in range(len(whole) - 1):
+        truth, foreign = after.class_maps[index], before.class_maps[index + 1]
+        if not (whole[index] and whole[index + 1]) or torch.equal(foreign, before.class_maps[index]):
+            continue
+        checked += 1
+        rows, columns = torch.where(truth != before.class_maps[index])
+        height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
+        assert len(rows) == height * width  # a whole rectangle
+        assert min(height, width) >= 9
+        assert max(height, width) <= 22  # 0.3 to 0.7 of 32 px
+        mixed = torch.where((truth == foreign)[None], before.images[index + 1], before.images[index])
+        assert torch.equal(after.images[index], mixed)
+        held = {int(before.class_maps[index, 0, 0]), int(foreign[0, 0])}
+        assert after.labels[index].tolist() == [float(label in held) for label in range(3)]
+    assert checked >= 3
+
+
+def test_cutmix_is_not_for_crops_of_which_no_pixel_is_known():
+    before, after = changed_by_cutmix([label_only_sample((True, False, False), 64)])
+
+    assert torch.equal(before.images, after.images)
+    assert torch.equal(before.labels.nan_to_num(9), after.labels.nan_to_num(9))
+
+
+def test_a_mixture_lacks_what_both_crops_lack_and_the_unknown_hides_the_rest():
+    class_map = np.full((64, 64), IGNORE, np.uint8)
+    class_map[::4] = 0
+    bag = replace(masked_sample(class_map), labels=(True, True, False), guesses=(0, 1))
+
+    _, after = changed_by_cutmix([bag])
+
+    assert (after.labels[:, 0] == 1).all()
+    assert after.labels[:, 1].isnan().all()
+    assert (after.labels[:, 2] == 0).all()
+
+
+def test_blur_spreads_a_point_as_a_gaussian_and_keeps_its_light():
+    image = torch.zeros((3, 21, 21))
+    image[:, 10, 10] = 1.0
+
+    spread = blurred(image, 1.5)
+
+    torch.testing.assert_close(spread.sum(dim=(1, 2)), torch.ones(3))
+    away = torch.arange(21.0) - 10
+    np.testing.assert_allclose(float((spread[0].sum(dim=0) * away**2).sum()), 1.5**2, rtol=0.02)
+    assert torch.equal(spread, spread.flip(1))
+
+
+def test_blur_leaves_an_even_image_alone():
+    torch.testing.assert_close(blurred(torch.full((3, 16, 16), 7.0), MAX_BLUR_PX), torch.full((3, 16, 16), 7.0))
+
+
+def test_a_recipes_blur_is_for_that_part_of_the_crops():
+    samples = drawn_samples(1)
+    sharp, some = (source_of(samples, plain(batch_size=32, crop_px=32, blur=share)).batch(0) for share in (0.0, 0.5))
+
+    softened = (sharp.images != some.images).flatten(1).any(dim=1)
+    assert 8 <= int(softened.sum()) <= 24
+    roughness = [batch.images.diff(dim=3).abs().mean(dim=(1, 2, 3)) for batch in (sharp, some)]
+    assert (roughness[1][softened] < roughness[0][softened]).all()
+    assert torch.equal(sharp.class_maps, some.class_maps)

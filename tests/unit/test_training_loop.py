@@ -1,6 +1,7 @@
 import csv
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,15 @@ from model_export.checkpoint import load_checkpoint, save_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidRecipe
 from model_export.factory import load_network
 from model_export.training.folds import Fold
-from model_export.training.loop import Trainer, score
+from model_export.training.hardware import Hardware
+from model_export.training.loop import Trainer
+from model_export.training.optimizer import learning_rate
+from model_export.training.scores import score
 from tests.model_export_support import Silent, drawn_samples, hidden_files, label_only_sample, one_thread, recipe
 
 SAMPLES = drawn_samples(4)
 FOLD = Fold(1, 2)
+FILES = {"recipe.json", "environment.json", "metrics.csv", "steps.csv", "best.pth", "last.pth"}
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +28,10 @@ def _one_thread():
         yield
 
 
-def trainer(run, held_out=2, fold=FOLD, **changes):
+def trainer(run, held_out=2, fold=FOLD, logger="csv", **changes):
     training = [*SAMPLES[: len(SAMPLES) - held_out], label_only_sample((True, False, False))]
-    return Trainer(run, WSSS4LUAD, recipe(**changes), training, SAMPLES[len(SAMPLES) - held_out :], fold)
+    held = SAMPLES[len(SAMPLES) - held_out :]
+    return Trainer(run, WSSS4LUAD, recipe(**changes), {"wsss4luad": training}, held, fold, logger=logger)
 
 
 class Interrupted(Silent):
@@ -50,9 +56,18 @@ class Kept(Silent):
         self.lines.append(text)
 
 
+def lines_of(path):
+    return path.read_text(encoding="utf-8").splitlines()
+
+
 def rows_of(run):
     with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def steps_of(run):
+    with (run / "steps.csv").open(encoding="utf-8", newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def assert_same(ours, theirs):
@@ -81,9 +96,11 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path):
     resumed = trainer(parted)
     assert resumed.resume()
     assert resumed.epochs_done == 1
+    assert len(lines_of(parted / "steps.csv")) == 1 + 2 + 1, "a step of the interrupted epoch is on disk"
     resumed.train(Silent())
 
-    assert (parted / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    for name in ("metrics.csv", "steps.csv"):
+        assert (parted / name).read_bytes() == (whole / name).read_bytes()
     for name in ("last.pth", "best.pth"):
         assert_same(load_checkpoint(parted / name), load_checkpoint(whole / name))
     assert load_checkpoint(whole / "last.pth")["epochs_done"] == 2
@@ -95,7 +112,7 @@ def test_a_run_folder_tells_what_was_asked_and_what_came_of_it(tmp_path):
     kept = trainer(tmp_path).train(progress)
 
     assert kept == tmp_path / "best.pth"
-    assert {path.name for path in tmp_path.iterdir()} == {"recipe.json", "metrics.csv", "best.pth", "last.pth"}
+    assert {path.name for path in tmp_path.iterdir()} == FILES
     asked = {"recipe": recipe().model_dump(mode="json"), "fold": "2/2"}
     assert json.loads((tmp_path / "recipe.json").read_text()) == asked
     assert load_checkpoint(kept)["asked"] == asked
@@ -175,6 +192,60 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert (tmp_path / "last.pth").read_bytes() == before
 
 
+def test_each_step_is_a_row_with_its_rate_and_what_each_term_adds(tmp_path):
+    trainer(tmp_path, held_out=0, fold=Fold()).train(Silent())
+
+    rows = steps_of(tmp_path)
+    assert [(row["step"], row["epoch"]) for row in rows] == [(0, 1), (1, 1), (2, 2), (3, 2)]
+    for row in rows:
+        terms = set(row) - {"step", "epoch", "learning_rate", "loss"}
+        assert terms >= {"labels", "cross_entropy", "dice"}
+        assert row["loss"] == pytest.approx(sum(row[name] for name in terms))
+        assert row["learning_rate"] == learning_rate(recipe(), int(row["step"]))
+    by_epoch = [(rows[0]["loss"] + rows[1]["loss"]) / 2, (rows[2]["loss"] + rows[3]["loss"]) / 2]
+    assert [float(row["loss"]) for row in rows_of(tmp_path)] == pytest.approx(by_epoch)
+
+
+def test_a_run_folder_notes_what_it_ran_on_and_how_long_in_all(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path).train(Interrupted())
+    before = json.loads((tmp_path / "environment.json").read_text())
+    before["seconds"] = 1000.0
+    (tmp_path / "environment.json").write_text(json.dumps(before))
+    resumed = trainer(tmp_path)
+    resumed.resume()
+    resumed.train(Silent())
+
+    noted = json.loads((tmp_path / "environment.json").read_text())
+    assert noted["seconds"] > 1000.0
+    assert noted["images"] == {"wsss4luad": 3}
+    assert (noted["held_out"], noted["device"], noted["threads"], noted["processes"]) == (2, "cpu", 1, 1)
+    assert noted["versions"]["torch"] == torch.__version__
+
+
+def test_half_precision_learns_nearly_the_same(tmp_path):
+    full, half = trainer(tmp_path / "full", epochs=1), trainer(tmp_path / "half", epochs=1, precision="bfloat16")
+    full.train(Silent())
+    half.train(Silent())
+
+    assert all(value.dtype != torch.bfloat16 for value in half.network.state_dict().values())
+    first = [steps_of(tmp_path / run)[0]["loss"] for run in ("full", "half")]
+    assert first[0] != first[1]
+    assert first[1] == pytest.approx(first[0], rel=0.02)
+
+
+def test_crops_cut_by_another_process_are_the_same(tmp_path):
+    training = {"wsss4luad": SAMPLES}
+    ours, theirs = (
+        Trainer(tmp_path / str(workers), WSSS4LUAD, recipe(epochs=1), training, [], Fold(), Hardware(workers=workers))
+        for workers in (0, 1)
+    )
+    ours.train(Silent())
+    theirs.train(Silent())
+
+    assert_same(ours.network.state_dict(), theirs.network.state_dict())
+
+
 def test_another_seed_is_another_training(tmp_path):
     for seed in (3, 4):
         trainer(tmp_path / str(seed), epochs=1, seed=seed, held_out=0).train(Silent())
@@ -188,21 +259,60 @@ def test_there_is_nothing_to_resume_in_a_new_folder(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("other", [{"seed": 4}, {"epochs": 3}, {"fold": Fold(0, 2)}])
-def test_resuming_with_another_recipe_or_fold_is_refused(tmp_path, other):
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"seed": 4}, "seed 3, not 4"),
+        (
+            {"epochs": 3},
+            "2 epochs, not 3: the learning rate falls over all epochs, so a run is not lengthened",
+        ),
+        ({"fold": Fold(0, 2)}, "fold 2/2, not 1/2"),
+    ],
+)
+def test_resuming_with_another_recipe_or_fold_is_refused(tmp_path, other, reason):
     save_checkpoint(tmp_path / "last.pth", {"asked": trainer(tmp_path).asked})
 
     with pytest.raises(InvalidCheckpoint) as caught:
         trainer(tmp_path, **other).resume()
 
-    message = f"{tmp_path / 'last.pth'}: started with another recipe or fold; choose another run folder"
-    assert str(caught.value) == message
+    assert str(caught.value) == f"{tmp_path / 'last.pth'}: started with {reason}; choose another run folder"
+
+
+def other_pixel(sample):
+    image = sample.image.copy()
+    image[5, 7, 1] ^= 1
+    return replace(sample, image=image)
+
+
+@pytest.mark.parametrize(
+    ("learned", "held"),
+    [
+        (lambda samples: samples[:1], lambda samples: samples),
+        (lambda samples: [other_pixel(samples[0]), *samples[1:]], lambda samples: samples),
+        (lambda samples: [replace(samples[0], name="renamed.png"), *samples[1:]], lambda samples: samples),
+        (lambda samples: samples[::-1], lambda samples: samples),
+        (lambda samples: samples, lambda samples: [samples[0], replace(samples[1], class_map=samples[0].class_map)]),
+    ],
+)
+def test_resuming_with_other_images_is_refused(tmp_path, learned, held):
+    def started(learned, held):
+        return Trainer(tmp_path, WSSS4LUAD, recipe(), {"wsss4luad": learned}, held, FOLD)
+
+    fresh = started(SAMPLES[:2], SAMPLES[2:])
+    save_checkpoint(tmp_path / "last.pth", {"asked": fresh.asked, "data": fresh.data})
+
+    with pytest.raises(InvalidCheckpoint) as caught:
+        started(learned(SAMPLES[:2]), held(SAMPLES[2:])).resume()
+
+    reason = "started with other images, or others held out; choose another run folder"
+    assert str(caught.value) == f"{tmp_path / 'last.pth'}: {reason}"
 
 
 @pytest.mark.parametrize("state", [{}, {"network": {}}, {"network": 7}])
 def test_resuming_from_something_else_than_a_state_is_refused(tmp_path, state):
     fresh = trainer(tmp_path)
-    save_checkpoint(tmp_path / "last.pth", {"asked": fresh.asked, **state})
+    save_checkpoint(tmp_path / "last.pth", {"asked": fresh.asked, "data": fresh.data, **state})
 
     with pytest.raises(InvalidCheckpoint) as caught:
         fresh.resume()
@@ -221,10 +331,10 @@ def test_a_failed_save_leaves_the_old_checkpoint_whole(tmp_path):
     assert hidden_files(tmp_path) == []
 
 
-def test_the_learning_rate_warms_up_then_falls_to_zero(tmp_path):
-    warm = trainer(tmp_path, epochs=4, steps_per_epoch=10, warmup=0.25, learning_rate=2.0)
+def test_the_learning_rate_warms_up_then_falls_to_zero():
+    warm = recipe(epochs=4, steps_per_epoch=10, warmup=0.25, learning_rate=2.0)
 
-    rates = [warm._learning_rate(step) for step in range(40)]
+    rates = [learning_rate(warm, step) for step in range(40)]
 
     assert rates[:10] == pytest.approx([2.0 * (step + 1) / 10 for step in range(10)])
     assert rates[9] == rates[10] == 2.0
@@ -249,7 +359,7 @@ def test_label_only_samples_have_a_label_score_and_no_loss(tmp_path):
     scores, losses = score(network, [label_only_sample((True, False, False)), *SAMPLES[:2]], WSSS4LUAD)
 
     assert len(losses) == 2
-    assert scores.labels_total == 9
+    assert len(scores.labels.truth) == 3
     assert scores.confusion.sum() == 2 * 64 * 64
 
 

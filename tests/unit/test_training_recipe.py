@@ -1,3 +1,5 @@
+from importlib.resources import files
+
 import pytest
 
 from model_export.config import DEFAULT_RECIPE, Recipe, load_recipe
@@ -10,6 +12,47 @@ def test_the_shipped_recipe_loads_by_name():
 
     assert shipped.crop_px == 224
     assert shipped.total_steps == shipped.epochs * shipped.steps_per_epoch
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (files("model_export") / "recipes").glob("*.toml")))
+def test_every_shipped_recipe_loads_and_so_do_its_teachers(name):
+    assert load_recipe(name).sources >= set(load_recipe(name).shares)
+
+
+def test_the_weak_recipes_know_nothing_but_labels():
+    weak = load_recipe("luad-weak")
+    first = load_recipe(weak.teacher.recipe)
+
+    assert first.teacher is None
+    assert weak.label_patch_px == first.label_patch_px
+    assert first.bag_weight > 0
+    assert weak.sources <= {"wsss4luad", "lc25000"}  # the others come with class maps
+
+
+def chain(folder, **teachers):
+    """Write recipes that each have a teacher: `a="b"` makes a.toml with the teacher b.toml."""
+    for name, teacher in teachers.items():
+        text = f'[teacher]\nrecipe = "{folder / teacher}.toml"\n' if teacher else "[shares]\nstas = 1.0\n"
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+    return load_recipe(str(folder / "a.toml"))
+
+
+def test_a_recipe_draws_from_what_its_teachers_draw_from(tmp_path):
+    assert chain(tmp_path, a="b", b="c", c=None).sources == {"wsss4luad", "stas"}
+
+
+@pytest.mark.parametrize("teachers", [{"a": "a"}, {"a": "b", "b": "c", "c": "b"}])
+def test_a_recipe_that_is_its_own_teacher_is_refused(tmp_path, teachers):
+    recipe = chain(tmp_path, **teachers)
+
+    with pytest.raises(InvalidRecipe, match="is its own teacher") as caught:
+        _ = recipe.sources
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_teacher_whose_recipe_is_nowhere_is_refused_by_name(tmp_path):
+    with pytest.raises(InvalidRecipe, match=r"b\.toml: neither a recipe of the project nor a file"):
+        _ = chain(tmp_path, a="b").sources
 
 
 def test_a_recipe_loads_from_a_file_and_fills_in_what_it_leaves_out(tmp_path):
@@ -36,6 +79,17 @@ def test_a_recipe_loads_from_a_file_and_fills_in_what_it_leaves_out(tmp_path):
         ("scale = [2.0, 1.0]", "scale must go from the smaller to the larger zoom"),
         ("seed = -1", "seed: Input should be greater than or equal to 0"),
         ("seed = 4294967296", "seed: Input should be less than or equal to 4294967295"),
+        ("label_patch_px = 8", "label_patch_px: Input should be greater than or equal to 32"),
+        ("bag_weight = -1", "bag_weight: Input should be greater than or equal to 0"),
+        ("shares = {}", "shares: Dictionary should have at least 1 item"),
+        ("shares = { kaggle = 1 }", "shares.kaggle.[key]: Input should be"),
+        ("shares = { stas = 0 }", "shares.stas: Input should be greater than 0"),
+        ("frozen_blocks = 17", "frozen_blocks: Input should be less than or equal to 16"),
+        ("cutmix = 1.5", "cutmix: Input should be less than or equal to 1"),
+        ("[teacher]", "teacher.recipe: Field required"),
+        ('[teacher]\nrecipe = "a"\nseeds = []', "teacher.seeds: Tuple should have at least 1 item"),
+        ('[teacher]\nrecipe = "a"\nscales = [0]', "teacher.scales.0: Input should be greater than 0"),
+        ('[teacher]\nrecipe = "a"\nconfidence = 2', "teacher.confidence: Input should be less than or equal to 1"),
         ("epochs = ", "not readable as TOML"),
         ("epochs = 1\nepochs = 2", "not readable as TOML"),
     ],

@@ -2,14 +2,20 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from app.pathology.classes import WSSS4LUAD
+from model_export.network import TissueNetwork
+from model_export.predict import predict
 from model_export.training.dataset import IGNORE
-from model_export.training.scores import Scores
+from model_export.training.scores import Scores, score
+from tests.model_export_support import drawn_samples, label_only_sample, one_thread
 
 TRUTH = np.array([[0, 0, 0, 1], [1, 1, 3, 3], [3, 3, IGNORE, IGNORE]], np.uint8)
 PREDICTED = np.array([[0, 0, 1, 1], [1, 0, 3, 3], [3, 2, 0, 2]], np.uint8)
 """Tumor: 2 right of 3, stroma: 2 right of 3, background: 3 right of 4; one pixel called normal that is none."""
+
+LOGITS = torch.zeros((4, *TRUTH.shape))
 
 
 def counted():
@@ -24,7 +30,7 @@ def test_the_confusion_has_the_truth_in_its_rows_and_leaves_out_unknown_pixels()
 
 def test_scores_equal_the_hand_computed_ones():
     scores = counted()
-    scores.add_labels((True, True, False), (True, True, True))
+    scores.labels.add((True, True, False), (0.9, 0.5, 0.5))
 
     assert scores.as_dict() == pytest.approx(
         {
@@ -34,6 +40,11 @@ def test_scores_equal_the_hand_computed_ones():
             "tissue_miou": (2 / 4 + 2 / 4) / 2,
             "pixel_accuracy": 7 / 10,
             "label_accuracy": 2 / 3,
+            "label_f1_tumor": 1.0,
+            "label_f1_stroma": 1.0,
+            "label_f1_normal": 0.0,
+            "label_f1_macro": 1.0,
+            "label_f1_micro": 4 / 5,
         }
     )
 
@@ -77,19 +88,67 @@ def test_scores_add_up_as_if_counted_together():
     first, second, together = (Scores(WSSS4LUAD) for _ in range(3))
     for scores in (first, together):
         scores.add_class_map(TRUTH, PREDICTED)
-        scores.add_labels((True, False, False), (True, False, True))
+        scores.labels.add((True, False, False), (0.9, 0.1, 0.9))
+        scores.add_logits(TRUTH, LOGITS)
     for scores in (second, together):
         scores.add_class_map(PREDICTED, PREDICTED)
-        scores.add_labels((False, False, False), (False, False, False))
+        scores.labels.add((False, False, False), (0.1, 0.1, 0.1))
+        scores.images = [*scores.images, {"name": "second.png"}]
 
     total = first + second
 
     np.testing.assert_array_equal(total.confusion, together.confusion)
     assert total.as_dict() == together.as_dict()
     assert total.as_dict()["label_accuracy"] == 5 / 6
+    assert total.calibration.unchanged.pixels == 1
+    assert total.images == [{"name": "second.png"}]
     np.testing.assert_array_equal(first.confusion, counted().confusion)  # the parts are as they were
 
 
+def test_confidences_are_counted_at_every_fourth_row_and_column_where_the_class_is_known():
+    truth = np.full((9, 6), 1, np.uint8)
+    truth[4, 4] = IGNORE
+    logits = torch.zeros((4, 9, 6))
+    logits[1, ::4, ::4] = 50.0  # sure and right at 3 rows of 2; anything else would be a quarter sure
+    scores = Scores(WSSS4LUAD)
+
+    scores.add_logits(truth, logits)
+
+    assert scores.calibration.unchanged.count.tolist() == [0] * 14 + [5]
+    assert scores.calibration.unchanged.right[-1] == 5
+    assert scores.as_dict() == {"ece": pytest.approx(0.0, abs=1e-9)}
+
+
 def test_labels_of_another_length_are_an_error():
-    with pytest.raises(ValueError, match="zip"):
-        Scores(WSSS4LUAD).add_labels((True, False), (True, False, True))
+    with pytest.raises(ValueError, match=r"^2 labels and 3 probabilities of 3 classes$"):
+        Scores(WSSS4LUAD).labels.add((True, False), (0.9, 0.1, 0.9))
+
+
+def test_a_networks_scores_are_those_of_its_predictions_image_by_image():
+    torch.manual_seed(0)
+    network, samples = TissueNetwork(pretrained=False), drawn_samples(2)
+    labelled = label_only_sample((True, False, True))
+
+    with one_thread():
+        scores, losses = score(network.train(), [*samples, labelled], WSSS4LUAD)
+        maps = [predict(network, sample.image).class_map for sample in samples]
+
+    assert not network.training
+    assert [image["name"] for image in scores.images] == ["00.png", "01.png", "labelled.png"]
+    for image, sample, class_map in zip(scores.images, samples, maps, strict=False):
+        assert image["pixel_accuracy"] == (class_map == sample.class_map).mean()
+    assert scores.images[2] == {"name": "labelled.png"}
+    assert len(losses) == 2
+    assert scores.confusion.sum() == 2 * 64 * 64
+    assert scores.calibration.unchanged.pixels == 2 * 16 * 16
+    assert scores.labels.truth == [*(sample.labels for sample in samples), labelled.labels]
+
+
+def test_an_image_whose_labels_are_not_all_known_has_no_label_score():
+    torch.manual_seed(0)
+
+    with one_thread():
+        scores, _ = score(TissueNetwork(pretrained=False), [label_only_sample((True, None, False))], WSSS4LUAD)
+
+    assert scores.labels.truth == []
+    assert [image["name"] for image in scores.images] == ["labelled.png"]

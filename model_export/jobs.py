@@ -1,0 +1,51 @@
+"""Commands side by side, each line of theirs under its name."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Mapping, Sequence
+
+from model_export.errors import JobFailed
+
+
+def run_side_by_side(commands: Mapping[str, Sequence[str]], jobs: int, line: Callable[[str], None]) -> None:
+    """Run each command as a process, `jobs` at a time, until all have ended.
+
+    When one fails, or the keyboard interrupts, the others are interrupted as by the keyboard and waited for.
+
+    Args:
+        commands: Program and arguments by a short name.
+        jobs: How many at a time.
+        line: Told of each line that a command writes, with its name before it.
+
+    Raises:
+        JobFailed: One ended with another status than 0; its lines say why.
+    """
+    try:
+        asyncio.run(_run_all(commands, jobs, line))
+    except* JobFailed as failed:
+        raise failed.exceptions[0] from None
+
+
+async def _run_all(commands: Mapping[str, Sequence[str]], jobs: int, line: Callable[[str], None]) -> None:
+    places = asyncio.Semaphore(jobs)
+    async with asyncio.TaskGroup() as group:
+        for name, command in commands.items():
+            group.create_task(_run(name, command, places, line))
+
+
+async def _run(name: str, command: Sequence[str], places: asyncio.Semaphore, line: Callable[[str], None]) -> None:
+    async with places:
+        pipe, same = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
+        # A session of its own: the keyboard interrupts this process, which interrupts each command once.
+        process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=same, start_new_session=True)
+        try:
+            assert process.stdout is not None  # noqa: S101  for the type checker: it is a pipe
+            async for written in process.stdout:
+                line(f"{name}  {written.decode(errors='replace').rstrip()}")
+            status = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGINT)
+                await process.wait()
+    if status:
+        raise JobFailed(f"{name} ended with status {status}; what is done is kept, and the same command goes on")

@@ -1,0 +1,52 @@
+"""What a cross-validation found that the bundle has to carry: scores, label thresholds, temperature."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.pathology.classes import TissueClass
+from model_export.errors import InvalidData
+
+_DIGITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Fields of the manifest; they mean what `ModelManifest` says.
+
+    Attributes:
+        metrics: Each score's name has `cv_` before it.
+        label_thresholds: One for each label class.
+        temperature: The one that calibrates the confidence.
+    """
+
+    metrics: dict[str, float]
+    label_thresholds: tuple[float, ...]
+    temperature: float
+
+
+def read_measured(path: Path, classes: Sequence[TissueClass]) -> Measured:
+    """Read the `scores.json` of a cross-validation of a network with these classes.
+
+    The metrics are the pooled scores, but the confidence and the labels are scored as they will be served: with the
+    temperature and the thresholds that the folds beside the scored one chose.
+
+    Raises:
+        InvalidData: It is no such file, or its classes are others.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        metrics = {**found["pooled"], "ece": found["calibrated"]["ece"], **found["labels"]["scores"]}
+        names, thresholds = found["classes"], found["labels"]["thresholds"]
+        measured = Measured(
+            {f"cv_{name}": round(float(value), _DIGITS) for name, value in metrics.items()},
+            tuple(round(float(value), _DIGITS) for value in thresholds),
+            round(float(found["calibrated"]["temperature"]), _DIGITS),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidData(f"{path}: not the scores of a cross-validation: {error}") from error
+    wanted = [tissue.name for tissue in classes]
+    if names != wanted:
+        raise InvalidData(f"{path}: scores of the classes {', '.join(map(str, names))}, not of {', '.join(wanted)}")
+    return measured

@@ -1,0 +1,1 @@
+"""A run folder as pictures and as one page."""

@@ -1,0 +1,144 @@
+"""One page of a run folder that needs no other file: for the screen in both colour schemes, and for paper."""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from model_export.atomic import write_text
+from model_export.report.charts import DARK, LIGHT, Theme, curves, reliability, svg
+from model_export.report.record import Record
+
+REPORT_FILE = "report.html"
+_GRID_QUALITY = 80
+_MAX_SIDE_PX = 16383
+"""WebP's limit; a longer grid is cut."""
+
+
+def write_report(record: Record, path: Path) -> None:
+    """Write the page of a training or a cross-validation."""
+    environment = Environment(
+        loader=PackageLoader("model_export.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    runs = record.folds or [record]
+    page = environment.get_template("page.html.jinja").render(
+        record=record,
+        name=record.folder.resolve().name,
+        runs=runs,
+        recipe=_flat(runs[0].asked.get("recipe", {})),
+        environment=_flat(runs[0].environment),
+        duration=_duration(runs),
+        scores=_scores(record),
+        confusion=_confusion(record.scores),
+        labels=_labels(record.scores.get("labels", {})),
+        images=sorted(record.scores.get("images", ()), key=lambda image: image.get("pixel_accuracy", 1.0)),
+        curves=_themed(partial(curves, runs), "Loss and scores by epoch, learning rate by step"),
+        reliability=_reliability(record.scores),
+        grids=[(one.folder.name, _grid(one.grid)) for one in runs if one.grid],
+        teachers=_teachers(record),
+    )
+    write_text(path, page)
+
+
+def _scores(record: Record) -> list[dict[str, Any]]:
+    """Return a row for each score: of the one network, or pooled, mean, sd and of each fold."""
+    if "pooled" not in record.scores:
+        return [{"name": name, "value": value} for name, value in record.scores.get("scores", {}).items()]
+    mean, sd = record.scores["mean"], record.scores["sd"]
+    return [
+        {
+            "name": name,
+            "value": value,
+            "mean": mean.get(name),
+            "sd": sd.get(name),
+            "folds": [fold.get(name) for fold in record.scores["folds"]],
+        }
+        for name, value in record.scores["pooled"].items()
+    ]
+
+
+def _confusion(scores: Mapping[str, Any]) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Return a row for each true class: its name, and of each predicted class the pixels and their share of the row."""
+    if not {"classes", "confusion"} <= set(scores):
+        return []
+    rows = zip(scores["classes"], scores["confusion"], strict=True)
+    return [(name, [(count, count / max(1, sum(row))) for count in row]) for name, row in rows]
+
+
+def _labels(labels: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each label: its threshold, its F1, and how many of the images have it."""
+    truth = labels.get("truth", [])
+    return [
+        {
+            "name": name,
+            "threshold": labels["thresholds"][index],
+            "f1": labels["f1"][index],
+            "images": sum(row[index] for row in truth),
+            "of": len(truth),
+        }
+        for index, name in enumerate(labels.get("classes", ()))
+    ]
+
+
+def _reliability(scores: Mapping[str, Any]) -> Markup | None:
+    calibration = scores.get("calibration", {})
+    if not any(one["count"] for one in calibration.get("bins", ())):
+        return None
+    return _themed(partial(reliability, calibration), "Accuracy by confidence")
+
+
+def _teachers(record: Record) -> list[tuple[str, Markup]]:
+    shown = record.folds[0] if record.folds else record
+    return [
+        (teacher.folder.name, _themed(partial(curves, [teacher]), "Curves of the teacher"))
+        for teacher in shown.teachers
+    ]
+
+
+def _duration(runs: Sequence[Record]) -> str | None:
+    seconds = [run.environment["seconds"] for run in runs if "seconds" in run.environment]
+    return str(timedelta(seconds=round(sum(seconds)))) if seconds else None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return the values of nested tables by dotted name."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return rows
+
+
+def _themed(draw: Callable[[Theme], Figure], alternative: str) -> Markup:
+    """Return a picture that follows the page's colour scheme; paper gets the light one."""
+    light, dark = (_data_uri(svg(draw, theme).encode(), "svg+xml") for theme in (LIGHT, DARK))
+    scheme = "screen and (prefers-color-scheme: dark)"
+    return Markup('<picture><source srcset="{}" media="{}"><img src="{}" alt="{}"></picture>').format(
+        dark, scheme, light, alternative
+    )
+
+
+def _grid(path: Path) -> str:
+    """Return the grid as a WebP, a fifth of the PNG's bytes."""
+    with Image.open(path) as grid:
+        packed = io.BytesIO()
+        grid.crop((0, 0, grid.width, min(grid.height, _MAX_SIDE_PX))).save(packed, "WEBP", quality=_GRID_QUALITY)
+    return _data_uri(packed.getvalue(), "webp")
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

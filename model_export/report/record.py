@@ -1,0 +1,93 @@
+"""What a run folder holds, read for people: of one training, or of a cross-validation and its folds."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model_export.errors import InvalidData
+from model_export.evaluate import GRID_FILE, SCORES_FILE
+from model_export.training.environment import ENVIRONMENT_FILE
+from model_export.training.loggers import METRICS_FILE, STEPS_FILE
+from model_export.training.loop import RECIPE_FILE
+from model_export.training.pipeline import TEACHER_FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A run folder's files; what is not there is empty.
+
+    Attributes:
+        folder: The folder.
+        asked: `recipe.json`.
+        environment: `environment.json`.
+        metrics: `metrics.csv`, a row for each phase of each epoch.
+        steps: `steps.csv`, a row for each optimiser step.
+        scores: `scores.json`.
+        grid: `grid.png`.
+        folds: The runs of a cross-validation, in order.
+        teachers: The runs of the networks that labelled images for this one.
+    """
+
+    folder: Path
+    asked: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, str]]
+    steps: Sequence[Mapping[str, str]]
+    scores: Mapping[str, Any]
+    grid: Path | None
+    folds: Sequence["Record"] = field(default=())
+    teachers: Sequence["Record"] = field(default=())
+
+    def series(self, phase: str, name: str) -> tuple[list[int], list[float]]:
+        """Return the epochs in which `phase` has a value of `name`, and the values."""
+        rows = [row for row in self.metrics if row["phase"] == phase and row.get(name)]
+        return [int(row["epoch"]) for row in rows], [float(row[name]) for row in rows]
+
+    def step_series(self, name: str) -> tuple[list[int], list[float]]:
+        """Return the steps that have a value of `name`, and the values."""
+        rows = [row for row in self.steps if row.get(name)]
+        return [int(row["step"]) for row in rows], [float(row[name]) for row in rows]
+
+
+def read_record(run: Path) -> Record:
+    """Read a run folder.
+
+    Raises:
+        InvalidData: It holds neither a training nor a cross-validation, or one of its files is damaged.
+    """
+    folds = sorted(run.glob(f"fold-*/{RECIPE_FILE}"), key=lambda path: int(path.parent.name.removeprefix("fold-")))
+    if not folds and not (run / RECIPE_FILE).is_file():
+        raise InvalidData(f"{run}: no run here: neither {RECIPE_FILE} nor fold-1/{RECIPE_FILE}")
+    return Record(
+        folder=run,
+        asked=_json(run / RECIPE_FILE),
+        environment=_json(run / ENVIRONMENT_FILE),
+        metrics=_csv(run / METRICS_FILE),
+        steps=_csv(run / STEPS_FILE),
+        scores=_json(run / SCORES_FILE),
+        grid=run / GRID_FILE if (run / GRID_FILE).is_file() else None,
+        folds=[read_record(path.parent) for path in folds],
+        teachers=[read_record(path.parent) for path in sorted((run / TEACHER_FOLDER).glob(f"seed-*/{RECIPE_FILE}"))],
+    )
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidData(f"{path}: not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidData(f"{path}: holds a {type(found).__name__}, an object is needed")
+    return found
+
+
+def _csv(path: Path) -> Sequence[Mapping[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,128 @@
+"""How much of a network's score is left on spoiled images.
+
+The truth is never touched: a class map is brought back to the image's own size and orientation before it is compared.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from app.pathology.classes import TissueClass
+from model_export.corruptions import Corruption
+from model_export.errors import InvalidData
+from model_export.evaluate import fold_of
+from model_export.factory import load_network
+from model_export.predict import predict
+from model_export.training.dataset import Sample
+from model_export.training.folds import Fold, split
+from model_export.training.scores import Scores
+
+Results = Mapping[str, Mapping[str, float]]
+"""Scores by name, by the corruption's name; the first is without any."""
+
+RESULTS_FILE, TABLE_FILE = "robustness.json", "robustness.md"
+
+_SHOWN = ("tissue_miou", "pixel_accuracy")
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """Return the last checkpoint of each fold of a cross-validation, in order.
+
+    Raises:
+        InvalidData: `run` is no cross-validation's run folder.
+    """
+    found = sorted(run.glob("fold-*/last.pth"), key=lambda path: (len(path.parent.name), path.parent.name))
+    if not found:
+        raise InvalidData(f"{run}: holds no fold-1/last.pth; the run folder of a cross-validation is needed")
+    return found
+
+
+def held_out_by(
+    checkpoints: Sequence[Path], pairs: Sequence[Sample], classes: Sequence[TissueClass]
+) -> list[tuple[nn.Module, list[Sample]]]:
+    """Return each checkpoint's network with the pairs that its training held out.
+
+    Raises:
+        InvalidCheckpoint: One does not load.
+        InvalidData: One held nothing out.
+        InvalidRecipe: There are fewer pairs than the training had folds.
+    """
+    networks = []
+    for path in checkpoints:
+        _, held_out = split(pairs, Fold.parse(fold_of(path)))
+        if not held_out:
+            raise InvalidData(f"{path}: its training held nothing out, so there is nothing honest to score it on")
+        networks.append((load_network(path, classes), held_out))
+    return networks
+
+
+def score_corruption(
+    corruption: Corruption, networks: Sequence[tuple[nn.Module, Sequence[Sample]]], classes: Sequence[TissueClass]
+) -> dict[str, float]:
+    """Return the class maps' scores by name, pooled over networks, each on its own spoiled samples."""
+    scores = Scores(classes)
+    for network, samples in networks:
+        for sample in samples:
+            class_map = corruption.restore(predict(network, corruption.change(sample.image)).class_map)
+            height, width = sample.class_map.shape
+            if class_map.shape != (height, width):
+                class_map = np.asarray(Image.fromarray(class_map).resize((width, height), Image.Resampling.NEAREST))
+            scores.add_class_map(sample.class_map, class_map)
+    return scores.pixel_scores()
+
+
+def write_results(results: Results, images: int, out: Path, before: Path | None = None) -> None:
+    """Write `robustness.json` and, as a table, `robustness.md` to the folder `out`.
+
+    Args:
+        results: What to write.
+        images: How many images were scored.
+        out: A folder; made when missing.
+        before: The `robustness.json` of another network, for the table.
+
+    Raises:
+        InvalidData: `before` is no such file.
+    """
+    text = table(results, _read_results(before) if before else None)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / TABLE_FILE).write_text(text, encoding="utf-8")
+    content = json.dumps({"images": images, "corruptions": results}, indent=2)
+    (out / RESULTS_FILE).write_text(content + "\n", encoding="utf-8")
+
+
+def _read_results(path: Path) -> Results:
+    try:
+        results: Results = json.loads(path.read_text(encoding="utf-8"))["corruptions"]
+        if not results:
+            raise ValueError("it holds no results")
+        table(results)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidData(f"{path}: not a robustness.json: {error}") from error
+    return results
+
+
+def table(results: Results, before: Results | None = None) -> str:
+    """Return a table in Markdown: each score, and by how much it is less than without corruption.
+
+    Args:
+        results: What to show.
+        before: Results of another network, for columns beside.
+    """
+    shown = [("", results)] if before is None else [("before: ", before), ("after: ", results)]
+    titles = [f"{prefix}{name} (change)" for name in _SHOWN for prefix, _ in shown]
+    lines = [f"| corruption | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
+    for corruption in results:
+        cells = [_cell(found, corruption, name) for name in _SHOWN for _, found in shown]
+        lines.append(f"| {corruption} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(results: Results, corruption: str, name: str) -> str:
+    if name not in results.get(corruption, {}):
+        return "-"
+    value, whole = results[corruption][name], next(iter(results.values()))[name]
+    return f"{value:.3f} ({value - whole:+.3f})"

@@ -1,0 +1,70 @@
+"""What a training ran on and learned from, for the record and for an exact resume."""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model_export.atomic import write_text
+from model_export.config import Source
+from model_export.training.dataset import Sample
+from model_export.training.hardware import Hardware
+
+ENVIRONMENT_FILE = "environment.json"
+_PACKAGES = ("tessera", "torch", "numpy", "pillow")
+
+
+def digest_of(training: Mapping[Source, Sequence[Sample]], held_out: Sequence[Sample]) -> str:
+    """Return a SHA-256 over the names, pixels, class maps and labels of all samples, in their order."""
+    digest = hashlib.sha256()
+    for source, samples in [*training.items(), ("held out", held_out)]:
+        digest.update(f"{source} {len(samples)}\n".encode())
+        for sample in samples:
+            digest.update(f"{sample.name} {sample.image.shape} {sample.labels} {sample.guesses}\n".encode())
+            digest.update(np.ascontiguousarray(sample.image).data)
+            digest.update(np.ascontiguousarray(sample.class_map).data)
+    return digest.hexdigest()
+
+
+def difference(theirs: Any, ours: Mapping[str, Any]) -> str:
+    """Say in half a line how a run was started otherwise than it is asked to go on."""
+    if isinstance(theirs, dict) and isinstance(theirs.get("recipe"), dict):
+        before = {**theirs["recipe"], "fold": theirs.get("fold")}
+        after = {**ours["recipe"], "fold": ours["fold"]}
+        name = next((name for name in after if before.get(name) != after[name]), "")
+        if name == "epochs":
+            reason = "the learning rate falls over all epochs, so a run is not lengthened"
+            return f"{before.get(name)} epochs, not {after[name]}: {reason}; choose another run folder"
+        if name:
+            return f"{name} {before.get(name)}, not {after[name]}; choose another run folder"
+    return "another recipe or fold; choose another run folder"
+
+
+def describe(hardware: Hardware) -> dict[str, Any]:
+    """Return the versions, the device, and how many processes and threads a training has."""
+    cuda = hardware.device.type == "cuda"
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "device": torch.cuda.get_device_name(hardware.device) if cuda else "cpu",
+        "processes": hardware.processes,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """Return what the run folder notes; nothing when it notes nothing yet."""
+    path = run / ENVIRONMENT_FILE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def write_environment(run: Path, environment: Mapping[str, Any]) -> None:
+    """Replace the run folder's note."""
+    write_text(run / ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")

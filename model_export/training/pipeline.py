@@ -1,0 +1,143 @@
+"""A recipe from start to end: its teachers, what they label, and the network that is kept."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+from torch import nn
+
+from app.pathology.arrays import ClassMap
+from app.pathology.classes import TissueClass
+from model_export.atomic import replacing, write_text
+from model_export.config import Recipe, Source, Teacher, load_recipe
+from model_export.errors import InvalidData
+from model_export.training.dataset import IGNORE, Sample, read_indices
+from model_export.training.folds import Fold
+from model_export.training.hardware import Hardware
+from model_export.training.loggers import Kind
+from model_export.training.loop import Progress, Trainer
+from model_export.training.teacher import fill_unknown
+from model_export.training.weak import labels_alone
+
+TEACHER_FOLDER = "teacher"
+LABELS_FOLDER = "labels"
+_ASKED_FILE = "teacher.json"
+
+
+def train_recipe(
+    run: Path,
+    classes: Sequence[TissueClass],
+    recipe: Recipe,
+    sources: Mapping[Source, Sequence[Sample]],
+    held_out: Sequence[Sample],
+    fold: Fold,
+    progress: Progress,
+    hardware: Hardware | None = None,
+    logger: Kind = "csv",
+) -> Trainer:
+    """Train as `recipe` says, going on where `run` stopped, and return the finished trainer.
+
+    A teacher learns from the same training part as the network that it teaches: what is held out is seen by neither.
+
+    Args:
+        run: The run folder; each teacher has one of its own in it.
+        classes: The classes of the class maps.
+        recipe: What to do.
+        sources: The training samples of each source that the recipe, or its teacher's, draws from.
+        held_out: Samples to validate on; may be empty.
+        fold: Which fold `held_out` is, for the record.
+        progress: Told of every epoch.
+        hardware: What to compute on; one process on the CPU by default.
+        logger: What to keep beside the CSV files.
+    """
+    hardware = hardware or Hardware()
+    own = seen_by(recipe, sources, classes)
+    if recipe.teacher is not None:
+        networks: list[nn.Module] = []
+        first = load_recipe(recipe.teacher.recipe)
+        for seed in recipe.teacher.seeds:
+            progress.line(f"teacher with seed {seed}")
+            folder = run / TEACHER_FOLDER / f"seed-{seed}"
+            seeded = first.model_copy(update={"seed": seed})
+            teacher = train_recipe(folder, classes, seeded, sources, held_out, fold, progress, hardware, logger)
+            networks.append(teacher.averaged.module.eval())
+        labels = run / TEACHER_FOLDER / LABELS_FOLDER
+        with hardware.first_alone():  # the others find what it wrote
+            _claim(labels, recipe.teacher)
+            own = {
+                name: _labelled(labels / name, networks, own[name], recipe.teacher, classes) for name in recipe.shares
+            }
+        progress.line(f"what the teachers are sure of: {labels}")
+    trainer = Trainer(run, classes, recipe, own, held_out, fold, hardware, logger)
+    if trainer.resume():
+        progress.line(f"resuming after epoch {trainer.epochs_done}")
+    trainer.train(progress)
+    return trainer
+
+
+def seen_by(
+    recipe: Recipe, sources: Mapping[Source, Sequence[Sample]], classes: Sequence[TissueClass]
+) -> dict[Source, Sequence[Sample]]:
+    """Return what `recipe` learns from: the samples of `sources` that it draws from, without what it is not to know."""
+    seen = {name: sources[name] for name in recipe.shares}
+    if recipe.label_patch_px is not None and "wsss4luad" in seen:
+        seen["wsss4luad"] = labels_alone(seen["wsss4luad"], recipe.label_patch_px, classes)
+    return seen
+
+
+def _claim(folder: Path, teacher: Teacher) -> None:
+    """Note in `folder` what its labels follow from, or refuse it when they follow from something else."""
+    asked = teacher.model_dump(mode="json")
+    note = folder / _ASKED_FILE
+    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != asked:
+        raise InvalidData(f"{folder}: labelled by another teacher; remove the folder or choose another run folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(note, json.dumps(asked, indent=2) + "\n")
+
+
+def _labelled(
+    folder: Path,
+    networks: Sequence[nn.Module],
+    samples: Sequence[Sample],
+    teacher: Teacher,
+    classes: Sequence[TissueClass],
+) -> list[Sample]:
+    """Return `samples` with their unknown pixels filled, kept in `folder` as palette PNGs to look at and to resume."""
+    names = [Path(sample.name).stem for sample in samples if sample.guesses]
+    if len(set(names)) < len(names):
+        raise InvalidData(f"{folder}: two images of one name cannot both keep their labels here")
+    filled = []
+    for sample in samples:
+        path = folder / f"{Path(sample.name).stem}.png"
+        if not sample.guesses:
+            filled.append(sample)
+        elif path.is_file():
+            filled.append(replace(sample, class_map=_read(path, sample, len(classes))))
+        else:
+            done = fill_unknown(networks, sample, teacher.confidence, teacher.scales)
+            _write(path, done.class_map, classes)
+            filled.append(done)
+    return filled
+
+
+def _read(path: Path, sample: Sample, class_count: int) -> ClassMap:
+    class_map = read_indices(path)
+    if class_map.shape != sample.class_map.shape:
+        raise InvalidData(f"{path}: not of {sample.name}; remove the folder to label anew")
+    foreign = class_map[(class_map >= class_count) & (class_map != IGNORE)]
+    if foreign.size:
+        raise InvalidData(f"{path}: index {foreign[0]} is neither a class, 0 to {class_count - 1}, nor {IGNORE}")
+    return class_map
+
+
+def _write(path: Path, class_map: ClassMap, classes: Sequence[TissueClass]) -> None:
+    """Write a palette PNG, grey where nothing is known, in one step."""
+    palette = [channel for tissue in classes for channel in tissue.color]
+    palette += [128, 128, 128] * (IGNORE + 1 - len(classes))
+    picture = Image.fromarray(class_map).convert("P")
+    picture.putpalette(palette)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        picture.save(file, "PNG")

@@ -1,0 +1,33 @@
+"""Which images come from one slide, so that no slide is on both sides of a split."""
+
+import csv
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from model_export.errors import InvalidData
+
+
+def load_slides(name_or_path: str | None) -> Mapping[str, str]:
+    """Load a table that ships with the project, by name, or a CSV file with the columns `image` and `slide`, by path.
+
+    Returns:
+        The slide of each image, by the image's file name. Empty for None: each image then is a slide of its own.
+
+    Raises:
+        InvalidData: There is no such table, or it lacks a column or a value.
+    """
+    if name_or_path is None:
+        return {}
+    shipped = files("model_export") / "recipes" / f"{name_or_path}-slides.csv"
+    source = shipped if shipped.is_file() else Path(name_or_path)
+    try:
+        rows = list(csv.DictReader(source.read_text(encoding="utf-8").splitlines()))
+        slides = {row["image"]: row["slide"] for row in rows}
+    except FileNotFoundError:
+        raise InvalidData(f"{name_or_path}: neither a table of slides of the project nor a file") from None
+    except (KeyError, UnicodeDecodeError, OSError) as error:
+        raise InvalidData(f"{name_or_path}: not a CSV file with the columns image and slide: {error}") from error
+    if not all(slides) or not all(slides.values()):
+        raise InvalidData(f"{name_or_path}: a row lacks its image or its slide")
+    return slides

@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from app.pathology.classes import WSSS4LUAD
+from model_export.errors import InvalidData
+from model_export.evaluate import summarise
+from model_export.measured import read_measured
+from model_export.training.scores import Scores
+from tests.model_export_support import TWO_CLASSES, masked_sample
+
+SAMPLES = (
+    masked_sample(np.arange(4, dtype=np.uint8).reshape(2, 2).repeat(16, axis=0).repeat(16, axis=1), "all.png"),
+    masked_sample(np.array([[0], [3]], np.uint8).repeat(16, axis=0).repeat(32, axis=1), "tumor.png"),
+)
+
+
+def fold(seed):
+    """Scores as of a network that is right with two pixels of three, and far too sure."""
+    scores = Scores(WSSS4LUAD)
+    generator = torch.Generator().manual_seed(seed)
+    for sample in SAMPLES:
+        truth = torch.from_numpy(sample.class_map).long()
+        wrong = torch.rand(truth.shape, generator=generator) < 1 / 3
+        said = torch.where(wrong, (truth + 1) % 4, truth)
+        scores.add_class_map(sample.class_map, said.byte().numpy())
+        scores.add_logits(sample.class_map, 8.0 * torch.nn.functional.one_hot(said, 4).permute(2, 0, 1).float())
+        scores.labels.add(sample.labels, [0.4 if has else 0.1 for has in sample.labels])
+        scores.images = [*scores.images, {"name": sample.name, **scores.pixel_scores()}]
+    return scores
+
+
+FOLDS = [fold(0), fold(1)]
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps(summarise(FOLDS), allow_nan=False), encoding="utf-8")
+    return path
+
+
+def test_a_cross_validation_is_summed_up_over_pixels_and_over_folds():
+    total = FOLDS[0] + FOLDS[1]
+
+    summary = summarise(FOLDS)
+
+    assert summary["pooled"] == total.as_dict()
+    assert summary["folds"] == [scores.as_dict() for scores in FOLDS]
+    for name in summary["pooled"]:
+        values = [scores.as_dict()[name] for scores in FOLDS]
+        assert summary["mean"][name] == pytest.approx(sum(values) / 2)
+        assert summary["sd"][name] == pytest.approx(abs(values[0] - values[1]) / 2)
+    assert summary["classes"] == ["tumor", "stroma", "normal", "background"]
+    assert summary["confusion"] == total.confusion.tolist()
+    assert summary["calibration"] == total.calibration.unchanged.as_dict()
+    assert [image["name"] for image in summary["images"]] == ["all.png", "tumor.png"] * 2
+
+
+def test_a_network_that_is_too_sure_gets_a_temperature_that_helps_on_the_other_fold():
+    summary = summarise(FOLDS)
+
+    assert summary["calibrated"]["temperature"] > 2
+    assert summary["calibrated"]["ece"] < 0.1 < summary["calibration"]["ece"]
+
+
+def test_the_manifest_gets_what_the_network_is_served_with(path):
+    summary = summarise(FOLDS)
+
+    measured = read_measured(path, WSSS4LUAD)
+
+    assert measured.label_thresholds == tuple(round(value, 4) for value in summary["labels"]["thresholds"])
+    assert measured.temperature == round(summary["calibrated"]["temperature"], 4)
+    assert measured.metrics["cv_pixel_accuracy"] == round(summary["pooled"]["pixel_accuracy"], 4)
+    assert measured.metrics["cv_ece"] == round(summary["calibrated"]["ece"], 4)
+    assert measured.metrics["cv_label_f1_micro"] == round(summary["labels"]["scores"]["label_f1_micro"], 4)
+    assert set(measured.metrics) >= {f"cv_{name}" for name in summary["pooled"]}
+
+
+def test_scores_of_other_classes_are_refused(path):
+    with pytest.raises(InvalidData) as caught:
+        read_measured(path, TWO_CLASSES)
+
+    assert str(caught.value) == f"{path}: scores of the classes tumor, stroma, normal, background, not of gland, other"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"pooled": {"ece": 1}}', '{"scores": {"tissue_miou": 0.5}}'])
+def test_anything_else_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "scores.json"
+    path.write_text(content)
+
+    with pytest.raises(InvalidData) as caught:
+        read_measured(path, WSSS4LUAD)
+
+    assert str(caught.value).startswith(f"{path}: not the scores of a cross-validation: ")
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,201 @@
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.pathology.classes import WSSS4LUAD
+from model_export.errors import InvalidData
+from model_export.pictures import errors, write_grid
+from model_export.report.charts import DARK, LIGHT, curves, reliability, svg, write_curves
+from model_export.report.page import write_report
+from model_export.report.record import read_record
+from model_export.training.dataset import IGNORE
+from tests.model_export_support import masked_sample
+
+CALIBRATION = {
+    "ece": 0.05,
+    "bins": [
+        {"low": 0.0, "high": 0.5, "count": 0, "confidence": None, "accuracy": None},
+        {"low": 0.5, "high": 1.0, "count": 40, "confidence": 0.8, "accuracy": 0.75},
+    ],
+}
+SCORES = {
+    "classes": ["tumor", "stroma"],
+    "confusion": [[30, 10], [0, 60]],
+    "calibration": CALIBRATION,
+    "images": [{"name": "good.png", "pixel_accuracy": 0.95}, {"name": "bad<b>.png", "pixel_accuracy": 0.25}],
+    "labels": {"classes": ["tumor"], "thresholds": [0.45], "f1": [None], "truth": [[True], [False]]},
+}
+
+
+def write_csv(path, rows):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_run(run, fold="1/2", scores=None):
+    run.mkdir(parents=True)
+    recipe = {"seed": 7, "shares": {"wsss4luad": 1.0}, "scale": [0.7, 1.5]}
+    (run / "recipe.json").write_text(json.dumps({"recipe": recipe, "fold": fold}))
+    (run / "environment.json").write_text(json.dumps({"seconds": 61.0, "versions": {"torch": "2.13.0"}}))
+    rows = []
+    for epoch in (1, 2):
+        rows.append({"epoch": epoch, "phase": "train", "loss": 2 / epoch})
+        rows.append({"epoch": epoch, "phase": "validate", "loss": 3 / epoch, "pixel_accuracy": 0.5, "tissue_miou": 0.4})
+    write_csv(run / "metrics.csv", rows)
+    write_csv(run / "steps.csv", [{"step": step, "epoch": 1, "learning_rate": 0.1 * step} for step in range(4)])
+    if scores:
+        (run / "scores.json").write_text(json.dumps(scores))
+    return run
+
+
+def write_validation(run):
+    for index in (1, 2):
+        write_run(run / f"fold-{index}", f"{index}/2")
+    Image.new("RGB", (40, 20), "red").save(run / "fold-2" / "grid.png")
+    pooled = {
+        "pooled": {"pixel_accuracy": 0.9125, "ece": 0.05},
+        "mean": {"pixel_accuracy": 0.9012, "ece": 0.06},
+        "sd": {"pixel_accuracy": 0.0123, "ece": 0.01},
+        "folds": [{"pixel_accuracy": 0.8889, "ece": 0.07}, {"pixel_accuracy": 0.9135, "ece": 0.05}],
+    }
+    (run / "scores.json").write_text(json.dumps({**pooled, **SCORES}))
+    return run
+
+
+def page_of(run, tmp_path):
+    path = tmp_path / "page.html"
+    write_report(read_record(run), path)
+    return path.read_text(encoding="utf-8")
+
+
+def text_of(page):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_the_page_of_a_training_tells_scores_recipe_and_circumstances(tmp_path):
+    run = write_run(tmp_path / "run", scores={"scores": {"pixel_accuracy": 0.8765}, **SCORES})
+
+    page = page_of(run, tmp_path)
+
+    text = text_of(page)
+    for told in ("held out: fold 1/2", "0.8765", "0:01:01", "shares.wsss4luad 1.0", "scale 0.7, 1.5", "2.13.0"):
+        assert told in text
+    assert "75.0 % 30" in text
+    assert text.index("bad&lt;b&gt;.png") < text.index("good.png")
+    assert "tumor 1 of 2 0.45 \N{EN DASH}" in text
+    assert "bad<b>" not in page
+
+
+def test_the_page_of_a_cross_validation_tells_each_fold_and_the_spread(tmp_path):
+    text = text_of(page_of(write_validation(tmp_path / "cv"), tmp_path))
+
+    assert "pixel_accuracy 0.9125 0.9012 0.0123 0.8889 0.9135" in text
+    assert "0.9012 ± 0.0123" in text
+    assert "0:02:02" in text
+
+
+def test_the_page_needs_no_other_file_and_runs_nothing(tmp_path):
+    page = page_of(write_validation(tmp_path / "cv"), tmp_path)
+
+    assert "<script" not in page
+    addresses = re.findall(r"(?:src|srcset|href)=\"([^\"]{0,16})", page)
+    assert len(addresses) == 2 * 2 + 1
+    assert all(address.startswith("data:image/") for address in addresses)
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_a_run_without_scores_has_a_page_too(tmp_path):
+    run = write_run(tmp_path / "run", fold="all")
+    (run / "steps.csv").unlink()
+    (run / "environment.json").unlink()
+
+    assert "no scores.json" in text_of(page_of(run, tmp_path)).replace("  ", " ")
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(InvalidData, match=r"no run here: neither recipe\.json nor fold-1/recipe\.json"):
+        read_record(tmp_path)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "scores.json").write_text('{"scores": ')
+
+    with pytest.raises(InvalidData, match=r"scores\.json: not JSON"):
+        read_record(run)
+
+
+def test_folds_come_in_their_order(tmp_path):
+    for index in (10, 2, 1):
+        write_run(tmp_path / f"fold-{index}")
+
+    assert [fold.folder.name for fold in read_record(tmp_path).folds] == ["fold-1", "fold-2", "fold-10"]
+
+
+def test_curves_show_each_series_of_each_run(tmp_path):
+    record = read_record(write_validation(tmp_path / "cv"))
+
+    loss, scores, rate = curves(record.folds, LIGHT).axes
+
+    assert [line.get_ydata().tolist() for line in loss.lines[:2]] == [[2.0, 1.0], [3.0, 1.5]]
+    assert (len(loss.lines), len(scores.lines), len(rate.lines)) == (4, 4, 2)
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["train", "validate"]
+
+
+def test_empty_bins_are_left_out_of_the_reliability_diagram():
+    accuracy, counts = reliability(CALIBRATION, LIGHT).axes
+
+    assert [bar.get_height() for bar in accuracy.patches] == [0.75]
+    assert [bar.get_height() for bar in counts.patches] == [1.0]
+    assert accuracy.lines[1].get_xydata().tolist() == [[0.8, 0.75]]
+
+
+def test_a_chart_is_the_same_each_time_and_follows_the_theme():
+    light, again, dark = (svg(lambda theme: reliability(CALIBRATION, theme), theme) for theme in (LIGHT, LIGHT, DARK))
+
+    assert light == again
+    assert LIGHT.ink in light
+    assert DARK.ink in dark
+    assert LIGHT.ink not in dark
+
+
+def test_curves_are_drawn_in_each_folder(tmp_path):
+    run = write_validation(tmp_path / "cv")
+
+    write_curves(read_record(run))
+
+    for folder in (run, run / "fold-1", run / "fold-2"):
+        with Image.open(folder / "curves.png") as picture:
+            assert picture.format == "PNG"
+            assert picture.width > 2 * picture.height
+
+
+def test_errors_are_bright_and_what_is_right_is_dim():
+    truth = np.array([[0, 1], [2, IGNORE]], np.uint8)
+    sample = masked_sample(truth)
+
+    picture = errors(sample, np.array([[0, 2], [2, 3]], np.uint8))
+
+    assert picture[0, 1].tolist() == [230, 30, 140]
+    assert picture[1, 1].tolist() == [128, 128, 128]
+    assert (picture[0, 0] > sample.image[0, 0]).all()
+    assert (picture[0, 0] >= 190).all()
+
+
+def test_a_grid_has_four_columns_and_a_row_for_each_sample(tmp_path):
+    samples = [masked_sample(np.zeros((30, 20), np.uint8)), masked_sample(np.ones((20, 30), np.uint8))]
+
+    write_grid(tmp_path / "grid.png", samples, [sample.class_map for sample in samples], WSSS4LUAD)
+
+    with Image.open(tmp_path / "grid.png") as grid:
+        pixels = np.asarray(grid)
+    middle = [pixels[24 + 120 + row * 270, 6 + 120 + column * 246].tolist() for row in (0, 1) for column in range(4)]
+    tumor, stroma = [0, 64, 128], [64, 128, 0]
+    dim = [[191, 207, 223], [207, 223, 191]]
+    assert middle == [tumor, tumor, tumor, dim[0], stroma, stroma, stroma, dim[1]]

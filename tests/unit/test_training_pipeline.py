@@ -1,0 +1,258 @@
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.pathology.classes import WSSS4LUAD
+from model_export.checkpoint import load_checkpoint
+from model_export.config import Recipe, load_recipe
+from model_export.errors import InvalidCheckpoint, InvalidData
+from model_export.training.dataset import IGNORE, Sample
+from model_export.training.folds import Fold
+from model_export.training.pipeline import seen_by, train_recipe
+from tests.model_export_support import TINY, Silent, drawn_samples, label_only_sample, one_thread, write_recipe
+
+STROMA, NORMAL = 1, 2
+PAIRS = drawn_samples(4, side_px=96)
+FOLD = Fold(0, 2)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
+
+
+def fields(count=2):
+    """Samples whose upper half is tumor and whose lower half is for a teacher to say."""
+    samples = []
+    for sample in drawn_samples(count):
+        class_map = np.full(sample.class_map.shape, IGNORE, np.uint8)
+        class_map[:32] = 0
+        name = f"field-{sample.name}"
+        samples.append(Sample(name, sample.image, class_map, (True, None, None), (STROMA, NORMAL)))
+    return samples
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A tiny recipe with a teacher: 64 px crops, two steps each."""
+    first = write_recipe(tmp_path_factory.mktemp("recipes") / "first.toml", crop_px=64, epochs=1)
+    shares = {"wsss4luad": 1.0, "stas": 1.0}
+    teacher = {"recipe": str(first), "seeds": (0, 1), "confidence": 0.3}
+    return Recipe.model_validate({**TINY, "crop_px": 64, "shares": shares, "teacher": teacher})
+
+
+@pytest.fixture(scope="module")
+def finished(taught, tmp_path_factory):
+    """A finished run and what was told of it. Read it, do not write to it."""
+    told, run = Told(), tmp_path_factory.mktemp("finished") / "run"
+    with one_thread():
+        train(run, taught, told)
+    return run, told.lines
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of that run, for a test to work in."""
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+def train(run, recipe, progress=None, **sources):
+    given = {"wsss4luad": PAIRS[2:], "stas": fields(), **sources}
+    return train_recipe(run, WSSS4LUAD, recipe, given, PAIRS[:2], FOLD, progress or Silent())
+
+
+class Told(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def line(self, text):
+        self.lines.append(text)
+
+
+class InterruptedInTheLastEpoch(Silent):
+    """An interrupt from the keyboard when the taught network is half done."""
+
+    @contextmanager
+    def bar(self, steps, title):
+        if title == "epoch 2":
+            raise KeyboardInterrupt
+        yield steps
+
+
+def save(path, values):
+    Image.fromarray(values.astype(np.uint8)).save(path)
+
+
+def test_teachers_come_first_and_leave_their_runs_and_labels(finished):
+    run, lines = finished
+
+    phases = [line for line in lines if "validate" not in line]
+    assert [line.split("  ")[0] for line in phases] == [
+        "teacher with seed 0",
+        "epoch 1/1",
+        "teacher with seed 1",
+        "epoch 1/1",
+        f"what the teachers are sure of: {run / 'teacher' / 'labels'}",
+        "epoch 1/2",
+        "epoch 2/2",
+    ]
+    for seed in (0, 1):
+        asked = json.loads((run / f"teacher/seed-{seed}/recipe.json").read_text())
+        assert (asked["recipe"]["seed"], asked["recipe"]["epochs"], asked["fold"]) == (seed, 1, "1/2")
+    assert {path.name for path in (run / "teacher/labels/stas").iterdir()} == {
+        "field-00.png",
+        "field-01.png",
+    }
+    assert not (run / "teacher/labels/wsss4luad").exists()  # of the pairs nothing is unknown
+
+
+def test_labels_are_palette_pngs_that_keep_what_was_known(finished):
+    run, _ = finished
+
+    for field in fields():
+        with Image.open(run / "teacher/labels/stas" / field.name) as picture:
+            palette, class_map = np.array(picture.getpalette()).reshape(-1, 3), np.array(picture)
+            assert picture.mode == "P"
+        np.testing.assert_array_equal(class_map[:32], field.class_map[:32])
+        assert set(class_map[32:].flat) <= {STROMA, NORMAL, IGNORE}
+        for index, tissue in enumerate(WSSS4LUAD):
+            assert tuple(palette[index]) == tissue.color
+        assert tuple(palette[IGNORE]) == (128, 128, 128)
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, taught, finished):
+    whole, parted = finished[0], tmp_path / "parted"
+
+    with pytest.raises(KeyboardInterrupt):
+        train(parted, taught, InterruptedInTheLastEpoch())
+    told = Told()
+    train(parted, taught, told)
+
+    assert [line.split("  ")[0] for line in told.lines if "validate" not in line][-1] == "epoch 2/2"
+    assert not any(line.startswith("epoch 1/") for line in told.lines)  # neither the teachers' nor its own
+    ours, theirs = (load_checkpoint(run / "last.pth")["network"] for run in (whole, parted))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_the_labels_on_disk_are_what_is_learned_from(copied, taught):
+    """They can be corrected by hand before the taught network starts."""
+    kept = load_checkpoint(copied / "last.pth")["network"]
+    corrected = copied / "teacher/labels/stas/field-00.png"
+    with Image.open(corrected) as picture:
+        class_map, palette = np.array(picture), picture.getpalette()
+    class_map[32:] = NORMAL
+    picture = Image.fromarray(class_map).convert("P")
+    picture.putpalette(palette)
+    picture.save(corrected)
+    (copied / "last.pth").unlink()
+
+    train(copied, taught)
+
+    again = load_checkpoint(copied / "last.pth")["network"]
+    assert not torch.equal(kept["segment.1.weight"], again["segment.1.weight"])
+
+
+def test_labels_of_another_teacher_are_not_taken_for_this_ones(copied, taught):
+    (copied / "last.pth").unlink()
+    other = taught.model_copy(update={"teacher": taught.teacher.model_copy(update={"confidence": 0.9})})
+
+    with pytest.raises(InvalidData) as caught:
+        train(copied, other)
+
+    labels = copied / "teacher/labels"
+    assert str(caught.value) == f"{labels}: labelled by another teacher; remove the folder or choose another run folder"
+
+
+def test_a_run_with_another_teachers_recipe_is_not_gone_on_with(copied, taught, tmp_path):
+    other = taught.teacher.model_copy(update={"recipe": str(write_recipe(tmp_path / "second.toml", crop_px=64))})
+
+    with pytest.raises(InvalidCheckpoint, match="seed-0"):
+        train(copied, taught.model_copy(update={"teacher": other}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:60]), "not a readable mask: "),
+        (lambda path: save(path, np.zeros((5, 5))), "not of field-01.png; remove the folder to label anew"),
+        (lambda path: save(path, np.full((64, 64), 7)), "index 7 is neither a class, 0 to 3, nor 255"),
+        (lambda path: save(path, np.zeros((64, 64, 3))), "not a mask of indices but of mode RGB"),
+    ],
+)
+def test_spoiled_labels_are_refused_by_name(copied, taught, spoil, reason):
+    path = copied / "teacher/labels/stas/field-01.png"
+    spoil(path)
+
+    with pytest.raises(InvalidData) as caught:
+        train(copied, taught)
+
+    assert str(caught.value).startswith(f"{path}: {reason}")
+
+
+def test_two_images_of_one_name_are_refused_before_one_gets_the_others_labels(copied, taught):
+    with pytest.raises(InvalidData, match="two images of one name"):
+        train(copied, taught, stas=[*fields(1), *fields(1)])
+
+
+def test_samples_that_stay_wholly_unknown_are_lived_with(tmp_path, taught):
+    nothing = np.full((64, 64), IGNORE, np.uint8)
+    unknown = Sample("unknown.png", drawn_samples(1)[0].image, nothing, (None, None, None), (STROMA, NORMAL))
+    never_sure = taught.model_copy(
+        update={
+            "shares": {"stas": 1.0},
+            "teacher": taught.teacher.model_copy(update={"seeds": (0,), "confidence": 1.0}),
+        }
+    )
+
+    trainer = train(tmp_path / "run", never_sure, stas=[unknown])
+
+    with Image.open(tmp_path / "run/teacher/labels/stas/unknown.png") as picture:
+        assert set(np.unique(np.array(picture))) == {IGNORE}
+    assert all(bool(value.isfinite().all()) for value in trainer.network.state_dict().values())
+
+
+def test_a_recipe_for_labels_alone_sees_no_annotated_pixel():
+    recipe = Recipe.model_validate({**TINY, "label_patch_px": 48, "shares": {"wsss4luad": 1.0}})
+    patch, field = label_only_sample((True, True, False)), fields(1)[0]
+
+    seen = seen_by(recipe, {"wsss4luad": [*PAIRS, patch], "stas": [field]}, WSSS4LUAD)
+
+    assert list(seen) == ["wsss4luad"]
+    assert len(seen["wsss4luad"]) == 4 * len(PAIRS) + 1
+    for sample in seen["wsss4luad"]:
+        assert not set(np.unique(sample.class_map)) - {*sample.guesses, 3, IGNORE}
+        if sum(sample.labels) > 1:
+            assert set(np.unique(sample.class_map)) <= {3, IGNORE}
+    assert seen_by(Recipe(), {"wsss4luad": PAIRS}, WSSS4LUAD) == {"wsss4luad": PAIRS}
+
+
+def test_the_weak_path_runs_from_labels_to_a_network(tmp_path):
+    shipped = load_recipe("luad-weak")
+    small = {name: TINY[name] for name in ("epochs", "steps_per_epoch", "batch_size", "average_decay")}
+    weights = load_recipe(shipped.teacher.recipe).model_dump(include={"bag_weight", "label_patch_px"})
+    first = write_recipe(tmp_path / "first.toml", crop_px=64, **{**weights, "label_patch_px": 48})
+    recipe = shipped.model_copy(
+        update={
+            **small,
+            "crop_px": 64,
+            "label_patch_px": 48,
+            "shares": {"wsss4luad": 1.0},
+            "teacher": shipped.teacher.model_copy(update={"recipe": str(first), "confidence": 0.0}),
+        }
+    )
+
+    train(tmp_path / "run", recipe)
+
+    labelled = sorted((tmp_path / "run/teacher/labels/wsss4luad").iterdir())
+    assert len(labelled) == len(
+        [s for s in seen_by(recipe, {"wsss4luad": PAIRS[2:]}, WSSS4LUAD)["wsss4luad"] if s.guesses]
+    )
+    assert (tmp_path / "run" / "best.pth").is_file()
+    assert weights["bag_weight"] > 0
