@@ -126,6 +126,9 @@ class Calibration:
 def calibrated(folds: Sequence[Calibration]) -> dict[str, Any]:
     """Choose a temperature on all folds, and judge the choosing: each fold at the temperature that the others choose.
 
+    The others' probabilities come from networks that learned from the judged fold, so it is not wholly unseen; see
+    `evaluate.summarise`.
+
     Args:
         folds: At least two, each of images that its network never saw.
 

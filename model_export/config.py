@@ -16,6 +16,9 @@ DEFAULT_RECIPE = "luad-lite0"
 MAX_SEED = 2**32 - 1
 
 
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+TeacherScale = Annotated[float, Field(ge=0.25, le=4.0)]
+
 Source = Literal["wsss4luad", "stas", "ebhi_seg", "lc25000"]
 """Data sets that training crops come from; see `training/sources.py`."""
 
@@ -25,7 +28,7 @@ class Teacher(BaseModel):
 
     Attributes:
         recipe: The name of its recipe, or a TOML file.
-        seeds: Train one for each and average what they say.
+        seeds: Train one for each, each another, and average what they say.
         confidence: The least probability of a pixel's class, of those that its image may hold; less stays unknown.
         scales: The zooms at which each image is seen, and over which the probabilities are averaged.
     """
@@ -33,9 +36,15 @@ class Teacher(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: str
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     confidence: Fraction = 0.8
-    scales: tuple[Positive, ...] = Field(default=(1.0,), min_length=1)
+    scales: tuple[TeacherScale, ...] = Field(default=(1.0,), min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ: one named twice would train the same network again")
+        return self
 
 
 class Recipe(BaseModel):
@@ -69,12 +78,15 @@ class Recipe(BaseModel):
         label_patch_px: Learn from labels alone: the pairs are cut into patches of about this side, in px, which keep
             their labels and lose their class maps; see `training/weak.py`.
         bag_weight: Weight of the loss that teaches the class maps from labels.
+        slides: Table of which pairs come from one slide, which no split cuts: the name of one that ships, or a CSV file
+            with the columns `image` and `slide`. None: each image is a slide of its own. A teacher learns from the
+            training part of the network that it teaches, so its own table is not asked.
         teacher: How the unknown pixels of the sources get a class, if at all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    seed: Seed = 0
     epochs: int = Field(default=14, ge=1)
     steps_per_epoch: int = Field(default=100, ge=1)
     batch_size: int = Field(default=16, ge=2)
@@ -100,6 +112,7 @@ class Recipe(BaseModel):
     blur: Fraction = 0.0
     label_patch_px: int | None = Field(default=None, ge=32)
     bag_weight: float = Field(default=0.0, ge=0.0)
+    slides: str | None = None
     teacher: Teacher | None = None
 
     @model_validator(mode="after")
@@ -113,22 +126,22 @@ class Recipe(BaseModel):
         """Optimiser steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
-    @property
-    def sources(self) -> set[Source]:
-        """Every source that the recipe or one of its teachers draws from.
 
-        Raises:
-            InvalidRecipe: There is no recipe for a teacher, or a recipe is its own teacher.
-        """
-        found, seen, recipe = set(self.shares), set[str](), self
-        while recipe.teacher is not None:
-            name = recipe.teacher.recipe
-            if name in seen:
-                raise InvalidRecipe(f"{name}: is its own teacher")
-            seen.add(name)
-            recipe = load_recipe(name)
-            found |= set(recipe.shares)
-        return found
+def sources_of(recipe: Recipe) -> set[Source]:
+    """Return every source that `recipe` or one of its teachers, whose recipes are read, draws from.
+
+    Raises:
+        InvalidRecipe: There is no recipe for a teacher, or a recipe is its own teacher.
+    """
+    found, seen = set(recipe.shares), set[str]()
+    while recipe.teacher is not None:
+        name = recipe.teacher.recipe
+        if name in seen:
+            raise InvalidRecipe(f"{name}: is its own teacher")
+        seen.add(name)
+        recipe = load_recipe(name)
+        found |= set(recipe.shares)
+    return found
 
 
 def load_recipe(name_or_path: str) -> Recipe:

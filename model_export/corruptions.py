@@ -1,4 +1,9 @@
-"""Ways to spoil an image that a worse scanner, another stain or another scale would have. Each is fixed."""
+"""Ways to spoil an image that a worse scanner, another stain or another scale would have. Each is fixed.
+
+The stains are changed by the formula that training jitters them with (`training/augment.py`), and brightness likewise,
+if further than training goes: what they show is how far a network carries what it was taught, not how it takes the
+stains of another laboratory.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

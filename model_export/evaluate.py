@@ -9,9 +9,11 @@ import numpy as np
 from torch import nn
 
 from app.pathology.classes import TissueClass
+from model_export.atomic import write_text
 from model_export.calibration import calibrated
 from model_export.checkpoint import load_checkpoint
 from model_export.config import Recipe
+from model_export.errors import InvalidCheckpoint, InvalidData
 from model_export.factory import load_network
 from model_export.labels import with_chosen_thresholds
 from model_export.pictures import write_grid
@@ -21,7 +23,7 @@ from model_export.training.dataset import Sample
 from model_export.training.folds import Fold, untaught
 from model_export.training.hardware import Hardware
 from model_export.training.loggers import Kind
-from model_export.training.loop import Progress
+from model_export.training.loop import LAST_FILE, Progress
 from model_export.training.pipeline import train_recipe
 from model_export.training.scores import Scores, score
 
@@ -99,16 +101,18 @@ def summarise(folds: Sequence[Scores]) -> dict[str, Any]:
 
     Label thresholds and the temperature are chosen on all folds, which is what a network trained on all images may be
     served with. What they are worth is said of each fold with what the others choose, never of the images they were
-    chosen on.
+    chosen on. One tie is left: the probabilities that the others choose by come from networks that learned from the
+    judged fold. Only a nested cross-validation, a training for each pair of folds, would be free of it.
 
     Args:
         folds: At least two, each scored by a network that never saw its images.
 
     Returns:
         `pooled` (from the sums over all folds), `mean` and `sd` over `folds`, each scores by name, without any choice:
-        at temperature 1 and thresholds of one half. `classes`, `confusion`, `calibration` and `images` as
-        `evaluate` writes them. `calibrated` as `calibration.calibrated` and `labels` as
-        `labels.with_chosen_thresholds` return them.
+        at temperature 1 and thresholds of one half. `count` tells over how many folds: one whose images say nothing
+        about a score is left out. `sd` is the sample standard deviation, None for one fold.
+        `classes`, `confusion`, `calibration` and `images` as `evaluate` writes them. `calibrated` as
+        `calibration.calibrated` and `labels` as `labels.with_chosen_thresholds` return them.
     """
     each = [scores.as_dict() for scores in folds]
     names = list(dict.fromkeys(name for scores in each for name in scores))
@@ -117,7 +121,8 @@ def summarise(folds: Sequence[Scores]) -> dict[str, Any]:
     return {
         "pooled": total.as_dict(),
         "mean": {name: float(np.mean(found)) for name, found in values.items()},
-        "sd": {name: float(np.std(found)) for name, found in values.items()},
+        "sd": {name: float(np.std(found, ddof=1)) if len(found) > 1 else None for name, found in values.items()},
+        "count": {name: len(found) for name, found in values.items()},
         "folds": each,
         **_parts(total),
         "calibrated": calibrated([scores.calibration for scores in folds]),
@@ -132,10 +137,38 @@ def evaluate_checkpoint(
     return evaluate(load_network(checkpoint, classes), samples, classes, out)
 
 
-def fold_of(checkpoint: Path) -> str:
-    """Return which fold the checkpoint's training held out, as `Fold.parse` reads it; "all" when none is noted."""
-    asked = load_checkpoint(checkpoint).get("asked", {})
-    return str(asked.get("fold", "all"))
+def held_out_of(checkpoint: Path, pairs: Sequence[Sample]) -> list[Sample]:
+    """Return those of `pairs` that the checkpoint's training held out, by name; none where it notes none.
+
+    Raises:
+        InvalidCheckpoint: It does not load, or what it notes are no names.
+        InvalidData: The pairs lack one that it names.
+    """
+    names = load_checkpoint(checkpoint).get("held_out", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InvalidCheckpoint(f"{checkpoint}: held_out is not a list of names")
+    by_name = {sample.name: sample for sample in pairs}
+    for name in names:
+        if name not in by_name:
+            raise InvalidData(
+                f"{checkpoint}: its training held out {name}, which the pairs lack; pass those that it was trained on"
+            )
+    return [by_name[name] for name in names]
+
+
+def chosen_by_score(checkpoint: Path) -> list[str]:
+    """Return a line that says so where the checkpoint's epoch was chosen on what its training held out.
+
+    Raises:
+        InvalidCheckpoint: It does not load.
+    """
+    state = load_checkpoint(checkpoint)
+    if not ("epoch" in state and state.get("held_out")):  # a `last.pth` was not chosen, and counts `epochs_done`
+        return []
+    return [
+        f"note: {checkpoint.name} is of the epoch with the least loss on these images, which flatters its scores;"
+        f" {LAST_FILE} was not chosen by them"
+    ]
 
 
 def _parts(scores: Scores) -> dict[str, Any]:
@@ -148,4 +181,4 @@ def _parts(scores: Scores) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2) + "\n")

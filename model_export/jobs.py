@@ -10,7 +10,8 @@ from model_export.errors import JobFailed
 def run_side_by_side(commands: Mapping[str, Sequence[str]], jobs: int, line: Callable[[str], None]) -> None:
     """Run each command as a process, `jobs` at a time, until all have ended.
 
-    When one fails, or the keyboard interrupts, the others are interrupted as by the keyboard and waited for.
+    When one fails, or the keyboard interrupts, the others are interrupted as by the keyboard and waited for. So they
+    are when this process is told to end (SIGTERM) or its terminal goes away (SIGHUP).
 
     Args:
         commands: Program and arguments by a short name.
@@ -19,6 +20,7 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]], jobs: int, line: Cal
 
     Raises:
         JobFailed: One ended with another status than 0; its lines say why.
+        KeyboardInterrupt: One of these three signals came.
     """
     try:
         asyncio.run(_run_all(commands, jobs, line))
@@ -27,6 +29,9 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]], jobs: int, line: Cal
 
 
 async def _run_all(commands: Mapping[str, Sequence[str]], jobs: int, line: Callable[[str], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored, and it shall stay so
+            asyncio.get_running_loop().add_signal_handler(number, signal.raise_signal, signal.SIGINT)
     places = asyncio.Semaphore(jobs)
     async with asyncio.TaskGroup() as group:
         for name, command in commands.items():

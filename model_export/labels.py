@@ -1,7 +1,7 @@
 """Labels of whole images: the F1 score, and the thresholds that serve it best.
 
 A threshold that was chosen on few images fits those few. So it is drawn back to one half, the harder the fewer there
-are, and what choosing is worth is only said of images that had no part in it.
+are, and what choosing is worth is only said of images whose own probabilities had no part in it.
 """
 
 from collections.abc import Sequence
@@ -132,6 +132,9 @@ def choose_threshold(truth: NDArray[np.bool_], probability: NDArray[np.float64])
 
 def with_chosen_thresholds(folds: Sequence[LabelScores]) -> dict[str, Any]:
     """Choose thresholds on all folds, and judge the choosing: each fold with the thresholds that the others choose.
+
+    The others' probabilities come from networks that learned from the judged fold, so it is not wholly unseen; see
+    `evaluate.summarise`.
 
     Args:
         folds: At least two, each of images that its network never saw.

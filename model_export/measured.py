@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.pathology.classes import TissueClass
+from model_export.calibration import TEMPERATURES
 from model_export.errors import InvalidData
 
 _DIGITS = 4
@@ -33,7 +34,8 @@ def read_measured(path: Path, classes: Sequence[TissueClass]) -> Measured:
     temperature and the thresholds that the folds beside the scored one chose.
 
     Raises:
-        InvalidData: It is no such file, or its classes are others.
+        InvalidData: It is no such file, its classes are others, or the best temperature lies at the edge of those that
+            were tried, so that a better one may lie beyond.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -49,4 +51,10 @@ def read_measured(path: Path, classes: Sequence[TissueClass]) -> Measured:
     wanted = [tissue.name for tissue in classes]
     if names != wanted:
         raise InvalidData(f"{path}: scores of the classes {', '.join(map(str, names))}, not of {', '.join(wanted)}")
+    if not min(TEMPERATURES) < found["calibrated"]["temperature"] < max(TEMPERATURES):
+        raise InvalidData(
+            f"{path}: temperature {measured.temperature:g} is at the edge of the range that is searched,"
+            f" {min(TEMPERATURES):g} to {max(TEMPERATURES):g}: a confidence this far off is not corrected by one;"
+            " train the network longer or on more images"
+        )
     return measured

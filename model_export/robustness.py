@@ -12,13 +12,16 @@ from PIL import Image
 from torch import nn
 
 from app.pathology.classes import TissueClass
+from model_export.atomic import write_text
+from model_export.checkpoint import load_checkpoint
 from model_export.corruptions import Corruption
-from model_export.errors import InvalidData
-from model_export.evaluate import fold_of
+from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
+from model_export.evaluate import held_out_of
 from model_export.factory import load_network
 from model_export.predict import predict
 from model_export.training.dataset import Sample
-from model_export.training.folds import Fold, split
+from model_export.training.folds import Fold
+from model_export.training.loop import LAST_FILE
 from model_export.training.scores import Scores
 
 Results = Mapping[str, Mapping[str, float]]
@@ -33,12 +36,34 @@ def checkpoints_of(run: Path) -> list[Path]:
     """Return the last checkpoint of each fold of a cross-validation, in order.
 
     Raises:
-        InvalidData: `run` is no cross-validation's run folder.
+        InvalidCheckpoint: One does not load, or does not note its fold and its epochs.
+        InvalidData: `run` is no cross-validation's run folder, or a fold is missing or not finished.
     """
-    found = sorted(run.glob("fold-*/last.pth"), key=lambda path: (len(path.parent.name), path.parent.name))
-    if not found:
-        raise InvalidData(f"{run}: holds no fold-1/last.pth; the run folder of a cross-validation is needed")
+    first = run / "fold-1" / LAST_FILE
+    if not first.is_file():
+        raise InvalidData(f"{run}: holds no fold-1/{LAST_FILE}; the run folder of a cross-validation is needed")
+    found = [first]
+    for index in range(1, _finished(first).count):
+        found.append(run / f"fold-{index + 1}" / LAST_FILE)
+        if not found[-1].is_file():
+            raise InvalidData(f"{found[-1]}: missing; the same cross-validate command as before goes on with it")
+        _finished(found[-1])
     return found
+
+
+def _finished(path: Path) -> Fold:
+    """Return which fold a finished checkpoint is of; refuse one with epochs left."""
+    state = load_checkpoint(path)
+    try:
+        fold = Fold.parse(state["asked"]["fold"])
+        done, wanted = int(state["epochs_done"]), int(state["asked"]["recipe"]["epochs"])
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidRecipe) as error:
+        raise InvalidCheckpoint(f"{path}: does not note its fold and its epochs") from error
+    if done < wanted:
+        raise InvalidData(
+            f"{path}: fold {fold} has {done} of {wanted} epochs; the same cross-validate command as before goes on"
+        )
+    return fold
 
 
 def held_out_by(
@@ -48,14 +73,15 @@ def held_out_by(
 
     Raises:
         InvalidCheckpoint: One does not load.
-        InvalidData: One held nothing out.
-        InvalidRecipe: There are fewer pairs than the training had folds.
+        InvalidData: One notes nothing that it held out, or a pair that is not there.
     """
     networks = []
     for path in checkpoints:
-        _, held_out = split(pairs, Fold.parse(fold_of(path)))
+        held_out = held_out_of(path, pairs)
         if not held_out:
-            raise InvalidData(f"{path}: its training held nothing out, so there is nothing honest to score it on")
+            raise InvalidData(
+                f"{path}: its training held nothing out, or it does not note what: nothing honest to score it on"
+            )
         networks.append((load_network(path, classes), held_out))
     return networks
 
@@ -89,9 +115,8 @@ def write_results(results: Results, images: int, out: Path, before: Path | None 
     """
     text = table(results, _read_results(before) if before else None)
     out.mkdir(parents=True, exist_ok=True)
-    (out / TABLE_FILE).write_text(text, encoding="utf-8")
-    content = json.dumps({"images": images, "corruptions": results}, indent=2)
-    (out / RESULTS_FILE).write_text(content + "\n", encoding="utf-8")
+    write_text(out / TABLE_FILE, text)
+    write_text(out / RESULTS_FILE, json.dumps({"images": images, "corruptions": results}, indent=2) + "\n")
 
 
 def _read_results(path: Path) -> Results:

@@ -18,7 +18,9 @@ from app.pathology.classes import NORMAL, STROMA, TUMOR, WSSS4LUAD, TissueClass
 from app.pathology.geometry import Size
 from model_export.config import Recipe
 from model_export.synthetic import draw_patch
+from model_export.training.augment import Batch
 from model_export.training.dataset import IGNORE, Sample, labels_of
+from model_export.training.losses import parts
 
 TISSUES = ((TUMOR, STROMA), (NORMAL,), (STROMA, NORMAL), (TUMOR,))
 """What the drawn patches hold, in turn."""
@@ -81,6 +83,11 @@ FOREIGN_NETWORK = """
 
 def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate({**TINY, **changes})
+
+
+def objective(outputs: dict[str, torch.Tensor], batch: Batch, asked: Recipe) -> torch.Tensor:
+    """The whole loss, as the loop sums it up."""
+    return torch.stack(list(parts(outputs, batch, asked).values())).sum()
 
 
 def write_recipe(path: Path, **changes: Any) -> Path:

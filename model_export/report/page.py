@@ -53,16 +53,17 @@ def write_report(record: Record, path: Path) -> None:
 
 
 def _scores(record: Record) -> list[dict[str, Any]]:
-    """Return a row for each score: of the one network, or pooled, mean, sd and of each fold."""
+    """Return a row for each score: of the one network, or pooled, mean, sd, over how many folds, and of each."""
     if "pooled" not in record.scores:
         return [{"name": name, "value": value} for name, value in record.scores.get("scores", {}).items()]
-    mean, sd = record.scores["mean"], record.scores["sd"]
+    mean, sd, count = record.scores["mean"], record.scores["sd"], record.scores.get("count", {})
     return [
         {
             "name": name,
             "value": value,
             "mean": mean.get(name),
             "sd": sd.get(name),
+            "count": count.get(name),
             "folds": [fold.get(name) for fold in record.scores["folds"]],
         }
         for name, value in record.scores["pooled"].items()

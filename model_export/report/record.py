@@ -9,9 +9,8 @@ from typing import Any
 
 from model_export.errors import InvalidData
 from model_export.evaluate import GRID_FILE, SCORES_FILE
-from model_export.training.environment import ENVIRONMENT_FILE
+from model_export.training.environment import ENVIRONMENT_FILE, RECIPE_FILE
 from model_export.training.loggers import METRICS_FILE, STEPS_FILE
-from model_export.training.loop import RECIPE_FILE
 from model_export.training.pipeline import TEACHER_FOLDER
 
 

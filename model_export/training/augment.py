@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from app.pathology.classes import TissueClass
+from app.pathology.classes import TissueClass, label_indices
 from model_export.config import Recipe, Source
 from model_export.errors import InvalidData
 from model_export.network import INPUT_MEAN, INPUT_STD
-from model_export.training.dataset import IGNORE, Sample, labels_of
+from model_export.training.dataset import IGNORE, LABEL_MIN_FRACTION, Sample
 
 _RGB_FROM_HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """Optical density of haematoxylin, eosin and DAB; Ruifrok and Johnston, Anal Quant Cytol Histol 23 (2001)."""
@@ -64,9 +64,14 @@ def sampling_weights(samples: Sequence[Sample], class_count: int, rarity: float)
 
 
 def _holds(sample: Sample, index: int) -> bool:
-    """Whether `sample` teaches the class, by known pixels or by a label that its unknown ones answer for."""
-    labelled = index in sample.guesses and index < len(sample.labels) and bool(sample.labels[index])
-    return labelled or bool((sample.class_map == index).any())
+    """Whether `sample` teaches the class, by known pixels or by a label that its unknown ones answer for.
+
+    A stray stroke of a label class teaches it as little as it makes a label.
+    """
+    is_label = index < len(sample.labels)
+    least = LABEL_MIN_FRACTION * sample.class_map.size if is_label else 1
+    labelled = is_label and index in sample.guesses and bool(sample.labels[index])
+    return labelled or bool(np.count_nonzero(sample.class_map == index) >= max(1, least))
 
 
 class BatchSource:
@@ -168,9 +173,14 @@ class BatchSource:
         return ..., slice(top, top + height), slice(left, left + width)
 
     def _known_labels(self, class_map: Tensor, inside: Tensor, annotated: Sequence[float]) -> list[float]:
-        """Return each label of a crop: 1 or 0 as its pixels tell, and `annotated` where unknown ones may hide it."""
-        held = labels_of(class_map.numpy().astype(np.uint8), self._classes)
-        unknown = int((inside & (class_map == IGNORE)).sum()) > _MAX_UNKNOWN * int(inside.sum())
+        """Return each label of a crop: 1 or 0 as its pixels tell, and `annotated` where unknown ones may hide it.
+
+        A class has to fill its part of all that the crop shows, not of the few pixels that may be known.
+        """
+        shown = int(inside.sum())
+        least = max(1.0, LABEL_MIN_FRACTION * shown)
+        held = [int((class_map == index).sum()) >= least for index in label_indices(self._classes)]
+        unknown = int((inside & (class_map == IGNORE)).sum()) > _MAX_UNKNOWN * shown
         return [
             1.0 if label else otherwise if unknown else 0.0 for label, otherwise in zip(held, annotated, strict=True)
         ]
@@ -190,11 +200,12 @@ def jitter_stain(images: Tensor, sigma: float, rng: np.random.Generator) -> Tens
     """Scale and shift each stain of each image at random, as a laboratory's protocol would.
 
     Source: Tellez et al., "Quantifying the effects of data augmentation and stain color normalization in
-    convolutional neural networks for computational pathology", Medical Image Analysis 58 (2019).
+    convolutional neural networks for computational pathology", Medical Image Analysis 58 (2019). Theirs shifts a stain
+    by a fixed density; here the shift goes with the image's mean density, so that a pale image is not drowned by it.
 
     Args:
         images: float (N, 3, H, W), 0 to 255.
-        sigma: Half range of the scale around 1 and of the shift around 0, in optical density.
+        sigma: Half range of the scale around 1, and of the shift around 0, a fraction of the mean optical density.
         rng: Source of the choices.
 
     Returns:

@@ -45,8 +45,17 @@ def read_corpus(
     folders: Mapping[str, Path | None],
     needed: Iterable[Source],
     classes: Sequence[TissueClass],
+    slides: Mapping[str, str] | None = None,
 ) -> Corpus:
     """Read the pairs, the patches with labels in their names, and each further source that is `needed`.
+
+    Args:
+        pairs: The folder of the pairs.
+        patches: The folder of the patches, if any.
+        folders: The folder of each further source.
+        needed: The sources that are read.
+        classes: The classes of the class maps.
+        slides: The slide of each pair by file name; see `read_pairs`.
 
     Raises:
         InvalidData: A needed source has no folder, or a file in one is wrong.
@@ -57,4 +66,4 @@ def read_corpus(
         if folder is None:
             raise InvalidData(f"the recipe draws from {name}: pass its folder with {_OPTIONS[name]}")
         beside[name] = _READERS[name](folder, classes)
-    return Corpus(read_pairs(pairs, classes), beside)
+    return Corpus(read_pairs(pairs, classes, slides), beside)

@@ -5,7 +5,7 @@ Everything is read and checked before the first step, so that a bad file ends a 
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Sample:
         labels: (L,) one for each label class, as annotated in the name or read off the class map; None where it is not
             known whether the image holds it.
         guesses: Indices of the classes that a teacher may give to the unknown pixels; see `training/teacher.py`.
+        slide: What images of one slide share; the image's own name where nothing is said of slides.
     """
 
     name: str
@@ -45,6 +46,11 @@ class Sample:
     class_map: ClassMap
     labels: tuple[bool | None, ...]
     guesses: tuple[int, ...] = ()
+    slide: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.slide:
+            object.__setattr__(self, "slide", self.name)
 
     @property
     def has_mask(self) -> bool:
@@ -59,8 +65,13 @@ def labels_of(class_map: ClassMap, classes: Sequence[TissueClass]) -> tuple[bool
     return tuple(bool(counts[index] >= max(1.0, LABEL_MIN_FRACTION * known.size)) for index in label_indices(classes))
 
 
-def read_pairs(root: Path, classes: Sequence[TissueClass]) -> list[Sample]:
+def read_pairs(root: Path, classes: Sequence[TissueClass], slides: Mapping[str, str] | None = None) -> list[Sample]:
     """Read `root/img/*.png` and the masks of the same names in `root/mask`, in name order.
+
+    Args:
+        root: The folder.
+        classes: The classes of the class maps.
+        slides: The slide of each image by file name; one that it does not name is a slide of its own.
 
     Raises:
         InvalidData: A folder or a mask is missing, a file does not decode, sizes differ, or a mask holds an index
@@ -79,7 +90,8 @@ def read_pairs(root: Path, classes: Sequence[TissueClass]) -> list[Sample]:
                 f"{mask_path}: the mask is {class_map.shape[1]}x{class_map.shape[0]} px"
                 f" and its image {image.shape[1]}x{image.shape[0]} px"
             )
-        samples.append(Sample(path.name, image, class_map, labels_of(class_map, classes)))
+        slide = (slides or {}).get(path.name, "")
+        samples.append(Sample(path.name, image, class_map, labels_of(class_map, classes), slide=slide))
     return samples
 
 

@@ -1,4 +1,4 @@
-"""What a training ran on and learned from, for the record and for an exact resume."""
+"""What was asked of a training, what it ran on and learned from, for the record and for an exact resume."""
 
 import hashlib
 import json
@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from model_export.atomic import write_text
-from model_export.config import Source
+from model_export.config import Recipe, Source
 from model_export.training.dataset import Sample
+from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
 
-ENVIRONMENT_FILE = "environment.json"
+RECIPE_FILE, ENVIRONMENT_FILE = "recipe.json", "environment.json"
 _PACKAGES = ("tessera", "torch", "numpy", "pillow")
 
 
@@ -31,6 +32,17 @@ def digest_of(training: Mapping[Source, Sequence[Sample]], held_out: Sequence[Sa
             digest.update(np.ascontiguousarray(sample.image).data)
             digest.update(np.ascontiguousarray(sample.class_map).data)
     return digest.hexdigest()
+
+
+def asked_of(recipe: Recipe, fold: Fold) -> dict[str, Any]:
+    """Return what `recipe.json` says."""
+    return {"recipe": recipe.model_dump(mode="json"), "fold": str(fold)}
+
+
+def write_asked(run: Path, asked: Mapping[str, Any]) -> None:
+    """Write `recipe.json` to the run folder, which is made when missing."""
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / RECIPE_FILE, json.dumps(asked, indent=2) + "\n")
 
 
 def difference(theirs: Any, ours: Mapping[str, Any]) -> str:

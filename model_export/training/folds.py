@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from app.pathology.classes import TissueClass, label_indices
 from model_export.config import Source
@@ -35,22 +36,32 @@ class Fold:
 
 
 def split(pairs: Sequence[Sample], fold: Fold) -> tuple[list[Sample], list[Sample]]:
-    """Return the training and the held-out part of `pairs`.
+    """Return the training and the held-out part of `pairs`, without cutting a slide.
 
-    A fold is a run of neighbours in name order, not every N-th sample: neighbours in WSSS4LUAD often come from one
-    slide, and a slide on both sides of the split would flatter the score. Only at the border of two runs may one be:
-    the files say nothing of slides.
+    Tissue, stain and scanner of one slide are alike, so a slide on both sides of the split would flatter the score. A
+    fold is a run of neighbours, once the images of a slide are put together at the place of its first: each border of
+    an even split moves to the nearest place where the slide changes, of two as near to the earlier.
 
     Raises:
-        InvalidRecipe: There are fewer pairs than folds.
+        InvalidRecipe: Some fold would hold nothing out, as there are too few slides or one is too large.
     """
     if not fold.count:
         return list(pairs), []
-    if len(pairs) < fold.count:
-        raise InvalidRecipe(f"{len(pairs)} pairs cannot be split into {fold.count} folds")
-    start = len(pairs) * fold.index // fold.count
-    end = len(pairs) * (fold.index + 1) // fold.count
-    return [*pairs[:start], *pairs[end:]], list(pairs[start:end])
+    by_slide: dict[str, list[Sample]] = {}
+    for sample in pairs:
+        by_slide.setdefault(sample.slide, []).append(sample)
+    changes = list(accumulate((len(samples) for samples in by_slide.values()), initial=0))
+    even = [len(pairs) * index // fold.count for index in range(fold.count + 1)]
+    borders = [min(changes, key=lambda change: abs(change - border)) for border in even]
+    for index, (start, end) in enumerate(pairwise(borders)):
+        if start == end:
+            raise InvalidRecipe(
+                f"{len(pairs)} pairs of {len(by_slide)} slides cannot be split into {fold.count} folds:"
+                f" no slide is cut, and fold {Fold(index, fold.count)} would be empty; choose fewer folds"
+            )
+    ordered = [sample for samples in by_slide.values() for sample in samples]
+    start, end = borders[fold.index], borders[fold.index + 1]
+    return [*ordered[:start], *ordered[end:]], ordered[start:end]
 
 
 def untaught(

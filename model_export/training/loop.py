@@ -6,7 +6,6 @@ training needs) and `best.pth` (the averaged weights of the best validation loss
 held out).
 """
 
-import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,6 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from app.pathology.classes import TissueClass
-from model_export.atomic import write_text
 from model_export.checkpoint import load_checkpoint, save_checkpoint
 from model_export.config import Recipe, Source
 from model_export.errors import InvalidCheckpoint, InvalidRecipe
@@ -27,7 +25,15 @@ from model_export.network import TissueNetwork
 from model_export.training import loggers
 from model_export.training.augment import Batch, BatchSource
 from model_export.training.dataset import Sample
-from model_export.training.environment import describe, difference, digest_of, read_environment, write_environment
+from model_export.training.environment import (
+    asked_of,
+    describe,
+    difference,
+    digest_of,
+    read_environment,
+    write_asked,
+    write_environment,
+)
 from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
 from model_export.training.losses import parts
@@ -35,7 +41,7 @@ from model_export.training.optimizer import learning_rate, optimizer_of
 from model_export.training.prefetch import batches
 from model_export.training.scores import Scores, score
 
-RECIPE_FILE, BEST_FILE, LAST_FILE = "recipe.json", "best.pth", "last.pth"
+BEST_FILE, LAST_FILE = "best.pth", "last.pth"
 
 
 class Progress(Protocol):
@@ -105,7 +111,7 @@ class Trainer:
         self.epochs_done = 0
         self.best_loss = math.inf
         self.rows: list[dict[str, Any]] = []
-        self.asked = {"recipe": recipe.model_dump(mode="json"), "fold": str(fold)}
+        self.asked = asked_of(recipe, fold)
         self.data = digest_of(training, held_out)
         counts = {name: len(samples) for name, samples in training.items()}
         self._environment = {**describe(self.hardware), "images": counts, "held_out": len(held_out), "data": self.data}
@@ -149,8 +155,7 @@ class Trainer:
                 self.epochs_done += 1
             return self.run / BEST_FILE
         loggers.require(self.logger)
-        self.run.mkdir(parents=True, exist_ok=True)
-        write_text(self.run / RECIPE_FILE, json.dumps(self.asked, indent=2) + "\n")
+        write_asked(self.run, self.asked)
         spent = read_environment(self.run).get("seconds", 0.0) if self.epochs_done else 0.0
         started = time.monotonic()
         steps_done = self.epochs_done * self.recipe.steps_per_epoch
@@ -222,15 +227,16 @@ class Trainer:
 
     def _keep(self) -> None:
         """Save the run's state, and the averaged weights when they are the best so far."""
+        noted = {"asked": self.asked, "held_out": [sample.name for sample in self.held_out]}
         loss = self.rows[-1]["loss"] if self.held_out else -float(self.epochs_done)  # nothing held out: the last wins
         if loss < self.best_loss:
             self.best_loss = loss
-            weights = {"model": self.averaged.module.state_dict(), "epoch": self.epochs_done, "asked": self.asked}
+            weights = {"model": self.averaged.module.state_dict(), "epoch": self.epochs_done, **noted}
             save_checkpoint(self.run / BEST_FILE, weights)
         save_checkpoint(
             self.run / LAST_FILE,
             {
-                "asked": self.asked,
+                **noted,
                 "data": self.data,
                 "network": self.network.state_dict(),
                 "averaged": self.averaged.state_dict(),

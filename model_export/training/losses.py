@@ -11,10 +11,8 @@ from model_export.training.dataset import IGNORE
 _BAG_EXPONENT = 4.0
 """1 would pool a map by its mean, infinity by its maximum; Jia et al. (see `bag_loss`) pool by this."""
 
-
-def objective(outputs: dict[str, Tensor], batch: Batch, recipe: Recipe) -> Tensor:
-    """Return the scalar loss of the network's `outputs` on `batch`, the sum of `parts`."""
-    return torch.stack(list(parts(outputs, batch, recipe).values())).sum()
+_SUREST = -1e-6
+"""Logarithm of the largest pooled probability: float32 cannot tell what is nearer to 1 from 1 itself."""
 
 
 def parts(outputs: dict[str, Tensor], batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
@@ -44,7 +42,8 @@ def bag_loss(logits: Tensor, batch: Batch) -> Tensor:
     What is not known to be glass is a bag of pixels. A label that the crop has must show in some of them, and one that
     it has not, and glass, in none: each class's probabilities are pooled by a generalised mean and compared by binary
     cross-entropy. It is how activation maps are learned (Zhou et al., CVPR 2016: pooled by the mean), at the class
-    map's resolution and with classes that exclude each other.
+    map's resolution and with classes that exclude each other. All of it is computed from logarithms, so that a class
+    that has all but vanished from a bag that must show it still gets a gradient.
 
     Source: Jia et al., "Constrained Deep Weak Supervision for Histopathology Image Segmentation", IEEE Transactions
     on Medical Imaging 36 (2017).
@@ -56,11 +55,13 @@ def bag_loss(logits: Tensor, batch: Batch) -> Tensor:
     label_count = batch.labels.shape[1]
     bags = batch.inside & ((batch.class_maps < label_count) | (batch.class_maps == IGNORE))  # (N, H, W)
     sizes = bags.sum(dim=(1, 2))[:, None]  # (N, 1)
-    powers = logits.softmax(dim=1).clamp(min=1e-4) ** _BAG_EXPONENT * bags[:, None]
-    pooled = (powers.sum(dim=(2, 3)) / sizes.clamp(min=1)).clamp(min=1e-16) ** (1 / _BAG_EXPONENT)  # (N, C)
+    counted = (bags | (sizes == 0)[:, :, None])[:, None]  # an empty bag counts for nothing below; here it stays finite
+    powers = (_BAG_EXPONENT * logits.log_softmax(dim=1)).masked_fill(~counted, -torch.inf)
+    pooled = (powers.logsumexp(dim=(2, 3)) - counted.sum(dim=(2, 3)).log()) / _BAG_EXPONENT  # (N, C), logarithms
     truth = functional.pad(batch.labels, (0, logits.shape[1] - label_count))
     known = ~truth.isnan() & (sizes > 0)
-    each = functional.binary_cross_entropy(pooled.clamp(max=1.0), truth.nan_to_num(), reduction="none")
+    absent = torch.log(-torch.expm1(pooled.clamp(max=_SUREST)))
+    each = -torch.where(truth.nan_to_num() > 0, pooled, absent)
     return (each * known).sum() / known.sum().clamp(min=1)
 
 
@@ -79,7 +80,9 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def dice_loss(logits: Tensor, class_maps: Tensor) -> Tensor:
     """Return 1 minus the soft Dice coefficient, averaged over the classes that the batch holds.
 
-    Source: Milletari et al., "V-Net", 3DV 2016, with the sums taken over the whole batch.
+    Source: Drozdzal et al., "The Importance of Skip Connections in Biomedical Image Segmentation", DLMIA 2016: the
+    probabilities are summed as they are, where V-Net (Milletari et al., 3DV 2016) squares them. Here the sums are taken
+    over the whole batch.
 
     Args:
         logits: float (N, C, H, W).

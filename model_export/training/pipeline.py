@@ -1,10 +1,12 @@
 """A recipe from start to end: its teachers, what they label, and the network that is kept."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torch import nn
 
@@ -14,10 +16,11 @@ from model_export.atomic import replacing, write_text
 from model_export.config import Recipe, Source, Teacher, load_recipe
 from model_export.errors import InvalidData
 from model_export.training.dataset import IGNORE, Sample, read_indices
+from model_export.training.environment import asked_of, write_asked
 from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
 from model_export.training.loggers import Kind
-from model_export.training.loop import Progress, Trainer
+from model_export.training.loop import LAST_FILE, Progress, Trainer
 from model_export.training.teacher import fill_unknown
 from model_export.training.weak import labels_alone
 
@@ -57,6 +60,8 @@ def train_recipe(
     if recipe.teacher is not None:
         networks: list[nn.Module] = []
         first = load_recipe(recipe.teacher.recipe)
+        if hardware.first and not (run / LAST_FILE).exists():  # the folder is taken from now on, not hours later
+            write_asked(run, asked_of(recipe, fold))
         for seed in recipe.teacher.seeds:
             progress.line(f"teacher with seed {seed}")
             folder = run / TEACHER_FOLDER / f"seed-{seed}"
@@ -65,7 +70,8 @@ def train_recipe(
             networks.append(teacher.averaged.module.eval())
         labels = run / TEACHER_FOLDER / LABELS_FOLDER
         with hardware.first_alone():  # the others find what it wrote
-            _claim(labels, recipe.teacher)
+            if hardware.first:
+                _claim(labels, recipe.teacher, networks)
             own = {
                 name: _labelled(labels / name, networks, own[name], recipe.teacher, classes) for name in recipe.shares
             }
@@ -87,14 +93,23 @@ def seen_by(
     return seen
 
 
-def _claim(folder: Path, teacher: Teacher) -> None:
+def _claim(folder: Path, teacher: Teacher, networks: Sequence[nn.Module]) -> None:
     """Note in `folder` what its labels follow from, or refuse it when they follow from something else."""
-    asked = teacher.model_dump(mode="json")
+    asked = {**teacher.model_dump(mode="json"), "weights": [_digest_of(network) for network in networks]}
     note = folder / _ASKED_FILE
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != asked:
         raise InvalidData(f"{folder}: labelled by another teacher; remove the folder or choose another run folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(note, json.dumps(asked, indent=2) + "\n")
+
+
+def _digest_of(network: nn.Module) -> str:
+    """Return a SHA-256 over the weights and statistics of `network`, by name."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(value.cpu().numpy()).data)
+    return digest.hexdigest()
 
 
 def _labelled(

@@ -15,19 +15,25 @@ def load_slides(name_or_path: str | None) -> Mapping[str, str]:
         The slide of each image, by the image's file name. Empty for None: each image then is a slide of its own.
 
     Raises:
-        InvalidData: There is no such table, or it lacks a column or a value.
+        InvalidData: There is no such table, it lacks rows, a column or a value, or names two slides for one image.
     """
     if name_or_path is None:
         return {}
     shipped = files("model_export") / "recipes" / f"{name_or_path}-slides.csv"
     source = shipped if shipped.is_file() else Path(name_or_path)
     try:
-        rows = list(csv.DictReader(source.read_text(encoding="utf-8").splitlines()))
-        slides = {row["image"]: row["slide"] for row in rows}
+        rows = list(csv.DictReader(source.read_text(encoding="utf-8-sig").splitlines()))
+        pairs = [(row["image"], row["slide"]) for row in rows]
     except FileNotFoundError:
         raise InvalidData(f"{name_or_path}: neither a table of slides of the project nor a file") from None
     except (KeyError, UnicodeDecodeError, OSError) as error:
         raise InvalidData(f"{name_or_path}: not a CSV file with the columns image and slide: {error}") from error
-    if not all(slides) or not all(slides.values()):
+    if not pairs:
+        raise InvalidData(f"{name_or_path}: holds no row")
+    if not all(image and slide for image, slide in pairs):
         raise InvalidData(f"{name_or_path}: a row lacks its image or its slide")
+    slides = dict(pairs)
+    for image, slide in pairs:
+        if slides[image] != slide:
+            raise InvalidData(f"{name_or_path}: {image} is of two slides, {slide} and {slides[image]}")
     return slides

@@ -17,8 +17,8 @@ from app.inference.bundle import check_golden, load_bundle
 from app.inference.session import open_session
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Size
-from model_export.__main__ import main
 from model_export.checkpoint import load_checkpoint, save_checkpoint
+from model_export.cli import main
 from model_export.corruptions import CORRUPTIONS
 from model_export.measured import read_measured
 from model_export.synthetic import draw_patch
@@ -321,8 +321,9 @@ def test_a_fold_that_cannot_be_held_out_is_refused(data, tmp_path, fold):
 def test_a_checkpoint_is_scored_on_what_its_training_held_out(data, trained, tmp_path):
     out = tmp_path / "out"
 
-    lines = ran("evaluate", "--pairs", data / "pairs", "--checkpoint", trained / "best.pth", "--out", out)
+    note, *lines = ran("evaluate", "--pairs", data / "pairs", "--checkpoint", trained / "best.pth", "--out", out)
 
+    assert note.startswith("note: best.pth is of the epoch with the least loss on these images")
     assert {path.name for path in out.iterdir()} == {"scores.json", "grid.png"}
     written = json.loads((out / "scores.json").read_text())
     confusion = np.array(written["confusion"])
@@ -345,10 +346,45 @@ def test_a_checkpoint_is_scored_on_what_its_training_held_out(data, trained, tmp
     assert {tissue.color for tissue in WSSS4LUAD[:2]} <= colors
 
 
-def test_scoring_what_was_learned_from_says_so(data, trained, tmp_path):
-    checkpoint = ("--checkpoint", trained / "best.pth", "--out", tmp_path / "out", "--fold", "all")
+def test_what_was_held_out_is_known_by_name_wherever_it_stands(data, trained, tmp_path):
+    root = shutil.copytree(data / "pairs", tmp_path / "pairs")
+    for folder in ("img", "mask"):
+        (root / folder / "00.png").unlink()
+        shutil.copy(root / folder / "01.png", root / folder / "99.png")
 
-    lines = ran("evaluate", "--pairs", data / "pairs", *checkpoint, "--patches", data / "patches")
+    lines = ran("evaluate", "--pairs", root, "--checkpoint", trained / "last.pth", "--out", tmp_path / "out")
+
+    assert not any(line.startswith("note: ") for line in lines)
+
+    images = json.loads((tmp_path / "out" / "scores.json").read_text())["images"]
+    assert [image["name"] for image in images] == ["02.png", "03.png"]
+
+
+def test_pairs_that_lack_what_was_held_out_are_refused(data, trained, tmp_path):
+    root = shutil.copytree(data / "pairs", tmp_path / "pairs")
+    for folder in ("img", "mask"):
+        (root / folder / "03.png").unlink()
+
+    line = refused("evaluate", "--pairs", root, "--checkpoint", trained / "best.pth", "--out", tmp_path / "out")
+
+    reason = "its training held out 03.png, which the pairs lack; pass those that it was trained on"
+    assert line == f"{trained / 'best.pth'}: {reason}"
+
+
+def test_a_checkpoint_that_notes_nothing_held_out_is_scored_on_all_and_says_so(data, trained, tmp_path):
+    checkpoint = load_checkpoint(trained / "best.pth")
+    save_checkpoint(tmp_path / "bare.pth", {"model": checkpoint["model"]})
+    given = ("--pairs", data / "pairs", "--checkpoint", tmp_path / "bare.pth", "--out", tmp_path / "out")
+
+    assert ran("evaluate", *given)[0].startswith("note: nothing was held out")
+    assert len(json.loads((tmp_path / "out" / "scores.json").read_text())["images"]) == 4
+    assert "it does not note what" in refused("robustness", *given)
+
+
+def test_scoring_what_was_learned_from_says_so(data, trained, tmp_path):
+    checkpoint = ("--checkpoint", trained / "best.pth", "--out", tmp_path / "out", "--all")
+
+    lines = ran("evaluate", "--pairs", data / "pairs", *checkpoint)
 
     assert lines[0].startswith("note: nothing was held out")
     written = json.loads((tmp_path / "out" / "scores.json").read_text())
@@ -363,6 +399,7 @@ def test_scoring_what_was_learned_from_says_so(data, trained, tmp_path):
         (lambda path: torch.save({"model": Image.new("RGB", (1, 1))}, path), "not a checkpoint of tensors"),
         (lambda path: save_checkpoint(path, {"model": {"weight": torch.zeros(1)}}), "does not fit the network"),
         (lambda path: save_checkpoint(path, {"epoch": 3}), "holds no dictionary of weights"),
+        (lambda path: save_checkpoint(path, {"held_out": "2/4"}), "held_out is not a list of names"),
     ],
 )
 def test_a_wrong_checkpoint_ends_in_one_line_and_no_scores(data, tmp_path, write, reason):
@@ -382,7 +419,7 @@ def test_cross_validation_sums_up_its_folds(data, scores):
     written = json.loads((scores / "scores.json").read_text())
 
     assert set(written) == {
-        *("pooled", "mean", "sd", "folds"),
+        *("pooled", "mean", "sd", "count", "folds"),
         *("classes", "confusion", "calibration", "calibrated", "labels", "images"),
     }
     assert [image["name"] for image in written["images"]] == ["00.png", "01.png", "02.png", "03.png"]
@@ -390,7 +427,8 @@ def test_cross_validation_sums_up_its_folds(data, scores):
     for name, mean in written["mean"].items():
         found = [fold[name] for fold in written["folds"] if name in fold]
         assert mean == pytest.approx(np.mean(found))
-        assert written["sd"][name] == pytest.approx(np.std(found))
+        assert written["count"][name] == len(found)
+        assert written["sd"][name] == (pytest.approx(np.std(found, ddof=1)) if len(found) > 1 else None)
     confusions = []
     for part, names in (("fold-1", ("00.png", "01.png")), ("fold-2", ("02.png", "03.png"))):
         assert {path.name for path in (scores / part).iterdir()} >= {"last.pth", "scores.json", "grid.png"}
@@ -420,7 +458,27 @@ def test_cross_validation_goes_on_where_it_stopped(data, scores, tmp_path):
 def test_cross_validation_with_more_folds_than_pairs_is_refused(data, tmp_path):
     line = refused(*validation(data, tmp_path / "run", "--folds", 5))
 
-    assert line == "4 pairs cannot be split into 5 folds"
+    reason = "no slide is cut, and fold 1/5 would be empty; choose fewer folds"
+    assert line == f"4 pairs of 4 slides cannot be split into 5 folds: {reason}"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_recipes_table_of_slides_moves_a_folds_border(data, tmp_path):
+    (tmp_path / "slides.csv").write_text("image,slide\n00.png,A\n01.png,A\n02.png,A\n")
+    given = ("--recipe", write_recipe(tmp_path / "slides.toml", slides=f"'{tmp_path / 'slides.csv'}'", epochs=1))
+
+    lines = ran(*training(data, tmp_path / "run", *given, "--fold", "1/2"))
+
+    assert lines[0] == "images to learn from: 1 of wsss4luad; held out: 3"
+    assert load_checkpoint(tmp_path / "run" / "best.pth")["held_out"] == ["00.png", "01.png", "02.png"]
+
+
+def test_a_table_of_slides_that_is_nowhere_is_refused(data, tmp_path):
+    recipe = write_recipe(tmp_path / "slides.toml", slides="'none.csv'")
+
+    line = refused(*training(data, tmp_path / "run", "--recipe", recipe))
+
+    assert line == "none.csv: neither a table of slides of the project nor a file"
     assert not (tmp_path / "run").exists()
 
 
@@ -466,6 +524,12 @@ def test_each_folds_network_is_scored_on_spoiled_images_of_its_own(data, scores,
     pooled = json.loads((scores / "scores.json").read_text())["pooled"]
     assert written["corruptions"]["none"] == {name: pooled[name] for name in written["corruptions"]["none"]}
     assert (tmp_path / "out" / "robustness.md").read_text().count("\n") == len(CORRUPTIONS) + 2
+
+
+def test_robustness_of_weights_that_were_chosen_on_these_images_says_so(data, trained, tmp_path):
+    given = ("--pairs", data / "pairs", "--checkpoint", trained / "best.pth", "--out", tmp_path / "out")
+
+    assert ran("robustness", *given)[0].startswith("note: best.pth is of the epoch with the least loss on these images")
 
 
 def test_a_checkpoint_that_held_nothing_out_has_no_robustness(data, tmp_path):
@@ -619,7 +683,9 @@ def test_wrong_channel_numbers_are_a_usage_error(tmp_path, option, text):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "cross-validate", "robustness", "export", "verify"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "evaluate", "cross-validate", "robustness", "report", "export", "verify"]
+)
 def test_every_command_has_help(command):
     assert ran(*command.split(), "--help")[0].startswith("Usage: ")
 

@@ -1,4 +1,5 @@
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.extra.numpy as arrays
@@ -13,7 +14,7 @@ from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Size
 from model_export import labels
 from model_export.calibration import Calibration
-from model_export.errors import InvalidData
+from model_export.errors import InvalidData, InvalidRecipe
 from model_export.labels import choose_threshold, f1
 from model_export.synthetic import draw_patch
 from model_export.training.augment import jitter_stain
@@ -49,6 +50,22 @@ def test_folds_partition_the_pairs_into_runs_of_nearly_equal_length(sizes):
         assert [sample for sample in pairs if sample not in held_out] == training
         seen += places
     assert seen == list(range(count))
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=40), st.integers(2, 5))
+def test_folds_partition_the_pairs_and_cut_no_slide(slides, folds):
+    pairs = [replace(SMALL, name=str(index), slide=slide) for index, slide in enumerate(slides)]
+    try:
+        parts = [split(pairs, Fold(index, folds)) for index in range(folds)]
+    except InvalidRecipe:  # two borders meet: each is at most half a slide from its place in an even split
+        assert len(slides) // folds <= max(slides.count(slide) for slide in slides)
+        return
+    for training, held_out in parts:
+        assert held_out
+        assert {sample.slide for sample in training}.isdisjoint(sample.slide for sample in held_out)
+        assert sorted([*training, *held_out], key=lambda sample: int(sample.name)) == pairs
+    assert sorted(int(sample.name) for _, held_out in parts for sample in held_out) == list(range(len(pairs)))
 
 
 @settings(deadline=None)

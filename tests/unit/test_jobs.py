@@ -64,7 +64,8 @@ def test_one_that_fails_ends_the_others_as_the_keyboard_would(tmp_path):
     assert (tmp_path / "interrupted").exists()
 
 
-def test_the_keyboard_ends_all(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_keyboard_a_stop_and_a_closed_terminal_end_all(tmp_path, number):
     names = ["one", "two"]
     commands = {name: [*python(WAITING), str(tmp_path / name)] for name in names}
     waiting = []
@@ -72,9 +73,25 @@ def test_the_keyboard_ends_all(tmp_path):
     def interrupt(line):
         waiting.append(line)
         if len(waiting) == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     with pytest.raises(KeyboardInterrupt):
         run_side_by_side(commands, 2, interrupt)
 
     assert all((tmp_path / name).exists() for name in names)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    lines = []
+
+    def hang_up(line):
+        lines.append(line)
+        signal.raise_signal(signal.SIGHUP)
+
+    try:
+        run_side_by_side({"one": python("print('first'); print('second')")}, 1, hang_up)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    assert lines == ["one  first", "one  second"]

@@ -26,7 +26,7 @@ def fold(seed):
         wrong = torch.rand(truth.shape, generator=generator) < 1 / 3
         said = torch.where(wrong, (truth + 1) % 4, truth)
         scores.add_class_map(sample.class_map, said.byte().numpy())
-        scores.add_logits(sample.class_map, 8.0 * torch.nn.functional.one_hot(said, 4).permute(2, 0, 1).float())
+        scores.add_logits(sample.class_map, 5.0 * torch.nn.functional.one_hot(said, 4).permute(2, 0, 1).float())
         scores.labels.add(sample.labels, [0.4 if has else 0.1 for has in sample.labels])
         scores.images = [*scores.images, {"name": sample.name, **scores.pixel_scores()}]
     return scores
@@ -52,11 +52,38 @@ def test_a_cross_validation_is_summed_up_over_pixels_and_over_folds():
     for name in summary["pooled"]:
         values = [scores.as_dict()[name] for scores in FOLDS]
         assert summary["mean"][name] == pytest.approx(sum(values) / 2)
-        assert summary["sd"][name] == pytest.approx(abs(values[0] - values[1]) / 2)
+        assert summary["sd"][name] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)  # of a sample of two
+        assert summary["count"][name] == 2
     assert summary["classes"] == ["tumor", "stroma", "normal", "background"]
     assert summary["confusion"] == total.confusion.tolist()
     assert summary["calibration"] == total.calibration.unchanged.as_dict()
     assert [image["name"] for image in summary["images"]] == ["all.png", "tumor.png"] * 2
+
+
+def test_a_score_that_one_fold_alone_has_says_so_and_has_no_spread():
+    glass = Scores(WSSS4LUAD)
+    glass.add_class_map(np.full((4, 4), 3, np.uint8), np.full((4, 4), 3, np.uint8))
+
+    summary = summarise([FOLDS[0], glass])
+
+    assert (summary["count"]["iou_tumor"], summary["count"]["iou_background"]) == (1, 2)
+    assert summary["mean"]["iou_tumor"] == FOLDS[0].as_dict()["iou_tumor"]
+    assert summary["sd"]["iou_tumor"] is None
+
+
+@pytest.mark.parametrize("edge", [0.5, 4.0])
+def test_a_temperature_at_the_edge_of_the_search_is_refused(path, edge):
+    found = json.loads(path.read_text())
+    found["calibrated"]["temperature"] = edge
+    path.write_text(json.dumps(found))
+
+    with pytest.raises(InvalidData) as caught:
+        read_measured(path, WSSS4LUAD)
+
+    assert str(caught.value).startswith(
+        f"{path}: temperature {edge:g} is at the edge of the range that is searched, 0.5 to 4"
+    )
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_network_that_is_too_sure_gets_a_temperature_that_helps_on_the_other_fold():

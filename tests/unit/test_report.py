@@ -61,7 +61,8 @@ def write_validation(run):
     pooled = {
         "pooled": {"pixel_accuracy": 0.9125, "ece": 0.05},
         "mean": {"pixel_accuracy": 0.9012, "ece": 0.06},
-        "sd": {"pixel_accuracy": 0.0123, "ece": 0.01},
+        "sd": {"pixel_accuracy": 0.0123, "ece": None},
+        "count": {"pixel_accuracy": 2, "ece": 1},
         "folds": [{"pixel_accuracy": 0.8889, "ece": 0.07}, {"pixel_accuracy": 0.9135, "ece": 0.05}],
     }
     (run / "scores.json").write_text(json.dumps({**pooled, **SCORES}))
@@ -95,7 +96,8 @@ def test_the_page_of_a_training_tells_scores_recipe_and_circumstances(tmp_path):
 def test_the_page_of_a_cross_validation_tells_each_fold_and_the_spread(tmp_path):
     text = text_of(page_of(write_validation(tmp_path / "cv"), tmp_path))
 
-    assert "pixel_accuracy 0.9125 0.9012 0.0123 0.8889 0.9135" in text
+    assert "pixel_accuracy 0.9125 0.9012 0.0123 2 0.8889 0.9135" in text
+    assert "ece 0.0500 0.0600 \N{EN DASH} 1 0.0700 0.0500" in text
     assert "0.9012 ± 0.0123" in text
     assert "0:02:02" in text
 

@@ -7,8 +7,9 @@ from torch import nn
 
 from app.pathology.classes import STROMA, TUMOR, WSSS4LUAD
 from app.pathology.geometry import Size
+from model_export.checkpoint import save_checkpoint
 from model_export.corruptions import CORRUPTIONS
-from model_export.errors import InvalidData
+from model_export.errors import InvalidCheckpoint, InvalidData
 from model_export.robustness import checkpoints_of, score_corruption, table, write_results
 from model_export.synthetic import draw_patch
 from tests.model_export_support import masked_sample, one_thread
@@ -151,12 +152,58 @@ def test_results_that_are_none_are_refused_before_anything_is_written(tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_the_folds_of_a_run_come_in_order(tmp_path):
-    for name in ("fold-10", "fold-2", "fold-1"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "last.pth").touch()
+def write_fold(run, index, epochs_done=2, count=10):
+    (run / f"fold-{index}").mkdir()
+    asked = {"fold": f"{index}/{count}", "recipe": {"epochs": 2}}
+    save_checkpoint(run / f"fold-{index}" / "last.pth", {"asked": asked, "epochs_done": epochs_done})
 
-    assert [path.parent.name for path in checkpoints_of(tmp_path)] == ["fold-1", "fold-2", "fold-10"]
+
+def test_the_folds_of_a_run_come_in_order(tmp_path):
+    for index in range(10, 0, -1):
+        write_fold(tmp_path, index)
+
+    assert [path.parent.name for path in checkpoints_of(tmp_path)] == [f"fold-{index}" for index in range(1, 11)]
+
+
+def test_a_fold_that_is_missing_is_named(tmp_path):
+    for index in (1, 3):
+        write_fold(tmp_path, index, count=3)
+
+    with pytest.raises(InvalidData) as caught:
+        checkpoints_of(tmp_path)
+    missing = tmp_path / "fold-2" / "last.pth"
+    assert str(caught.value) == f"{missing}: missing; the same cross-validate command as before goes on with it"
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_a_fold_that_is_not_finished_is_named(tmp_path, index):
+    for each in (1, 2):
+        write_fold(tmp_path, each, epochs_done=1 if each == index else 2, count=2)
+
+    with pytest.raises(InvalidData, match=rf"fold-{index}/last\.pth: fold {index}/2 has 1 of 2 epochs; "):
+        checkpoints_of(tmp_path)
+
+
+def test_a_checkpoint_that_does_not_say_which_fold_it_is_of_is_refused(tmp_path):
+    (tmp_path / "fold-1").mkdir()
+    save_checkpoint(tmp_path / "fold-1" / "last.pth", {"asked": None})
+
+    with pytest.raises(InvalidCheckpoint, match="does not note its fold and its epochs"):
+        checkpoints_of(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_results_whole(tmp_path, monkeypatch):
+    write_results(BEFORE, 3, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_results(RESULTS, 3, tmp_path)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_run_without_folds_is_refused(tmp_path):

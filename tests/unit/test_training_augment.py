@@ -204,6 +204,18 @@ def test_the_inside_of_a_crop_is_where_its_image_is():
     np.testing.assert_allclose(alone.batch(0).inside.float().mean(dim=(1, 2)), 16 * 16 / 64**2, rtol=0.12)
 
 
+@pytest.mark.parametrize(("rows", "label"), [(1, float("nan")), (8, 1.0)])
+def test_a_few_known_pixels_of_an_unknown_crop_make_no_label(rows, label):
+    class_map = np.full((64, 64), IGNORE, np.uint8)
+    class_map[28:36, 28 : 28 + rows] = 0
+    sample = replace(masked_sample(class_map), labels=(None, None, None))
+    # 8 of 4096 px are known, all of them tumor: less than 0.5 % of what the crop shows; then 64
+
+    labels = source_of([sample], plain(crop_px=64, scale=(1.0, 1.0), batch_size=4)).batch(0).labels
+
+    torch.testing.assert_close(labels[:, 0], torch.full((4,), label), equal_nan=True)
+
+
 def test_a_crop_carries_the_labels_of_what_it_shows():
     class_map = np.full((64, 256), 3, np.uint8)
     class_map[:, :64], class_map[:, 192:] = 0, 1
@@ -286,6 +298,20 @@ def test_a_label_that_unknown_pixels_answer_for_counts_as_the_class():
     weights = sampling_weights([bag, masked_sample(np.zeros((4, 4), np.uint8))], 4, 1.0)
 
     np.testing.assert_allclose(weights, [1 / 2, 1 / 2])
+
+
+def test_a_stray_stroke_does_not_make_a_sample_one_of_the_class():
+    tumor, strayed = np.zeros((40, 40), np.uint8), np.zeros((40, 40), np.uint8)
+    strayed[0, :7] = 1  # 7 of 1600 px are less than 0.5 %
+    stroma, glass = np.ones((40, 40), np.uint8), tumor.copy()
+    glass[0, 0] = 3
+
+    # were it one of stroma, it would be drawn as often as the one that is
+    np.testing.assert_allclose(
+        sampling_weights([masked_sample(m) for m in (tumor, strayed, stroma)], 4, 1.0), [1 / 4, 1 / 4, 1 / 2]
+    )
+    # background is no label: each pixel of it counts
+    np.testing.assert_allclose(sampling_weights([masked_sample(m) for m in (tumor, glass)], 4, 1.0), [1 / 4, 3 / 4])
 
 
 def test_each_source_gets_its_share_of_the_crops():

@@ -57,6 +57,16 @@ def test_what_a_recipe_needs_is_read_and_no_more(tmp_path):
     assert not read_corpus(pairs, None, NOWHERE, {"wsss4luad"}, WSSS4LUAD).beside["wsss4luad"]
 
 
+def test_no_slide_is_on_both_sides_of_a_fold(tmp_path):
+    pairs = write_pairs(tmp_path, 4)
+
+    corpus = read_corpus(pairs, None, NOWHERE, {"wsss4luad"}, WSSS4LUAD, {"00.png": "A", "02.png": "A"})
+
+    sources, held_out = corpus.part(Fold(0, 2))
+    assert names(held_out) == ["00.png", "02.png"]
+    assert names(sources["wsss4luad"]) == ["01.png", "03.png"]
+
+
 @pytest.mark.parametrize(
     ("source", "option"), [("stas", "--stas"), ("ebhi_seg", "--ebhi-seg"), ("lc25000", "--lc25000")]
 )

@@ -37,6 +37,15 @@ def test_pairs_come_in_name_order_with_image_class_map_and_labels(tmp_path):
     assert samples[1].labels == (False, False, True)
 
 
+def test_a_pair_that_the_table_of_slides_does_not_name_is_a_slide_of_its_own(tmp_path):
+    write_pairs(tmp_path, 3)
+
+    samples = read_pairs(tmp_path, WSSS4LUAD, {"00.png": "A", "02.png": "A", "elsewhere.png": "B"})
+
+    assert [sample.slide for sample in samples] == ["A", "01.png", "A"]
+    assert [sample.slide for sample in read_pairs(tmp_path, WSSS4LUAD)] == ["00.png", "01.png", "02.png"]
+
+
 def test_a_grey_mask_is_read_by_its_indices(tmp_path):
     image, class_map = draw_patch(0, Size(32, 32))
     write_pair(tmp_path, "a.png", image, class_map)

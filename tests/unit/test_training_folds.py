@@ -1,16 +1,36 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from app.pathology.classes import WSSS4LUAD
 from model_export.errors import InvalidRecipe
 from model_export.training.folds import Fold, split, untaught
+from model_export.training.slides import load_slides
 from tests.model_export_support import label_only_sample, masked_sample
 
-PAIRS = [masked_sample(np.zeros((1, 1), np.uint8), name=f"{index}.png") for index in range(7)]
+PIXEL = masked_sample(np.zeros((1, 1), np.uint8))
+
+
+def of_slides(slides):
+    """Return a sample for each name, of the slide that it has."""
+    return [replace(PIXEL, name=name, slide=slide) for name, slide in slides.items()]
+
+
+def of_letters(text):
+    """Return samples 0.png, 1.png, ... of the slides that the letters name."""
+    return of_slides({f"{index}.png": letter for index, letter in enumerate(text)})
+
+
+PAIRS = of_letters("abcdefg")
 
 
 def names(samples):
     return [sample.name.removesuffix(".png") for sample in samples]
+
+
+def held_out(pairs, folds):
+    return [" ".join(names(split(pairs, Fold(index, folds))[1])) for index in range(folds)]
 
 
 @pytest.mark.parametrize(
@@ -36,13 +56,57 @@ def test_all_holds_nothing_out():
 
 
 def test_a_fold_is_a_run_of_neighbours():
-    assert [names(split(PAIRS, Fold(index, 3))[1]) for index in range(3)] == [["0", "1"], ["2", "3"], ["4", "5", "6"]]
+    assert held_out(PAIRS, 3) == ["0 1", "2 3", "4 5 6"]
     assert names(split(PAIRS, Fold(1, 3))[0]) == ["0", "1", "4", "5", "6"]
 
 
-def test_more_folds_than_pairs_are_refused():
-    with pytest.raises(InvalidRecipe, match=r"^7 pairs cannot be split into 8 folds$"):
-        split(PAIRS, Fold(0, 8))
+@pytest.mark.parametrize(
+    ("slides", "parts"),
+    [
+        ("aaaaabcd", ["0 1 2 3 4", "5 6 7"]),
+        ("abcccdef", ["0 1 2 3 4", "5 6 7"]),
+        ("abccccde", ["0 1", "2 3 4 5 6 7"]),  # as near to either side: the earlier
+        ("ab", ["0", "1"]),
+    ],
+)
+def test_a_border_moves_to_the_nearest_change_of_slides(slides, parts):
+    assert held_out(of_letters(slides), 2) == parts
+
+
+def test_images_of_a_slide_are_together_wherever_their_names_stand():
+    assert held_out(of_letters("abacbd"), 2) == ["0 2", "1 4 3 5"]
+    assert names(split(of_letters("abacbd"), Fold(1, 2))[0]) == ["0", "2"]
+
+
+def test_the_pairs_of_wsss4luad_are_split_between_their_slides():
+    slides = load_slides("wsss4luad")
+    assert len(slides) == 67
+
+    parts = [names(split(of_slides(slides), Fold(index, 4))[1]) for index in range(4)]
+
+    assert [(part[0], part[-1], len(part)) for part in parts] == [
+        ("00", "16", 17),
+        ("17", "34", 18),
+        ("35", "47", 13),
+        ("48", "68", 19),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("slides", "folds", "counts", "empty"),
+    [
+        ("abcdefg", 8, "7 pairs of 7 slides", "1/8"),
+        ("aaaaaa", 2, "6 pairs of 1 slides", "1/2"),
+        ("aaaaaabbbbbb", 3, "12 pairs of 2 slides", "2/3"),
+    ],
+)
+@pytest.mark.parametrize("index", [0, 1])
+def test_folds_of_which_one_would_be_empty_are_refused_whichever_is_asked_for(slides, folds, counts, empty, index):
+    with pytest.raises(InvalidRecipe) as caught:
+        split(of_letters(slides), Fold(index, folds))
+
+    reason = f"no slide is cut, and fold {empty} would be empty; choose fewer folds"
+    assert str(caught.value) == f"{counts} cannot be split into {folds} folds: {reason}"
 
 
 TUMOR_ONLY = label_only_sample((True, False, False))

@@ -1,7 +1,7 @@
 import csv
 import json
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from app.pathology.classes import WSSS4LUAD
 from model_export.checkpoint import load_checkpoint, save_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidRecipe
 from model_export.factory import load_network
+from model_export.training.augment import Batch, BatchSource
 from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
 from model_export.training.loop import Trainer
@@ -115,7 +116,9 @@ def test_a_run_folder_tells_what_was_asked_and_what_came_of_it(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == FILES
     asked = {"recipe": recipe().model_dump(mode="json"), "fold": "2/2"}
     assert json.loads((tmp_path / "recipe.json").read_text()) == asked
-    assert load_checkpoint(kept)["asked"] == asked
+    for name in ("best.pth", "last.pth"):
+        checkpoint = load_checkpoint(tmp_path / name)
+        assert (checkpoint["asked"], checkpoint["held_out"]) == (asked, ["02.png", "03.png"])
     rows = rows_of(tmp_path)
     assert [(row["epoch"], row["phase"]) for row in rows] == [
         ("1", "train"),
@@ -147,7 +150,7 @@ def test_where_nothing_is_held_out_the_last_weights_are_kept(tmp_path):
 
     best, last = load_checkpoint(tmp_path / "best.pth"), load_checkpoint(tmp_path / "last.pth")
     assert best["epoch"] == 2
-    assert best["asked"]["fold"] == "all"
+    assert (best["asked"]["fold"], best["held_out"]) == ("all", [])
     assert_same(
         dict(best["model"]),
         {name.removeprefix("module."): value for name, value in last["averaged"].items() if name != "n_averaged"},
@@ -244,6 +247,19 @@ def test_crops_cut_by_another_process_are_the_same(tmp_path):
     theirs.train(Silent())
 
     assert_same(ours.network.state_dict(), theirs.network.state_dict())
+
+
+def test_crops_do_not_depend_on_the_number_of_threads():
+    source = BatchSource({"wsss4luad": SAMPLES}, WSSS4LUAD, recipe(crop_px=64, batch_size=8, blur=0.5, cutmix=0.5))
+    cut = []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        cut.append(source.batch(0))
+
+    for other in cut[1:]:
+        for field in fields(Batch):
+            ours, theirs = getattr(cut[0], field.name), getattr(other, field.name)
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
 
 
 def test_another_seed_is_another_training(tmp_path):

@@ -4,8 +4,8 @@ from torch.nn import functional
 
 from model_export.training.augment import Batch
 from model_export.training.dataset import IGNORE
-from model_export.training.losses import bag_loss, dice_loss, label_loss, objective, parts
-from tests.model_export_support import recipe
+from model_export.training.losses import bag_loss, dice_loss, label_loss, parts
+from tests.model_export_support import objective, recipe
 
 
 def certain(class_maps, classes=4, strength=30.0):
@@ -176,6 +176,28 @@ def test_a_label_that_is_not_known_asks_nothing_of_the_maps():
     assert bag_of(LEFT_TUMOR, [1.0, unknown, 0.0]) < bag_of(LEFT_TUMOR, [1.0, 0.0, 0.0])
     # of four classes three are known; tumor covers half
     np.testing.assert_allclose(bag_of(LEFT_TUMOR, [1.0, unknown, 0.0]), -np.log(0.5**0.25) / 3, rtol=1e-2)
+
+
+def test_a_class_that_must_show_and_has_vanished_everywhere_still_gets_a_gradient():
+    logits = certain(torch.zeros((1, 4, 4), dtype=torch.int64)).requires_grad_()  # stroma: 1e-13 at each pixel
+
+    bag_loss(logits, batch_of(torch.full((1, 4, 4), IGNORE), torch.tensor([[1.0, 1.0, 0.0]]))).backward()
+
+    # of -log p of one of four classes, whichever pixels it flows to
+    torch.testing.assert_close(logits.grad[:, 1].sum(), torch.tensor(-1 / 4), rtol=1e-3, atol=0)
+
+
+def test_bags_are_pooled_by_the_generalised_mean_of_their_pixels():
+    logits, class_maps = random_case(5, ignored=0.5)
+    labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    each = []
+    for probability, class_map, has in zip(
+        logits.softmax(dim=1), class_maps, [[1, 0, 1, 0], [0, 1, 0, 0]], strict=True
+    ):
+        pooled = (probability[:, class_map != BACKGROUND] ** 4).mean(dim=1) ** 0.25
+        each += [-torch.log(value if held else 1 - value) for value, held in zip(pooled, has, strict=True)]
+
+    torch.testing.assert_close(bag_loss(logits, batch_of(class_maps, labels)), torch.stack(each).mean())
 
 
 def test_empty_bags_and_extreme_logits_keep_the_gradient_finite():

@@ -4,8 +4,7 @@ import torch
 from app.pathology.classes import WSSS4LUAD
 from model_export.network import TissueNetwork
 from model_export.training.augment import BatchSource
-from model_export.training.losses import objective
-from tests.model_export_support import drawn_samples, one_thread, recipe
+from tests.model_export_support import drawn_samples, objective, one_thread, recipe
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ from app.pathology.classes import WSSS4LUAD
 from model_export.checkpoint import load_checkpoint
 from model_export.config import Recipe, load_recipe
 from model_export.errors import InvalidCheckpoint, InvalidData
+from model_export.report.page import write_report
+from model_export.report.record import read_record
 from model_export.training.dataset import IGNORE, Sample
 from model_export.training.folds import Fold
 from model_export.training.pipeline import seen_by, train_recipe
@@ -168,6 +170,41 @@ def test_labels_of_another_teacher_are_not_taken_for_this_ones(copied, taught):
 
     labels = copied / "teacher/labels"
     assert str(caught.value) == f"{labels}: labelled by another teacher; remove the folder or choose another run folder"
+
+
+def test_labels_of_a_teacher_that_was_trained_anew_are_not_taken_for_this_ones(copied, taught):
+    for name in (".", "teacher/seed-0", "teacher/seed-1"):
+        (copied / name / "last.pth").unlink()
+    more = [*PAIRS[2:], label_only_sample((True, True, False))]  # the same recipe, and other weights
+
+    with pytest.raises(InvalidData, match="labelled by another teacher"):
+        train(copied, taught, wsss4luad=more)
+
+
+class InterruptedAtOnce(Silent):
+    def bar(self, steps, title):
+        raise KeyboardInterrupt
+
+
+def test_a_run_folder_says_what_was_asked_before_its_first_teacher_learns(tmp_path, taught):
+    run = tmp_path / "run"
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run, taught, InterruptedAtOnce())
+
+    asked = {"recipe": taught.model_dump(mode="json"), "fold": "1/2"}
+    assert json.loads((run / "recipe.json").read_text()) == asked
+    write_report(read_record(run), run / "report.html")
+    assert "Its teachers are being trained" in (run / "report.html").read_text()
+
+
+def test_a_run_that_is_not_gone_on_with_keeps_what_it_says(copied, taught):
+    before = (copied / "recipe.json").read_text()
+
+    with pytest.raises(InvalidCheckpoint):
+        train(copied, taught.model_copy(update={"learning_rate": 0.5}))
+
+    assert (copied / "recipe.json").read_text() == before
 
 
 def test_a_run_with_another_teachers_recipe_is_not_gone_on_with(copied, taught, tmp_path):

@@ -2,7 +2,7 @@ from importlib.resources import files
 
 import pytest
 
-from model_export.config import DEFAULT_RECIPE, Recipe, load_recipe
+from model_export.config import DEFAULT_RECIPE, Recipe, load_recipe, sources_of
 from model_export.errors import InvalidRecipe
 from tests.model_export_support import TINY, write_recipe
 
@@ -16,7 +16,7 @@ def test_the_shipped_recipe_loads_by_name():
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (files("model_export") / "recipes").glob("*.toml")))
 def test_every_shipped_recipe_loads_and_so_do_its_teachers(name):
-    assert load_recipe(name).sources >= set(load_recipe(name).shares)
+    assert sources_of(load_recipe(name)) >= set(load_recipe(name).shares)
 
 
 def test_the_weak_recipes_know_nothing_but_labels():
@@ -26,7 +26,7 @@ def test_the_weak_recipes_know_nothing_but_labels():
     assert first.teacher is None
     assert weak.label_patch_px == first.label_patch_px
     assert first.bag_weight > 0
-    assert weak.sources <= {"wsss4luad", "lc25000"}  # the others come with class maps
+    assert sources_of(weak) <= {"wsss4luad", "lc25000"}  # the others come with class maps
 
 
 def chain(folder, **teachers):
@@ -38,7 +38,7 @@ def chain(folder, **teachers):
 
 
 def test_a_recipe_draws_from_what_its_teachers_draw_from(tmp_path):
-    assert chain(tmp_path, a="b", b="c", c=None).sources == {"wsss4luad", "stas"}
+    assert sources_of(chain(tmp_path, a="b", b="c", c=None)) == {"wsss4luad", "stas"}
 
 
 @pytest.mark.parametrize("teachers", [{"a": "a"}, {"a": "b", "b": "c", "c": "b"}])
@@ -46,13 +46,13 @@ def test_a_recipe_that_is_its_own_teacher_is_refused(tmp_path, teachers):
     recipe = chain(tmp_path, **teachers)
 
     with pytest.raises(InvalidRecipe, match="is its own teacher") as caught:
-        _ = recipe.sources
+        sources_of(recipe)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_teacher_whose_recipe_is_nowhere_is_refused_by_name(tmp_path):
     with pytest.raises(InvalidRecipe, match=r"b\.toml: neither a recipe of the project nor a file"):
-        _ = chain(tmp_path, a="b").sources
+        sources_of(chain(tmp_path, a="b"))
 
 
 def test_a_recipe_loads_from_a_file_and_fills_in_what_it_leaves_out(tmp_path):
@@ -81,6 +81,7 @@ def test_a_recipe_loads_from_a_file_and_fills_in_what_it_leaves_out(tmp_path):
         ("seed = 4294967296", "seed: Input should be less than or equal to 4294967295"),
         ("label_patch_px = 8", "label_patch_px: Input should be greater than or equal to 32"),
         ("bag_weight = -1", "bag_weight: Input should be greater than or equal to 0"),
+        ("slides = 3", "slides: Input should be a valid string"),
         ("shares = {}", "shares: Dictionary should have at least 1 item"),
         ("shares = { kaggle = 1 }", "shares.kaggle.[key]: Input should be"),
         ("shares = { stas = 0 }", "shares.stas: Input should be greater than 0"),
@@ -88,7 +89,12 @@ def test_a_recipe_loads_from_a_file_and_fills_in_what_it_leaves_out(tmp_path):
         ("cutmix = 1.5", "cutmix: Input should be less than or equal to 1"),
         ("[teacher]", "teacher.recipe: Field required"),
         ('[teacher]\nrecipe = "a"\nseeds = []', "teacher.seeds: Tuple should have at least 1 item"),
-        ('[teacher]\nrecipe = "a"\nscales = [0]', "teacher.scales.0: Input should be greater than 0"),
+        ('[teacher]\nrecipe = "a"\nscales = [0.2]', "teacher.scales.0: Input should be greater than or equal to 0.25"),
+        ('[teacher]\nrecipe = "a"\nscales = [5]', "teacher.scales.0: Input should be less than or equal to 4"),
+        ('[teacher]\nrecipe = "a"\nscales = [nan]', "teacher.scales.0: Input should be"),
+        ('[teacher]\nrecipe = "a"\nseeds = [-1]', "teacher.seeds.0: Input should be greater than or equal to 0"),
+        ('[teacher]\nrecipe = "a"\nseeds = [4294967296]', "teacher.seeds.0: Input should be less than or equal to"),
+        ('[teacher]\nrecipe = "a"\nseeds = [1, 1]', "seeds must differ"),
         ('[teacher]\nrecipe = "a"\nconfidence = 2', "teacher.confidence: Input should be less than or equal to 1"),
         ("epochs = ", "not readable as TOML"),
         ("epochs = 1\nepochs = 2", "not readable as TOML"),

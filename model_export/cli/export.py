@@ -1,0 +1,110 @@
+"""`export`, and `verify`, which compares a bundle with the weights again."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from app.pathology.classes import WSSS4LUAD
+from app.pathology.manifest import MODEL_FILE
+from model_export.bundle import read_manifest
+from model_export.cli.options import FILE, FOLDER
+from model_export.errors import InvalidData
+from model_export.export import MARGIN_PX, WINDOW_PX, ModelCard, export_bundle, serving_graph
+from model_export.factory import load_classes, load_network
+from model_export.measured import read_measured
+from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
+from model_export.verify import verify
+
+
+def _numbers(_ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """Read three comma-separated numbers of 0 to 1; return them as of 0 to 255."""
+    if text is None:
+        return None
+    try:
+        values = tuple(255 * float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3 or not all(0 <= value <= 255 and (value or param.name != "std") for value in values):
+        raise click.BadParameter("three numbers for RGB in 0 to 1, such as 0.485,0.456,0.406")
+    return values
+
+
+def _network_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = (
+        click.option("--checkpoint", required=True, type=FILE, help="Trained weights; read without running code."),
+        click.option("--factory", help="package.module:callable that returns the network; the project's by default."),
+        click.option("--classes", type=FILE, help="JSON class list of the network; the four of WSSS4LUAD by default."),
+        click.option("--mean", callback=_numbers, help="Mean of RGB in 0 to 1, as R,G,B; the project's by default."),
+        click.option("--std", callback=_numbers, help="Standard deviation of RGB in 0 to 1, likewise."),
+        click.option("--stride", default=STRIDE, type=click.IntRange(1, 256), help="Inputs are multiples of it, px."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _card(
+    classes: Path | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, stride: int, **rest: Any
+) -> ModelCard:
+    known = load_classes(classes) if classes else WSSS4LUAD
+    return ModelCard(classes=known, mean=mean or INPUT_MEAN, std=std or INPUT_STD, stride=stride, **rest)
+
+
+@click.command()
+@_network_options
+@click.option("--out", required=True, type=FOLDER, help="The bundle's folder; made in one step.")
+@click.option("--name", required=True, help="The model's name.")
+@click.option("--version", required=True, help="The model's version.")
+@click.option("--description", default="", help="One sentence for people.")
+@click.option("--window", "window_px", default=WINDOW_PX, help="Side of the largest window to run at once, px.")
+@click.option("--margin", "margin_px", default=MARGIN_PX, help="How far a window's border spoils its class map, px.")
+@click.option("--um-per-px", type=float, help="Pixel spacing of the training images, um/px, when known.")
+@click.option("--training-data", multiple=True, help="What the weights were trained on; may be repeated.")
+@click.option("--scores", type=FILE, help="scores.json of a cross-validation: metrics, label thresholds, temperature.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+def export(
+    checkpoint: Path,
+    factory: str | None,
+    classes: Path | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    stride: int,
+    out: Path,
+    scores: Path | None,
+    overwrite: bool,
+    **rest: Any,
+) -> None:
+    """Turn trained weights into a verified bundle."""
+    card = _card(classes, mean, std, stride, **rest)
+    if scores:
+        card = replace(card, **asdict(read_measured(scores, card.classes)))
+    network = load_network(checkpoint, card.classes, factory)
+    for comparison in export_bundle(network, card, out, overwrite):
+        click.echo(str(comparison))
+    click.echo(f"written: {out}")
+
+
+@click.command("verify")
+@_network_options
+@click.option("--bundle", required=True, type=FOLDER, help="The bundle to compare with the weights.")
+def verify_command(
+    checkpoint: Path,
+    factory: str | None,
+    classes: Path | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    stride: int,
+    bundle: Path,
+) -> None:
+    """Compare PyTorch with ONNX Runtime; exit code 2 when they disagree."""
+    temperature = read_manifest(bundle).temperature
+    card = _card(classes, mean, std, stride, name="verified", version="0", temperature=temperature)
+    graph = serving_graph(load_network(checkpoint, card.classes, factory), card)
+    if not (bundle / MODEL_FILE).is_file():
+        raise InvalidData(f"{bundle / MODEL_FILE}: no such file")
+    for comparison in verify(graph, bundle / MODEL_FILE):
+        click.echo(str(comparison))
+    click.echo("verified")

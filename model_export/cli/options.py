@@ -1,0 +1,59 @@
+"""Options that commands share, and what they ask for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from app.pathology.classes import WSSS4LUAD
+from model_export.config import DEFAULT_RECIPE, MAX_SEED, Recipe, load_recipe, sources_of
+from model_export.training.corpus import Corpus, read_corpus
+from model_export.training.slides import load_slides
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options for the pairs and the patches with labels."""
+    pairs = click.option("--pairs", required=True, type=FOLDER, help="Folder with img/ and mask/ of PNG pairs.")
+    patches = click.option("--patches", type=FOLDER, help="Folder of PNG patches with labels in their names.")
+    return pairs(patches(command))
+
+
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for the folder of each further source."""
+    stas = click.option("--stas", type=FOLDER, help="Folder of STAS, with img/ and mask/, for recipes that use it.")
+    ebhi = click.option("--ebhi-seg", type=FOLDER, help="Folder of EBHI-SEG, likewise.")
+    lc25000 = click.option("--lc25000", type=FOLDER, help="Folder of LC25000, with lung_n/ and lung_aca/, likewise.")
+    return stas(ebhi(lc25000(command)))
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say what a training does."""
+    recipe = click.option("--recipe", default=DEFAULT_RECIPE, help="A recipe's name, or a TOML file.")
+    epochs = click.option("--epochs", type=click.IntRange(1), help="Train this many epochs instead of the recipe's.")
+    seed = click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Use this seed instead of the recipe's.")
+    threads = click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores by default.")
+    return recipe(epochs(seed(threads(command))))
+
+
+def hardware_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say what a training runs on, and who watches."""
+    kinds = click.Choice(["csv", "tensorboard", "wandb"])
+    logger = click.option("--logger", default="csv", type=kinds, help="Where numbers go, beside the CSV files.")
+    devices = click.Choice(["auto", "cpu", "cuda"])
+    device = click.option("--device", default="auto", type=devices, help="auto takes a GPU if torch sees one.")
+    workers = click.option("--workers", default=0, type=click.IntRange(0), help="Processes that cut crops ahead.")
+    return logger(device(workers(command)))
+
+
+def recipe_of(name: str, epochs: int | None, seed: int | None) -> Recipe:
+    """Return the recipe that is asked for; `epochs` and `seed` win over its own."""
+    asked = {key: value for key, value in {"epochs": epochs, "seed": seed}.items() if value is not None}
+    return load_recipe(name).model_copy(update=asked)
+
+
+def corpus_of(recipe: Recipe, pairs: Path, patches: Path | None, folders: dict[str, Path | None]) -> Corpus:
+    """Read every image that `recipe` needs."""
+    return read_corpus(pairs, patches, folders, sources_of(recipe), WSSS4LUAD, load_slides(recipe.slides))

@@ -1,0 +1,141 @@
+"""`train`, and `cross-validate`, which trains once a fold."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import torch
+
+from app.pathology.classes import WSSS4LUAD
+from model_export.cli.options import (
+    FOLDER,
+    corpus_of,
+    data_options,
+    hardware_options,
+    recipe_of,
+    source_options,
+    training_options,
+)
+from model_export.cli.report import draw_curves
+from model_export.cli.terminal import Terminal
+from model_export.errors import InvalidData, InvalidRecipe
+from model_export.evaluate import cross_validate, evaluate
+from model_export.jobs import run_side_by_side
+from model_export.training.environment import RECIPE_FILE
+from model_export.training.folds import Fold, untaught
+from model_export.training.hardware import opened
+from model_export.training.loggers import Kind, require
+from model_export.training.loop import BEST_FILE
+from model_export.training.pipeline import train_recipe
+
+
+@click.command()
+@data_options
+@source_options
+@training_options
+@hardware_options
+@click.option("--run", required=True, type=FOLDER, help="Folder for checkpoints and metrics.")
+@click.option("--fold", default="all", help="Hold out fold K of N for validation, as K/N; all trains on every pair.")
+@click.option("--resume", is_flag=True, help="Go on from the run folder's last epoch.")
+def train(
+    pairs: Path,
+    patches: Path | None,
+    recipe: str,
+    epochs: int | None,
+    seed: int | None,
+    threads: int | None,
+    logger: Kind,
+    device: str,
+    workers: int,
+    run: Path,
+    fold: str,
+    resume: bool,
+    **folders: Path | None,
+) -> None:
+    """Train the network; the best weights are kept in RUN/best.pth, scores of the last epoch's in RUN/scores.json."""
+    if threads:
+        torch.set_num_threads(threads)
+    held = Fold.parse(fold)
+    asked = recipe_of(recipe, epochs, seed)
+    if not resume and (run / RECIPE_FILE).exists():
+        raise InvalidData(f"{run}: holds a run already; pass --resume to go on, or choose another folder")
+    require(logger)
+    with opened(device, workers) as hardware:
+        progress = Terminal(hardware)
+        sources, held_out = corpus_of(asked, pairs, patches, folders).part(held)
+        counts = ", ".join(f"{len(samples)} of {name}" for name, samples in sources.items())
+        progress.line(f"images to learn from: {counts}; held out: {len(held_out)}")
+        for note in untaught(sources, held_out, WSSS4LUAD, held):
+            progress.line(note)
+        trainer = train_recipe(run, WSSS4LUAD, asked, sources, held_out, held, progress, hardware, logger)
+        if held_out and hardware.first:
+            evaluate(trainer.averaged, held_out, WSSS4LUAD, run)
+        if hardware.first:
+            draw_curves(run)
+        progress.line(f"kept: {run / BEST_FILE}")
+
+
+def _fold_commands(run: Path, folds: int, given: Mapping[str, object]) -> dict[str, list[str]]:
+    """Return a `train` command for each fold, with the options `given`."""
+    options = {name.replace("_", "-"): str(value) for name, value in given.items() if value is not None}
+    shared = [text for name, value in options.items() for text in (f"--{name}", value)]
+    train_one = [sys.executable, "-m", "model_export", "train", "--resume", *shared]
+    return {
+        f"fold {index}/{folds}": [*train_one, "--run", str(run / f"fold-{index}"), "--fold", f"{index}/{folds}"]
+        for index in range(1, folds + 1)
+    }
+
+
+@click.command("cross-validate")
+@data_options
+@source_options
+@training_options
+@hardware_options
+@click.option("--run", required=True, type=FOLDER, help="Folder for the folds' runs and scores.json.")
+@click.option("--folds", default=4, type=click.IntRange(2), help="Number of folds.")
+@click.option(
+    "--jobs", default=1, type=click.IntRange(1), help="Folds to train at a time, each on a share of the cores."
+)
+def cross_validate_command(
+    pairs: Path,
+    patches: Path | None,
+    recipe: str,
+    epochs: int | None,
+    seed: int | None,
+    threads: int | None,
+    logger: Kind,
+    device: str,
+    workers: int,
+    run: Path,
+    folds: int,
+    jobs: int,
+    **folders: Path | None,
+) -> None:
+    """Score a recipe on images that each network never saw; goes on where an interrupt stopped it."""
+    if threads:
+        torch.set_num_threads(threads)
+    asked = recipe_of(recipe, epochs, seed)
+    require(logger)
+    if jobs > 1:
+        given = {"pairs": pairs, "patches": patches, **folders, "recipe": recipe, "epochs": epochs, "seed": seed}
+        given |= {"threads": threads or max(1, torch.get_num_threads() // jobs)}
+        given |= {"logger": logger, "device": device, "workers": workers}
+        run_side_by_side(_fold_commands(run, folds, given), jobs, click.echo)
+    corpus = corpus_of(asked, pairs, patches, folders)
+    with opened(device, workers) as hardware:
+        if hardware.processes > 1:
+            raise InvalidRecipe(
+                "cross-validate is one process: train --fold K/N with torchrun, fold by fold, before it"
+            )
+        summary = cross_validate(run, WSSS4LUAD, asked, corpus, folds, Terminal(hardware), hardware, logger)
+    draw_curves(run)
+    for name, value in summary["pooled"].items():
+        sd = summary["sd"][name]
+        spread = f"{summary['mean'][name]:.4f} +- {'-' if sd is None else f'{sd:.4f}'}"
+        click.echo(f"{name:16} {value:.4f}   {summary['count'][name]} folds {spread}")
+    after, labels = summary["calibrated"], summary["labels"]
+    click.echo("chosen on all folds, and judged on each fold as the others choose:")
+    click.echo(f"temperature {after['temperature']:.3f}: ece {after['ece']:.4f}")
+    for name, threshold, value in zip(labels["classes"], labels["thresholds"], labels["f1"], strict=True):
+        click.echo(f"threshold of {name} {threshold:.3f}: f1 {'-' if value is None else f'{value:.4f}'}")
