@@ -38,13 +38,13 @@ class ScaleInfo(BaseModel):
         description="Pixels that the model saw in one of the image's, along a side; 1: it saw the image's own."
     )
     unchanged: Unchanged | None = Field(
-        description="Why it saw the image's own: one of the two spacings is not known, or they are within 2 %; null"
-        " when the image was rescaled."
+        description="Why it saw the image's own: one of the two spacings is not known, or they are within 2 % or so"
+        " near that the image would keep its size; null when the image was rescaled."
     )
 
 
 class InputWarning(BaseModel):
-    """Why the answer may be worth little: what the model saw is unlike H&E tissue. The answer itself stays as it is."""
+    """Why the answer may be worth little: the model saw too little, or no H&E tissue. The answer stays as it is."""
 
     code: WarningCode = Field(description="For programs.")
     message: str = Field(description="For people, with what was measured.")
@@ -90,7 +90,7 @@ class Classification(BaseModel):
     classes: list[ClassScore]
     image: ImageInfo
     scale: ScaleInfo
-    warnings: list[InputWarning] = Field(description="What is unlike H&E tissue about the image; empty for most.")
+    warnings: list[InputWarning] = Field(description="What makes the answer worth little; empty for most.")
     model: ModelReference
     request_id: str
 
@@ -109,7 +109,7 @@ class Segmentation(BaseModel):
     )
     image: ImageInfo
     scale: ScaleInfo
-    warnings: list[InputWarning] = Field(description="What is unlike H&E tissue about the image; empty for most.")
+    warnings: list[InputWarning] = Field(description="What makes the answer worth little; empty for most.")
     model: ModelReference
     request_id: str
 
@@ -136,6 +136,10 @@ class ModelCard(BaseModel):
     intended_use: str
     classes: list[TissueClass] = Field(description="In the order of the mask's indices.")
     label_thresholds: list[Share] = Field(description="Of each label class: the probability of a label.")
+    temperature: float = Field(
+        default=1.0,
+        description="What logits are divided by, so that probabilities are as sure as they are right; 1: unchanged.",
+    )
     um_per_px: float | None = Field(description="Pixel spacing of the training images; null when not known.")
     training_data: list[str]
     metrics: dict[str, float]
@@ -184,12 +188,16 @@ def segmentation(
 def scale(patch: SegmentedPatch) -> ScaleInfo:
     """Return at which scale the model saw a patch."""
     return ScaleInfo(
-        um_per_px=patch.scale.um_per_px,
+        um_per_px=_rounded(patch.scale.um_per_px),
         source=patch.scale.source,
-        model_um_per_px=patch.scale.model_um_per_px,
+        model_um_per_px=_rounded(patch.scale.model_um_per_px),
         factor=round(patch.scale.factor, _DIGITS),
         unchanged=patch.scale.unchanged,
     )
+
+
+def _rounded(um_per_px: float | None) -> float | None:
+    return None if um_per_px is None else round(um_per_px, _DIGITS)
 
 
 def _warnings(patch: SegmentedPatch) -> list[InputWarning]:

@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
 from app.imaging.decode import MEDIA_TYPES
-from app.segmentation.scale import LEAST_UM_PER_PX, MOST_UM_PER_PX
+from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.slides.dicom import MEDIA_TYPE as DICOM
 
 FORM = "multipart/form-data"
@@ -54,7 +54,7 @@ async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
     Raises:
         UnsupportedMediaType: The body is neither a form nor one of the image types.
         UploadTooLarge: It has too many bytes or files.
-        InvalidRequest: The form is malformed or has no `file` part.
+        InvalidRequest: The form is malformed, has no `file` part, or has others.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.max_bytes:
@@ -111,6 +111,11 @@ async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
         parts = [part for part in form.getlist(PART) if isinstance(part, UploadFile)]
         if not parts:
             raise InvalidRequest(f"the form has no file in a part named {PART!r}")
+        if len(parts) < len(form.multi_items()):
+            raise InvalidRequest(
+                f"the form has parts that are no file named {PART!r}; mpp and all else that a request states are query"
+                " parameters, as in ?mpp=0.5"
+            )
         return [await part.read() for part in parts]
     finally:
         await form.close()

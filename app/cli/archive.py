@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.options import setting_options, settings_as, settings_of
+from app.cli.options import FiniteRange, setting_options, settings_as, settings_of
 from app.errors import ExtraMissing
 from app.imaging.dicom_packages import require_dicom
 from app.inference.segmenter import load_segmenter
@@ -57,7 +57,7 @@ def archive_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--timeout", type=float, help=described("timeout")),
         click.option(
             "--um-per-px",
-            type=click.FloatRange(0, min_open=True),
+            type=FiniteRange(0, min_open=True),
             help="Pixel spacing to segment at; by default the model's, or where it names none the slide's finest.",
         ),
         click.option(

@@ -14,7 +14,7 @@ import click
 from prometheus_client import CollectorRegistry, start_http_server
 
 from app.cli.archive import Given, archive_options, archive_session, given_settings, slide_segmentation
-from app.cli.options import setting_options
+from app.cli.options import FiniteRange, setting_options
 from app.errors import AddressUnavailable, TesseraError
 from app.telemetry import logging
 from app.telemetry.metrics import Metrics
@@ -115,7 +115,7 @@ async def _segment(url: str, study: str, series: str, out: Path | None, given: G
 )
 @click.option(
     "--poll",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     default=5.0,
     show_default=True,
     help="Seconds between two looks at the archive.",

@@ -1,5 +1,6 @@
 """Flags made from the settings, so that each is described in one place."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -18,6 +19,17 @@ class _BadSetting(click.ClickException):
     """A setting that makes no sense: one line, and the exit code of a usage error."""
 
     exit_code = click.UsageError.exit_code
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers that NaN, which no bound compares with, is outside of too, and so is infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return `value` as a number of the range."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def setting_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

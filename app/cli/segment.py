@@ -7,13 +7,13 @@ from typing import Any
 import click
 from prometheus_client import CollectorRegistry
 
-from app.cli.options import setting_options, settings_of
+from app.cli.options import FiniteRange, setting_options, settings_of
 from app.errors import StartupError
 from app.imaging.paint import DEFAULT_OPACITY
 from app.inference.segmenter import BatchedSegmenter, load_segmenter
+from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.segmentation.files import FileResult, colliding, find_images, overwriting, segment_files, write_table
 from app.segmentation.patch import PatchLimits, PatchSegmentation
-from app.segmentation.scale import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.segmentation.workers import Workers
 from app.settings import Settings
 from app.telemetry import logging
@@ -29,12 +29,12 @@ _FAILED = 1
     "--opacity",
     default=DEFAULT_OPACITY,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     help="Of the overlays' colours.",
 )
 @click.option(
     "--mpp",
-    type=click.FloatRange(LEAST_UM_PER_PX, MOST_UM_PER_PX),
+    type=FiniteRange(LEAST_UM_PER_PX, MOST_UM_PER_PX),
     help="Pixel spacing of the images, in um/px; the model sees them at its own, where it names one. By default a"
     " DICOM file's own header is asked.",
 )

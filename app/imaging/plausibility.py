@@ -1,10 +1,10 @@
-"""Whether an image looks like H&E tissue in focus. What does not is warned about, never refused; no model is asked.
+"""Whether an image shows enough, and looks like H&E tissue in focus. What does not is warned about, never refused.
 
-Colours are judged in the hue-saturation-density model: van der Laak et al., "Hue-saturation-density (HSD) model for
-stain recognition in digital images from transmitted light microscopy", Cytometry 39 (2000). It splits absorption into
-how much (density) and which colour (chromaticity), so that a stain keeps its colour where it is thick or thin. Both
-haematoxylin and eosin absorb green most; DAB absorbs blue, and inks and photographs anything. What the limits were
-measured on, and what they miss: docs/warnings.md.
+No model is asked. Colours are judged in the hue-saturation-density model: van der Laak et al., "Hue-saturation-density
+(HSD) model for stain recognition in digital images from transmitted light microscopy", Cytometry 39 (2000). It splits
+absorption into how much (density) and which colour (chromaticity), so that a stain keeps its colour where it is thick
+or thin. Both haematoxylin and eosin absorb green most; DAB absorbs blue, and inks and photographs anything. What the
+limits were measured on, and what they miss: docs/warnings.md.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from app.imaging.sharpness import sharpness
+from app.imaging.sharpness import LEAST_SIDE_PX, sharpness
 from app.pathology.arrays import RgbImage
+from app.pathology.geometry import Size
 
-WarningCode: TypeAlias = Literal["low_tissue", "out_of_distribution", "pen_marks", "out_of_focus"]
+WarningCode: TypeAlias = Literal["too_small", "low_tissue", "out_of_distribution", "pen_marks", "out_of_focus"]
 WARNING_CODES: tuple[WarningCode, ...] = get_args(WarningCode)
 
 LEAST_TISSUE = 0.05
@@ -46,12 +47,14 @@ class Appearance:
     """What can be measured of an image without a model.
 
     Attributes:
+        size: The image's.
         tissue: Share of the pixels that are stained, 0 to 1.
         he_stain: Share of the stain, by optical density, that has H&E's colours, 0 to 1; 0 where nothing is stained.
         ink: Share of the area that is dense and of a colour that dense H&E tissue does not have, 0 to 1.
         sharpness: As `app.imaging.sharpness` has it.
     """
 
+    size: Size
     tissue: float
     he_stain: float
     ink: float
@@ -82,6 +85,7 @@ def appearance(image: RgbImage) -> Appearance:
     # From 65 to 155 degrees: where H&E reaches further, it is pale.
     like_dense_tissue = (x * x + y * y > 0.04) & (x >= -2.14 * y) & (x <= 0.47 * y)
     return Appearance(
+        size=Size(image.shape[1], image.shape[0]),
         tissue=float((stain > 0).mean()),
         he_stain=float(stain[he_coloured].sum() / max(1e-6, float(stain.sum()))),
         ink=float(((cells > _DENSE) & ~like_dense_tissue).mean()),
@@ -92,8 +96,15 @@ def appearance(image: RgbImage) -> Appearance:
 def input_warnings(seen: Appearance) -> tuple[InputWarning, ...]:
     """Return what to warn of.
 
-    Where there is hardly any tissue, or it is not H&E, this stands alone: the other measures then mean nothing.
+    Where there are hardly any pixels or tissue, or it is not H&E, this stands alone: the other measures then mean
+    nothing.
     """
+    if min(seen.size.width_px, seen.size.height_px) < LEAST_SIDE_PX:
+        message = (
+            f"The model saw only {seen.size}, and less than {LEAST_SIDE_PX} px a side is too little to go by; "
+            "send a larger patch, or check its pixel size."
+        )
+        return (InputWarning("too_small", message),)
     if seen.tissue < LEAST_TISSUE:
         message = f"Only {seen.tissue:.1%} of the patch is stained; the answer rests on hardly any tissue."
         return (InputWarning("low_tissue", message),)

@@ -10,7 +10,8 @@ from app.pathology.arrays import RgbImage
 _WINDOW_PX = 128
 _WINDOWS = 3
 """At most this many along a side, so that a large image costs little more than a small one."""
-_LEAST_SIDE_PX = 32
+LEAST_SIDE_PX = 32
+"""Two halvings leave 8 px of a shorter side, and a Laplacian of those measures chance."""
 
 _Floats: TypeAlias = NDArray[np.float32]
 
@@ -28,7 +29,7 @@ def sharpness(image: RgbImage) -> float | None:
         The ratio, from 0 up; None where the image is plain, or has a side of less than 32 px.
     """
     height, width = image.shape[:2]
-    if min(height, width) < _LEAST_SIDE_PX:
+    if min(height, width) < LEAST_SIDE_PX:
         return None
     fine = coarse = 0.0
     for rows in _windows(height):

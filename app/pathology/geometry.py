@@ -1,6 +1,9 @@
-"""Sizes and places, in pixels. Width before height, x before y; arrays are (height, width)."""
+"""Sizes and places, in pixels, and what one may span. Width before height, x before y; arrays are (height, width)."""
 
 from dataclasses import dataclass
+
+LEAST_UM_PER_PX, MOST_UM_PER_PX = 0.05, 10.0
+"""Spacings of a light microscope's images: finer than 100x, and so coarse that a pixel is a whole nucleus."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.pathology.classes import TissueClass, label_indices
+from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
@@ -71,7 +72,7 @@ class ModelManifest(BaseModel):
     stride: int = Field(ge=1, le=256)
     window_px: int = Field(ge=32, le=8192)
     margin_px: int = Field(ge=0)
-    um_per_px: float | None = Field(default=None, gt=0)
+    um_per_px: float | None = Field(default=None, ge=LEAST_UM_PER_PX, le=MOST_UM_PER_PX)
     training_data: tuple[str, ...] = ()
     metrics: dict[str, float] = {}
     sha256: Sha256

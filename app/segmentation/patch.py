@@ -127,7 +127,7 @@ def _measure(data: bytes, mpp: float | None, model_um_per_px: float | None, max_
         size, in_header = dicom.read_extent(data, max_side_px)
     else:
         size, in_header = files.read_size(data, max_side_px), None
-    scale = plan_scale(mpp, in_header, model_um_per_px)
+    scale = plan_scale(mpp, in_header, model_um_per_px, size)
     check_seen(scale, size, max_side_px)
     return size, scale
 

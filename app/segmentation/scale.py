@@ -1,13 +1,10 @@
 """At which size the model sees a patch: its own, or that at which a pixel has the spacing the model was trained at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.errors import ImageTooLarge
-from app.pathology.geometry import Size
-
-LEAST_UM_PER_PX, MOST_UM_PER_PX = 0.05, 10.0
-"""Spacings of a light microscope's images: finer than 100x, and so coarse that a pixel is a whole nucleus."""
+from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX, Size
 
 _NEAR = 1.02
 """Ratio up to which two spacings count as one: resampling would soften the pixels and change nothing else."""
@@ -39,13 +36,14 @@ class Scale:
         return Size(*(max(1, round(self.factor * side)) for side in (size.width_px, size.height_px)))
 
 
-def plan_scale(stated: float | None, in_header: float | None, model: float | None) -> Scale:
+def plan_scale(stated: float | None, in_header: float | None, model: float | None, size: Size) -> Scale:
     """Return the scale of an image, all spacings in um/px or None.
 
     Args:
         stated: What the request says, which wins.
         in_header: What the image's DICOM header says. Beyond what a microscope gives it counts as not said.
         model: What the model was trained at.
+        size: The image's own. Where rescaling would keep it, it counts as not done.
     """
     if in_header is not None and not LEAST_UM_PER_PX <= in_header <= MOST_UM_PER_PX:
         in_header = None
@@ -55,9 +53,10 @@ def plan_scale(stated: float | None, in_header: float | None, model: float | Non
         return Scale(own, source, model, unchanged="mpp_unknown")
     if model is None:
         return Scale(own, source, model, unchanged="model_um_per_px_unknown")
-    if max(own, model) <= _NEAR * min(own, model):
-        return Scale(own, source, model, unchanged="within_tolerance")
-    return Scale(own, source, model, factor=own / model)
+    scale = Scale(own, source, model, factor=own / model)
+    if max(own, model) <= _NEAR * min(own, model) or scale.seen(size) == size:
+        return replace(scale, factor=1.0, unchanged="within_tolerance")
+    return scale
 
 
 def check_seen(scale: Scale, size: Size, max_side_px: int) -> None:
@@ -67,9 +66,12 @@ def check_seen(scale: Scale, size: Size, max_side_px: int) -> None:
         ImageTooLarge: A side would be longer than `max_side_px`.
     """
     seen = scale.seen(size)
-    if max(seen.width_px, seen.height_px) > max_side_px:
-        own = f"{scale.um_per_px:g} um/px ({'its DICOM header' if scale.source == 'dicom' else 'mpp'})"
-        raise ImageTooLarge(
-            f"the image is {size} at {own} and would be {seen} at the model's {scale.model_um_per_px:g} um/px;"
-            f" each side may have at most {max_side_px} px: send a smaller image, or one with finer pixels"
-        )
+    model = scale.model_um_per_px
+    if model is None or max(seen.width_px, seen.height_px) <= max_side_px:
+        return
+    said_by, otherwise = ("its DICOM header", ", or state mpp") if scale.source == "dicom" else ("mpp", "")
+    raise ImageTooLarge(
+        f"the image is {size} at {scale.um_per_px:g} um/px ({said_by}) and would be {seen} at the model's {model:g}"
+        f" um/px; each side may have at most {max_side_px} px: send at most {max_side_px * model:g} um a side"
+        + otherwise
+    )

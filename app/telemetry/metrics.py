@@ -52,7 +52,7 @@ class Metrics:
         )
         self.images = Counter("tessera_images", "Images segmented.", registry=registry)
         self.warnings = Counter(
-            "tessera_warnings", "Warnings of images unlike H&E tissue, by code.", ["code"], registry=registry
+            "tessera_warnings", "Warnings of segmented images, by code.", ["code"], registry=registry
         )
         self.predicted_pixels = Counter(
             "tessera_predicted_pixels", "Pixels predicted, by class.", ["class"], registry=registry

@@ -130,7 +130,7 @@ class ModelCard(Model):
 
 @dataclass(frozen=True, slots=True)
 class InputWarning:
-    """Why an answer may be worth little: `code` for programs, as in "low_tissue", `message` for people."""
+    """Why an answer may be worth little: `code` for programs, as in "too_small", `message` for people."""
 
     code: str
     message: str
@@ -167,8 +167,8 @@ class Classification:
         classes: All classes, in the order of a class map's indices.
         model: Which model answered.
         image_sha256: Digest of the bytes that were sent.
-        scale: At which scale the model saw the image.
-        warnings: What is unlike H&E tissue about it; empty for most.
+        scale: At which scale the model saw the image; None from an older service, which does not say.
+        warnings: What makes the answer worth little; empty for most, and from an older service.
         request_id: The request's id in the service's log.
     """
 
@@ -178,7 +178,7 @@ class Classification:
     classes: tuple[TissueClass, ...]
     model: Model
     image_sha256: str
-    scale: Scale
+    scale: Scale | None
     warnings: tuple[InputWarning, ...]
     request_id: str
 
@@ -403,7 +403,7 @@ def _segmentation(answer: Mapping[str, Any]) -> Segmentation:
 
 
 def _common(answer: Mapping[str, Any]) -> dict[str, Any]:
-    items, model, scale = answer["classes"], answer["model"], answer["scale"]
+    items, model, scale = answer["classes"], answer["model"], answer.get("scale")
     return {
         "labels": tuple(answer["labels"]),
         "code": answer["code"],
@@ -411,8 +411,8 @@ def _common(answer: Mapping[str, Any]) -> dict[str, Any]:
         "classes": _classes(items),
         "model": Model(model["name"], model["version"], model["sha256"]),
         "image_sha256": answer["image"]["sha256"],
-        "scale": Scale(**{each.name: scale[each.name] for each in fields(Scale)}),
-        "warnings": tuple(InputWarning(each["code"], each["message"]) for each in answer["warnings"]),
+        "scale": None if scale is None else Scale(**{each.name: scale[each.name] for each in fields(Scale)}),
+        "warnings": tuple(InputWarning(each["code"], each["message"]) for each in answer.get("warnings", ())),
         "request_id": answer["request_id"],
     }
 

@@ -22,6 +22,8 @@ import qupath.lib.scripting.QP
 @Field final double OFFERED_DOWNSAMPLE = 1.0  // the dialog's first value
 @Field final int MIN_AREA_PX = 64             // smaller regions join their neighbours; px as they are sent
 @Field final int MAX_SIDE_PX = 4096           // TESSERA_MAX_SIDE_PX of the service
+@Field final double LEAST_UM_PER_PX = 0.05    // the service refuses to be told of anything finer
+@Field final double MOST_UM_PER_PX = 10.0     // or coarser
 @Field final Duration TIMEOUT = Duration.ofSeconds(120)
 @Field final String TITLE = 'tessera'
 @Field final String MEASUREMENT = 'mean_probability'  // what tells tessera's annotations from others
@@ -46,7 +48,7 @@ void segmentSelection() {
         throw new IllegalArgumentException('The region cannot be written as PNG: tessera takes 8-bit RGB images.')
 
     println "Sending ${png.size()} bytes to $SERVICE"
-    def answer = segment(request, spacingOf(server, request.downsample), png.toByteArray())
+    def answer = segment(request, statedSpacing(server, request.downsample), png.toByteArray())
     def found = PathIO.readObjectsFromGeoJSON(new ByteArrayInputStream(answer))
 
     def ids = found.collect { it.getID() } as Set  // the same pixels at the same place have the same ids
@@ -99,6 +101,16 @@ RegionRequest regionOf(server, annotation) {
 Double spacingOf(server, double downsample) {
     double um = server.getPixelCalibration().getAveragedPixelSizeMicrons()
     return Double.isNaN(um) ? null : um * downsample
+}
+
+/** Returns the um/px to send; null, and says why, where the slide has none or the service would refuse them. */
+Double statedSpacing(server, double downsample) {
+    def um = spacingOf(server, downsample)
+    if (um != null && um >= LEAST_UM_PER_PX && um <= MOST_UM_PER_PX)
+        return um
+    def reason = um == null ? 'the slide does not say them' : "$um is not within $LEAST_UM_PER_PX to $MOST_UM_PER_PX"
+    println "Sending no um/px: $reason"
+    return null
 }
 
 /** Returns the GeoJSON of the region; asks for an API key when the service wants one, and forgets it. */

@@ -35,6 +35,13 @@ def post(client: TestClient, **request):
         ({"content": bytes(200_001), "headers": PNG}, 413, "upload-too-large", "200000 bytes"),
         ({"files": [("file", b"x")] * 5}, 413, "upload-too-large", "more than 4 files"),
         ({"files": {"image": b"x"}}, 400, "invalid-request", "a part named 'file'"),
+        (
+            {"data": {"mpp": "0.5"}, "files": {"file": encoded(noise(4, 4))}},
+            400,
+            "invalid-request",
+            "no file named 'file'; mpp and all else that a request states are query parameters, as in ?mpp=0.5",
+        ),
+        ({"files": {"file": encoded(noise(4, 4)), "other": b"x"}}, 400, "invalid-request", "query parameters"),
         ({"data": {"file": "text"}, "files": {"other": b"x"}}, 400, "invalid-request", "a part named 'file'"),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "invalid-request", "boundary"),
         (
@@ -269,9 +276,10 @@ def test_no_name_reaches_a_log_a_metric_or_an_answer(client, caplog):
     answers = [
         client.post(
             f"/segment{query}",
-            files={"file": (f"{CANARY}.png", content), CANARY: (None, CANARY)},
+            files={"file": (f"{CANARY}.png", content), **more},
             headers={"X-Request-ID": CANARY, "User-Agent": CANARY},
         )
+        for more in ({}, {CANARY: (None, CANARY)})
         for query in ("", f"?{CANARY}={CANARY}", f"?view={CANARY}")
         for content in (
             encoded(noise(12, 12)),

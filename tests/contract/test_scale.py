@@ -119,7 +119,7 @@ def test_what_would_be_too_large_for_the_model_is_a_problem(scaled):
     assert (response.status_code, response.json()["type"]) == (413, "urn:problem-type:tessera:image-too-large")
     assert response.json()["detail"] == (
         "the image is 100x40 px at 8 um/px (mpp) and would be 800x320 px at the model's 1 um/px; each side may have at"
-        " most 300 px: send a smaller image, or one with finer pixels"
+        " most 300 px: send at most 300 um a side"
     )
 
 
@@ -128,3 +128,27 @@ def test_classify_refuses_what_it_does_not_know(scaled, query):
     response = scaled.post(f"/classify?{query}", content=encoded(noise(8, 8)), headers=PNG)
     assert (response.status_code, response.json()["type"]) == (400, "urn:problem-type:tessera:invalid-request")
     assert "not known" in response.json()["detail"]
+
+
+def test_spacings_are_rounded_alike_in_every_form():
+    with serving(0.3000000000000001) as (client, _):
+        image = encoded(quarters(120, 80))
+        scale = client.post("/segment?mpp=0.1000000000000001", content=image, headers=PNG).json()["scale"]
+        assert (scale["um_per_px"], scale["model_um_per_px"], scale["factor"]) == (0.1, 0.3, 0.333333)
+        header = client.post("/segment?mpp=0.1000000000000001", content=image, headers=PNG | {"Accept": "image/png"})
+        said = "um_per_px=0.1; source=request; model_um_per_px=0.3; factor=0.333333"
+        assert header.headers["tessera-scale"] == said
+
+
+def test_an_image_that_would_keep_its_size_says_that_nothing_was_done(scaled):
+    scale = scaled.post("/segment?mpp=1.04", content=encoded(noise(10, 8)), headers=PNG).json()["scale"]
+    assert (scale["factor"], scale["unchanged"]) == (1.0, "within_tolerance")
+
+
+def test_so_few_pixels_that_the_model_sees_next_to_nothing_are_warned_about(scaled):
+    image = encoded(noise(60, 40))
+    (warning,) = scaled.post("/segment?mpp=0.05", content=image, headers=PNG).json()["warnings"]
+    assert warning["code"] == "too_small"
+    assert "saw only 3x2 px" in warning["message"]
+    as_sent = scaled.post("/segment", content=image, headers=PNG).json()["warnings"]
+    assert "too_small" not in [each["code"] for each in as_sent]

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.pathology.classes import WSSS4LUAD
 from app.settings import Settings
-from tests.fakes import POISON, ColourSegmenter, classes_of
+from tests.fakes import POISON, ColourSegmenter, classes_of, manifest
 from tests.pictures import BLUE, GREEN, WHITE, encoded, from_base64, noise, opened, plain, quarters
 
 PNG = {"Content-Type": "image/png"}
@@ -149,6 +149,13 @@ def test_model_describes_what_is_served(client):
     assert card["device"] == "cpu"
     assert card["provider"] == "ColourProvider"
     assert [tissue["color"] for tissue in card["classes"]] == [list(tissue.color) for tissue in WSSS4LUAD]
+    assert card["temperature"] == 1
+
+
+def test_model_tells_the_temperature_of_its_probabilities():
+    segmenter = ColourSegmenter(manifest().model_copy(update={"temperature": 1.7}))
+    with TestClient(create_app(Settings(cores=1), segmenter)) as client:
+        assert client.get("/model").json()["temperature"] == 1.7
 
 
 def test_accept_may_come_in_several_lines(client):

@@ -152,7 +152,9 @@ def test_several_patches_are_answered_and_the_first_is_shown(page):
     show(page, *files)
     expect(page.get_by_role("status").filter(has_text="done")).to_have_text("3 of 3 done")
     options = page.get_by_role("option")
-    expect(options).to_have_text([r"one.pngtumor, stroma, normal", "two.jpgtumor", "three.pngno label"])
+    expect(options).to_have_text(
+        [r"one.pngtumor, stroma, normal; 1 warning", "two.jpgtumor; 1 warning", "three.pngno label; 1 warning"]
+    )
     expect(page.get_by_role("option", selected=True)).to_contain_text("one.png")
     expect(page.get_by_role("heading", name="one.png")).to_be_visible()
     rows = page.get_by_role("row")
@@ -479,9 +481,9 @@ def test_a_pixel_size_goes_with_each_request_about_the_patch_and_the_result_says
         page.get_by_role("button", name="Clear list").click()
         field.fill("")
         show(page)
-        expect(page.get_by_text("Scale: ")).to_have_count(0)
+        expect(page.get_by_text("Scale: as sent; pixel size not known, the model expects 1 µm/px.")).to_be_visible()
         page.get_by_text("Where this comes from").click()
-        expect(page.locator("#provenance-list")).to_contain_text("as sent; its pixel size is not known")
+        expect(page.locator("#provenance-list")).to_contain_text("as sent; pixel size not known")
         assert not [seen.query for seen in gateway.uploads[5:] if "mpp" in seen.query]
         assert visit.failed == ["400"]
 
@@ -489,11 +491,74 @@ def test_a_pixel_size_goes_with_each_request_about_the_patch_and_the_result_says
 def test_what_is_unlike_tissue_is_said_above_the_result_of_that_patch_alone(page):
     blank = upload("blank.png", encoded(plain(WHITE, 64, 48)))
     show(page, blank, upload("tissue.png", (ROOT / "examples" / "patches" / "cmu1-skin-2.png").read_bytes()))
-    warning = page.locator("#result").get_by_text("Only 0.0% of the patch is stained")
+    result = page.locator("#result")
+    warning = result.get_by_role("list").get_by_text("Only 0.0% of the patch is stained")
     expect(warning).to_be_visible()
+    expect(result.get_by_role("heading", name="Warning", exact=True)).to_be_visible()
+    expect(result.locator("ul")).to_have_attribute("role", "list")
+    first, second = page.get_by_role("option").all()
+    expect(first).to_contain_text("; 1 warning")
+    expect(second).not_to_contain_text("warning")
     assert_accessible(page)
-    page.get_by_role("option").nth(1).click()
+    second.click()
     expect(warning).to_have_count(0)
+    expect(result.get_by_role("heading")).to_have_count(0)
+
+
+def test_several_warnings_are_counted(page):
+    page.route("**/segment*", lambda route: route.fulfill(json=_warned_twice(route.fetch().json())))
+    show(page)
+    expect(page.get_by_role("option")).to_contain_text("tumor, stroma, normal; 2 warnings")
+    expect(page.locator("#result").get_by_role("heading", name="Warnings", exact=True)).to_be_visible()
+
+
+def _warned_twice(answer: dict[str, Any]) -> dict[str, Any]:
+    return answer | {
+        "warnings": [{"code": "pen_marks", "message": "Ink."}, {"code": "out_of_focus", "message": "Blur."}]
+    }
+
+
+def test_a_model_without_a_pixel_size_says_nothing_of_scale_above_the_fold(page):
+    show(page)
+    expect(page.locator("#result")).to_contain_text("Probability")
+    expect(page.get_by_text("Scale: ")).to_have_count(0)
+
+
+def test_a_stated_pixel_size_does_not_outvote_a_dicom_files_own(browser):
+    segmenter = ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0}))
+    slide = file_of(microscopic(quarters(SIDE, SIDE), on_slide=True))  # at 0.5 um/px
+    with behind_gateway(browser, segmenter) as (visit, gateway, _):
+        page = visit.page
+        page.get_by_label("Pixel size").fill("2")
+        show(page, upload("slide.dcm", slide, "application/dicom"))
+        expect(page.get_by_text("0.5 µm/px in the DICOM file.")).to_be_visible()
+        downloaded(page, "Polygons")
+        assert not [seen.query for seen in gateway.uploads if "mpp" in seen.query]
+
+
+def test_what_was_stated_of_a_cancelled_patch_still_holds_and_a_failed_one_is_restated(browser):
+    gate = asyncio.Event()
+    with behind_gateway(browser, ColourSegmenter(gate=gate)) as (visit, gateway, running):
+        page = visit.page
+        field = page.get_by_label("Pixel size")
+        field.fill("0.5")
+        choose(page)
+        expect(page.get_by_role("option")).to_contain_text("being segmented")
+        eventually(lambda: _equal(gateway.inside, 1))
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("option")).to_contain_text("cancelled")
+        field.fill("40")
+        choose(page)
+        expect(page.get_by_role("alert")).to_contain_text("query mpp")
+        field.fill("0.25")
+        running.loop.call_soon_threadsafe(gate.set)
+        page.get_by_role("button", name="Try again").click()
+        expect(page.get_by_role("option").filter(has_text="tumor")).to_have_count(2)
+        sent = [seen.query.split("&")[0] for seen in gateway.uploads]
+        assert sent[:2] == ["mpp=0.5", "mpp=40"]
+        assert {"mpp=0.5", "mpp=0.25"} <= set(sent[2:])
+        assert sent.count("mpp=40") == 1
+        assert visit.failed == ["400"]
 
 
 def test_what_a_proxy_answers_is_no_download_but_told_in_words(visit):

@@ -195,6 +195,23 @@ def test_a_slide_of_unknown_spacing_sends_none(slide, gate):
     assert [path for path, _ in seen] == ["/segment?x=301&y=202&downsample=2.0&min_area=64"]
 
 
+@pytest.mark.parametrize(("um_per_px", "downsample"), [(0.02, 2), (0.5, 21), (0.0001, 1)])
+def test_a_spacing_that_the_service_would_refuse_is_not_sent(slide, gate, um_per_px, downsample):
+    url, seen = gate
+    scenario = {"region": [301, 202, 64, 48], "um_per_px": um_per_px, "runs": [{"downsample": downsample}]}
+    run = play(slide, url, scenario, key="good")[0][0]
+    assert [kind for kind, _ in run["shown"]] == ["input", "info"]
+    assert [path for path, _ in seen if "mpp" in path] == []
+
+
+@pytest.mark.parametrize(("um_per_px", "mpp"), [(0.05, 0.05), (10, 10.0)])
+def test_a_spacing_on_the_services_bounds_is_sent(slide, gate, um_per_px, mpp):
+    url, seen = gate
+    scenario = {"region": [301, 202, 64, 48], "um_per_px": um_per_px, "runs": [{"downsample": 1}]}
+    play(slide, url, scenario, key="good")
+    assert [path.partition("&mpp=")[2] for path, _ in seen] == [str(mpp)]
+
+
 def test_a_key_in_the_environment_is_sent_and_no_name_of_the_slide_is(slide, gate):
     url, seen = gate
     run = play(slide, url, {"region": [301, 202, 64, 48], "runs": [{"downsample": 1}]}, key="good")[0][0]

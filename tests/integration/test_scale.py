@@ -90,8 +90,8 @@ def test_a_model_without_a_spacing_changes_nothing_and_that_is_said(tmp_path, bu
     assert "--mpp changes nothing: the model names no um_per_px" in output
 
 
-@pytest.mark.parametrize("mpp", ["0", "40", "20x"])
+@pytest.mark.parametrize("mpp", ["0", "40", "20x", "nan", "inf"])
 def test_a_spacing_that_is_none_is_refused(tmp_path, mpp):
     refused = CliRunner().invoke(main, ["segment", str(tmp_path), "--out", str(tmp_path / "out"), "--mpp", mpp])
     assert refused.exit_code == 2
-    assert "--mpp" in refused.output
+    assert "Invalid value for '--mpp'" in refused.output

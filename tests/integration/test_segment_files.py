@@ -54,7 +54,7 @@ def test_files_and_service_say_the_same(tmp_path, service):
 
 
 def test_warnings_are_printed_and_stand_in_the_table(tmp_path):
-    (tmp_path / "blank.png").write_bytes(encoded(plain(WHITE, 30, 30)))
+    (tmp_path / "blank.png").write_bytes(encoded(plain(WHITE, 40, 40)))
     result = run(tmp_path / "blank.png", PATCHES / "cmu1-skin-2.png", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert [row["warnings"] for row in table(tmp_path / "out")] == ["low_tissue", ""]

@@ -3,7 +3,7 @@
  * run of each scenario in the JSON on standard input, and prints what a user would see after each, as JSON on the last line.
  *
  * A scenario: {"region": [x, y, width, height] or null for no selection, "rgb": false for a fluorescence image,
- * "um_per_px": null for a slide that does not say,
+ * "um_per_px": of the slide (0.499 where left out), null for one that does not say,
  * "runs": [{"downsample": the dialog's answer, null to cancel; "key": the API key typed, null to cancel}]}.
  */
 import groovy.json.JsonOutput
@@ -48,9 +48,9 @@ PathObject annotation(String name, List box, Map measurements = null) {
 }
 
 Map play(Map scenario, File script, File image) {
-    def unknown = scenario.containsKey('um_per_px') && scenario.um_per_px == null
+    double umPerPx = scenario.containsKey('um_per_px') ? (scenario.um_per_px ?: Double.NaN) as double : 0.499d
     QP.server = new FileServer(
-        image: ImageIO.read(image), RGB: scenario.rgb != false, umPerPx: unknown ? Double.NaN : 0.499d)
+        image: ImageIO.read(image), RGB: scenario.rgb != false, umPerPx: umPerPx)
     QP.hierarchy = new Hierarchy()
     def region = annotation('region', scenario.region ?: [0, 0, 1, 1])
     def other = annotation('other', [0, 0, 10, 10], [mean_probability: 0.5d])

@@ -79,6 +79,14 @@ def test_no_option_takes_a_secret_or_turns_verification_off():
             assert word not in text
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "0"])
+@pytest.mark.parametrize("command", [[*SEGMENT, "--um-per-px"], [*WATCH, "--poll"]], ids=["um-per-px", "poll"])
+def test_what_is_no_finite_number_above_zero_is_refused(command, value):
+    result = run(*command, value)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{command[-1]}'" in result.output
+
+
 @pytest.mark.parametrize("uid", ["", "1..2", "1.2/3", "a", "1" * 65])
 def test_what_is_no_uid_is_refused_before_anything_is_sent(uid):
     result = run(*SEGMENT[:-1], uid)

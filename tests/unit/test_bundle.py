@@ -65,6 +65,19 @@ def test_what_is_no_manifest_is_said(bundle, content, message):
         load_bundle(bundle)
 
 
+@pytest.mark.parametrize("um_per_px", [float("inf"), float("nan"), 250, 10.01, 0.049, 1e-9, 0, -1])
+def test_a_spacing_that_no_microscope_gives_is_refused(bundle, um_per_px):
+    rewrite(bundle, um_per_px=um_per_px)
+    with pytest.raises(InvalidBundle, match="not a manifest: um_per_px"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("um_per_px", [0.05, 10, None])
+def test_a_spacing_on_the_bounds_is_a_models(bundle, um_per_px):
+    rewrite(bundle, um_per_px=um_per_px)
+    assert load_bundle(bundle).manifest.um_per_px == um_per_px
+
+
 def test_a_golden_file_of_something_else_is_refused(bundle):
     np.savez(bundle / GOLDEN_FILE, image=np.zeros(3))
     digest = digest_of(bundle / GOLDEN_FILE)

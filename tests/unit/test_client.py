@@ -177,6 +177,13 @@ def test_a_spacing_is_sent_when_it_is_known_and_what_came_of_it_is_told(ask, cal
     assert result.warnings == (tessera_client.InputWarning("pen_marks", "Ink."),)
 
 
+@pytest.mark.parametrize("call", [segment, lambda client: client.classify(PATCH)])
+def test_an_older_service_says_nothing_of_scale_and_warnings(ask, call):
+    older = {name: value for name, value in answer(FOUND).items() if name not in {"scale", "warnings"}}
+    result = ask(Script(httpx.Response(200, json=older)), call)
+    assert (result.labels, result.scale, result.warnings) == (("tumor",), None, ())
+
+
 def test_a_spacing_goes_with_many_patches_and_with_outlines(ask):
     script = Script(httpx.Response(200, json={"results": [answer(FOUND)]}))
     assert len(ask(script, lambda client: client.segment_many([PATCH], mpp=2))) == 1

@@ -11,7 +11,8 @@ from app.pathology.geometry import Size
 from model_export.synthetic import draw_patch
 from tests.conftest import ROOT
 
-HE = Appearance(tissue=0.5, he_stain=0.99, ink=0.0, sharpness=0.8)
+LARGE = Size(224, 224)
+HE = Appearance(LARGE, tissue=0.5, he_stain=0.99, ink=0.0, sharpness=0.8)
 SKIN = sorted((ROOT / "examples" / "patches").glob("cmu1-skin-*.png"))
 
 
@@ -118,17 +119,26 @@ def test_a_large_image_is_judged_in_all_its_parts():
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4096), (4096, 1), (3, 500), (31, 31), (32, 32), (129, 257)])
 def test_any_shape_can_be_judged(shape):
-    seen = appearance(np.full((*shape, 3), 200, np.uint8))
-    assert (seen.tissue, seen.he_stain, seen.ink, seen.sharpness) == (0, 0, 0, None)
+    seen = appearance(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+    assert all(0 <= share <= 1 for share in (seen.tissue, seen.he_stain, seen.ink))
+    if min(shape) < 32:
+        assert seen.sharpness is None
+        assert [warning.code for warning in input_warnings(seen)] == ["too_small"]
+    else:
+        assert seen.sharpness is not None
+        assert 0 < seen.sharpness < np.inf
+        assert [warning.code for warning in input_warnings(seen)] == ["out_of_distribution"]
+    assert appearance(np.full((*shape, 3), 200, np.uint8)) == Appearance(Size(*shape[::-1]), 0, 0, 0, None)
 
 
 @pytest.mark.parametrize(
     ("seen", "code", "number"),
     [
-        (Appearance(0.031, 0.2, 0.5, 0.1), "low_tissue", "3.1%"),
-        (Appearance(0.5, 0.42, 0.5, 0.1), "out_of_distribution", "42%"),
-        (Appearance(0.5, 0.99, 0.13, 0.8), "pen_marks", "13%"),
-        (Appearance(0.5, 0.99, 0.0, 0.234), "out_of_focus", "0.23"),
+        (Appearance(Size(300, 31), 0.01, 0.2, 0.5, None), "too_small", "300x31 px"),
+        (Appearance(LARGE, 0.031, 0.2, 0.5, 0.1), "low_tissue", "3.1%"),
+        (Appearance(LARGE, 0.5, 0.42, 0.5, 0.1), "out_of_distribution", "42%"),
+        (Appearance(LARGE, 0.5, 0.99, 0.13, 0.8), "pen_marks", "13%"),
+        (Appearance(LARGE, 0.5, 0.99, 0.0, 0.234), "out_of_focus", "0.23"),
     ],
 )
 def test_each_message_says_what_was_measured(seen, code, number):
@@ -140,4 +150,4 @@ def test_each_message_says_what_was_measured(seen, code, number):
 @pytest.mark.parametrize("sharp", [0.45, None])
 def test_on_the_limit_there_is_no_warning(sharp):
     assert input_warnings(HE) == ()
-    assert input_warnings(Appearance(0.05, 0.65, 0.01, sharp)) == ()
+    assert input_warnings(Appearance(Size(32, 32), 0.05, 0.65, 0.01, sharp)) == ()

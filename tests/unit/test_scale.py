@@ -12,11 +12,12 @@ from app.imaging.resampling import resample_image, resample_map
 from app.pathology.geometry import Size
 from app.segmentation.budget import PixelBudget
 from app.segmentation.patch import PatchLimits, PatchSegmentation, SegmentedPatch
-from app.segmentation.scale import Scale, plan_scale
+from app.segmentation.scale import Scale, check_seen, plan_scale
 from app.segmentation.workers import Workers
 from app.slides import dicom
+from app.slides.dicom_spacing import um_per_px
 from app.telemetry.metrics import Metrics
-from tests.dicom_sources import file_of, microscopic, secondary_capture, whole_slide
+from tests.dicom_sources import file_of, header_of, microscopic, secondary_capture, whole_slide
 from tests.fakes import ColourSegmenter, classes_of, manifest
 from tests.pictures import BLUE, WHITE, encoded, noise, plain, quarters
 
@@ -62,11 +63,18 @@ def segment(data: bytes, mpp: float | None, model: ColourSegmenter | None = None
     ],
 )
 def test_a_stated_spacing_wins_and_what_is_not_known_changes_nothing(stated, in_header, model, expected):
-    assert plan_scale(stated, in_header, model) == expected
+    assert plan_scale(stated, in_header, model, Size(300, 200)) == expected
 
 
 def test_a_size_never_falls_below_a_pixel():
-    assert plan_scale(0.1, None, 1.0).seen(Size(300, 3)) == Size(30, 1)
+    assert plan_scale(0.1, None, 1.0, Size(300, 3)).seen(Size(300, 3)) == Size(30, 1)
+
+
+@pytest.mark.parametrize(("size", "factor"), [(Size(10, 8), 1.0), (Size(10, 20), 1.04), (Size(1, 1), 1.0)])
+def test_what_would_keep_its_size_counts_as_unchanged(size, factor):
+    scale = plan_scale(1.04, None, 1.0, size)
+    assert scale == Scale(1.04, "request", 1.0, factor, "within_tolerance" if factor == 1 else None)
+    assert (scale.seen(size) == size) == (factor == 1)
 
 
 @pytest.mark.parametrize(("mpp", "seen"), [(0.5, {(64, 64, 3)}), (1.0, {(64, 64, 3)}), (0.25, {(32, 32, 3)})])
@@ -110,8 +118,17 @@ def test_what_would_be_too_large_for_the_model_is_refused_before_it_is_decoded(m
     said = (
         f"100x60 px at 8 um/px .{'mpp' if mpp else 'its DICOM header'}. and would be 800x480 px at the model's 1 um/px"
     )
-    with pytest.raises(ImageTooLarge, match=f"{said}; each side may have at most 400 px"):
+    advice = "send at most 400 um a side" + ("" if mpp else ", or state mpp")
+    with pytest.raises(ImageTooLarge, match=f"{said}; each side may have at most 400 px: {advice}$"):
         segment(broken if mpp else slide, mpp)
+
+
+def test_the_largest_area_that_the_refusal_names_passes():
+    size = Size(SIDE_PX // 8, SIDE_PX // 8)  # 400 um at 8 um/px
+    check_seen(plan_scale(8.0, None, MODEL, size), size, SIDE_PX)
+    more = Size(size.width_px + 1, 1)
+    with pytest.raises(ImageTooLarge):
+        check_seen(plan_scale(8.0, None, MODEL, more), more, SIDE_PX)
 
 
 def test_a_stated_spacing_gets_an_upload_past_its_header():
@@ -178,3 +195,42 @@ def test_a_slides_spacing_is_in_its_shared_groups_and_other_images_have_none():
     assert dicom.read_extent(file_of(whole_slide(noise(40, 30), SharedFunctionalGroupsSequence=[])), SIDE_PX)[1] is None
     assert dicom.read_extent(file_of(secondary_capture(noise(40, 30))), SIDE_PX)[1] is None
     assert dicom.read_extent(file_of(microscopic(noise(40, 30))), SIDE_PX)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("shared", "own", "expected"),
+    [
+        (["0.0005"] * 2, ["0.00025"] * 2, 0.5),
+        (None, ["0.00025"] * 2, 0.25),
+        ([], ["0.00025"] * 2, 0.25),
+        (["0.0005"] * 2, [], 0.5),
+        (["0.0005", "0.00025"], ["0.00025"] * 2, None),  # what is stated, and of no use, is not looked for elsewhere
+    ],
+)
+def test_a_slide_is_asked_for_its_shared_spacing_first(shared, own, expected):
+    slide = whole_slide(noise(40, 30))
+    slide.PixelSpacing = own
+    if shared is None:
+        slide.SharedFunctionalGroupsSequence = []
+    else:
+        slide.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = shared
+    found = um_per_px(header_of(slide))
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize(("own", "expected"), [(["0.00025"] * 2, 0.25), ([], 0.5)])
+def test_a_frame_is_asked_for_its_own_spacing_first(own, expected):
+    field = microscopic(noise(40, 30))
+    field.SharedFunctionalGroupsSequence = whole_slide(noise(40, 30)).SharedFunctionalGroupsSequence
+    field.PixelSpacing = own
+    assert um_per_px(header_of(field)) == pytest.approx(expected)
+
+
+def test_no_memory_for_a_spacing_is_not_taken_for_no_spacing(monkeypatch):
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    header = header_of(microscopic(noise(4, 4), on_slide=True))
+    monkeypatch.setattr(type(header), "get", full)
+    with pytest.raises(MemoryError):
+        um_per_px(header)

@@ -21,6 +21,9 @@ export const css = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 /** "tumor" as it stands at the start of a line. */
 export const capitalised = (name) => name.charAt(0).toUpperCase() + name.slice(1);
 
+/** "1 warning", "2 warnings". */
+export const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
 /** The classes' shares in one bar, for the eye alone: the numbers stand elsewhere. */
 export function strip(classes, look = "") {
   const parts = classes.map(({ color, fraction }) => {

@@ -1,6 +1,6 @@
 /** The list of patches and how far they are. A listbox: one stop for Tab, arrows inside (ARIA practices, "listbox"). */
 
-import { byId, element, strip } from "./dom.js";
+import { byId, counted, element, strip } from "./dom.js";
 import { State } from "./patches.js";
 
 const WORDS = {
@@ -66,12 +66,17 @@ export function showList(patches) {
 
 function fill(option, { file, state, note, answer }) {
   option.dataset.state = state;
-  const words = state === State.DONE ? answer.labels.join(", ") || "no label" : WORDS[state];
+  const words = state === State.DONE ? answered(answer) : WORDS[state];
   option.replaceChildren(
     element("span", { class: "name" }, file.name),
     element("span", { class: "state" }, note || words),
     ...(answer ? [strip(answer.classes)] : []),
   );
+}
+
+function answered({ labels, warnings }) {
+  const found = labels.join(", ") || "no label";
+  return warnings.length === 0 ? found : `${found}; ${counted(warnings.length, "warning")}`;
 }
 
 function showProgress(patches) {

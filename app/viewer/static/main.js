@@ -21,6 +21,7 @@ async function segment(patch, signal) {
   patches.update(patch, { state: State.RUNNING });
   const onWait = (seconds) => patches.update(patch, { note: `the service is busy; trying again in ${seconds} s` });
   try {
+    if (await isDicom(patch.file)) patch.stated = {};
     const wanted = { accept: "application/json", query: patch.stated, signal, onWait };
     const json = await service.segment(patch.file, wanted);
     patches.update(patch, { state: State.DONE, json, answer: JSON.parse(await json.text()) });
@@ -36,6 +37,11 @@ async function segment(patch, signal) {
       tell(error, patch);
     }
   }
+}
+
+/** Whether a file begins as DICOM does (PS3.10, section 7.1): its header has the pixel size, and may not be outvoted. */
+async function isDicom(file) {
+  return (await file.slice(128, 132).text()) === "DICM";
 }
 
 async function readModel() {
@@ -83,7 +89,9 @@ byId("cancel").addEventListener("click", () => {
 byId("retry").addEventListener("click", () => {
   untell();
   const again = patches.in(State.FAILED, State.CANCELLED);
-  for (const patch of again) patches.update(patch, { state: State.WAITING, stated: stated() });
+  // What was said of a patch may be why it failed; of one that was cancelled it still holds.
+  for (const patch of patches.in(State.FAILED)) patches.update(patch, { stated: stated() });
+  for (const patch of again) patches.update(patch, { state: State.WAITING });
   queue.add(again);
 });
 byId("clear").addEventListener("click", () => {

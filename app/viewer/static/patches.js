@@ -11,7 +11,8 @@ export const State = Object.freeze({
 /**
  * @typedef {Object} Patch
  * @property {File} file - What the user chose; its name is shown here and sent nowhere.
- * @property {{mpp?: string}} stated - What the user says of it: query parameters of each request about it.
+ * @property {{mpp?: string}} stated - What the user says of it: query parameters of each request about it. Of DICOM
+ *   nothing, once it is sent.
  * @property {string} state - One of State.
  * @property {string} note - What there is to say beside the state: a problem, or a wait.
  * @property {Object} [answer] - The service's answer.

@@ -61,6 +61,7 @@ export class Result {
     const rows = scores.map((score, index) =>
       this.#row(classes, index, score, labels, score.probability === null ? null : thresholds.shift()),
     );
+    const scaleMatters = scale.um_per_px !== null || scale.model_um_per_px !== null;
     return [
       ...(warnings.length === 0 ? [] : [warned(warnings)]),
       element("p", { class: "labels" }, ...found(labels, scores)),
@@ -77,7 +78,7 @@ export class Result {
         { class: "hint" },
         "Probability: that the patch contains the class. The tick is the threshold of a label.",
       ),
-      ...(scale.um_per_px === null ? [] : [element("p", { class: "hint" }, `Scale: ${scaling(scale)}.`)]),
+      ...(scaleMatters ? [element("p", { class: "hint" }, `Scale: ${scaling(scale)}.`)] : []),
     ];
   }
 
@@ -126,8 +127,14 @@ function found(labels, scores) {
     });
 }
 
+/** The list has its role in words: a browser may drop it from one whose marks are styled away. */
 const warned = (warnings) =>
-  element("ul", { class: "warnings" }, ...warnings.map(({ message }) => element("li", {}, message)));
+  element(
+    "div",
+    { class: "warnings" },
+    element("h3", {}, warnings.length === 1 ? "Warning" : "Warnings"),
+    element("ul", { role: "list" }, ...warnings.map(({ message }) => element("li", {}, message))),
+  );
 
 const heading = (text) => element("th", { scope: "col" }, text);
 
@@ -150,7 +157,9 @@ function scaling({ um_per_px: own, source, model_um_per_px: trained, factor, unc
   const said = source === "dicom" ? `${own} µm/px in the DICOM file` : `${own} µm/px as stated`;
   switch (unchanged) {
     case "mpp_unknown":
-      return "as sent; its pixel size is not known";
+      return trained === null
+        ? "as sent; its pixel size is not known"
+        : `as sent; pixel size not known, the model expects ${trained} µm/px`;
     case "model_um_per_px_unknown":
       return `as sent, ${said}; the model names no pixel size of its own`;
     case "within_tolerance":
