@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-SOURCES := app model_export tests examples
+SOURCES := app model_export tests examples benchmarks
 
 .PHONY: help setup setup-dev programs demo serve test check format lock clean
 
