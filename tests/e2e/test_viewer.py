@@ -195,7 +195,7 @@ def test_files_can_be_dropped(page):
     expect(page.get_by_text("Drop to segment")).to_be_visible()
     page.dispatch_event("main", "drop", {"dataTransfer": transfer})
     expect(page.get_by_text("Drop to segment")).to_be_hidden()
-    expect(page.get_by_role("option")).to_have_text(["dropped.pngtumor, stroma, normal"])
+    expect(page.get_by_role("option")).to_have_text(["dropped.pngtumor, stroma, normal; 1 warning"])
 
 
 def test_the_overlay_has_the_blended_colours_at_every_opacity(page):
