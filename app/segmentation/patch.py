@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from app.imaging import decode as files
-from app.imaging.plausibility import InputWarning, appearance, input_warnings
+from app.imaging.plausibility import WARNING_CODES, InputWarning, appearance, input_warnings
 from app.imaging.resampling import resample_image, resample_map
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
@@ -69,6 +69,8 @@ class PatchSegmentation:
         self._segmenter = segmenter
         self._workers = workers
         self._metrics = metrics
+        for code in WARNING_CODES:
+            metrics.warnings.labels(code)  # at 0 from the start: a rate sees the first one
         self._max_side_px = limits.side_px
         # Patches of one window have a quarter to themselves, so that they never queue behind a crowd of large ones.
         self._small = PixelBudget(limits.pixels_at_once // 4)

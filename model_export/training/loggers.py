@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -71,7 +72,7 @@ def require(kind: Kind) -> None:
         raise Unavailable(f"--logger {kind} needs the extra 'track': pip install 'tessera[track]'")
 
 
-class _Closing:
+class _Closing(ABC):
     def __enter__(self) -> Self:
         return self
 
@@ -80,9 +81,9 @@ class _Closing:
     ) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
         """Write what is left."""
-        raise NotImplementedError
 
 
 class CsvLogger(_Closing):
