@@ -61,6 +61,7 @@ class Recipe(BaseModel):
         warmup: Fraction of all steps spent warming up.
         weight_decay: AdamW's decoupled weight decay.
         dropout: Dropout before each head.
+        detail: Whether the decoder reads half and full resolution too, or stops at a quarter.
         dice_weight: Weight of the Dice loss beside the cross-entropy.
         label_weight: Weight of the classification loss.
         precision: What the network computes in while it learns; weights, losses and validation stay float32.
@@ -96,6 +97,7 @@ class Recipe(BaseModel):
     warmup: Fraction = 0.05
     weight_decay: float = Field(default=1e-2, ge=0.0)
     dropout: Fraction = 0.2
+    detail: bool = True
     dice_weight: float = Field(default=0.5, ge=0.0)
     label_weight: float = Field(default=0.2, ge=0.0)
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -33,7 +33,9 @@ def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str 
     """
     weights = _weights(checkpoint, load_checkpoint(checkpoint))
     if factory is None:
-        network: nn.Module = TissueNetwork(len(classes), sum(tissue.label for tissue in classes), pretrained=False)
+        label_count = sum(tissue.label for tissue in classes)
+        detail = any(name.startswith("detail.") for name in weights)
+        network: nn.Module = TissueNetwork(len(classes), label_count, pretrained=False, detail=detail)
     else:
         network = _call(factory)
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}

