@@ -67,19 +67,20 @@ class TissueNetwork(nn.Module):
         self.blocks = encoder._blocks
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in _TAP_CHANNELS)
         self.refine = _separable(channels)
-        self.detail: nn.Module | None = None
         if detail:
             self.reduce = nn.Conv2d(channels, _FINE_CHANNELS, 1)
             self.lateral_half = nn.Conv2d(_HALF_CHANNELS, _FINE_CHANNELS, 1)
             self.refine_half = _separable(_FINE_CHANNELS)
+        width = _FINE_CHANNELS if detail else channels
+        self.segment = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, class_count, 1))
+        self.detail: nn.Module | None = None
+        if detail:
             self.detail = nn.Sequential(
                 nn.Conv2d(3, _IMAGE_CHANNELS, 3, padding=1, bias=False),
                 nn.BatchNorm2d(_IMAGE_CHANNELS),
                 nn.ReLU(),
                 nn.Conv2d(_IMAGE_CHANNELS, class_count, 1),
             )
-        width = _FINE_CHANNELS if detail else channels
-        self.segment = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, class_count, 1))
         self.classify = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(_TAP_CHANNELS[-1], label_count, 1))
 
         self._kept: tuple[nn.Module, ...] = ()
