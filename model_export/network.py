@@ -152,7 +152,8 @@ def _pool_over_tissue(maps: Tensor, logits: Tensor, stride: int) -> Tensor:
     """Return label logits: the mean of each activation map over tissue, and never surer than tissue is there.
 
     Glass must not vote: averaged over all pixels, a patch of tissue in the corner of a slide was called normal, and
-    so was a blank one.
+    so was a blank one. Where tissue is less than even a pixel has no weight at all: a hundredth of a vote each, of the
+    glass of a whole slide, outvoted the tissue.
 
     The sums are products with ones, not `sum`: ONNX Runtime sums a reduction in blocks that start where the memory is
     aligned, so an image's last bit would depend on its place in the batch. One product makes all of them: a row by
@@ -170,9 +171,10 @@ def _pool_over_tissue(maps: Tensor, logits: Tensor, stride: int) -> Tensor:
     tissue = probabilities[:, :1]  # (N, 1, H / stride, W / stride)
     for index in range(1, maps.shape[1]):
         tissue = tissue + probabilities[:, index : index + 1]
-    weight = functional.avg_pool2d(tissue, STRIDE // stride).flatten(2)  # (N, 1, H / 32 * W / 32)
+    weight = functional.avg_pool2d((2 * tissue - 1).relu(), STRIDE // stride).flatten(2)  # (N, 1, H / 32 * W / 32)
     ones = torch.ones_like(weight[:1]).transpose(1, 2)  # (1, H / 32 * W / 32, 1)
     sums = (torch.cat([maps.flatten(2) * weight, weight], dim=1) @ ones).squeeze(2)  # (N, L + 1)
     mean = sums[:, :-1] / (sums[:, -1:] + 1e-6)
-    ceiling = _CEILING * (2 * weight.amax(dim=2) - 1)  # no label where the likeliest tissue is less than even
+    likeliest = functional.avg_pool2d(tissue, STRIDE // stride).flatten(2).amax(dim=2)  # (N, 1)
+    ceiling = _CEILING * (2 * likeliest - 1)  # no label where the likeliest tissue is less than even
     return torch.minimum(mean, ceiling)

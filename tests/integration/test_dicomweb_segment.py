@@ -92,6 +92,10 @@ def results(archive: Orthanc, slide: pydicom.Dataset) -> list[Segmentation]:
     return sorted(segs, key=lambda seg: -int(seg.TotalPixelMatrixColumns))
 
 
+FINEST = ("--um-per-px", "0.5")
+"""The spacing of the slides' finest level, where the model's own would be a coarser one."""
+
+
 def class_map_of(seg: Segmentation) -> ClassMap:
     """Return the class map of the shipped model that a Segmentation tells: 3 is background, where no segment is."""
     numbers = seg.get_total_pixel_matrix(combine_segments=True)
@@ -121,8 +125,8 @@ def test_the_finest_level_comes_back_pixel_by_pixel_and_only_once(archive, tmp_p
     paths = write_slide(tmp_path, cmu1(1300, 1100), name="finest")
     archive.send(paths)
     slide = header(paths[0])
-    first = segment(archive.dicomweb_url, slide)
-    second = segment(archive.dicomweb_url, slide)
+    first = segment(archive.dicomweb_url, slide, *FINEST)
+    second = segment(archive.dicomweb_url, slide, *FINEST)
     assert first.stdout.startswith("stored: SEG ")
     assert second.stdout == f"already stored: SEG {told(first)}\n"
 
@@ -169,14 +173,22 @@ def test_a_result_that_lacks_its_finest_level_is_completed(archive, tmp_path):
     paths = write_slide(tmp_path, cmu1(600, 500), name="completed")
     archive.send(paths)
     slide = header(paths[0])
-    told(segment(archive.dicomweb_url, slide))
+    told(segment(archive.dicomweb_url, slide, *FINEST))
     complete = results(archive, slide)
     archive.delete(complete[0].SOPInstanceUID)
     assert len(results(archive, slide)) == 2
-    again = segment(archive.dicomweb_url, slide)
+    again = segment(archive.dicomweb_url, slide, *FINEST)
     assert again.stdout.startswith(f"stored: SEG {complete[0].SOPInstanceUID} and 2 coarser: ")
     assert results(archive, slide) == complete
-    assert segment(archive.dicomweb_url, slide).stdout.startswith("already stored")
+    assert segment(archive.dicomweb_url, slide, *FINEST).stdout.startswith("already stored")
+
+
+def test_the_level_at_the_models_spacing_is_segmented_unless_another_is_named(archive, tmp_path):
+    paths = write_slide(tmp_path, cmu1(600, 500), name="spacing")
+    archive.send(paths)
+    assert load_bundle(DEFAULT_BUNDLE).manifest.um_per_px == 1.0
+    told(segment(archive.dicomweb_url, header(paths[0])))
+    assert [level.TotalPixelMatrixColumns for level in results(archive, header(paths[0]))] == [300, 150]
 
 
 def test_another_level_of_the_same_slide_is_another_result(archive, tmp_path):
