@@ -122,7 +122,7 @@ def test_the_projects_own_network_is_sized_by_the_classes(tmp_path):
     assert all(torch.equal(value, own.state_dict()[name]) for name, value in network.state_dict().items())
     message = refusal(load_network, tmp_path / "own.pth", WSSS4LUAD)
     assert message == (
-        f"{tmp_path / 'own.pth'}: does not fit the network: detail.3.weight is (2, 8, 1, 1), not (4, 8, 1, 1)"
+        f"{tmp_path / 'own.pth'}: does not fit the network: segment.1.weight is (2, 32, 1, 1), not (4, 32, 1, 1)"
     )
 
 
