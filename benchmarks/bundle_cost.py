@@ -18,6 +18,9 @@ from app.inference.session import OnnxSession, open_session
 from app.pathology.geometry import Size
 from model_export.synthetic import draw_patch
 
+_WARM_UP = 5
+"""The first runs of a session allocate."""
+
 
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -28,10 +31,10 @@ def main(bundles: tuple[Path, ...], side_px: int, rounds: int) -> None:
     sessions = {bundle: open_session(load_bundle(bundle).model, "cpu") for bundle in bundles}
     image = draw_patch(0, Size(side_px, side_px))[0][None]
     spent: dict[Path, list[float]] = {bundle: [] for bundle in bundles}
-    for index in range(rounds + 5):
+    for index in range(_WARM_UP + rounds):
         for bundle, session in sessions.items():
             milliseconds = _spent(session, image)
-            if index >= 5:  # the first runs allocate
+            if index >= _WARM_UP:
                 spent[bundle].append(milliseconds)
     first = statistics.median(spent[bundles[0]])
     for bundle in bundles:

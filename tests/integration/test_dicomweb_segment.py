@@ -39,6 +39,8 @@ from tests.orthanc import Orthanc, free_port, running_orthanc
 from tests.slides import TILE_PX, cmu1, write_slide
 
 RUN_SECONDS = 300
+FINEST = ("--um-per-px", "0.5")
+"""The spacing of the slides' finest level, where the model's own would be a coarser one."""
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +92,6 @@ def results(archive: Orthanc, slide: pydicom.Dataset) -> list[Segmentation]:
     found = client.search_for_instances(slide.StudyInstanceUID, search_filters={"Modality": "SEG"})
     segs = [fetched(archive, slide, one["00080018"]["Value"][0]) for one in found]
     return sorted(segs, key=lambda seg: -int(seg.TotalPixelMatrixColumns))
-
-
-FINEST = ("--um-per-px", "0.5")
-"""The spacing of the slides' finest level, where the model's own would be a coarser one."""
 
 
 def class_map_of(seg: Segmentation) -> ClassMap:
