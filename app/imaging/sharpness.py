@@ -31,13 +31,9 @@ def sharpness(image: RgbImage) -> float | None:
     height, width = image.shape[:2]
     if min(height, width) < LEAST_SIDE_PX:
         return None
-    fine = coarse = 0.0
-    for rows in _windows(height):
-        for columns in _windows(width):
-            green = np.log(image[rows, columns, 1] + np.float32(1))
-            half = _halved(green)
-            fine += _detail(half)
-            coarse += _detail(_halved(half))
+    green = np.stack([image[rows, columns, 1] for rows in _windows(height) for columns in _windows(width)])
+    half = _log_at_half_size(green)
+    fine, coarse = _detail(half), _detail(_halved(half))
     return float((fine / coarse) ** 0.5) if coarse > 0 else None
 
 
@@ -48,14 +44,30 @@ def _windows(length_px: int) -> list[slice]:
     return [slice(start, start + _WINDOW_PX) for start in starts]
 
 
+def _log_at_half_size(values: NDArray[np.uint8]) -> _Floats:
+    """Return the mean logarithm of each four of (N, H, W) `values`, as that of their product: logarithms are slow."""
+    rows, columns = values.shape[1] // 2 * 2, values.shape[2] // 2 * 2
+    counted = values[:, :rows, :columns].astype(np.float32)
+    counted += 1
+    pairs = counted[:, ::2] * counted[:, 1::2]
+    product = pairs[..., ::2] * pairs[..., 1::2]  # 2 to the 32nd at most
+    np.log(product, out=product)
+    product /= 4
+    return product
+
+
 def _halved(values: _Floats) -> _Floats:
-    rows, columns = values.shape[0] // 2 * 2, values.shape[1] // 2 * 2
-    pairs = values[:rows:2, :columns] + values[1:rows:2, :columns]
-    return np.asarray((pairs[:, ::2] + pairs[:, 1::2]) / 4)
+    """Return (N, H, W) `values` at half their height and width, each the mean of four."""
+    rows, columns = values.shape[1] // 2 * 2, values.shape[2] // 2 * 2
+    pairs = values[:, :rows:2, :columns] + values[:, 1:rows:2, :columns]
+    means = pairs[..., ::2] + pairs[..., 1::2]
+    means /= 4
+    return means
 
 
 def _detail(values: _Floats) -> float:
-    """Return the mean square of the discrete Laplacian of (H, W) `values`."""
-    inner = values[1:-1, 1:-1]
-    laplacian = 4 * inner - values[:-2, 1:-1] - values[2:, 1:-1] - values[1:-1, :-2] - values[1:-1, 2:]
-    return float(np.mean(laplacian * laplacian))
+    """Return the mean square of the discrete Laplacian of (N, H, W) `values`, exactly 0 where they are all the same."""
+    laplacian = values[:, :-2, 1:-1] + values[:, 2:, 1:-1]
+    laplacian += values[:, 1:-1, :-2] + values[:, 1:-1, 2:]
+    laplacian -= 4 * values[:, 1:-1, 1:-1]
+    return float(np.vdot(laplacian, laplacian)) / laplacian.size

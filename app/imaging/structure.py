@@ -4,10 +4,15 @@ A few hundred kilobytes can hold thousands of JPEG scans, each of which decodes 
 empty segments that are walked one by one. No camera, scanner or export writes such files.
 """
 
+import struct
+
 from app.errors import UnreadableImage
+from app.pathology.geometry import Size
 
 _MOST_SEGMENTS = 1000
 """Segments before a JPEG's first scan, and chunks of a PNG beside its pixels."""
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of a JPEG's frame header, which states its size."""
 _MOST_SCANS = 100
 """Scans of a progressive JPEG; libjpeg's own encoder writes about ten."""
 
@@ -17,6 +22,36 @@ _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\
 def looks_like_an_accepted_format(data: bytes) -> bool:
     """Whether the first bytes are those of a PNG, JPEG, TIFF, BMP or WebP file."""
     return data.startswith(_SIGNATURES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def stated_size(data: bytes) -> Size | None:
+    """Return the size that a PNG's or a JPEG's header states, at a glance; None where it shows none.
+
+    It is a guess for planning. What a decoder makes of the file can be another size.
+    """
+    if data.startswith(b"\x89PNG") and data[12:16] == b"IHDR" and len(data) >= 24:
+        return _size(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
+    if data.startswith(b"\xff\xd8"):
+        return _stated_by_jpeg(data)
+    return None
+
+
+def _stated_by_jpeg(data: bytes) -> Size | None:
+    """Source: ITU-T T.81, sections B.1.1.4 and B.2.2."""
+    position = 2
+    for _ in range(_MOST_SEGMENTS):
+        if data[position : position + 1] != b"\xff" or len(data) < position + 9:
+            return None
+        marker = data[position + 1]
+        if marker in _FRAMES:
+            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
+            return _size(width, height)
+        position += 1 if marker == 0xFF else 2 + max(2, int.from_bytes(data[position + 2 : position + 4]))
+    return None
+
+
+def _size(width_px: int, height_px: int) -> Size | None:
+    return Size(width_px, height_px) if width_px and height_px else None
 
 
 def check_structure(data: bytes) -> None:

@@ -220,13 +220,18 @@ def test_a_phones_photo_with_a_preview_is_its_photo():
     assert decode(encoded(photo, "MPO", save_all=True, append_images=[preview]), LIMIT).shape == (16, 32, 3)
 
 
-def test_no_memory_is_said_and_may_pass(monkeypatch):
+@pytest.mark.parametrize(
+    ("step", "data"),
+    [("common_pixels", encoded(noise(4, 4))), ("_to_rgb", encoded(noise(4, 4), "BMP"))],
+    ids=["common", "by Pillow"],
+)
+def test_no_memory_is_said_and_may_pass(monkeypatch, step, data):
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("app.imaging.decode._to_rgb", fail)
+    monkeypatch.setattr(f"app.imaging.decode.{step}", fail)
     with pytest.raises(OutOfMemory):
-        decode(encoded(noise(4, 4)), LIMIT)
+        decode(data, LIMIT)
 
 
 @pytest.mark.parametrize("data", [b"%PDF-1.7", b"GIF89a" + bytes(40), encoded(noise(8, 8), "GIF"), bytes(1000)])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from app.imaging.paint import paint_mask, paint_overlay
+from app.imaging.paint import paint_confidence, paint_mask, paint_overlay
 from app.imaging.tiling import pad_to_stride, plan_windows
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Size
@@ -19,6 +19,31 @@ def test_the_mask_is_a_palette_png_in_the_palette():
         [243, 152, 0],
         [255, 255, 255],
     ]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 7, 224])
+def test_few_classes_take_two_bits_a_pixel_and_more_take_eight(width):
+    class_map = (np.arange(6 * width).reshape(6, width) % 4).astype(np.uint8)
+    mask = paint_mask(class_map, WSSS4LUAD)
+    assert mask[24] == 2
+    assert np.array_equal(np.asarray(opened(mask)), class_map)
+    classes = (*WSSS4LUAD, *WSSS4LUAD[:3])
+    mask = paint_mask(class_map + 3, classes)
+    assert mask[24] == 8
+    assert np.array_equal(np.asarray(opened(mask)), class_map + 3)
+    assert opened(mask).convert("RGB").getpixel((0, 0)) == classes[3].color
+
+
+def test_part_of_a_map_can_be_painted():
+    class_map = (np.arange(400).reshape(20, 20) % 4).astype(np.uint8)
+    assert np.array_equal(np.asarray(opened(paint_mask(class_map[3:9, 2:14], WSSS4LUAD))), class_map[3:9, 2:14])
+
+
+def test_the_confidence_is_a_greyscale_png():
+    confidence = noise(37, 21)[..., 0].copy()
+    picture = opened(paint_confidence(confidence))
+    assert (picture.format, picture.mode) == ("PNG", "L")
+    assert np.array_equal(np.asarray(picture), confidence)
 
 
 def test_the_mask_carries_no_metadata():
