@@ -15,12 +15,14 @@ TesseraError
 │   ├── DeadlineExceeded        the answer was not ready in time
 │   ├── OutOfMemory             there is no memory for it now
 │   ├── ModelNotReady           the model is not loaded, or the service is stopping
+│   ├── MetricsIncomplete       a process of the service does not tell its metrics
 │   ├── OrderCancelled          the user took the order back
 │   ├── ArchiveUnavailable      the archive cannot be reached, or does not answer now
 │   └── ArchiveDenied           the archive does not accept the credentials
 ├── ArchiveRefused            the archive answers that it will not do this
 ├── CallbackRefused           an order names an address to which nothing is sent
 ├── InferenceFailed           the model failed on this image
+├── ProcessEnded              a process of the service ended by itself, and the service with it
 ├── ExtraMissing              installed without the packages that this needs
 └── StartupError              the service must not start
     ├── InvalidBundle           the bundle is missing, damaged or not what its manifest says
@@ -98,6 +100,10 @@ class ModelNotReady(NotServed):
     """The model is not loaded yet, or the service is stopping."""
 
 
+class MetricsIncomplete(NotServed):
+    """A process of the service does not tell its metrics: the sum would be too small."""
+
+
 class OrderCancelled(NotServed):
     """The user took the order back."""
 
@@ -120,6 +126,10 @@ class CallbackRefused(TesseraError):
 
 class InferenceFailed(TesseraError):
     """The runtime failed on this image."""
+
+
+class ProcessEnded(TesseraError):
+    """A process of the service ended that nobody had asked to, and the others were ended with it."""
 
 
 class ExtraMissing(TesseraError):

@@ -5,6 +5,8 @@ The flags, their help and docs/configuration.md are made from this class.
 
 import os
 import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 from typing import Annotated, Literal, Self
@@ -13,6 +15,10 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundle"
+MOST_FRONTS = 16
+"""More would find the engine's one event loop busy; and each costs memory."""
+_GPU_NODES = ("/dev/nvidiactl", "/dev/dxg")
+"""What NVIDIA's driver puts there: on Linux, and on Linux under Windows."""
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
@@ -50,6 +56,18 @@ class Settings(BaseSettings):
     )
     cores: int = Field(
         default_factory=available_cores, ge=1, description="CPU cores to use; by default all that are allowed."
+    )
+    fronts: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_FRONTS,
+        description="Processes that take requests; by default as many as keep the device busy. 1 where there is one"
+        " core, for Sectra, and elsewhere than on Linux.",
+    )
+    engine: Literal["auto", "own", "shared"] = Field(
+        default="auto",
+        description="Where the model is: in each process that takes requests (own), or in one that answers them all"
+        " (shared); auto shares where a GPU is.",
     )
     max_batch_size: int | None = Field(
         default=None, ge=1, le=1024, description="Most windows in a batch; by default 4 on a CPU, 32 on a GPU."
@@ -90,6 +108,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.sectra_hosts and (self.fronts or 1) > 1:
+            raise ValueError(
+                f"--fronts ({self.fronts}) must be 1 with --sectra-hosts: an order's process must hear of it"
+            )
         if self.max_files > self.queue_capacity:
             raise ValueError(f"--max-files ({self.max_files}) must not exceed --queue-capacity ({self.queue_capacity})")
         if self.max_pixels_at_once < self.max_side_px**2:
@@ -97,6 +119,37 @@ class Settings(BaseSettings):
                 f"--max-pixels-at-once ({self.max_pixels_at_once}) must hold one patch of --max-side-px squared"
             )
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which processes the service is made of.
+
+    Attributes:
+        fronts: How many take requests.
+        shared_engine: Whether another one has the model for all of them; else each has it.
+    """
+
+    fronts: int
+    shared_engine: bool
+
+    @property
+    def is_one_process(self) -> bool:
+        """Whether there is nothing to share."""
+        return self.fronts == 1 and not self.shared_engine
+
+
+def layout_of(settings: Settings) -> Layout:
+    """Return the processes that the settings ask for, or that suit the machine.
+
+    On a CPU the cores compute, and two fronts keep 16 of them busy. A GPU leaves the cores to the fronts, but for what
+    the engine and the system need. CUDA is not asked whether it is there: who has asked cannot be forked any more.
+    """
+    on_gpu = settings.device == "cuda" or (settings.device == "auto" and any(map(os.path.exists, _GPU_NODES)))
+    alone = sys.platform != "linux" or settings.cores == 1 or bool(settings.sectra_hosts)
+    suited = 1 if alone else max(2, min(settings.cores - 2 if on_gpu else settings.cores // 8, MOST_FRONTS))
+    fronts = settings.fronts or suited
+    return Layout(fronts, settings.engine == "shared" or (settings.engine == "auto" and on_gpu and fronts > 1))
 
 
 class ArchiveSettings(BaseSettings):

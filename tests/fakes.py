@@ -9,7 +9,7 @@ import asyncio
 import numpy as np
 
 from app.errors import InferenceFailed, ModelNotReady
-from app.inference.batcher import WindowResult
+from app.inference.result import WindowResult
 from app.pathology.arrays import ClassMap, RgbImage
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import ModelManifest

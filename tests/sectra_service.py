@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sectra_client.schemas import ResultResponse
 
-from app.inference.batcher import WindowResult
+from app.inference.result import WindowResult
 from app.main import create_app
 from app.pathology.arrays import RgbImage
 from app.settings import Settings

@@ -1,12 +1,15 @@
 """What operators and clients ask about the service itself: model, health, metrics."""
 
+from collections.abc import Awaitable, Callable, Iterator
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 
 from app.api.dependencies import ServiceDependency
 from app.api.schemas import Health, ModelCard
-from app.telemetry.metrics import Metrics
+from app.telemetry.merging import Snapshot
 
 router = APIRouter(tags=["operations"])
 
@@ -38,6 +41,18 @@ async def ready(request: Request) -> JSONResponse:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Expose the service's metrics to Prometheus."""
-    source: Metrics = request.app.state.metrics
+    everyones: Callable[[], Awaitable[Snapshot]] = request.app.state.everyones_metrics
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(source.registry), headers={"Content-Type": content_type})
+    return Response(encode(_Taken(await everyones())), headers={"Content-Type": content_type})
+
+
+class _Taken(CollectorRegistry):
+    """A snapshot, as the encoders want it."""
+
+    def __init__(self, taken: Snapshot) -> None:
+        super().__init__()
+        self._taken = taken
+
+    def collect(self) -> Iterator[Metric]:
+        """Give what was taken."""
+        yield from self._taken

@@ -21,6 +21,7 @@ from app.errors import (
     ExtraMissing,
     ImageTooLarge,
     InferenceFailed,
+    MetricsIncomplete,
     ModelNotReady,
     NotASlide,
     OrderCancelled,
@@ -84,6 +85,7 @@ _KINDS: dict[type[TesseraError], tuple[int, str]] = {
     ArchiveDenied: (502, "Archive denied"),
     ArchiveUnavailable: (502, "Archive unavailable"),
     ModelNotReady: (503, "Model not ready"),
+    MetricsIncomplete: (503, "Metrics incomplete"),
     OutOfMemory: (503, "Out of memory"),
     DeadlineExceeded: (504, "Deadline exceeded"),
 }

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 from app.api import schemas
@@ -13,10 +13,9 @@ from app.api.negotiation import choose
 from app.api.problems import MEDIA_TYPE as PROBLEM
 from app.api.problems import InvalidRequest, Problem, count_rejection, problem_of
 from app.api.renderings import MEDIA_TYPES, Rendering, View, check_uploaded, paint, render
-from app.api.uploads import FORM, PART, UPLOADED, Stated
+from app.api.uploads import FORM, PART, UPLOADED, Stated, documented, stated_as
 from app.errors import TesseraError
 from app.pathology.classes import code
-from app.pathology.manifest import ModelManifest
 from app.segmentation.concurrently import all_of
 from app.segmentation.patch import SegmentedPatch
 from app.telemetry.logging import request_id
@@ -62,9 +61,11 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     "/segment",
     response_model=schemas.Segmentation | schemas.Segmentations,
     responses={200: {"content": {media_type: {"schema": _FILE} for media_type in MEDIA_TYPES}}, **_PROBLEMS},
-    openapi_extra=_BODY,
+    openapi_extra={**_BODY, "parameters": documented(Rendering)},
 )
-async def segment(request: Request, service: ServiceDependency, how: Annotated[Rendering, Query()]) -> Response:
+async def segment(
+    request: Request, service: ServiceDependency, how: Annotated[Rendering, Depends(stated_as(Rendering))]
+) -> Response:
     """Segment one or several H&E patches.
 
     Send one image as the body, or several as `file` parts of a form. `Accept: application/json` (the default) gives
@@ -80,7 +81,11 @@ async def segment(request: Request, service: ServiceDependency, how: Annotated[R
 
         async def answer(data: bytes) -> schemas.Segmentation:
             async with service.patches.segmented(data, how.mpp) as patch:
-                pictures = await service.patches.encode(partial(_pictures, patch, service.segmenter.manifest, how))
+                pictures: dict[View, bytes] = {"mask": await service.patches.encode_mask(patch)}
+                if how.view != "mask":
+                    pictures[how.view] = await service.patches.encode(
+                        partial(paint, how.view, patch, service.segmenter.manifest, how.opacity)
+                    )
                 return schemas.segmentation(patch, service.segmenter.manifest, _current_id(), pictures)
 
         if len(images) == 1:
@@ -92,9 +97,11 @@ async def segment(request: Request, service: ServiceDependency, how: Annotated[R
     "/classify",
     response_model=schemas.Classification | schemas.Classifications,
     responses=_PROBLEMS,
-    openapi_extra=_BODY,
+    openapi_extra={**_BODY, "parameters": documented(Stated)},
 )
-async def classify(request: Request, service: ServiceDependency, stated: Annotated[Stated, Query()]) -> Response:
+async def classify(
+    request: Request, service: ServiceDependency, stated: Annotated[Stated, Depends(stated_as(Stated))]
+) -> Response:
     """Say which tissues one or several H&E patches contain, without masks. Send them as to `/segment`."""
     choose(_accept(request), (JSON,))
     async with uploaded_images(request, service) as images:
@@ -119,11 +126,6 @@ async def _each(service: Service, images: list[bytes], answer: Callable[[bytes],
             return problem_of(error)
 
     return await all_of(one(data) for data in images)
-
-
-def _pictures(patch: SegmentedPatch, manifest: ModelManifest, how: Rendering) -> dict[View, bytes]:
-    views: tuple[View, ...] = ("mask",) if how.view == "mask" else ("mask", how.view)
-    return {view: paint(view, patch, manifest, how.opacity) for view in views}
 
 
 async def _rendered(service: Service, data: bytes, media_type: str, how: Rendering) -> Response:

@@ -3,11 +3,13 @@
 What a request states of them, as a query parameter, is here too.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -21,6 +23,8 @@ PART = "file"
 UPLOADED = (*MEDIA_TYPES, DICOM)
 """What a body of one image may be declared as."""
 
+_S = TypeVar("_S", bound="Stated")
+
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 4096
 
@@ -28,7 +32,7 @@ _MAX_FIELD_BYTES = 4096
 class Stated(BaseModel):
     """What a request states of its images: query parameters. One that is not known is refused: it may be misspelt."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mpp: float | None = Field(
         default=None,
@@ -38,6 +42,35 @@ class Stated(BaseModel):
         " several. The model then sees it at its own spacing, where that is known; what is answered keeps the upload's"
         " pixels. Left out, a DICOM upload's header is asked.",
     )
+
+
+def stated_as(kind: type[_S]) -> Callable[[Request], Awaitable[_S]]:
+    """Return a dependency that reads `kind` off the query; FastAPI's own costs a tenth of a request's whole time.
+
+    Raises:
+        RequestValidationError: A parameter is not known or makes no sense.
+    """
+    nothing = kind()
+
+    async def read(request: Request) -> _S:
+        if not request.scope["query_string"]:
+            return nothing
+        try:
+            return kind.model_validate(dict(request.query_params))
+        except ValidationError as error:
+            places = [{**one, "loc": ("query", *one["loc"])} for one in error.errors(include_url=False)]
+            raise RequestValidationError(places) from error
+
+    return read
+
+
+def documented(kind: type[Stated]) -> list[dict[str, Any]]:
+    """Return OpenAPI's description of the query parameters of `kind`."""
+    properties: dict[str, dict[str, Any]] = kind.model_json_schema()["properties"]
+    return [
+        {"name": name, "in": "query", "required": False, "description": schema["description"], "schema": schema}
+        for name, schema in properties.items()
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import click
 from app.cli.options import FiniteRange, setting_options, settings_as, settings_of
 from app.errors import ExtraMissing
 from app.imaging.dicom_packages import require_dicom
-from app.inference.segmenter import load_segmenter
+from app.inference.model import load_segmenter
 from app.settings import ArchiveSettings, Settings
 from app.telemetry.metrics import Metrics
 

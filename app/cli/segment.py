@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from app.cli.options import FiniteRange, setting_options, settings_of
 from app.errors import StartupError
 from app.imaging.paint import DEFAULT_OPACITY
-from app.inference.segmenter import BatchedSegmenter, load_segmenter
+from app.inference.model import BatchedSegmenter, load_segmenter
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.segmentation.files import FileResult, colliding, find_images, overwriting, segment_files, write_table
 from app.segmentation.patch import PatchLimits, PatchSegmentation

@@ -9,30 +9,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from app.errors import InferenceFailed, ModelNotReady
-from app.inference.session import BatchResult
-from app.pathology.arrays import ClassMap, ConfidenceMap, Probabilities, RgbBatch, RgbImage
+from app.inference.result import BatchResult, WindowResult
+from app.pathology.arrays import RgbBatch, RgbImage
 from app.telemetry.metrics import Metrics
-
-
-@dataclass(frozen=True, slots=True)
-class WindowResult:
-    """What the model says of one window.
-
-    Attributes:
-        class_map: (H, W) uint8, of the padded window.
-        confidence: (H, W) uint8, likewise.
-        label_probabilities: (L,) float32.
-    """
-
-    class_map: ClassMap
-    confidence: ConfidenceMap
-    label_probabilities: Probabilities
 
 
 @dataclass(slots=True)
@@ -41,7 +27,7 @@ class _Entry:
 
     image: RgbImage
     reply: asyncio.Future[WindowResult]
-    queued_at: float = field(default_factory=time.perf_counter)
+    queued_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +52,17 @@ class Batcher:
         run: Runs one batch; called in the lanes' threads.
         limits: How much may run at once.
         metrics: Told of waits, batch sizes and run times.
+        turns: Held by a lane while it runs a batch; processes with lanes of their own share the cores by it.
     """
 
-    def __init__(self, run: Callable[[RgbBatch], BatchResult], limits: BatchLimits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        run: Callable[[RgbBatch], BatchResult],
+        limits: BatchLimits,
+        metrics: Metrics,
+        turns: AbstractContextManager[object] | None = None,
+    ) -> None:
+        self._turns = turns or nullcontext()
         self._run = run
         self._limits = limits
         self._idle = limits.lanes
@@ -85,15 +79,28 @@ class Batcher:
             InferenceFailed: The runtime failed on the batch.
             ModelNotReady: The batcher is closed.
         """
+        reply = self.enqueue(image, time.perf_counter())
+        try:
+            return await reply
+        finally:
+            del reply  # one that failed holds its error, whose traceback holds this frame and the image in it
+
+    def enqueue(self, image: RgbImage, queued_at: float) -> asyncio.Future[WindowResult]:
+        """Return what the model will say of `image`; to cancel it takes it off the queue.
+
+        Args:
+            image: As `submit` takes it; it must stay as it is until the reply is done.
+            queued_at: Since when it waits, by `time.perf_counter`; the longest wait has its turn first.
+
+        Raises:
+            ModelNotReady: The batcher is closed.
+        """
         if self._closed:
             raise ModelNotReady("the service is stopping")
-        entry = _Entry(image, asyncio.get_running_loop().create_future())
+        entry = _Entry(image, asyncio.get_running_loop().create_future(), queued_at)
         self._groups.setdefault(image.shape, deque()).append(entry)
         self._dispatch()
-        try:
-            return await entry.reply
-        finally:
-            del entry  # a reply that failed holds its error, whose traceback holds this frame and the image in it
+        return entry.reply
 
     async def close(self) -> None:
         """Refuse new windows, fail the waiting ones and wait for the running ones."""
@@ -131,6 +138,10 @@ class Batcher:
 
     def _run_batch(self, batch: list[_Entry]) -> list[WindowResult | Exception]:
         """In a lane's thread: wait times, then a result or a failure for each entry."""
+        with self._turns:
+            return self._run_now(batch)
+
+    def _run_now(self, batch: list[_Entry]) -> list[WindowResult | Exception]:
         start = time.perf_counter()
         for entry in batch:
             self._metrics.stage_duration.labels("queue").observe(start - entry.queued_at)
@@ -141,7 +152,7 @@ class Batcher:
     def _results(self, images: list[RgbImage]) -> list[WindowResult | Exception]:
         """Run the images together; where that fails, one by one, so that each answers for itself alone."""
         try:
-            results = list(_split(self._run(np.stack(images))))
+            results = list(_split(self._run(_batch(images))))
             if len(results) != len(images):
                 raise InferenceFailed(f"the model answered {len(results)} of {len(images)} windows")
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base; it is handed to the caller
@@ -163,6 +174,11 @@ class Batcher:
                 failure.__cause__ = result
                 entry.reply.set_exception(failure)
         self._dispatch()
+
+
+def _batch(images: list[RgbImage]) -> RgbBatch:
+    """Return (N, H, W, 3); one image by itself is not copied."""
+    return images[0][np.newaxis] if len(images) == 1 else np.stack(images)
 
 
 def _split(result: BatchResult) -> Iterator[WindowResult]:

@@ -5,12 +5,13 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ValidationError
 
 from app.errors import InvalidBundle
-from app.inference.session import BatchResult, OnnxSession
+from app.inference.result import BatchResult
 from app.pathology.arrays import RgbBatch
 from app.pathology.manifest import (
     GOLDEN_FILE,
@@ -20,8 +21,14 @@ from app.pathology.manifest import (
     GRAPH_OUTPUTS,
     MANIFEST_FILE,
     MODEL_FILE,
+    VARIANT_PIXEL_AGREEMENT,
+    VARIANT_PROBABILITY_TOLERANCE,
     ModelManifest,
+    Precision,
 )
+
+if TYPE_CHECKING:  # who reads manifests alone need not load a runtime
+    from app.inference.session import OnnxSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +48,28 @@ class Bundle:
     golden: BatchResult
 
 
+def read_manifest(folder: Path) -> ModelManifest:
+    """Read a bundle's contract alone.
+
+    Raises:
+        InvalidBundle: It is missing, or is not one.
+    """
+    try:
+        return ModelManifest.model_validate_json(_read(folder / MANIFEST_FILE))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = f"{where}: {first['msg']}" if where else first["msg"]
+        raise InvalidBundle(f"{folder / MANIFEST_FILE}: not a manifest: {reason}") from error
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Read a bundle and check its digests.
 
     Raises:
         InvalidBundle: A file is missing or damaged, the manifest is not one, or a digest differs.
     """
-    try:
-        manifest = ModelManifest.model_validate_json(_read(folder / MANIFEST_FILE))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = f"{where}: {first['msg']}" if where else first["msg"]
-        raise InvalidBundle(f"{folder / MANIFEST_FILE}: not a manifest: {reason}") from error
+    manifest = read_manifest(folder)
     model = _read_checked(folder / MODEL_FILE, manifest.sha256)
     golden = _read_checked(folder / GOLDEN_FILE, manifest.golden_sha256)
     try:
@@ -65,7 +81,40 @@ def load_bundle(folder: Path) -> Bundle:
     return Bundle(manifest, model, image, outputs)
 
 
-def check_golden(bundle: Bundle, session: OnnxSession) -> None:
+def find_precision(folder: Path, precision: Precision) -> Path:
+    """Return the folder in which the bundle at `folder` has this precision: itself, or its variant's.
+
+    Raises:
+        InvalidBundle: There is none, or it is no variant of exactly this model.
+    """
+    manifest = read_manifest(folder)
+    if manifest.precision == precision:
+        return folder
+    place = folder / precision
+    make = "python -m model_export quantize makes one"
+    if manifest.precision != "fp32":
+        raise InvalidBundle(f"{folder}: is an {manifest.precision} variant; {precision} is in the bundle that holds it")
+    if not place.is_dir():
+        raise InvalidBundle(f"{folder}: has no {precision} variant; {make}")
+    found = read_manifest(place)
+    if found.precision != precision or found.variant is None:
+        raise InvalidBundle(f"{place}: holds an {found.precision} model, not the {precision} variant")
+    if found.variant.made_from != manifest.sha256:
+        made_from, sha256 = found.variant.made_from[:12], manifest.sha256[:12]
+        raise InvalidBundle(f"{place}: made from model {made_from}..., the bundle's is {sha256}...; {make} of this one")
+    if not found.serves_like(manifest):
+        raise InvalidBundle(f"{place}: its manifest says otherwise than {folder / MANIFEST_FILE}; {make} anew")
+    return place
+
+
+def precisions_of(folder: Path) -> tuple[Precision, ...]:
+    """Return in which precisions the bundle at `folder` lies there, its own first; whether they fit is not checked."""
+    own = read_manifest(folder).precision
+    others: tuple[Precision, ...] = ("fp16", "int8") if own == "fp32" else ()
+    return (own, *(precision for precision in others if (folder / precision).is_dir()))
+
+
+def check_golden(bundle: Bundle, session: "OnnxSession") -> None:
     """Run the golden input through `session`, which also warms it up, and compare.
 
     Raises:
@@ -86,7 +135,9 @@ def check_golden(bundle: Bundle, session: OnnxSession) -> None:
         raise InvalidBundle(f"{name} returns labels of {result.label_probabilities.shape}, not as in its golden pair")
     agreement = float((result.class_maps == bundle.golden.class_maps).mean())
     difference = float(np.abs(result.label_probabilities - bundle.golden.label_probabilities).max())
-    if agreement < GOLDEN_PIXEL_AGREEMENT or difference > GOLDEN_PROBABILITY_TOLERANCE:
+    exact = bundle.manifest.precision == "fp32"
+    least = GOLDEN_PIXEL_AGREEMENT if exact else VARIANT_PIXEL_AGREEMENT
+    if agreement < least or difference > (GOLDEN_PROBABILITY_TOLERANCE if exact else VARIANT_PROBABILITY_TOLERANCE):
         raise InvalidBundle(
             f"{name} does not reproduce its golden pair on {session.device}: {agreement:.3%} of pixels agree,"
             f" label probabilities differ by up to {difference:.1e}"

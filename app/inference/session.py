@@ -6,17 +6,15 @@ import io
 import logging
 import os
 import sys
-from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 # The runtime's packages keep a database of usage events and send it to Microsoft, unless this is set before they load.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 from app.errors import DeviceUnavailable, InvalidBundle
-from app.pathology.arrays import Probabilities, RgbBatch
+from app.inference.result import BatchResult
+from app.pathology.arrays import RgbBatch
 from app.pathology.manifest import GRAPH_INPUT, GRAPH_OUTPUTS
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -25,21 +23,6 @@ Device = Literal["cpu", "cuda"]
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchResult:
-    """What the graph says of N windows.
-
-    Attributes:
-        class_maps: (N, H, W) uint8.
-        confidences: (N, H, W) uint8, the probability times 255.
-        label_probabilities: (N, L) float32.
-    """
-
-    class_maps: np.ndarray
-    confidences: np.ndarray
-    label_probabilities: Probabilities
 
 
 class OnnxSession:

@@ -1,6 +1,7 @@
 """The bundle's contract: what a model's graph expects, what it returns and what that means.
 
 A bundle is a folder with the three files named here. `model_export` writes it, `app/inference/bundle.py` loads it.
+The same model in another precision, a variant, is a bundle of its own in the subfolder `fp16` or `int8`.
 
 The serving graph has one input and three outputs:
 
@@ -10,7 +11,7 @@ The serving graph has one input and three outputs:
 - `label_probability`: float32 (N, L), one for each class with `label: true`, in list order.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,9 +30,38 @@ GOLDEN_PIXEL_AGREEMENT = 0.999
 """The share of class-map pixels that must agree with the golden pair, and PyTorch's with ONNX Runtime's."""
 GOLDEN_PROBABILITY_TOLERANCE = 1e-3
 """The largest difference of a label probability between the two."""
+VARIANT_PIXEL_AGREEMENT, VARIANT_PROBABILITY_TOLERANCE = 0.99, 0.02
+"""The same for fp16 and int8, where another device rounds near a step to its other side."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""What a graph computes in."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Variant(BaseModel):
+    """Where a graph of lower precision comes from, and what it costs against the float32 one on the same images.
+
+    Attributes:
+        made_from: Digest of the float32 model file.
+        measured_on: Which images: how many, and whether the network had learned from them.
+        images: How many of them have a class map to compare with.
+        mean_iou_lost: Of the label classes, in points of 100; negative where the variant scores better.
+        pixel_accuracy_lost: Likewise, over all classes.
+        labels_changed: Labels of all images that the variant gives or takes, of `labels_judged`.
+        labels_judged: Images times label classes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    made_from: Sha256
+    measured_on: str
+    images: int = Field(ge=1)
+    mean_iou_lost: float = Field(ge=-100, le=100)
+    pixel_accuracy_lost: float = Field(ge=-100, le=100)
+    labels_changed: int = Field(ge=0)
+    labels_judged: int = Field(ge=0)
 
 
 class ModelManifest(BaseModel):
@@ -52,7 +82,9 @@ class ModelManifest(BaseModel):
         margin_px: How far, in px, a window's own border spoils its class map; windows overlap by twice this.
         um_per_px: Pixel spacing that the model was trained at, in um/px; None when it is not known.
         training_data: What the weights were trained on, a line each.
-        metrics: Scores on images that the scored weights never saw, by name.
+        metrics: Scores on images that the scored weights never saw, by name; in float32, also in a variant's manifest.
+        precision: What the graph computes in.
+        variant: Where the graph comes from; None for float32.
         sha256: Digest of the model file.
         golden_sha256: Digest of the golden pair's file.
         opset: ONNX operator set of the graph.
@@ -75,6 +107,8 @@ class ModelManifest(BaseModel):
     um_per_px: float | None = Field(default=None, ge=LEAST_UM_PER_PX, le=MOST_UM_PER_PX)
     training_data: tuple[str, ...] = ()
     metrics: dict[str, float] = {}
+    precision: Precision = "fp32"
+    variant: Variant | None = None
     sha256: Sha256
     golden_sha256: Sha256
     opset: int = Field(ge=1)
@@ -94,9 +128,16 @@ class ModelManifest(BaseModel):
             raise ValueError("window_px must be a multiple of stride")
         if 2 * self.margin_px >= self.window_px:
             raise ValueError("margin_px must be less than half of window_px")
+        if (self.precision == "fp32") != (self.variant is None):
+            raise ValueError("variant must be stated for fp16 and int8, and for nothing else")
         return self
 
     @property
     def label_classes(self) -> tuple[TissueClass, ...]:
         """The classes that a patch can carry as labels, in list order."""
         return tuple(self.classes[index] for index in label_indices(self.classes))
+
+    def serves_like(self, other: Self) -> bool:
+        """Whether both mean the same by their inputs and outputs, whatever computes them."""
+        graph = {"precision", "variant", "sha256", "golden_sha256", "opset", "producer"}
+        return self.model_dump(exclude=graph) == other.model_dump(exclude=graph)

@@ -8,8 +8,10 @@ from functools import partial
 from typing import TypeVar
 
 from app.imaging import decode as files
+from app.imaging.paint import paint_mask
 from app.imaging.plausibility import WARNING_CODES, InputWarning, appearance, input_warnings
 from app.imaging.resampling import resample_image, resample_map
+from app.imaging.structure import stated_size
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
 from app.pathology.composition import pixel_counts
@@ -23,6 +25,9 @@ from app.slides import dicom
 from app.telemetry.metrics import Metrics
 
 _T = TypeVar("_T")
+
+_AT_ONCE_PIXELS = 2**17
+"""A mask of so many is painted in a quarter of a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,51 +100,133 @@ class PatchSegmentation:
             InferenceFailed: The model failed on it.
             ModelNotReady: The model is stopping.
         """
-        measure = partial(_measure, data, mpp, self.manifest.um_per_px, self._max_side_px)
-        size, scale = await self._workers.run(None, measure)
-        seen = scale.seen(size)
-        longest_px = max(size.width_px, size.height_px, seen.width_px, seen.height_px)
-        budget = self._small if longest_px <= self.manifest.window_px else self._large
-        async with budget.hold(size.pixels if seen == size else size.pixels + seen.pixels):
-            yield await self._segment(data, scale)
+        model_um_per_px = self.manifest.um_per_px
+        needed = _pixels_stated(data, mpp, model_um_per_px, self._max_side_px)
+        if needed is None:
+            measure = partial(_measured, data, mpp, model_um_per_px, self._max_side_px)
+            needed = (await self._workers.run(None, measure)).pixels
+        while True:
+            budget = self._small if needed <= 2 * self.manifest.window_px**2 else self._large
+            async with budget.hold(needed):
+                read = partial(_read, data, mpp, model_um_per_px, self._max_side_px, needed)
+                found = await self._workers.run("decode", read)
+                if isinstance(found, _Read):
+                    yield await self._segment(found)
+                    return
+            needed = found.pixels  # the first look at its header was wrong, the decoder's is not
 
-    async def _segment(self, data: bytes, scale: Scale) -> SegmentedPatch:
-        image, seen, sha256 = await self._workers.run("decode", partial(_read, data, self._max_side_px, scale))
-        warnings = await self._workers.run(None, lambda: input_warnings(appearance(seen)))
+    async def _segment(self, found: "_Read") -> SegmentedPatch:
+        image, seen = found.image, found.seen
 
         async def read(region: Region) -> RgbImage:
             return seen[region.slices]
 
         area = await segment_windows(self._segmenter, _size_of(seen), read, self._metrics)
         self._metrics.images.inc()
-        for warning in warnings:
+        for warning in found.warnings:
             self._metrics.warnings.labels(warning.code).inc()
         if seen is not image:
             area = await self._workers.run(None, partial(_brought_to, _size_of(image), area, self.manifest))
         known = {field.name: getattr(area, field.name) for field in fields(area)}
-        return SegmentedPatch(**known, image=image, sha256=sha256, scale=scale, warnings=warnings)
+        return SegmentedPatch(**known, image=image, sha256=found.sha256, scale=found.scale, warnings=found.warnings)
 
     async def encode(self, work: Callable[[], _T]) -> _T:
         """Return what `work`, which makes an answer's bytes of a patch, returns; it runs in a worker thread."""
         return await self._workers.run("encode", work)
 
+    async def encode_mask(self, patch: SegmentedPatch) -> bytes:
+        """Return the patch's mask as PNG. One that takes less time than a thread takes to be told is made at once."""
+        paint = partial(paint_mask, patch.class_map, self.manifest.classes)
+        if patch.size.pixels > _AT_ONCE_PIXELS:
+            return await self.encode(paint)
+        with self._metrics.stage("encode"):
+            return paint()
 
-def _measure(data: bytes, mpp: float | None, model_um_per_px: float | None, max_side_px: int) -> tuple[Size, Scale]:
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """An image that is not decoded yet.
+
+    Attributes:
+        scale: The size at which the model will see it.
+        pixels: How many it will have, as it is and as the model sees it.
+    """
+
+    scale: Scale
+    pixels: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An image that is.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        seen: The same as the model sees it; `image` itself where that is how.
+        sha256: Digest of the file's bytes.
+        scale: The size of `seen`.
+        warnings: What is unlike H&E in it.
+    """
+
+    image: RgbImage
+    seen: RgbImage
+    sha256: str
+    scale: Scale
+    warnings: tuple[InputWarning, ...]
+
+
+def _pixels_stated(data: bytes, mpp: float | None, model_um_per_px: float | None, max_side_px: int) -> int | None:
+    """Return what `_measured` will say, at a glance and perhaps wrongly; None where a glance does not tell."""
+    size = stated_size(data)
+    if size is None or max(size.width_px, size.height_px) > max_side_px:
+        return None
+    scale = plan_scale(mpp, None, model_um_per_px, size)
+    seen = scale.seen(size)
+    return None if max(seen.width_px, seen.height_px) > max_side_px else _pixels(size, scale)
+
+
+def _measured(data: bytes, mpp: float | None, model_um_per_px: float | None, max_side_px: int) -> _Measured:
     if dicom.is_dicom(data):
         size, in_header = dicom.read_extent(data, max_side_px)
     else:
-        size, in_header = files.read_size(data, max_side_px), None
+        with files.opened(data, max_side_px) as file:
+            size, in_header = file.size, None
+    return _measure(size, in_header, mpp, model_um_per_px, max_side_px)
+
+
+def _measure(
+    size: Size, in_header: float | None, mpp: float | None, model_um_per_px: float | None, max_side_px: int
+) -> _Measured:
     scale = plan_scale(mpp, in_header, model_um_per_px, size)
     check_seen(scale, size, max_side_px)
-    return size, scale
+    return _Measured(scale, _pixels(size, scale))
 
 
-def _read(data: bytes, max_side_px: int, scale: Scale) -> tuple[RgbImage, RgbImage, str]:
-    """Return the image, the same as the model sees it, and the digest of `data`."""
-    image = dicom.decode(data, max_side_px) if dicom.is_dicom(data) else files.decode(data, max_side_px)
-    size = _size_of(image)
+def _pixels(size: Size, scale: Scale) -> int:
     seen = scale.seen(size)
-    return image, image if seen == size else resample_image(image, seen), hashlib.sha256(data).hexdigest()
+    return size.pixels if seen == size else size.pixels + seen.pixels
+
+
+def _read(
+    data: bytes, mpp: float | None, model_um_per_px: float | None, max_side_px: int, most_pixels: int
+) -> _Read | _Measured:
+    """Return the image in `data`, or only its measure where it has more than `most_pixels`."""
+    if dicom.is_dicom(data):
+        measured = _measured(data, mpp, model_um_per_px, max_side_px)
+        if measured.pixels > most_pixels:
+            return measured
+        image = dicom.decode(data, max_side_px)
+    else:
+        with files.opened(data, max_side_px) as file:
+            measured = _measure(file.size, None, mpp, model_um_per_px, max_side_px)
+            if measured.pixels > most_pixels:
+                return measured
+            image = file.pixels()
+    size = _size_of(image)
+    wanted = measured.scale.seen(size)
+    seen = image if wanted == size else resample_image(image, wanted)
+    warnings = input_warnings(appearance(seen))
+    return _Read(image, seen, hashlib.sha256(data).hexdigest(), measured.scale, warnings)
 
 
 def _size_of(image: RgbImage) -> Size:

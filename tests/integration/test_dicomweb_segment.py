@@ -22,7 +22,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit
 
 from app.inference.bundle import load_bundle
-from app.inference.segmenter import load_segmenter
+from app.inference.model import load_segmenter
 from app.inference.session import open_session
 from app.interop.archive_http import ArchiveAccess, ArchiveSession
 from app.interop.dicom_pyramid import reduced

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from app.inference.batcher import Batcher, BatchLimits
-from app.inference.session import BatchResult
+from app.inference.result import BatchResult
 from app.telemetry.metrics import Metrics
 
 arrivals = st.lists(st.tuples(st.sampled_from([4, 8, 12]), st.integers(0, 3), st.booleans()), min_size=1, max_size=40)

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from app.errors import InferenceFailed, ModelNotReady
 from app.inference.batcher import Batcher, BatchLimits
-from app.inference.session import BatchResult
+from app.inference.result import BatchResult
 from app.telemetry.metrics import Metrics
 
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from app.errors import DeviceUnavailable, InvalidBundle
 from app.inference import session as session_module
 from app.inference.bundle import check_golden, load_bundle
-from app.inference.segmenter import load_segmenter
+from app.inference.model import load_segmenter
 from app.inference.session import open_session
 from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE
 from app.settings import DEFAULT_BUNDLE

@@ -1,0 +1,69 @@
+"""The engine: one model on one device, answering the windows of every front process."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from app.errors import InferenceFailed, ModelNotReady
+from app.inference.exchange import Exchange, Outcome, Verb
+from app.inference.model import BatchedSegmenter
+from app.inference.result import WindowResult
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Takes windows off exchanges and puts back what the model says. Its methods are called on the event loop.
+
+    Args:
+        segmenter: The model, started.
+        exchanges: One for each front; `asked` and `answer` are this side of them.
+    """
+
+    def __init__(self, segmenter: BatchedSegmenter, exchanges: Sequence[Exchange]) -> None:
+        self._segmenter = segmenter
+        self._exchanges = exchanges
+        self._running: dict[tuple[Exchange, int], asyncio.Future[WindowResult]] = {}
+
+    def start(self) -> None:
+        """Begin to listen to the fronts."""
+        for exchange in self._exchanges:
+            asyncio.get_running_loop().add_reader(exchange.engine_end.fileno(), self._read, exchange)
+
+    def _read(self, exchange: Exchange) -> None:
+        asked = exchange.asked()
+        if asked is None:  # its front has ended; who ended it decides what becomes of the service
+            asyncio.get_running_loop().remove_reader(exchange.engine_end.fileno())
+            return
+        for message in asked:
+            key = (exchange, message.slot)
+            if message.verb is Verb.WITHDRAW:
+                if key in self._running:
+                    self._running[key].cancel()
+                continue
+            try:
+                image = exchange.image(message.slot, message.shape)
+                reply = self._segmenter.enqueue(image, message.queued_at)
+            except ModelNotReady:
+                exchange.answer(message.slot, Outcome.NOT_READY)
+                continue
+            self._running[key] = reply
+            reply.add_done_callback(partial(self._answer, exchange, message.slot))
+
+    def _answer(self, exchange: Exchange, slot: int, reply: asyncio.Future[WindowResult]) -> None:
+        del self._running[exchange, slot]
+        if reply.cancelled():
+            outcome = Outcome.WITHDRAWN
+        elif (error := reply.exception()) is None:
+            exchange.put(slot, reply.result())
+            outcome = Outcome.SEGMENTED
+        elif isinstance(error, InferenceFailed):
+            _log.error("the model failed on a window", exc_info=error)
+            outcome = Outcome.FAILED
+        else:
+            outcome = Outcome.NOT_READY
+        try:
+            exchange.answer(slot, outcome)
+        except (BrokenPipeError, ConnectionResetError):
+            _log.debug("a front ended before its window was answered")

@@ -1,0 +1,129 @@
+"""The Segmenter on ONNX Runtime: a bundle, loaded and warmed up, behind a batcher."""
+
+import asyncio
+import logging
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from app.errors import ModelNotReady
+from app.inference.batcher import Batcher, BatchLimits
+from app.inference.bundle import check_golden, load_bundle
+from app.inference.result import WindowResult
+from app.inference.session import DeviceChoice, OnnxSession, open_session
+from app.pathology.arrays import RgbImage
+from app.pathology.manifest import ModelManifest
+from app.telemetry.metrics import Metrics
+
+_GPU_LANES = 2
+"""One batch computes while the next is copied."""
+_CPU_BATCH, _GPU_BATCH = 4, 32
+"""Windows in a batch. On a CPU larger batches cost more an image; a GPU needs them to be busy."""
+_CPU_FULL_WINDOWS, _GPU_FULL_WINDOWS = 1, 8
+"""A batch has no more pixels than this many windows of the model's largest size."""
+
+_log = logging.getLogger(__name__)
+
+
+class BatchedSegmenter:
+    """A bundle on ONNX Runtime, behind a batcher.
+
+    Args:
+        manifest: The bundle's contract.
+        session: Its graph, loaded.
+        limits: How much it may run at once.
+        metrics: Where to report.
+        turns: As `Batcher` has them.
+    """
+
+    def __init__(
+        self,
+        manifest: ModelManifest,
+        session: OnnxSession,
+        limits: BatchLimits,
+        metrics: Metrics,
+        turns: AbstractContextManager[object] | None = None,
+    ) -> None:
+        self._turns = turns
+        self.manifest = manifest
+        self.device: str = session.device
+        self.provider = session.provider
+        full_windows = max(1, min(limits.windows, limits.pixels // manifest.window_px**2))
+        self.window_concurrency = 2 * limits.lanes * full_windows
+        self._session = session
+        self._limits = limits
+        self._metrics = metrics
+        self._batcher: Batcher | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether windows are answered now."""
+        return self._batcher is not None
+
+    async def start(self) -> None:
+        """Open the queue; the model was warmed up when it was loaded."""
+        self._batcher = Batcher(self._session.run, self._limits, self._metrics, self._turns)
+
+    async def segment(self, window: RgbImage) -> WindowResult:
+        """Return what the model says of a window; see `Segmenter.segment`."""
+        return await self._started().submit(window)
+
+    def enqueue(self, window: RgbImage, queued_at: float) -> asyncio.Future[WindowResult]:
+        """Return what the model will say of a window; see `Batcher.enqueue`."""
+        return self._started().enqueue(window, queued_at)
+
+    async def close(self) -> None:
+        """Answer what is running, refuse what waits."""
+        batcher, self._batcher = self._batcher, None
+        if batcher is not None:
+            await batcher.close()
+
+    def _started(self) -> Batcher:
+        if self._batcher is None:
+            raise ModelNotReady("the model is not started")
+        return self._batcher
+
+
+def load_segmenter(
+    bundle_path: Path,
+    device: DeviceChoice,
+    cores: int,
+    max_batch_size: int | None,
+    metrics: Metrics,
+    turns: AbstractContextManager[object] | None = None,
+) -> BatchedSegmenter:
+    """Load a bundle onto a device and warm it up with its golden pair.
+
+    Args:
+        bundle_path: The bundle's folder.
+        device: Where to run it.
+        cores: CPU cores to use; on a CPU each is a lane.
+        max_batch_size: The most windows in a batch; None for 4 on a CPU, 32 on a GPU.
+        metrics: Where to report.
+        turns: As `Batcher` has them.
+
+    Raises:
+        StartupError: The bundle or the device cannot be used; see `app/errors.py`.
+    """
+    bundle = load_bundle(bundle_path)
+    session = open_session(bundle.model, device)
+    check_golden(bundle, session)
+    manifest = bundle.manifest
+    metrics.device.labels(session.device, session.provider).set(1)
+    metrics.model.labels(manifest.name, manifest.version, manifest.sha256).set(1)
+    _log.info(
+        "model loaded",
+        extra={
+            "model": manifest.name,
+            "version": manifest.version,
+            "sha256": manifest.sha256,
+            "device": session.device,
+            "provider": session.provider,
+        },
+    )
+    on_gpu = session.device == "cuda"
+    limits = BatchLimits(
+        lanes=_GPU_LANES if on_gpu else cores,
+        windows=max_batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH),
+        pixels=(_GPU_FULL_WINDOWS if on_gpu else _CPU_FULL_WINDOWS) * manifest.window_px**2,
+    )
+    return BatchedSegmenter(manifest, session, limits, metrics, turns)

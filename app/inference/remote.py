@@ -1,0 +1,119 @@
+"""The model as a front process has it: a Segmenter whose windows are answered by the engine process."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from app.errors import InferenceFailed, ModelNotReady
+from app.inference.exchange import Asked, Exchange, Outcome, Verb
+from app.inference.result import WindowResult
+from app.pathology.arrays import RgbImage
+from app.pathology.manifest import ModelManifest
+from app.telemetry.metrics import Metrics
+
+_STOPPED = "the service is stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the engine says of itself once its model is warm.
+
+    Attributes:
+        manifest: The contract of its model.
+        device: Where it runs.
+        provider: The runtime's name of that.
+        window_concurrency: How many windows of one patch are worth submitting at once.
+    """
+
+    manifest: ModelManifest
+    device: str
+    provider: str
+    window_concurrency: int
+
+
+class RemoteSegmenter:
+    """Sends windows to the engine. Its methods are called on the event loop.
+
+    Args:
+        facts: What the engine said.
+        exchange: This front's slots; `ask` and `answered` are this side of it.
+        metrics: Shows how many windows wait for a slot.
+    """
+
+    def __init__(self, facts: EngineFacts, exchange: Exchange, metrics: Metrics) -> None:
+        self.manifest = facts.manifest
+        self.device = facts.device
+        self.provider = facts.provider
+        self.window_concurrency = facts.window_concurrency
+        self._exchange = exchange
+        self._free: asyncio.LifoQueue[int] = asyncio.LifoQueue()  # the same few slots again: their memory is warm
+        self._replies: dict[int, tuple[tuple[int, int], asyncio.Future[WindowResult]]] = {}
+        self._waiting = 0
+        self._open = False
+        metrics.queue_depth.set_function(lambda: self._waiting)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine is there."""
+        return self._open
+
+    async def start(self) -> None:
+        """Begin to listen to the engine."""
+        for slot in reversed(range(self._exchange.slots)):
+            self._free.put_nowait(slot)
+        asyncio.get_running_loop().add_reader(self._exchange.front_end.fileno(), self._read)
+        self._open = True
+
+    async def segment(self, window: RgbImage) -> WindowResult:
+        """Return what the model says of a window; see `Segmenter.segment`."""
+        queued_at = time.perf_counter()
+        self._waiting += 1
+        try:
+            slot = await self._free.get()
+        finally:
+            self._waiting -= 1
+        if not self._open:
+            self._free.put_nowait(slot)
+            raise ModelNotReady(_STOPPED)
+        shape = (window.shape[0], window.shape[1])
+        self._exchange.image(slot, shape)[...] = window
+        reply: asyncio.Future[WindowResult] = asyncio.get_running_loop().create_future()
+        self._replies[slot] = shape, reply
+        self._exchange.ask(Asked(Verb.SEGMENT, slot, shape, queued_at))
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            if slot in self._replies:
+                self._exchange.ask(Asked(Verb.WITHDRAW, slot, shape, queued_at))
+            raise
+
+    async def close(self) -> None:
+        """Stop listening; whoever still waits is told that the service stops."""
+        if self._open:
+            self._stop()
+
+    def _read(self) -> None:
+        answered = self._exchange.answered()
+        if answered is None:
+            self._stop()
+            return
+        for slot, outcome in answered:
+            shape, reply = self._replies.pop(slot)
+            if not reply.done():
+                match outcome:
+                    case Outcome.SEGMENTED:
+                        reply.set_result(self._exchange.take(slot, shape))
+                    case Outcome.FAILED:
+                        reply.set_exception(InferenceFailed("the model failed on this image"))
+                    case _:
+                        reply.set_exception(ModelNotReady(_STOPPED))
+            self._free.put_nowait(slot)
+
+    def _stop(self) -> None:
+        self._open = False
+        asyncio.get_running_loop().remove_reader(self._exchange.front_end.fileno())
+        for slot, (_, reply) in self._replies.items():
+            if not reply.done():
+                reply.set_exception(ModelNotReady(_STOPPED))
+            self._free.put_nowait(slot)
+        self._replies.clear()

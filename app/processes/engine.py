@@ -1,0 +1,43 @@
+"""The engine process: loads the model, answers the fronts' windows, ends when the supervisor closes its pipe."""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry
+
+from app.errors import StartupError
+from app.inference.exchange import Exchange
+from app.inference.remote import EngineFacts
+from app.processes.channel import Channel, Pipe, Ready, Refused
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+
+def run_engine(settings: Settings, exchanges: Sequence[Exchange], pipe: Pipe) -> None:
+    """Be the engine."""
+    # The runtime is loaded here alone: neither the supervisor nor the fronts have its memory or its threads.
+    from app.inference.engine import Engine  # noqa: PLC0415
+    from app.inference.model import load_segmenter  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the fronts finish first; then the supervisor says so
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    metrics = Metrics(CollectorRegistry())
+    try:
+        segmenter = load_segmenter(settings.bundle, settings.device, settings.cores, settings.max_batch_size, metrics)
+    except StartupError as error:
+        pipe.send(Refused(str(error)))
+        return
+    engine = Engine(segmenter, exchanges)
+    facts = EngineFacts(segmenter.manifest, segmenter.device, segmenter.provider, segmenter.window_concurrency)
+
+    async def serve() -> None:
+        stopped = asyncio.Event()
+        await segmenter.start()
+        engine.start()
+        metrics.ready.set(1)
+        Channel(pipe, metrics.registry, stopped.set).open(Ready(facts))
+        await stopped.wait()
+        await segmenter.close()
+
+    asyncio.run(serve())

@@ -1,0 +1,221 @@
+"""A front and the engine with their exchange between them, here on one event loop."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.errors import InferenceFailed, ModelNotReady
+from app.inference.engine import Engine
+from app.inference.exchange import Asked, Exchange, Outcome, Verb
+from app.inference.remote import EngineFacts, RemoteSegmenter
+from app.inference.result import WindowResult
+from app.telemetry.metrics import Metrics
+from tests.fakes import manifest
+
+KNOWN = manifest(window_px=64)
+
+
+def window(value: int, height: int = 4, width: int = 6) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+class Model:
+    """Stands in for the batched segmenter: keeps what it is asked until it is told what to answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[np.ndarray, asyncio.Future[WindowResult]]] = []
+        self.closed = False
+
+    def enqueue(self, image: np.ndarray, queued_at: float) -> asyncio.Future[WindowResult]:
+        if self.closed:
+            raise ModelNotReady("the model is not started")
+        reply: asyncio.Future[WindowResult] = asyncio.get_running_loop().create_future()
+        self.asked.append((image, reply))
+        return reply
+
+    def answer(self, index: int) -> None:
+        image, reply = self.asked[index]
+        first = image[..., 0]
+        reply.set_result(WindowResult(first, first // 2, image[0, 0].astype(np.float32)))
+
+
+class Pair:
+    def __init__(self, slots: int) -> None:
+        self.model = Model()
+        self.exchange = Exchange(KNOWN, slots)
+        self.metrics = Metrics(CollectorRegistry())
+        facts = EngineFacts(KNOWN, "cpu", "ColourProvider", 4)
+        self.front = RemoteSegmenter(facts, self.exchange, self.metrics)
+        self.engine = Engine(self.model, [self.exchange])
+
+    async def asked(self, count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(self.model.asked) < count:
+                await asyncio.sleep(0.001)
+
+
+def run(scenario: Callable[[Pair], Awaitable[None]], slots: int = 4) -> None:
+    async def whole() -> None:
+        pair = Pair(slots)
+        await pair.front.start()
+        pair.engine.start()
+        try:
+            await scenario(pair)
+        finally:
+            await pair.front.close()
+            if pair.exchange.engine_end.fileno() >= 0:
+                asyncio.get_running_loop().remove_reader(pair.exchange.engine_end.fileno())
+            for end in pair.exchange.ends:
+                end.close()
+
+    asyncio.run(whole())
+
+
+def test_a_window_comes_back_as_the_model_answered_it():
+    async def scenario(pair: Pair) -> None:
+        asking = asyncio.create_task(pair.front.segment(window(8)))
+        await pair.asked(1)
+        assert pair.model.asked[0][0].shape == (4, 6, 3)
+        pair.model.answer(0)
+        result = await asking
+        assert result.class_map.tolist() == [[8] * 6] * 4
+        assert result.confidence.tolist() == [[4] * 6] * 4
+        assert result.label_probabilities.tolist() == [8, 8, 8]
+
+    run(scenario)
+
+
+def test_the_largest_window_fits():
+    async def scenario(pair: Pair) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        asking = asyncio.create_task(pair.front.segment(pixels))
+        await pair.asked(1)
+        assert (pair.model.asked[0][0] == pixels).all()
+        pair.model.answer(0)
+        assert ((await asking).class_map == pixels[..., 0]).all()
+
+    run(scenario)
+
+
+def test_windows_in_flight_do_not_touch_each_other_and_may_be_answered_in_any_order():
+    async def scenario(pair: Pair) -> None:
+        asking = [asyncio.create_task(pair.front.segment(window(value, height=64, width=64))) for value in range(4)]
+        await pair.asked(4)
+        for index in (2, 0, 3, 1):
+            pair.model.answer(index)
+        for value, result in enumerate(await asyncio.gather(*asking)):
+            assert (result.class_map == value).all()
+
+    run(scenario)
+
+
+def test_more_windows_than_slots_wait_their_turn_and_are_counted_as_waiting():
+    async def scenario(pair: Pair) -> None:
+        asking = [asyncio.create_task(pair.front.segment(window(value))) for value in range(5)]
+        await pair.asked(2)
+        await asyncio.sleep(0.01)
+        assert len(pair.model.asked) == 2
+        assert pair.metrics.registry.get_sample_value("tessera_queue_depth") == 3
+        for index in range(5):
+            await pair.asked(index + 1)
+            pair.model.answer(index)
+        results = await asyncio.gather(*asking)
+        assert [int(result.class_map[0, 0]) for result in results] == list(range(5))
+
+    run(scenario, slots=2)
+
+
+def test_a_failure_is_the_callers_alone(caplog):
+    async def scenario(pair: Pair) -> None:
+        bad, good = (asyncio.create_task(pair.front.segment(window(value))) for value in (1, 2))
+        await pair.asked(2)
+        pair.model.asked[0][1].set_exception(InferenceFailed("the model failed on this image"))
+        pair.model.answer(1)
+        with pytest.raises(InferenceFailed):
+            await bad
+        assert (await good).class_map[0, 0] == 2
+
+    run(scenario)
+    assert "the model failed on a window" in caplog.text
+
+
+def test_a_model_that_stops_is_not_ready():
+    async def scenario(pair: Pair) -> None:
+        pair.model.closed = True
+        with pytest.raises(ModelNotReady):
+            await pair.front.segment(window(1))
+
+    run(scenario)
+
+
+def test_a_caller_that_gives_up_takes_its_window_off_the_queue_and_frees_its_slot():
+    async def scenario(pair: Pair) -> None:
+        gone = asyncio.create_task(pair.front.segment(window(1)))
+        await pair.asked(1)
+        gone.cancel()
+        next_one = asyncio.create_task(pair.front.segment(window(2)))
+        await pair.asked(2)  # the one slot is free again
+        assert pair.model.asked[0][1].cancelled()
+        pair.model.answer(1)
+        assert (await next_one).class_map[0, 0] == 2
+
+    run(scenario, slots=1)
+
+
+def test_a_withdrawal_that_crosses_its_answer_does_no_harm():
+    async def scenario(pair: Pair) -> None:
+        gone = asyncio.create_task(pair.front.segment(window(1)))
+        await pair.asked(1)
+        pair.model.answer(0)
+        gone.cancel()
+        next_one = asyncio.create_task(pair.front.segment(window(2)))
+        await pair.asked(2)
+        pair.model.answer(1)
+        assert (await next_one).class_map[0, 0] == 2
+
+    run(scenario, slots=1)
+
+
+def test_the_longest_wait_is_told_the_engine():
+    exchange = Exchange(KNOWN, 2)
+    exchange.ask(Asked(Verb.SEGMENT, 1, (32, 64), 12.5))
+    assert exchange.asked() == [Asked(Verb.SEGMENT, 1, (32, 64), 12.5)]
+    assert exchange.asked() == []
+    for end in exchange.ends:
+        end.close()
+
+
+def test_every_slot_may_be_asked_and_withdrawn_before_the_engine_looks():
+    exchange = Exchange(KNOWN, 64)
+    for slot in range(64):
+        exchange.ask(Asked(Verb.SEGMENT, slot, (4, 4), 0.0))
+        exchange.ask(Asked(Verb.WITHDRAW, slot, (4, 4), 0.0))
+    asked = exchange.asked()
+    assert asked is not None
+    assert len(asked) == 128
+    for slot in range(64):
+        exchange.answer(slot, Outcome.SEGMENTED)
+    answered = exchange.answered()
+    assert answered is not None
+    assert len(answered) == 64
+    for end in exchange.ends:
+        end.close()
+
+
+def test_without_its_engine_a_front_is_not_ready_and_tells_everyone_who_waits():
+    async def scenario(pair: Pair) -> None:
+        asking = [asyncio.create_task(pair.front.segment(window(value))) for value in range(3)]
+        await pair.asked(2)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(pair.exchange.engine_end.fileno())
+        pair.exchange.engine_end.close()
+        for outcome in await asyncio.gather(*asking, return_exceptions=True):
+            assert isinstance(outcome, ModelNotReady)
+        assert not pair.front.ready
+        with pytest.raises(ModelNotReady):
+            await pair.front.segment(window(1))
+
+    run(scenario, slots=2)
