@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := app model_export tests examples benchmarks
 
-.PHONY: help setup setup-dev programs demo serve test check format lock clean
+.PHONY: help setup setup-dev programs demo serve test bench check format lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ serve: setup ## Run the service on http://127.0.0.1:8000
 
 test: setup-dev ## Run the tests
 	$(BIN)/python -m pytest
+
+bench: setup-dev ## Measure tessera beside its peers (needs wrk and nghttp2-client); ARGS=--quick for a first look
+	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 check: setup-dev ## Format, lint, types and import rules
 	$(BIN)/ruff format --check $(SOURCES)

@@ -111,7 +111,7 @@ def create_app(
 def _load(settings: Settings, metrics: Metrics) -> Segmenter:
     from app.inference.model import load_segmenter  # noqa: PLC0415  a front has no use for the runtime that it imports
 
-    return load_segmenter(settings.bundle, settings.device, settings.cores, settings.max_batch_size, metrics)
+    return load_segmenter(settings.model, metrics)
 
 
 async def _own_metrics(metrics: Metrics) -> Snapshot:

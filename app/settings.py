@@ -14,6 +14,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.inference.segmenter import ModelChoice
+
 DEFAULT_BUNDLE = Path(__file__).parent / "bundle"
 MOST_FRONTS = 16
 """More would find the engine's one event loop busy; and each costs memory."""
@@ -53,6 +55,11 @@ class Settings(BaseSettings):
     bundle: Path = Field(default=DEFAULT_BUNDLE, description="Folder of the model bundle; by default the shipped one.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to run the model; cuda refuses to start without a usable GPU."
+    )
+    precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
+        default="auto",
+        description="In which precision to run the model, of those in the bundle; auto takes fp16 on a GPU and int8 on"
+        " a CPU, where the bundle has them.",
     )
     cores: int = Field(
         default_factory=available_cores, ge=1, description="CPU cores to use; by default all that are allowed."
@@ -95,6 +102,11 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["json", "text"] = Field(default="text", description="One JSON object a line, or text.")
+
+    @property
+    def model(self) -> ModelChoice:
+        """Which model to run, and on what."""
+        return ModelChoice(self.bundle, self.device, self.precision, self.cores, self.max_batch_size)
 
     @field_validator("sectra_hosts")
     @classmethod

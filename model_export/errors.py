@@ -6,7 +6,8 @@ ModelExportError
 ├── InvalidRecipe             a recipe file or one of its values
 ├── Unavailable               a package or a device that was asked for and is not there
 ├── JobFailed                 one of several commands side by side
-└── VerificationFailed        the exported graph does not reproduce the PyTorch model
+├── VerificationFailed        the exported graph does not reproduce the PyTorch model
+└── TooMuchLost               a graph of lower precision answers too differently
 """
 
 
@@ -36,3 +37,7 @@ class JobFailed(ModelExportError):
 
 class VerificationFailed(ModelExportError):
     """The exported graph does not reproduce the PyTorch model."""
+
+
+class TooMuchLost(ModelExportError):
+    """A graph of lower precision answers too differently from the float32 one."""

@@ -82,7 +82,7 @@ def export_bundle(network: torch.nn.Module, card: ModelCard, target: Path, overw
         model = folder / MODEL_FILE
         _write_onnx(graph, model)
         comparisons = verify(graph, model)
-        _write_golden(graph.block_px, model, folder / GOLDEN_FILE)
+        write_golden(graph.block_px, model, folder / GOLDEN_FILE)
         manifest = draft.model_copy(
             update={"sha256": sha256_of(model), "golden_sha256": sha256_of(folder / GOLDEN_FILE)}
         )
@@ -145,19 +145,20 @@ def _write_onnx(graph: ServingGraph, path: Path) -> None:
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         raise InvalidCheckpoint(f"the network cannot be exported to ONNX: {reason}") from error
     model = onnx.load(path)
-    _strip_traces(model.graph)
+    strip_traces(model.graph)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
-def _strip_traces(graph: onnx.GraphProto) -> None:
+def strip_traces(graph: onnx.GraphProto) -> None:
     """Drop what the exporter notes of the machine it ran on: source lines and paths of every operation."""
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
 
 
-def _write_golden(stride: int, model: Path, path: Path) -> None:
+def write_golden(stride: int, model: Path, path: Path) -> None:
+    """Write what the graph `model` says of the first trial batch."""
     batch = next(trial_batches(stride))
     [outputs] = run_onnx(model, [batch])
     arrays: dict[str, Any] = {GRAPH_INPUT: batch, **dict(zip(GRAPH_OUTPUTS, outputs, strict=True))}

@@ -5,6 +5,7 @@ Normalisation is inside, so a server needs to know no mean; the outputs are what
 """
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,8 @@ class ServingGraph(nn.Module):
             )
         if self.temperature != 1:
             logits = logits / self.temperature
-        confidence, class_map = logits.softmax(dim=1).max(dim=1)
+        highest, class_map = logits.max(dim=1)
+        confidence = 1 / _sum_of_channels((logits - highest.unsqueeze(1)).exp())
         probabilities = self._labels_from(class_map) if labels is None else labels.sigmoid()
         return class_map.to(torch.uint8), (confidence * 255).round().to(torch.uint8), probabilities
 
@@ -108,6 +110,15 @@ class ServingGraph(nn.Module):
             height, width = logits.shape[2:]
             raise InvalidCheckpoint(f"logits of {width}x{height} do not divide an input of {side}x{side} px evenly")
         return scale
+
+
+def _sum_of_channels(values: Tensor) -> Tensor:
+    """Return the sum over C of (N, C, H, W), added one after the other.
+
+    The winner's share of a softmax is 1 / sum(exp(logit - highest)). ONNX Runtime's softmax over channels takes a fifth
+    of the whole graph's time on a CPU; and a reduction may add in an order that depends on where the memory starts.
+    """
+    return reduce(torch.add, values.unbind(dim=1))
 
 
 def _line(error: Exception) -> str:

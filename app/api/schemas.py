@@ -10,7 +10,7 @@ from app.api.problems import Problem
 from app.api.renderings import View
 from app.imaging.plausibility import WarningCode
 from app.pathology.classes import TissueClass, code
-from app.pathology.manifest import ModelManifest
+from app.pathology.manifest import ModelManifest, Precision
 from app.segmentation.patch import SegmentedPatch
 from app.segmentation.scale import Source, Unchanged
 
@@ -141,6 +141,7 @@ class ModelCard(BaseModel):
         description="What logits are divided by, so that probabilities are as sure as they are right; 1: unchanged.",
     )
     um_per_px: float | None = Field(description="Pixel spacing of the training images; null when not known.")
+    precision: Precision = Field(description="In which the graph computes.")
     training_data: list[str]
     metrics: dict[str, float]
     device: str = Field(description="Where the model really runs: cpu or cuda.")

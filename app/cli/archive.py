@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # what needs an extra is imported once it is known to be ther
 _PACKAGES = ("dicomweb_client", "wsidicom", "pydicom", "highdicom")
 _TALKATIVE = ("dicomweb_client", "wsidicom", "py.warnings", "retrying", "urllib3")
 """Loggers that write URLs and values of attributes, which identify patients."""
-_MODEL_SETTINGS = ("bundle", "device", "cores", "max_batch_size")
+_MODEL_SETTINGS = ("bundle", "device", "precision", "cores", "max_batch_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ async def slide_segmentation(
     from app.segmentation.workers import Workers  # noqa: PLC0415
 
     settings, options = given.service, SlideOptions(given.um_per_px, given.max_pixels)
-    model = load_segmenter(settings.bundle, settings.device, settings.cores, settings.max_batch_size, metrics)
+    model = load_segmenter(settings.model, metrics)
     workers = Workers(settings.cores, metrics)
     await model.start()
     try:

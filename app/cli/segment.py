@@ -38,7 +38,7 @@ _FAILED = 1
     help="Pixel spacing of the images, in um/px; the model sees them at its own, where it names one. By default a"
     " DICOM file's own header is asked.",
 )
-@setting_options("bundle", "device", "cores", "max_batch_size", "max_side_px", "max_pixels_at_once")
+@setting_options("bundle", "device", "precision", "cores", "max_batch_size", "max_side_px", "max_pixels_at_once")
 def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | None, **given: Any) -> None:
     """Segment IMAGES (files, or folders of them) without a server.
 
@@ -55,7 +55,7 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
         raise click.UsageError(f"{overwritten} would be overwritten by a result; choose another --out")
     metrics = Metrics(CollectorRegistry())
     try:
-        model = load_segmenter(settings.bundle, settings.device, settings.cores, settings.max_batch_size, metrics)
+        model = load_segmenter(settings.model, metrics)
         out.mkdir(parents=True, exist_ok=True)
     except (StartupError, OSError) as error:
         raise click.ClickException(str(error)) from error

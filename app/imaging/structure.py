@@ -5,6 +5,8 @@ empty segments that are walked one by one. No camera, scanner or export writes s
 """
 
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from app.errors import UnreadableImage
 from app.pathology.geometry import Size
@@ -13,6 +15,10 @@ _MOST_SEGMENTS = 1000
 """Segments before a JPEG's first scan, and chunks of a PNG beside its pixels."""
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of a JPEG's frame header, which states its size."""
+_INFLATED_CHUNKS = frozenset((b"zTXt", b"iTXt", b"iCCP"))
+"""Of a PNG, beside its pixels."""
+_PLAIN_SCANS = 3
+"""One for each channel. (An EXIF preview has its own.)"""
 _MOST_SCANS = 100
 """Scans of a progressive JPEG; libjpeg's own encoder writes about ten."""
 
@@ -24,19 +30,43 @@ def looks_like_an_accepted_format(data: bytes) -> bool:
     return data.startswith(_SIGNATURES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
-def stated_size(data: bytes) -> Size | None:
-    """Return the size that a PNG's or a JPEG's header states, at a glance; None where it shows none.
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What the bytes of a PNG or a JPEG say of it at a glance. It is for planning: a decoder may find otherwise.
 
-    It is a guess for planning. What a decoder makes of the file can be another size.
+    Attributes:
+        size: What the header states.
+        is_plain: Whether it holds nothing that could take longer than its pixels: no text or profile that would be
+            inflated, no scan after scan over the same pixels.
     """
-    if data.startswith(b"\x89PNG") and data[12:16] == b"IHDR" and len(data) >= 24:
-        return _size(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
-    if data.startswith(b"\xff\xd8"):
-        return _stated_by_jpeg(data)
-    return None
+
+    size: Size
+    is_plain: bool
 
 
-def _stated_by_jpeg(data: bytes) -> Size | None:
+def glance(data: bytes) -> Glance | None:
+    """Look at a file; None where it is no PNG or JPEG, or hides its size."""
+    if data.startswith(b"\x89PNG"):
+        return _glance_at_png(data)
+    return _glance_at_jpeg(data) if data.startswith(b"\xff\xd8") else None
+
+
+def _glance_at_png(data: bytes) -> Glance | None:
+    """Source: PNG (W3C, third edition), sections 5.6 and 11.2.1."""
+    if data[12:16] != b"IHDR" or len(data) < 24:
+        return None
+    size = _size(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))
+    return None if size is None else Glance(size, _INFLATED_CHUNKS.isdisjoint(_chunk_kinds(data)))
+
+
+def _chunk_kinds(data: bytes) -> Iterator[bytes]:
+    position = 8
+    while position + 8 <= len(data):
+        yield data[position + 4 : position + 8]
+        position += 12 + int.from_bytes(data[position : position + 4])
+
+
+def _glance_at_jpeg(data: bytes) -> Glance | None:
     """Source: ITU-T T.81, sections B.1.1.4 and B.2.2."""
     position = 2
     for _ in range(_MOST_SEGMENTS):
@@ -45,7 +75,8 @@ def _stated_by_jpeg(data: bytes) -> Size | None:
         marker = data[position + 1]
         if marker in _FRAMES:
             height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            return _size(width, height)
+            size = _size(width, height)
+            return None if size is None else Glance(size, data.count(b"\xff\xda") <= _PLAIN_SCANS)
         position += 1 if marker == 0xFF else 2 + max(2, int.from_bytes(data[position + 2 : position + 4]))
     return None
 
@@ -82,10 +113,8 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    position, others = 8, 0
-    while position + 8 <= len(data):
-        if data[position + 4 : position + 8] != b"IDAT":
-            others += 1
+    others = 0
+    for kind in _chunk_kinds(data):
+        others += kind != b"IDAT"
         if others > _MOST_SEGMENTS:
             raise UnreadableImage(f"the PNG has more than {_MOST_SEGMENTS} chunks beside its pixels")
-        position += 12 + int.from_bytes(data[position : position + 4])

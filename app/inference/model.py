@@ -5,13 +5,14 @@ import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from app.errors import ModelNotReady
+from app.errors import InvalidBundle, ModelNotReady
 from app.inference.batcher import Batcher, BatchLimits
-from app.inference.bundle import check_golden, load_bundle
+from app.inference.bundle import Bundle, check_golden, find_precision, load_bundle, precisions_of
 from app.inference.result import WindowResult
+from app.inference.segmenter import ModelChoice
 from app.inference.session import DeviceChoice, OnnxSession, open_session
 from app.pathology.arrays import RgbImage
-from app.pathology.manifest import ModelManifest
+from app.pathology.manifest import ModelManifest, Precision
 from app.telemetry.metrics import Metrics
 
 _GPU_LANES = 2
@@ -20,6 +21,9 @@ _CPU_BATCH, _GPU_BATCH = 4, 32
 """Windows in a batch. On a CPU larger batches cost more an image; a GPU needs them to be busy."""
 _CPU_FULL_WINDOWS, _GPU_FULL_WINDOWS = 1, 8
 """A batch has no more pixels than this many windows of the model's largest size."""
+
+_SUITED: dict[str, Precision] = {"cpu": "int8", "cuda": "fp16"}
+"""What each device is fastest in."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,29 +88,19 @@ class BatchedSegmenter:
 
 
 def load_segmenter(
-    bundle_path: Path,
-    device: DeviceChoice,
-    cores: int,
-    max_batch_size: int | None,
-    metrics: Metrics,
-    turns: AbstractContextManager[object] | None = None,
+    choice: ModelChoice, metrics: Metrics, turns: AbstractContextManager[object] | None = None
 ) -> BatchedSegmenter:
     """Load a bundle onto a device and warm it up with its golden pair.
 
     Args:
-        bundle_path: The bundle's folder.
-        device: Where to run it.
-        cores: CPU cores to use; on a CPU each is a lane.
-        max_batch_size: The most windows in a batch; None for 4 on a CPU, 32 on a GPU.
+        choice: Which, and where.
         metrics: Where to report.
         turns: As `Batcher` has them.
 
     Raises:
         StartupError: The bundle or the device cannot be used; see `app/errors.py`.
     """
-    bundle = load_bundle(bundle_path)
-    session = open_session(bundle.model, device)
-    check_golden(bundle, session)
+    bundle, session = _load(choice)
     manifest = bundle.manifest
     metrics.device.labels(session.device, session.provider).set(1)
     metrics.model.labels(manifest.name, manifest.version, manifest.sha256).set(1)
@@ -116,14 +110,38 @@ def load_segmenter(
             "model": manifest.name,
             "version": manifest.version,
             "sha256": manifest.sha256,
+            "precision": manifest.precision,
             "device": session.device,
             "provider": session.provider,
         },
     )
     on_gpu = session.device == "cuda"
     limits = BatchLimits(
-        lanes=_GPU_LANES if on_gpu else cores,
-        windows=max_batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH),
+        lanes=_GPU_LANES if on_gpu else choice.cores,
+        windows=choice.max_batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH),
         pixels=(_GPU_FULL_WINDOWS if on_gpu else _CPU_FULL_WINDOWS) * manifest.window_px**2,
     )
     return BatchedSegmenter(manifest, session, limits, metrics, turns)
+
+
+def _load(choice: ModelChoice) -> tuple[Bundle, OnnxSession]:
+    """Return a bundle in the precision of choice, on its device, and warm."""
+    if choice.precision != "auto":
+        return _warm(find_precision(choice.bundle, choice.precision), choice.device)
+    bundle, session = _warm(choice.bundle, choice.device)
+    suited = _SUITED[session.device]
+    if suited not in precisions_of(choice.bundle) or bundle.manifest.precision == suited:
+        return bundle, session
+    place = find_precision(choice.bundle, suited)
+    try:
+        return _warm(place, session.device)
+    except InvalidBundle as error:  # what it was made on can do what this device cannot
+        _log.warning("%s is not used on this device; running in %s: %s", suited, bundle.manifest.precision, error)
+        return bundle, session
+
+
+def _warm(folder: Path, device: DeviceChoice) -> tuple[Bundle, OnnxSession]:
+    bundle = load_bundle(folder)
+    session = open_session(bundle.model, device)
+    check_golden(bundle, session)
+    return bundle, session

@@ -1,10 +1,31 @@
 """The Segmenter protocol: what use cases need of a model."""
 
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
 
 from app.inference.result import WindowResult
 from app.pathology.arrays import RgbImage
-from app.pathology.manifest import ModelManifest
+from app.pathology.manifest import ModelManifest, Precision
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which model to run, and on what.
+
+    Attributes:
+        bundle: The bundle's folder.
+        device: Where to run it.
+        precision: In which of the bundle's precisions; auto takes the one that suits the device, if it is there.
+        cores: CPU cores to use; on a CPU each is a lane.
+        max_batch_size: The most windows in a batch; None for 4 on a CPU, 32 on a GPU.
+    """
+
+    bundle: Path
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision | Literal["auto"] = "auto"
+    cores: int = 1
+    max_batch_size: int | None = None
 
 
 class Segmenter(Protocol):

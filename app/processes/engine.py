@@ -24,7 +24,7 @@ def run_engine(settings: Settings, exchanges: Sequence[Exchange], pipe: Pipe) ->
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     metrics = Metrics(CollectorRegistry())
     try:
-        segmenter = load_segmenter(settings.bundle, settings.device, settings.cores, settings.max_batch_size, metrics)
+        segmenter = load_segmenter(settings.model, metrics)
     except StartupError as error:
         pipe.send(Refused(str(error)))
         return

@@ -111,14 +111,7 @@ class _Supervisor:
         from app.processes.front import run_front  # noqa: PLC0415
 
         settings, metrics = self._settings, Metrics(CollectorRegistry())
-        segmenter = load_segmenter(
-            settings.bundle,
-            settings.device,
-            settings.cores,
-            settings.max_batch_size,
-            metrics,
-            turns=_fork.Semaphore(settings.cores),
-        )
+        segmenter = load_segmenter(settings.model, metrics, turns=_fork.Semaphore(settings.cores))
 
         def be(index: int, pipe: Pipe) -> None:
             self._keep_one(index)

@@ -11,7 +11,7 @@ from app.imaging import decode as files
 from app.imaging.paint import paint_mask
 from app.imaging.plausibility import WARNING_CODES, InputWarning, appearance, input_warnings
 from app.imaging.resampling import resample_image, resample_map
-from app.imaging.structure import stated_size
+from app.imaging.structure import Glance, glance
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
 from app.pathology.composition import pixel_counts
@@ -26,8 +26,8 @@ from app.telemetry.metrics import Metrics
 
 _T = TypeVar("_T")
 
-_AT_ONCE_PIXELS = 2**17
-"""A mask of so many is painted in a quarter of a millisecond."""
+_SMALL_PIXELS = 2**17
+"""Decoded in 4 ms, and painted in a quarter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,9 @@ class PatchSegmentation:
             ModelNotReady: The model is stopping.
         """
         model_um_per_px = self.manifest.um_per_px
-        needed = _pixels_stated(data, mpp, model_um_per_px, self._max_side_px)
+        seen_at_once = glance(data)
+        needed = _pixels_stated(seen_at_once, mpp, model_um_per_px, self._max_side_px)
+        is_small = seen_at_once is not None and seen_at_once.is_plain and (needed or 0) <= _SMALL_PIXELS
         if needed is None:
             measure = partial(_measured, data, mpp, model_um_per_px, self._max_side_px)
             needed = (await self._workers.run(None, measure)).pixels
@@ -109,7 +111,7 @@ class PatchSegmentation:
             budget = self._small if needed <= 2 * self.manifest.window_px**2 else self._large
             async with budget.hold(needed):
                 read = partial(_read, data, mpp, model_um_per_px, self._max_side_px, needed)
-                found = await self._workers.run("decode", read)
+                found = await self._workers.run("decode", read, is_small=is_small)
                 if isinstance(found, _Read):
                     yield await self._segment(found)
                     return
@@ -135,12 +137,9 @@ class PatchSegmentation:
         return await self._workers.run("encode", work)
 
     async def encode_mask(self, patch: SegmentedPatch) -> bytes:
-        """Return the patch's mask as PNG. One that takes less time than a thread takes to be told is made at once."""
+        """Return the patch's mask as PNG."""
         paint = partial(paint_mask, patch.class_map, self.manifest.classes)
-        if patch.size.pixels > _AT_ONCE_PIXELS:
-            return await self.encode(paint)
-        with self._metrics.stage("encode"):
-            return paint()
+        return await self._workers.run("encode", paint, is_small=patch.size.pixels <= _SMALL_PIXELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +174,13 @@ class _Read:
     warnings: tuple[InputWarning, ...]
 
 
-def _pixels_stated(data: bytes, mpp: float | None, model_um_per_px: float | None, max_side_px: int) -> int | None:
-    """Return what `_measured` will say, at a glance and perhaps wrongly; None where a glance does not tell."""
-    size = stated_size(data)
-    if size is None or max(size.width_px, size.height_px) > max_side_px:
+def _pixels_stated(
+    seen_at_once: Glance | None, mpp: float | None, model_um_per_px: float | None, max_side_px: int
+) -> int | None:
+    """Return what `_measured` will say, perhaps wrongly; None where a glance does not tell."""
+    if seen_at_once is None or max(seen_at_once.size.width_px, seen_at_once.size.height_px) > max_side_px:
         return None
+    size = seen_at_once.size
     scale = plan_scale(mpp, None, model_um_per_px, size)
     seen = scale.seen(size)
     return None if max(seen.width_px, seen.height_px) > max_side_px else _pixels(size, scale)

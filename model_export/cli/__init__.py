@@ -1,7 +1,8 @@
-"""The offline step: `python -m model_export train | evaluate | cross-validate | robustness | report | export | verify`.
+"""The offline step: `python -m model_export COMMAND`.
 
 python -m model_export train --pairs DATA/pairs --patches DATA/patches --run runs/mine
 python -m model_export export --checkpoint runs/mine/best.pth --out bundle --name mine --version 1.0.0
+python -m model_export quantize bundle --precision int8 --pairs DATA/pairs
 tessera serve --bundle bundle
 """
 
@@ -11,6 +12,7 @@ import click
 
 from model_export.cli.evaluate import evaluate, robustness
 from model_export.cli.export import export, verify_command
+from model_export.cli.quantize import quantize
 from model_export.cli.report import report_command
 from model_export.cli.train import cross_validate_command, train
 from model_export.errors import ModelExportError
@@ -43,5 +45,5 @@ def main() -> None:
     """Train a network, score it, and turn it into a bundle that the service runs."""
 
 
-for command in (train, evaluate, cross_validate_command, robustness, report_command, export, verify_command):
+for command in (train, evaluate, cross_validate_command, robustness, report_command, export, verify_command, quantize):
     main.add_command(command)

@@ -23,6 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8B
 
 from app.inference.bundle import load_bundle
 from app.inference.model import load_segmenter
+from app.inference.segmenter import ModelChoice
 from app.inference.session import open_session
 from app.interop.archive_http import ArchiveAccess, ArchiveSession
 from app.interop.dicom_pyramid import reduced
@@ -133,7 +134,7 @@ def test_the_finest_level_comes_back_pixel_by_pixel_and_only_once(archive, tmp_p
 
     async def expected() -> ClassMap:
         metrics = Metrics(CollectorRegistry())
-        model = load_segmenter(DEFAULT_BUNDLE, "cpu", 1, None, metrics)
+        model = load_segmenter(ModelChoice(DEFAULT_BUNDLE, "cpu"), metrics)
 
         async def read(region: Region) -> RgbImage:
             return image[region.slices]

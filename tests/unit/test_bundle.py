@@ -11,6 +11,7 @@ from app.errors import DeviceUnavailable, InvalidBundle
 from app.inference import session as session_module
 from app.inference.bundle import check_golden, load_bundle
 from app.inference.model import load_segmenter
+from app.inference.segmenter import ModelChoice
 from app.inference.session import open_session
 from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE
 from app.settings import DEFAULT_BUNDLE
@@ -113,7 +114,7 @@ def test_nothing_is_served_before_the_golden_pair_is_reproduced(bundle):
     np.savez(bundle / GOLDEN_FILE, **{**arrays, "class_map": 3 - arrays["class_map"]})
     rewrite(bundle, golden_sha256=digest_of(bundle / GOLDEN_FILE))
     with pytest.raises(InvalidBundle, match="does not reproduce its golden pair"):
-        load_segmenter(bundle, "cpu", 1, None, Metrics(CollectorRegistry()))
+        load_segmenter(ModelChoice(bundle, "cpu"), Metrics(CollectorRegistry()))
 
 
 def test_a_model_with_more_classes_than_its_manifest_is_refused(bundle):

@@ -1,0 +1,175 @@
+"""From a result's raw figures to what the page states: medians of visits, ratios, and targets."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+OWN = "tessera"
+DISTURBED = 0.1
+"""Share of the machine that others took while a rate was measured, above which the page warns."""
+
+_LOADED = 0.7
+_NO_GROWTH_MB = 1.0
+"""What a line through the weights may rise by and be called level: the allocator's noise."""
+
+Verdict = Literal["reached", "not reached", "not measured"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A server's figures: medians of its visits.
+
+    Attributes:
+        name: As the results have it.
+        title: As people have it.
+        how: Its configuration.
+        did_not_run: Why it was left out; None when it was not. Then all figures are of the visits before, if any.
+        per_second: Patches answered in a second by the closed loop.
+        server_ms: Processor time of all its processes a patch.
+        others_share: The largest share of the machine that others took meanwhile.
+        alone_ms: Median latency of one request at a time.
+        opened: By share of its capacity: median and 99th percentile of latency, ms.
+        waited: The largest share of requests that an open loop may have sent late.
+        failed: Requests without a good answer.
+        ready_seconds: From start to first answer.
+        idle_mb: Proportional set size of all its processes before the load; `after_mb` after it.
+        processes: How many those are.
+    """
+
+    name: str
+    title: str
+    how: str
+    did_not_run: str | None
+    per_second: float
+    server_ms: float
+    others_share: float
+    alone_ms: float
+    opened: dict[float, tuple[float, float]]
+    waited: float
+    failed: int
+    ready_seconds: float
+    idle_mb: float
+    after_mb: float
+    processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One thing that was set out to be reached.
+
+    Attributes:
+        what: In words.
+        wanted: The limit, in words.
+        found: What was measured, in words; empty when nothing was.
+        verdict: Whether it was reached.
+    """
+
+    what: str
+    wanted: str
+    found: str
+    verdict: Verdict
+
+
+def rows(network: dict[str, Any]) -> list[Row]:
+    """Return the figures of a network's servers that were visited, the fastest first."""
+    measured = [_row(name, server) for name, server in network["servers"].items() if server["visits"]]
+    return sorted(measured, key=lambda row: -row.per_second)
+
+
+def absent(network: dict[str, Any]) -> dict[str, str]:
+    """Return the servers that failed, by title, and why."""
+    return {server["title"]: server["did_not_run"] for server in network["servers"].values() if "did_not_run" in server}
+
+
+def targets(result: dict[str, Any]) -> list[Target]:
+    """Judge a result; what it does not hold is not measured."""
+    found = {name: rows(network) for name, network in result["networks"].items()}
+    default, free = (_own(found.get(name, [])) for name in ("default", "free"))
+    default_peer, free_peer = (_best_peer(found.get(name, [])) for name in ("default", "free"))
+    limit = result["networks"]["default"]["roofline"]["per_second"] if default else None
+    p99_ms = default.opened[_LOADED][1] if default and _LOADED in default.opened else None
+    soak, big, batches = (result["alone"].get(name) for name in ("soak", "big", "batches"))
+    on_gpu = batches if batches and batches["device"] == "cuda" else None
+    requests = soak["along"][-1]["requests"] if soak else 50_000
+    growth_mb = soak["growth_mb_per_10000"] * requests / 10_000 if soak else None
+    return [
+        _judged(
+            "default network: share of the roofline", 0.92, _ratio(_of(default, "per_second"), limit), at_least=True
+        ),
+        _judged(
+            "default network: times the best peer",
+            1.15,
+            _ratio(_of(default, "per_second"), default_peer),
+            at_least=True,
+        ),
+        _judged("free network: times the best peer", 1.6, _ratio(_of(free, "per_second"), free_peer), at_least=True),
+        _judged(
+            "p99 at 70 % of capacity: times the latency of one request alone",
+            2.5,
+            _ratio(p99_ms, _of(default, "alone_ms")),
+        ),
+        _judged("from start to the first answer, s", 3.0, _of(default, "ready_seconds")),
+        _judged("resident when idle, MiB", 250, _of(default, "idle_mb"), digits=0),
+        _judged(f"growth over {requests:,} requests, MiB", _NO_GROWTH_MB, growth_mb, digits=1),
+        _judged("4096 px patch: times its windows' inference, one after the other", 1.2, big and big["ratio"]),
+        _judged("GPU: share of the session alone, 16 JPEGs a request", 0.8, on_gpu and on_gpu["share"], at_least=True),
+    ]
+
+
+def _own(found: list[Row]) -> Row | None:
+    return next((row for row in found if row.name == OWN), None)
+
+
+def _of(row: Row | None, figure: str) -> float | None:
+    return None if row is None else float(getattr(row, figure))
+
+
+def _best_peer(found: list[Row]) -> float | None:
+    return max((row.per_second for row in found if row.name != OWN), default=None)
+
+
+def _row(name: str, server: dict[str, Any]) -> Row:
+    visits = server["visits"]
+
+    def median(figure: Callable[[dict[str, Any]], float]) -> float:
+        return statistics.median(figure(visit) for visit in visits)
+
+    opened: dict[float, tuple[float, float]] = {}
+    loops = [loop for visit in visits for loop in visit["open"]]
+    for share in sorted({loop["share"] for loop in loops}):
+        at_share = [loop for loop in loops if loop["share"] == share]
+        opened[share] = (
+            statistics.median(loop["p50_ms"] for loop in at_share),
+            statistics.median(loop["p99_ms"] for loop in at_share),
+        )
+    closed = [visit[kind] for visit in visits for kind in ("alone", "capacity")]
+    return Row(
+        name=name,
+        title=f"{server['title']} ({server['variant']})" if ":" in name else server["title"],
+        how=server["how"],
+        did_not_run=server.get("did_not_run"),
+        per_second=median(lambda visit: visit["capacity"]["per_second"]),
+        server_ms=median(lambda visit: visit["capacity"]["server_ms"]),
+        others_share=max(visit["capacity"]["others_share"] for visit in visits),
+        alone_ms=median(lambda visit: visit["alone"]["p50_ms"]),
+        opened=opened,
+        waited=max((loop["waited"] for loop in loops), default=0.0),
+        failed=sum(loop["failed"] for loop in loops) + sum(loop["failed"] + loop["refused"] for loop in closed),
+        ready_seconds=median(lambda visit: visit["ready_seconds"]),
+        idle_mb=median(lambda visit: visit["idle"]["pss_mb"]),
+        after_mb=median(lambda visit: visit["after"]["pss_mb"]),
+        processes=visits[-1]["idle"]["processes"],
+    )
+
+
+def _ratio(value: float | None, against: float | None) -> float | None:
+    return value / against if value is not None and against else None
+
+
+def _judged(what: str, limit: float, found: float | None, *, at_least: bool = False, digits: int = 2) -> Target:
+    wanted = f"{'at least' if at_least else 'at most'} {limit:g}"
+    if found is None:
+        return Target(what, wanted, "", "not measured")
+    reached = found >= limit if at_least else found <= limit
+    return Target(what, wanted, f"{found:.{digits}f}", "reached" if reached else "not reached")

@@ -1,0 +1,221 @@
+"""docs/performance.md and its plots, drawn from one result. Every figure on the page is made here; none is typed."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.charts import write_capacity, write_latency, write_soak
+from benchmarks.serving.figures import DISTURBED, OWN, Row, absent, rows, targets
+
+_NETWORKS = {
+    "default": ("The default network", "The bundle that is shipped: what a user gets."),
+    "free": (
+        "A network that costs nothing",
+        "A graph that takes and gives the same and hardly computes: what is left is the serving itself.",
+    ),
+}
+
+
+def write_report(result: dict[str, Any], name: str, docs: Path) -> None:
+    """Write `performance.md`, and its plots to `images/`, in the folder `docs`; `name` is the result's file name."""
+    images = docs / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    found = {network: rows(measured) for network, measured in result["networks"].items()}
+    limits = {network: measured["roofline"]["per_second"] for network, measured in result["networks"].items()}
+    write_capacity(found, limits, images / "performance-capacity.png")
+    shown = "default" if "default" in found else next(iter(found))
+    write_latency(shown, found[shown], images / "performance-latency.png")
+    if soak := result["alone"].get("soak"):
+        write_soak(soak["along"], images / "performance-memory.png")
+    (docs / "performance.md").write_text(page(result, name), encoding="utf-8")
+
+
+def page(result: dict[str, Any], name: str) -> str:
+    """Return the page as Markdown."""
+    parts = [_head(result, name), _targets(result), "![Patches a second](images/performance-capacity.png)\n"]
+    parts += [_network(kind, measured, result["settings"]) for kind, measured in result["networks"].items()]
+    parts += ["![Latency and memory](images/performance-latency.png)\n", _alone(result["alone"]), _method(result)]
+    return "\n".join(part for part in parts if part)
+
+
+def _head(result: dict[str, Any], name: str) -> str:
+    hardware, settings = result["hardware"], result["settings"]
+    most = max((row.others_share for measured in result["networks"].values() for row in rows(measured)), default=0.0)
+    lines = [
+        "# Performance",
+        "",
+        "<!-- Written by `python -m benchmarks.serving report`; edit benchmarks/serving/report.py. -->",
+        "",
+        f"Tessera and its peers in one run, {result['date']}: {hardware['processor']}, {hardware['cores']} cores,"
+        f" {hardware['memory_gib']:g} GiB, {hardware['system']}. A patch is a PNG of 224 px,"
+        f" {settings['upload_bytes']:,} bytes; {settings['connections']} connections; medians of"
+        f" {settings['rounds']} visits to each server; each load {settings['seconds']:g} s."
+        f" All figures: `benchmarks/results/{name}`.",
+    ]
+    if result["kind"] != "full":
+        lines += ["", "**A quick run**: enough to see that all works, too short to decide anything."]
+    if most > DISTURBED:
+        lines += [
+            "",
+            f"**A disturbed run**: other programs took up to {100 * most:.0f} % of the machine while rates were"
+            " measured. Compare the processor time a patch, which does not count them.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _targets(result: dict[str, Any]) -> str:
+    table = _table(
+        ("target", "wanted", "measured", ""),
+        ((target.what, target.wanted, target.found, target.verdict) for target in targets(result)),
+    )
+    return f"## Targets\n\n{table}"
+
+
+def _network(kind: str, measured: dict[str, Any], settings: dict[str, Any]) -> str:
+    title, meaning = _NETWORKS[kind]
+    limit, found = measured["roofline"], rows(measured)
+    own = next((row for row in found if row.name == OWN), None)
+    parts = [
+        f"## {title}\n\n{meaning} Roofline, one thread alone times the cores: decode {limit['decode_ms']:.2f} ms, infer"
+        f" {limit['infer_ms']:.2f} ms, encode {limit['encode_ms']:.2f} ms, so {limit['per_second']:.1f} patches a"
+        " second.\n",
+        _table(
+            (
+                "server",
+                "patches a second",
+                "of the roofline",
+                "against tessera",
+                "processor time a patch",
+                "others took",
+            ),
+            (_capacity_cells(row, limit["per_second"], own) for row in found),
+        ),
+    ]
+    shares = sorted({share for row in found for share in row.opened})
+    parts.append(
+        _table(
+            ("latency, ms", "alone", *(f"{100 * share:.0f} %: p50" + " / p99" for share in shares), "failed"),
+            (_latency_cells(row, shares) for row in found),
+        )
+    )
+    parts.append(
+        _table(
+            ("server", "ready, s", "idle, MiB", "after the load, MiB", "processes", "how"),
+            (
+                (
+                    row.title,
+                    f"{row.ready_seconds:.1f}",
+                    f"{row.idle_mb:.0f}",
+                    f"{row.after_mb:.0f}",
+                    str(row.processes),
+                    row.how,
+                )
+                for row in found
+            ),
+        )
+    )
+    parts += [f"{title} did not run: {why}.\n" for title, why in absent(measured).items()]
+    waited = max((row.waited for row in found), default=0.0)
+    if waited:
+        parts.append(
+            f"Up to {100 * waited:.1f} % of an open loop's requests may have been sent late, behind an answer that took"
+            " longer than a connection's period.\n"
+        )
+    if settings["decoder_of_peers"] != "pillow":
+        parts.append(f"Peers decode with {settings['decoder_of_peers']}.\n")
+    return "\n".join(parts)
+
+
+def _capacity_cells(row: Row, limit: float, own: Row | None) -> tuple[str, ...]:
+    return (
+        row.title,
+        f"{row.per_second:.1f}",
+        f"{row.per_second / limit:.2f}",
+        f"{row.per_second / own.per_second:.2f}" if own else "",
+        f"{row.server_ms:.2f} ms",
+        f"{100 * row.others_share:.0f} %",
+    )
+
+
+def _latency_cells(row: Row, shares: Sequence[float]) -> tuple[str, ...]:
+    loads = (
+        f"{row.opened[share][0]:.0f} / {row.opened[share][1]:.0f}" if share in row.opened else "" for share in shares
+    )
+    return (row.title, f"{row.alone_ms:.1f}", *loads, str(row.failed))
+
+
+def _alone(alone: dict[str, Any]) -> str:
+    parts = []
+    if big := alone.get("big"):
+        parts.append(
+            f"A patch of 4096 px ({big['bytes'] / 2**20:.0f} MiB of PNG, {big['windows']} windows) is answered in"
+            f" {big['latency_seconds']:.2f} s; its windows, one after the other in one thread, take"
+            f" {big['windows_seconds']:.2f} s: {big['ratio']:.2f} of that sum, {big['ratio_of_cores']:.2f} of what the"
+            " cores could share it out to.\n"
+        )
+    if uploads := alone.get("uploads"):
+        parts.append(
+            _table(
+                ("upload", "images a second", "its roofline", "share", "p99, ms"),
+                (
+                    (
+                        kind,
+                        f"{figures['images_per_second']:.1f}",
+                        f"{figures['roofline']['per_second']:.1f}",
+                        f"{figures['share']:.2f}",
+                        f"{figures['p99_ms']:.0f}",
+                    )
+                    for kind, figures in uploads.items()
+                ),
+            )
+        )
+    if batches := alone.get("batches"):
+        parts.append(
+            f"Forms of {batches['images_a_request']} JPEGs on {'a GPU' if batches['device'] == 'cuda' else 'the CPU'}:"
+            f" {batches['images_per_second']:.1f} images a second end to end, {batches['share']:.2f} of the model's"
+            f" session alone (batches of {batches['session_batch']}); at half of that load p99 is"
+            f" {batches['half_load']['p99_ms']:.0f} ms a request.\n"
+        )
+    if soak := alone.get("soak"):
+        along = soak["along"]
+        parts.append(
+            f"Along {along[-1]['requests']:,} requests memory went from {along[0]['pss_mb']:.0f} to"
+            f" {along[-1]['pss_mb']:.0f} MiB ({soak['growth_mb_per_10000']:+.2f} MiB in 10,000, by least squares).\n\n"
+            "![Memory](images/performance-memory.png)\n"
+        )
+    parts += [f"Not measured, {name}: {why}.\n" for name, why in alone.get("did_not_run", {}).items()]
+    return "## Tessera alone\n\n" + "\n".join(parts) if parts else ""
+
+
+def _method(result: dict[str, Any]) -> str:
+    tools, versions = result["tools"], result["versions"]
+    table = _table(
+        ("environment", "versions"),
+        (
+            (name, ", ".join(f"{package} {version}" for package, version in found.items()))
+            for name, found in versions.items()
+        ),
+    )
+    return f"""## How it is measured
+
+```
+apt-get install wrk nghttp2-client
+python -m benchmarks.serving [--quick] [--soak 50000] [--device cuda]
+python -m benchmarks.serving report benchmarks/results/RESULT.json
+```
+
+- One server runs at a time; each round visits all of them, the next in the opposite order. Before and after its loads
+  a server's answer is compared with what ONNX Runtime says of the image.
+- Closed loop: wrk {tools["wrk"]}, all connections busy: patches a second. Open loop: h2load {tools["h2load"]}, evenly
+  spaced, at shares of the server's own capacity: latency from sending to the answer's end.
+- Client and server share the cores. "Others took" is what neither used of them: other programs, the kernel, other
+  virtual machines.
+- Memory is the proportional set size (PSS) of all of a server's processes: a page that they share counts once.
+- [Why so](decisions/0014-benchmarks.md), and which configurations of the peers were tried.
+
+{table}"""
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"

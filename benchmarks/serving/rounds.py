@@ -1,0 +1,85 @@
+"""Rounds: every server is visited once in each, in turns of order, so that a noisy machine is noisy for all."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.serving.roofline import Roofline
+from benchmarks.serving.servers import Launch, Server
+from benchmarks.serving.uploads import Upload
+from benchmarks.serving.visit import Plan, free_port, visit
+
+_ROOFLINE_RUNS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Who is compared, and how.
+
+    Attributes:
+        contestants: Servers and variants.
+        launches: How each server is started, by its name; bundle and port are filled in here.
+        decoder: Of the peers.
+        upload: What is posted.
+        plan: What is measured on a visit.
+    """
+
+    contestants: list[tuple[Server, str]]
+    launches: dict[str, Launch]
+    decoder: str
+    upload: Upload
+    plan: Plan
+
+
+def contend(contest: Contest, bundle: Path, rounds: int, network: str) -> dict[str, Any]:
+    """Visit every server `rounds` times, with the roofline sampled before each visit and at the end.
+
+    A server that fails is left out of the rounds that follow, and the result says why.
+    """
+    roofline = Roofline(bundle, contest.upload.file.read_bytes())
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    servers: dict[str, dict[str, Any]] = {
+        _key(server, variant, contest): {
+            "server": server.name,
+            "title": server.title,
+            "variant": variant,
+            "how": server.variants[variant],
+            "visits": [],
+        }
+        for server, variant in contest.contestants
+    }
+    for number in range(rounds):
+        for server, variant in contest.contestants if number % 2 == 0 else reversed(contest.contestants):
+            entry = servers[_key(server, variant, contest)]
+            if "did_not_run" in entry:
+                continue
+            roofline.sample(_ROOFLINE_RUNS)
+            launch = replace(contest.launches[server.name], bundle=bundle, port=free_port())
+            try:
+                visited = visit(
+                    server, variant, launch, contest.decoder, contest.upload, roofline.class_map, contest.plan
+                )
+            except click.ClickException as error:
+                entry["did_not_run"] = error.message
+                click.echo(f"{network}, round {number + 1}: {error.message}")
+                continue
+            entry["visits"].append(visited)
+            capacity = visited["capacity"]
+            click.echo(
+                f"{network}, round {number + 1}: {server.title} ({variant}): {capacity['per_second']:.1f} a second,"
+                f" {capacity['server_ms']:.1f} ms of processor time each; others took"
+                f" {100 * capacity['others_share']:.0f} % of the machine"
+            )
+    roofline.sample(_ROOFLINE_RUNS)
+    cores = next(iter(contest.launches.values())).cores
+    model = {name: manifest[name] for name in ("name", "version", "sha256")}
+    return {"model": model, "roofline": roofline.result(cores), "servers": servers}
+
+
+def _key(server: Server, variant: str, contest: Contest) -> str:
+    """Return the server's name, with its variant where several of its are compared."""
+    several = sum(other is server for other, _ in contest.contestants) > 1
+    return f"{server.name}:{variant}" if several else server.name

@@ -1,0 +1,56 @@
+"""`quantize`: a bundle's variant of lower precision, kept only where it loses little."""
+
+from pathlib import Path
+from typing import cast
+
+import click
+
+from app.pathology.manifest import MODEL_FILE, Precision
+from model_export.bundle import read_manifest
+from model_export.cli.options import FILE, FOLDER, data_options
+from model_export.evaluate import chosen_by_score, held_out_of
+from model_export.training.dataset import read_labelled_patches, read_pairs
+from model_export.variant import MAX_LOST, Trial, write_variant
+
+
+@click.command()
+@click.argument("bundle", type=FOLDER)
+@click.option(
+    "--precision", required=True, type=click.Choice(["int8", "fp16"]), help="int8 is for CPUs, fp16 for GPUs."
+)
+@data_options
+@click.option("--checkpoint", type=FILE, help="The bundle's weights: judges on the pairs that their training held out.")
+@click.option("--max-lost", default=MAX_LOST, type=click.FloatRange(0, 100), help="Most points of mean IoU to lose.")
+@click.option("--overwrite", is_flag=True, help="Replace a variant that is there.")
+def quantize(
+    bundle: Path,
+    precision: str,
+    pairs: Path,
+    patches: Path | None,
+    checkpoint: Path | None,
+    max_lost: float,
+    overwrite: bool,
+) -> None:
+    """Write BUNDLE/int8 or BUNDLE/fp16; exit code 2, and nothing written, when it loses too much."""
+    classes = read_manifest(bundle).classes
+    known = read_pairs(pairs, classes)
+    beside = read_labelled_patches(patches, classes) if patches else []
+    held_out = held_out_of(checkpoint, known) if checkpoint else []
+    for note in chosen_by_score(checkpoint) if checkpoint else []:
+        click.echo(note)
+    if held_out:
+        measured_on = f"{len(held_out)} pairs that the network never saw"
+    else:
+        measured_on = f"{len(known)} pairs that the network may have learned from"
+        click.echo("note: nothing was held out; what is lost is of images the network may have learned from")
+    hidden = {sample.name for sample in held_out}
+    seen = [sample.image for sample in [*known, *beside] if sample.name not in hidden]
+    trial = Trial(seen, held_out or known, measured_on)
+    variant = write_variant(bundle, cast(Precision, precision), trial, max_lost, overwrite)
+    click.echo(
+        f"on {measured_on}: {variant.mean_iou_lost:.2f} points of mean IoU lost,"
+        f" {variant.pixel_accuracy_lost:.2f} of pixel accuracy,"
+        f" {variant.labels_changed} of {variant.labels_judged} labels changed"
+    )
+    megabytes = [(folder / MODEL_FILE).stat().st_size / 1e6 for folder in (bundle, bundle / precision)]
+    click.echo(f"written: {bundle / precision} ({megabytes[1]:.1f} MB, fp32 {megabytes[0]:.1f} MB)")

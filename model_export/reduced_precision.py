@@ -1,0 +1,194 @@
+"""A graph in int8 or fp16: which of its operations, and with what scales.
+
+A graph has three parts: what no convolution precedes (bytes to normalised pixels), what lies between convolutions, and
+what follows the last of them (the bilinear enlargement, softmax, argmax, labels). Only the middle part is converted:
+the others are a few operations whose rounding everyone would see. Measured in docs/decisions/0013-precisions.md.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import onnx
+import onnx.utils
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before it loads, or it sends usage events to Microsoft
+import onnxruntime
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from app.pathology.arrays import RgbBatch
+from app.pathology.manifest import GRAPH_INPUT
+from model_export.errors import InvalidData
+
+RUNTIME_VERSION: str = onnxruntime.__version__
+
+_INT8_OPERATIONS = ("Conv", "Add", "Clip", "Relu")
+_ENLARGING = ("Resize", "Upsample", "ConvTranspose", "DepthToSpace")
+_LEAST_STRIDE = 8
+"""Before it, an encoder has large tensors of few channels: int8 gains little time there, and loses the most."""
+
+
+def to_int8(model: Path, images: Iterable[RgbBatch]) -> onnx.ModelProto:
+    """Return the graph with its encoder in int8: QDQ format, a scale for each weight's channel, fixed for activations.
+
+    Activations are uint8 between the least and the greatest value that `images` give. Weights have 7 bits: without VNNI
+    instructions, x86 adds two products of 8-bit numbers in 16 bits, which overflow; with 7 bits they cannot, so that
+    every CPU computes the same.
+
+    Args:
+        model: The float32 graph's file.
+        images: Batches of RGB like those to be served, uint8 (N, H, W, 3) with sides that are multiples of the stride.
+
+    Raises:
+        InvalidData: Nothing in the graph gains by int8, or it cannot be converted.
+    """
+    nodes = _int8_nodes(onnx.load(model).graph)
+    if not nodes:
+        raise InvalidData(f"{model}: no convolution that int8 would speed up; it is for encoders of many channels")
+    with tempfile.TemporaryDirectory() as folder, _one_line(model, "int8"):
+        out = Path(folder) / "int8.onnx"
+        quantize_static(
+            model,
+            out,
+            _Images(images),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(_INT8_OPERATIONS),
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        return onnx.load(out)
+
+
+def to_fp16(model: Path) -> onnx.ModelProto:
+    """Return the graph with its convolutions, and what lies between them, in float16; inputs and outputs stay.
+
+    The converter is given that part alone. Told to leave the others in float32, it rounds what passes between them to
+    float16 all the same, and names a tensor that two of them read twice.
+
+    Raises:
+        InvalidData: It cannot be converted.
+    """
+    with _one_line(model, "fp16"):
+        whole = onnx.shape_inference.infer_shapes(onnx.load(model))
+        graph = whole.graph
+        names = _between_convolutions(graph) | {node.name for node in graph.node if node.op_type == "Conv"}
+        inside = [node for node in graph.node if node.name in names]
+        outside = [node for node in graph.node if node.name not in names]
+        known = {tensor.name for tensor in graph.initializer}.union(*(node.output for node in inside))
+        read_outside = {tensor.name for tensor in graph.output}.union(*(node.input for node in outside))
+        part = onnx.utils.Extractor(whole).extract_model(
+            list(dict.fromkeys(name for node in inside for name in node.input if name and name not in known)),
+            [name for node in inside for name in node.output if name in read_outside],
+        )
+        del part.graph.value_info[:]  # the exporter lists weights there, which the converter would take for activations
+        converted = convert_float_to_float16(part, keep_io_types=True, op_block_list=[]).graph
+        weights = [tensor for tensor in graph.initializer if tensor.name in read_outside]
+        both = {tensor.name: f"{tensor.name}_fp32" for tensor in converted.initializer if tensor.name in read_outside}
+        for tensor in weights:
+            tensor.name = both.get(tensor.name, tensor.name)
+        for node in outside:
+            node.input[:] = [both.get(name, name) for name in node.input]
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(_sorted([*outside, *converted.node]))
+        graph.initializer.extend([*weights, *converted.initializer])
+        onnx.checker.check_model(whole)
+    return whole
+
+
+def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Return the operations, each after those that it reads from."""
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output}
+    reads = {index: [makers[name] for name in node.input if name in makers] for index, node in enumerate(nodes)}
+    return [nodes[index] for index in TopologicalSorter(reads).static_order()]
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    def __init__(self, images: Iterable[RgbBatch]) -> None:
+        self._images: Iterator[RgbBatch] = iter(images)
+
+    def get_next(self) -> dict[str, RgbBatch] | None:
+        batch = next(self._images, None)
+        return None if batch is None else {GRAPH_INPUT: batch}
+
+
+def _int8_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the operations to convert, none where no convolution is among them."""
+    between = _between_convolutions(graph)
+    enlarged = _downstream(graph, [node for node in graph.node if node.op_type in _ENLARGING])
+    strides = _strides(graph)
+    chosen = [
+        node
+        for node in graph.node
+        if node.op_type in _INT8_OPERATIONS
+        and node.name in between
+        and node.name not in enlarged
+        and strides[node.name] >= _LEAST_STRIDE
+    ]
+    return [node.name for node in chosen] if any(node.op_type == "Conv" for node in chosen) else []
+
+
+def _between_convolutions(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the operations that a convolution precedes and another follows."""
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    return _downstream(graph, convolutions) & _upstream(graph, convolutions)
+
+
+def _downstream(graph: onnx.GraphProto, origins: list[onnx.NodeProto]) -> set[str]:
+    """Return the names of the operations that `origins` lead to; `graph` lists each after what it reads."""
+    reached = {output for node in origins for output in node.output}
+    names = set()
+    for node in graph.node:
+        if reached.intersection(node.input):
+            names.add(node.name)
+            reached.update(node.output)
+    return names
+
+
+def _upstream(graph: onnx.GraphProto, ends: list[onnx.NodeProto]) -> set[str]:
+    """Return the names of the operations that lead to `ends`."""
+    wanted = {name for node in ends for name in node.input}
+    names = set()
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            names.add(node.name)
+            wanted.update(node.input)
+    return names
+
+
+def _strides(graph: onnx.GraphProto) -> dict[str, int]:
+    """Return by how much each operation's input is smaller than the image, by the operation's name."""
+    of_tensor: dict[str, int] = {}
+    of_node = {}
+    for node in graph.node:
+        of_node[node.name] = max((of_tensor.get(name, 1) for name in node.input), default=1)
+        steps = [attribute.ints for attribute in node.attribute if attribute.name == "strides"]
+        of_tensor.update(dict.fromkeys(node.output, of_node[node.name] * max([1, *(steps[0] if steps else [])])))
+    return of_node
+
+
+@contextmanager
+def _one_line(model: Path, precision: str) -> Iterator[None]:
+    """Keep the converters' advice to themselves, and say in one line what they cannot do."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    except Exception as error:  # the converters raise errors of many kinds for a graph that they do not know
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InvalidData(f"{model}: cannot be converted to {precision}: {reason}") from error
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,120 @@
+"""A bundle's variant in int8 or fp16: made, compared with the float32 graph on real images, kept if it lost little."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from app.pathology.arrays import RgbBatch, RgbImage
+from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, ModelManifest, Precision, Variant
+from model_export.bundle import new_folder, read_manifest, sha256_of
+from model_export.errors import InvalidData, TooMuchLost
+from model_export.export import strip_traces, write_golden
+from model_export.reduced_precision import RUNTIME_VERSION, to_fp16, to_int8
+from model_export.training.dataset import Sample
+from model_export.training.scores import Scores
+from model_export.verify import run_onnx
+
+MAX_LOST = 0.5
+"""Points of mean IoU that a variant may lose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a variant is made with and judged on.
+
+    Attributes:
+        calibration: Images that int8's scales are taken from, each (H, W, 3) uint8.
+        judged: Images with class maps on which it is compared with float32.
+        measured_on: What to call these in the manifest.
+    """
+
+    calibration: Sequence[RgbImage]
+    judged: Sequence[Sample]
+    measured_on: str
+
+
+def write_variant(
+    bundle: Path, precision: Precision, trial: Trial, max_lost: float = MAX_LOST, overwrite: bool = False
+) -> Variant:
+    """Write the variant of the float32 bundle at `bundle` into its subfolder `precision`, in one step.
+
+    Returns:
+        What the manifest says of it.
+
+    Raises:
+        InvalidData: The bundle is no whole float32 one, the graph cannot be converted, the images hold no tissue to
+            compare on, or there is a variant already, or something else in its place.
+        TooMuchLost: It lost more than `max_lost` points of mean IoU. Nothing is left behind.
+        VerificationFailed: ONNX Runtime does not run it.
+    """
+    manifest = read_manifest(bundle)
+    model, target = bundle / MODEL_FILE, bundle / precision
+    if manifest.precision != "fp32":
+        raise InvalidData(f"{bundle}: is {manifest.precision} already; variants are made of an fp32 bundle")
+    if sha256_of(model) != manifest.sha256:
+        raise InvalidData(f"{model}: is not the file that its manifest names")
+    if overwrite and target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_FILE).is_file():
+        raise InvalidData(f"{target}: holds something else than a bundle; --overwrite replaces bundles only")
+    with new_folder(target, overwrite) as folder:
+        made = folder / MODEL_FILE
+        images = (_padded(image, manifest.stride) for image in trial.calibration)
+        graph = to_int8(model, images) if precision == "int8" else to_fp16(model)
+        strip_traces(graph.graph)
+        onnx.save(graph, made)
+        variant = _compare(model, made, manifest, trial)
+        if variant.mean_iou_lost > max_lost:
+            raise TooMuchLost(
+                f"{precision} loses {variant.mean_iou_lost:.2f} points of mean IoU on {trial.measured_on},"
+                f" and {max_lost:g} are allowed; nothing was written"
+            )
+        write_golden(manifest.stride, made, folder / GOLDEN_FILE)
+        of_graph = {
+            "precision": precision,
+            "variant": variant,
+            "sha256": sha256_of(made),
+            "golden_sha256": sha256_of(folder / GOLDEN_FILE),
+            "opset": next(entry.version for entry in graph.opset_import if not entry.domain),
+            "producer": {**manifest.producer, "onnxruntime": RUNTIME_VERSION},
+        }
+        said = ModelManifest.model_validate({**manifest.model_dump(), **of_graph})
+        (folder / MANIFEST_FILE).write_text(said.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return variant
+
+
+def _compare(fp32: Path, made: Path, manifest: ModelManifest, trial: Trial) -> Variant:
+    before, labels_before = _answers(fp32, manifest, trial.judged)
+    after, labels_after = _answers(made, manifest, trial.judged)
+    old, new = before.pixel_scores(), after.pixel_scores()
+    if "tissue_miou" not in old:
+        names = ", ".join(tissue.name for tissue in manifest.label_classes)
+        raise InvalidData(f"no image to compare on holds any of {names}; pass pairs that do")
+    return Variant(
+        made_from=manifest.sha256,
+        measured_on=trial.measured_on,
+        images=len(trial.judged),
+        mean_iou_lost=round(100 * (old["tissue_miou"] - new["tissue_miou"]), 3),
+        pixel_accuracy_lost=round(100 * (old["pixel_accuracy"] - new["pixel_accuracy"]), 3),
+        labels_changed=int((labels_before != labels_after).sum()),
+        labels_judged=labels_before.size,
+    )
+
+
+def _answers(model: Path, manifest: ModelManifest, samples: Sequence[Sample]) -> tuple[Scores, NDArray[np.bool_]]:
+    """Return the scores of a graph's class maps, and its labels, (images, L)."""
+    scores, labels = Scores(manifest.classes), []
+    outputs = run_onnx(model, [_padded(sample.image, manifest.stride) for sample in samples])
+    for sample, (class_maps, _, probabilities) in zip(samples, outputs, strict=True):
+        height, width = sample.class_map.shape
+        scores.add_class_map(sample.class_map, class_maps[0, :height, :width])
+        labels.append(probabilities[0] >= np.array(manifest.label_thresholds))
+    return scores, np.array(labels).reshape(len(samples), -1)
+
+
+def _padded(image: RgbImage, stride: int) -> RgbBatch:
+    """Return a batch of one, padded by reflection as the service pads."""
+    height, width = image.shape[:2]
+    return np.pad(image, ((0, -height % stride), (0, -width % stride), (0, 0)), mode="reflect")[None]

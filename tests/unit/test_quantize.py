@@ -1,0 +1,332 @@
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+from torch.nn import functional
+
+from app.errors import InvalidBundle
+from app.inference.bundle import check_golden, find_precision, load_bundle, precisions_of
+from app.inference.session import open_session
+from app.pathology.classes import BACKGROUND, WSSS4LUAD
+from app.pathology.geometry import Size
+from app.pathology.manifest import MANIFEST_FILE, MODEL_FILE, ModelManifest
+from model_export import variant as variant_module
+from model_export.bundle import sha256_of
+from model_export.checkpoint import save_checkpoint
+from model_export.cli import main
+from model_export.export import ModelCard, export_bundle
+from model_export.reduced_precision import to_int8
+from model_export.synthetic import draw_patch
+from model_export.training.dataset import read_pairs
+from model_export.variant import write_variant
+from tests.model_export_support import hidden_files, one_thread, write_pairs, write_patches
+
+FLOAT16, INT8 = onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8
+INTERESTING = ("precision", "variant", "sha256", "golden_sha256", "opset", "producer")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    with one_thread():
+        yield
+
+
+class Small(nn.Module):
+    """Has the shape of the project's network: an encoder down to stride 8, an enlargement, two heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(
+            *(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU6(), nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU6()),
+            *(nn.Conv2d(24, 32, 3, 2, 1), nn.ReLU6()),
+        )
+        self.first, self.second = nn.Conv2d(32, 32, 3, 1, 1), nn.Conv2d(32, 32, 1)
+        self.segment, self.classify = nn.Conv2d(32, 4, 1), nn.Conv2d(32, 3, 1)
+
+    def forward(self, images):
+        x = self.encoder(images)
+        x = x + self.second(torch.relu(self.first(x)))
+        out = functional.interpolate(10 * self.segment(x), scale_factor=8.0, mode="bilinear")
+        return {"out": out, "labels": self.classify(x).amax(dim=(2, 3))}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A bundle of the small network. Read it, do not write to it."""
+    torch.manual_seed(1)
+    network = Small().eval()
+    with torch.inference_mode():  # no class wins everywhere, so that class maps have borders that a precision can move
+        drawn = torch.from_numpy(draw_patch(0, Size(224, 224))[0]).permute(2, 0, 1)[None]
+        logits = network((drawn - 127.0) / 128.0)["out"]
+        network.segment.bias -= logits.mean(dim=(0, 2, 3)) / 10
+    target = tmp_path_factory.mktemp("exported") / "bundle"
+    export_bundle(network, ModelCard("small", "1", stride=32, window_px=64, margin_px=8), target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs"), 4)
+
+
+@pytest.fixture(scope="module")
+def varied(exported, pairs, tmp_path_factory):
+    """A bundle with both variants. Read it, do not write to it."""
+    bundle = Path(shutil.copytree(exported, tmp_path_factory.mktemp("varied") / "bundle"))
+    for precision in ("int8", "fp16"):
+        result = quantize(bundle, precision, pairs, "--max-lost", "100")
+        assert result.exit_code == 0, result.output
+    return bundle
+
+
+@pytest.fixture
+def bundle(exported, tmp_path):
+    return Path(shutil.copytree(exported, tmp_path / "place" / "bundle"))
+
+
+@pytest.fixture
+def copied(varied, tmp_path):
+    return Path(shutil.copytree(varied, tmp_path / "place" / "bundle"))
+
+
+def quantize(bundle, precision, pairs, *more):
+    return CliRunner().invoke(main, ["quantize", str(bundle), "--precision", precision, "--pairs", str(pairs), *more])
+
+
+def rewrite(bundle, **changes):
+    path = bundle / MANIFEST_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def weight_types(model):
+    return {tensor.data_type for tensor in onnx.load(model).graph.initializer}
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_variant_is_a_bundle_that_serves_like_its_parent(varied, precision):
+    place = find_precision(varied, precision)
+    loaded, parent = load_bundle(place), load_bundle(varied)
+    session = open_session(loaded.model, "cpu")
+
+    check_golden(loaded, session)
+
+    assert place == varied / precision
+    assert loaded.manifest.precision == precision
+    assert loaded.manifest.variant.made_from == sha256_of(varied / MODEL_FILE) == parent.manifest.sha256
+    assert loaded.manifest.sha256 != parent.manifest.sha256
+    assert loaded.manifest.model_dump(exclude=set(INTERESTING)) == parent.manifest.model_dump(exclude=set(INTERESTING))
+    agreement = (session.run(parent.golden_image).class_maps == parent.golden.class_maps).mean()
+    assert agreement > (0.99 if precision == "fp16" else 0.95)
+    assert len(np.unique(parent.golden.class_maps)) > 1, "class maps of one class would agree whatever was done"
+    assert hidden_files(varied) == []
+
+
+def test_each_variant_really_computes_in_its_precision(varied):
+    assert INT8 not in weight_types(varied / MODEL_FILE)
+    assert INT8 in weight_types(varied / "int8" / MODEL_FILE)
+    assert FLOAT16 in weight_types(varied / "fp16" / MODEL_FILE)
+    assert (varied / "fp16" / MODEL_FILE).stat().st_size < 0.75 * (varied / MODEL_FILE).stat().st_size
+
+
+def test_weights_have_seven_bits_and_a_scale_each_channel(varied):
+    graph = onnx.load(varied / "int8" / MODEL_FILE).graph
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.data_type == INT8]
+    kernels = [weight.astype(int) for weight in weights if weight.ndim == 4]
+
+    assert len(kernels) == 2, "the encoder's convolutions from stride 8 on, without the heads"
+    for kernel in kernels:
+        assert np.abs(kernel).max() <= 64
+        largest = np.abs(kernel).reshape(len(kernel), -1).max(axis=1)
+        assert (largest >= 63).all(), "a channel with a scale of its own uses all of its range"
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_variants_answer_depends_on_no_batch_and_no_neighbour(varied, precision):
+    session = open_session(load_bundle(varied / precision).model, "cpu")
+    windows = np.stack([draw_patch(seed, Size(96, 64))[0] for seed in range(8)])
+    windows[5] = 255  # a blank between them would move a scale that followed the batch
+    alone = [session.run(window[None]) for window in windows]
+
+    for size in (2, 3, 8):
+        together = session.run(windows[8 - size :])
+        for index in range(size):
+            single = alone[8 - size + index]
+            assert np.array_equal(together.class_maps[index], single.class_maps[0])
+            assert np.array_equal(together.confidences[index], single.confidences[0])
+            assert np.array_equal(together.label_probabilities[index], single.label_probabilities[0])
+
+
+def test_what_it_costs_is_stated_as_it_was_measured(exported, bundle, pairs, monkeypatch):
+    """Against the scores of a graph that says background everywhere, worked out by hand."""
+    real = variant_module.run_onnx
+
+    def blank(model, batches):
+        outputs = real(model, batches)
+        if model.parent.name != "bundle":
+            for class_map, _, _ in outputs:
+                class_map[:] = WSSS4LUAD.index(BACKGROUND)
+        return outputs
+
+    monkeypatch.setattr(variant_module, "run_onnx", blank)
+    assert quantize(bundle, "fp16", pairs, "--max-lost", "100").exit_code == 0
+    stated = load_bundle(bundle / "fp16").manifest.variant
+
+    manifest = load_bundle(exported).manifest
+    known = read_pairs(pairs, WSSS4LUAD)
+    scores, _ = variant_module._answers(exported / MODEL_FILE, manifest, known)
+    truth = np.concatenate([sample.class_map.ravel() for sample in known])
+    before = scores.pixel_scores()
+    assert stated.mean_iou_lost == pytest.approx(100 * before["tissue_miou"], abs=1e-3)
+    background = (truth == WSSS4LUAD.index(BACKGROUND)).mean()
+    assert stated.pixel_accuracy_lost == pytest.approx(100 * (before["pixel_accuracy"] - background), abs=1e-3)
+    assert (stated.images, stated.labels_judged) == (4, 12)
+
+
+def test_a_variant_that_loses_too_much_is_refused_and_leaves_nothing(bundle, pairs, monkeypatch):
+    def worse(model, images):
+        graph = to_int8(model, images)
+        for tensor in graph.graph.initializer:  # the segmentation head's votes, turned around
+            if list(tensor.dims)[:2] == [4, 32]:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
+        return graph
+
+    monkeypatch.setattr(variant_module, "to_int8", worse)
+    result = quantize(bundle, "int8", pairs)
+
+    assert result.exit_code == 2
+    *_, line = result.output.splitlines()
+    assert line.startswith("error: int8 loses ")
+    assert line.endswith("that the network may have learned from, and 0.5 are allowed; nothing was written")
+    assert sorted(path.name for path in bundle.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
+
+
+def test_the_pairs_that_a_checkpoint_held_out_are_judged_and_not_calibrated_on(bundle, pairs, tmp_path, monkeypatch):
+    seen = []
+    command = importlib.import_module("model_export.cli.quantize")
+    monkeypatch.setattr(command, "write_variant", lambda *args: (seen.append(args[2]), write_variant(*args))[1])
+    save_checkpoint(tmp_path / "last.pth", {"held_out": ["01.png", "03.png"]})
+    patches = write_patches(tmp_path / "patches", "a[1, 0, 0].png")
+
+    options = ("--checkpoint", str(tmp_path / "last.pth"), "--patches", str(patches), "--max-lost", "100")
+    result = quantize(bundle, "int8", pairs, *options)
+
+    assert result.exit_code == 0, result.output
+    assert [sample.name for sample in seen[0].judged] == ["01.png", "03.png"]
+    assert len(seen[0].calibration) == 2 + 1
+    held_out = {sample.image.tobytes() for sample in seen[0].judged}
+    assert not held_out.intersection(image.tobytes() for image in seen[0].calibration)
+    assert load_bundle(bundle / "int8").manifest.variant.measured_on == "2 pairs that the network never saw"
+
+
+def test_the_same_images_give_the_same_bytes(varied, bundle, pairs):
+    assert quantize(bundle, "int8", pairs, "--max-lost", "100").exit_code == 0
+
+    for name in (MODEL_FILE, MANIFEST_FILE):
+        assert (bundle / "int8" / name).read_bytes() == (varied / "int8" / name).read_bytes()
+
+
+def test_a_variant_that_is_there_is_replaced_only_when_asked(copied, pairs):
+    (copied / "int8" / "notes.txt").write_text("of the old one")
+
+    refused = quantize(copied, "int8", pairs, "--max-lost", "100")
+    assert (refused.exit_code, "exists already" in refused.output) == (2, True)
+    assert (copied / "int8" / "notes.txt").exists()
+
+    assert quantize(copied, "int8", pairs, "--max-lost", "100", "--overwrite").exit_code == 0
+    assert not (copied / "int8" / "notes.txt").exists()
+
+
+def test_what_is_no_whole_float32_bundle_is_refused(copied, pairs):
+    result = quantize(copied / "int8", "fp16", pairs)
+    assert result.exit_code == 2
+    assert "is int8 already; variants are made of an fp32 bundle" in result.output
+
+    (copied / MODEL_FILE).write_bytes(b"another")
+    result = quantize(copied, "int8", pairs, "--overwrite")
+    assert result.exit_code == 2
+    assert f"{copied / MODEL_FILE}: is not the file that its manifest names" in result.output
+
+
+def test_a_network_that_gains_nothing_by_int8_is_refused_in_one_line(tmp_path, pairs):
+    class Shallow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.only = nn.Conv2d(3, 4, 3, 1, 1)
+
+        def forward(self, images):
+            return {"out": self.only(images)}
+
+    export_bundle(Shallow().eval(), ModelCard("shallow", "1", stride=32, window_px=64, margin_px=8), tmp_path / "b")
+    result = quantize(tmp_path / "b", "int8", pairs)
+
+    assert result.exit_code == 2
+    assert "no convolution that int8 would speed up" in result.output.splitlines()[-1]
+    assert quantize(tmp_path / "b", "fp16", pairs, "--max-lost", "100").exit_code == 0
+
+
+def test_a_stale_variant_is_refused_in_one_line(copied):
+    rewrite(copied, sha256="1" * 64)
+
+    with pytest.raises(InvalidBundle) as caught:
+        find_precision(copied, "int8")
+
+    assert f"{copied / 'int8'}: made from model " in str(caught.value)
+    assert "the bundle's is 111111111111..." in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_variant_whose_parent_now_means_something_else_is_refused(copied):
+    rewrite(copied, label_thresholds=[0.1, 0.2, 0.3])
+    with pytest.raises(InvalidBundle, match="int8: its manifest says otherwise than"):
+        find_precision(copied, "int8")
+
+
+def test_precisions_are_found_where_they_lie(copied):
+    assert precisions_of(copied) == ("fp32", "fp16", "int8")
+    assert precisions_of(copied / "int8") == ("int8",)
+    assert find_precision(copied, "fp32") == copied
+    assert find_precision(copied / "int8", "int8") == copied / "int8"
+    with pytest.raises(InvalidBundle, match="is an int8 variant; fp32 is in the bundle that holds it"):
+        find_precision(copied / "int8", "fp32")
+
+    shutil.rmtree(copied / "int8")
+    assert precisions_of(copied) == ("fp32", "fp16")
+    with pytest.raises(InvalidBundle, match="has no int8 variant; python -m model_export quantize makes one"):
+        find_precision(copied, "int8")
+
+    shutil.copytree(copied / "fp16", copied / "int8")
+    with pytest.raises(InvalidBundle, match="holds an fp16 model, not the int8 variant"):
+        find_precision(copied, "int8")
+
+
+def test_a_manifest_states_where_a_lower_precision_comes_from_and_older_ones_stay_valid(varied):
+    stated = json.loads((varied / "int8" / MANIFEST_FILE).read_text())
+    plain = json.loads((varied / MANIFEST_FILE).read_text())
+
+    for name in ("precision", "variant"):
+        del plain[name]
+    assert ModelManifest.model_validate(plain).precision == "fp32"
+    for wrong in ({**stated, "variant": None}, {**stated, "precision": "fp32"}):
+        with pytest.raises(ValueError, match="variant must be stated for fp16 and int8, and for nothing else"):
+            ModelManifest.model_validate(wrong)
+
+
+def test_a_variant_of_another_model_fails_its_golden_pair(copied):
+    loaded = load_bundle(copied / "int8")
+    other = loaded.golden.class_maps.copy()
+    other[:, :4] = 3 - other[:, :4]  # 1.8 % of the pixels
+    changed = type(loaded)(
+        loaded.manifest,
+        loaded.model,
+        loaded.golden_image,
+        type(loaded.golden)(other, loaded.golden.confidences, loaded.golden.label_probabilities),
+    )
+    with pytest.raises(InvalidBundle, match="does not reproduce its golden pair"):
+        check_golden(changed, open_session(loaded.model, "cpu"))

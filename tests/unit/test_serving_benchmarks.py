@@ -1,0 +1,202 @@
+import json
+import math
+from base64 import b64encode
+from email.parser import BytesParser
+
+import click
+import numpy as np
+import pytest
+
+from app.imaging.paint import paint_mask
+from app.inference.bundle import load_bundle
+from app.inference.session import open_session
+from app.pathology.classes import WSSS4LUAD
+from benchmarks.serving import uploads
+from benchmarks.serving.figures import rows, targets
+from benchmarks.serving.free_network import BLOCK_PX, write_free_bundle
+from benchmarks.serving.load import parse_h2load, parse_wrk, percentile
+from benchmarks.serving.report import page, write_report
+from benchmarks.serving.servers import SERVERS, chosen, class_map_of
+
+MS = 1000
+
+
+def visit(per_second=50.0, alone_ms=30.0, p99_ms=60.0, failed=0, others=0.02):
+    loop = {"requests": 100, "seconds": 2.0, "failed": failed, "refused": 0, "client_seconds": 0.01}
+    latency = {"p50_ms": alone_ms, "p90_ms": alone_ms, "p99_ms": p99_ms}
+    memory = {"pss_mb": 180.0, "rss_mb": 220.0, "processes": 3}
+    opened = {"share": 0.7, "rate": 35.0, "sent": 35.1, "requests": 70, "failed": 0, "waited": 0.0, **latency}
+    return {
+        "ready_seconds": 1.5,
+        "idle": memory,
+        "after": {**memory, "pss_mb": 185.0},
+        "alone": {**loop, **latency},
+        "capacity": {**loop, **latency, "per_second": per_second, "server_ms": 30.0, "others_share": others},
+        "open": [opened],
+    }
+
+
+def server(name, visits, **more):
+    return {"server": name, "title": name.title(), "variant": "one", "how": "as it is", "visits": visits, **more}
+
+
+def result(own=58.0, peer=50.0, **alone):
+    roofline = {"decode_ms": 2.0, "infer_ms": 30.0, "encode_ms": 0.5, "patch_ms": 32.5, "per_second": 61.5}
+    servers = {
+        "tessera": server("tessera", [visit(own - 1), visit(own + 1)]),
+        "peer": server("peer", [visit(peer, others=0.3)]),
+        "lost": server("lost", [], did_not_run="Lost did not start: no such port"),
+    }
+    return {
+        "format": 1,
+        "date": "2026-11-28",
+        "kind": "quick",
+        "hardware": {"processor": "A CPU", "cores": 2, "memory_gib": 8.0, "system": "Debian"},
+        "tools": {"wrk": "4.1.0", "h2load": "1.52.0"},
+        "versions": {"tessera": {"python": "3.11.2", "onnxruntime": "1.31.1"}},
+        "settings": {
+            "connections": 32,
+            "seconds": 2.0,
+            "rounds": 2,
+            "decoder_of_peers": "pillow",
+            "upload_bytes": 121_393,
+        },
+        "networks": {"default": {"model": {"name": "m"}, "roofline": roofline, "servers": servers}},
+        "alone": alone,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "expected"),
+    [([3.0], 99, 3.0), ([1.0, 2.0, 3.0, 4.0], 50, 2.0), (list(range(1, 101)), 99, 99), (list(range(1, 102)), 99, 100)],
+)
+def test_a_percentile_is_one_of_the_values(values, percent, expected):
+    assert percentile(values, percent) == expected
+
+
+def test_there_is_no_percentile_of_nothing():
+    assert math.isnan(percentile([], 50))
+
+
+def test_wrk_is_read_by_its_line_of_json():
+    line = '{"requests": 120, "seconds": 2.0, "failed": 1, "refused": 20, "p50_ms": 5, "p90_ms": 8, "p99_ms": 9.5}'
+    loop = parse_wrk(f"Running 2s test\n  1 threads\nRequests/sec: 60\n{line}\n", client_seconds=0.1)
+    assert loop.per_second == 50  # refusals are no answers
+    assert (loop.failed, loop.p99_ms, loop.client_seconds) == (1, 9.5, 0.1)
+
+
+def test_a_load_that_nobody_answered_has_no_latency():
+    line = '{"requests": 0, "seconds": 2.0, "failed": 0, "refused": 0, "p50_ms": 0, "p90_ms": 0, "p99_ms": 0}'
+    with pytest.raises(click.ClickException, match=r"no request was answered in 2\.0 s"):
+        parse_wrk(line, client_seconds=0.0)
+
+
+def h2load_log(starts_ms, took_ms, status=200):
+    return "".join(f"{10**15 + int(MS * start)}\t{status}\t{int(MS * took_ms)}\n" for start in starts_ms)
+
+
+def test_an_open_loop_counts_what_lies_between_its_ramps():
+    ramp, steady = h2load_log([0, 500, 4600, 5000], 900), h2load_log(range(1000, 4001, 100), 20)
+    loop = parse_h2load(ramp + steady, rate=10, period_seconds=1.0)
+    assert (loop.requests, loop.failed, loop.p99_ms, loop.waited) == (31, 0, 20.0, 0.0)
+    assert loop.sent == pytest.approx(10)
+
+
+def test_an_open_loop_tells_failures_and_answers_that_outlast_the_period():
+    ends = h2load_log([0, 5000], 5)
+    log = ends + h2load_log([2000], 5, status=429) + h2load_log([2100], 5, status=-1) + h2load_log([2200, 2300], 1500)
+    loop = parse_h2load(log, rate=10, period_seconds=1.0)
+    assert (loop.requests, loop.failed, loop.p50_ms, loop.waited) == (4, 2, 1500.0, 0.5)
+
+
+def test_an_open_loop_of_ramps_alone_is_refused():
+    with pytest.raises(click.ClickException, match="too short"):
+        parse_h2load(h2load_log([0, 100, 200], 5), rate=10, period_seconds=1.0)
+
+
+def test_servers_are_named_with_or_without_their_variant():
+    (own, serve), (mosec, stages) = chosen("tessera, mosec:stages")
+    assert (own.name, serve, mosec.name, stages) == ("tessera", "serve", "mosec", "stages")
+
+
+@pytest.mark.parametrize("names", ["nginx", "mosec:none"])
+def test_servers_that_do_not_exist_are_refused(names):
+    with pytest.raises(click.BadParameter, match=names.partition(":")[0]):
+        chosen(names)
+
+
+@pytest.mark.parametrize("name", ["tessera", "pytriton"])
+def test_an_answers_class_map_is_read_from_its_mask(name):
+    class_map = np.arange(16, dtype=np.uint8).reshape(4, 4) % 4
+    answer = json.dumps({"mask": {"base64": b64encode(paint_mask(class_map, WSSS4LUAD)).decode()}}).encode()
+    if name == "pytriton":
+        answer = b'{"outputs":[{"name":"answer"}]}' + len(answer).to_bytes(4, "little") + answer
+    np.testing.assert_array_equal(class_map_of(SERVERS[name], answer), class_map)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"mask": {"base64": "AAAA"}}', b"<html>"])
+def test_an_answer_without_a_mask_is_an_error(body):
+    with pytest.raises(click.ClickException, match="no segmentation"):
+        class_map_of(SERVERS["tessera"], body)
+
+
+def test_the_free_bundle_loads_and_coarsens_the_red_channel(tmp_path):
+    write_free_bundle(tmp_path)
+    image = uploads.patch()
+    said = open_session(load_bundle(tmp_path).model, "cpu").run(image[None])
+    coarse = image[::BLOCK_PX, ::BLOCK_PX, 0] >> 6
+    np.testing.assert_array_equal(said.class_maps[0], coarse.repeat(BLOCK_PX, 0).repeat(BLOCK_PX, 1))
+    assert said.confidences.shape == (1, 224, 224)
+    assert said.label_probabilities.tolist() == [[0.5, 0.5, 0.5]]
+
+
+def test_a_form_holds_as_many_files_as_asked(tmp_path):
+    jpeg = uploads.write_jpeg(tmp_path, "patch", uploads.patch())
+    form = uploads.write_form(tmp_path, jpeg, 3)
+    head = f"Content-Type: {form.media_type}\r\n\r\n".encode()
+    parts = BytesParser().parsebytes(head + form.file.read_bytes()).get_payload()
+    assert [part.get_filename() for part in parts] == ["patch.jpg"] * 3
+    assert {part.get_payload(decode=True) for part in parts} == {jpeg.file.read_bytes()}
+
+
+def test_the_big_patch_is_4096_px():
+    assert uploads.big_patch().shape == (4096, 4096, 3)
+
+
+def test_rows_are_medians_of_visits_the_fastest_first():
+    own, peer = rows(result()["networks"]["default"])
+    assert (own.name, own.per_second, own.opened) == ("tessera", 58.0, {0.7: (30.0, 60.0)})
+    assert (peer.name, peer.others_share) == ("peer", 0.3)
+
+
+def test_targets_are_judged_or_not_measured():
+    judged = [(target.found, target.verdict) for target in targets(result())]
+    assert judged[:4] == [
+        ("0.94", "reached"),
+        ("1.16", "reached"),
+        ("", "not measured"),
+        ("2.00", "reached"),
+    ]
+    assert judged[-1] == ("", "not measured")
+    assert targets(result(own=50.0))[0].verdict == "not reached"
+
+
+def test_a_gpu_target_is_not_measured_on_a_cpu():
+    on = {"device": "cpu", "share": 0.99}
+    assert targets(result(batches=on))[-1].verdict == "not measured"
+    assert targets(result(batches={**on, "device": "cuda"}))[-1].verdict == "reached"
+
+
+def test_the_page_says_who_did_not_run_and_that_the_run_was_disturbed():
+    text = page(result(), "some.json")
+    assert "Lost did not run: Lost did not start: no such port" in text
+    assert "up to 30 % of the machine" in text
+    assert "| Tessera | 58.0 | 0.94 | 1.00 |" in text
+
+
+def test_the_report_is_drawn(tmp_path):
+    along = [{"requests": count, "pss_mb": 180 + count / 50_000} for count in (0, 25_000, 50_000)]
+    write_report(result(soak={"along": along, "growth_mb": 1.0, "growth_mb_per_10000": 0.2}), "some.json", tmp_path)
+    assert (tmp_path / "performance.md").read_text(encoding="utf-8").startswith("# Performance\n")
+    drawn = sorted(file.name for file in (tmp_path / "images").iterdir())
+    assert drawn == ["performance-capacity.png", "performance-latency.png", "performance-memory.png"]
