@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import gc
 import hashlib
+import threading
 import tracemalloc
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app.errors import ImageTooLarge, InferenceFailed, QueueFull
+from app.imaging.structure import Glance
+from app.pathology.geometry import Size
 from app.segmentation.admission import Admission
 from app.segmentation.budget import PixelBudget
 from app.segmentation.concurrently import all_of
@@ -41,6 +44,50 @@ def test_any_size_gives_each_pixel_its_class(width, height):
     assert np.array_equal(patch.class_map, classes_of(image))
     assert (patch.confidence == 200).all()
     assert patch.size.width_px == width
+
+
+def threads_of(count: int, calls: int, *, is_small: bool) -> tuple[set[str], int]:
+    """Return the names of the threads in which work ran, and the turns of the loop meanwhile."""
+
+    async def scenario() -> tuple[set[str], int]:
+        workers, names, turns = Workers(count, Metrics(CollectorRegistry())), set(), 0
+
+        def work() -> None:
+            names.add(threading.current_thread().name.split("_")[0])
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count_turns())
+        await asyncio.gather(*(workers.run("decode", work, is_small=is_small) for _ in range(calls)))
+        counting.cancel()
+        await workers.close()
+        return names, turns
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("count", "is_small", "where"), [(1, True, "MainThread"), (1, False, "worker"), (2, True, "worker")]
+)
+def test_small_work_is_handed_over_only_where_another_core_could_do_it(count, is_small, where):
+    assert threads_of(count, 8, is_small=is_small)[0] == {where}
+
+
+def test_small_work_leaves_everything_else_a_turn_in_between():
+    assert threads_of(1, 20, is_small=True)[1] >= 20
+
+
+def test_a_first_look_that_was_wrong_is_corrected_before_a_pixel_is_decoded(monkeypatch):
+    held: list[int] = []
+    hold = PixelBudget.hold
+    monkeypatch.setattr(PixelBudget, "hold", lambda self, pixels: held.append(pixels) or hold(self, pixels))
+    monkeypatch.setattr("app.segmentation.patch.glance", lambda data: Glance(Size(2, 2), is_plain=True))
+    assert segment(encoded(quarters(300, 200))).class_map.shape == (200, 300)
+    assert held == [4, 300 * 200]
 
 
 def test_fractions_add_up_and_labels_follow():
