@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         " (shared); auto shares where a GPU is.",
     )
     max_batch_size: int | None = Field(
-        default=None, ge=1, le=1024, description="Most windows in a batch; by default 1 on a CPU, 32 on a GPU."
+        default=None, ge=1, le=1024, description="Most windows in a batch; by default 2 on a CPU, 32 on a GPU."
     )
     queue_capacity: int = Field(default=128, ge=1, description="Images in the service at once; more are refused (429).")
     request_timeout: float = Field(default=30.0, gt=0, description="Seconds in which a request is answered, else 504.")

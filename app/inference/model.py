@@ -17,8 +17,8 @@ from app.telemetry.metrics import Metrics
 
 _GPU_LANES = 2
 """One batch computes while the next is copied."""
-_CPU_BATCH, _GPU_BATCH = 1, 32
-"""Windows in a batch. On a CPU four take as long together as one by one, and more memory; a GPU needs them."""
+_CPU_BATCH, _GPU_BATCH = 2, 32
+"""Windows in a batch. On a CPU four are no faster than two, and take more memory; a GPU needs them to be busy."""
 _CPU_FULL_WINDOWS, _GPU_FULL_WINDOWS = 1, 8
 """A batch has no more pixels than this many windows of the model's largest size."""
 

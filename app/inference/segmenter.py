@@ -18,7 +18,7 @@ class ModelChoice:
         device: Where to run it.
         precision: In which of the bundle's precisions; auto takes the one that suits the device, if it is there.
         cores: CPU cores to use; on a CPU each is a lane.
-        max_batch_size: The most windows in a batch; None for 1 on a CPU, 32 on a GPU.
+        max_batch_size: The most windows in a batch; None for 2 on a CPU, 32 on a GPU.
     """
 
     bundle: Path

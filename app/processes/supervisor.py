@@ -33,6 +33,7 @@ from app.telemetry.metrics import Metrics
 
 _ENGINE_SECONDS = 10.0
 """For the engine to end what runs when nobody waits for it any more."""
+_GONE_SECONDS = 5.0
 _SLOTS = 64
 """Windows that one front may have with the engine at once; they take memory only once they are used."""
 
@@ -222,6 +223,8 @@ class _Supervisor:
             self._engine.pipe.close()
             self._engine.process.join(_ENGINE_SECONDS)
         for child in self._children:
+            if child.ended:  # its pipes close a moment before it is gone
+                child.process.join(_GONE_SECONDS)
             if child.process.is_alive():
                 _log.error("the process %s does not end, and is killed", child.name)
                 child.process.kill()
