@@ -48,8 +48,8 @@ def _head(result: dict[str, Any], name: str) -> str:
         "",
         f"Tessera and its peers in one run, {result['date']}: {hardware['processor']}, {hardware['cores']} cores,"
         f" {hardware['memory_gib']:g} GiB, {hardware['system']}. A patch is a PNG of 224 px,"
-        f" {settings['upload_bytes']:,} bytes; {settings['connections']} connections; medians of"
-        f" {settings['rounds']} visit{'s' * (settings['rounds'] > 1)} to each server; each load {settings['seconds']:g} s."
+        f" {settings['upload_bytes']:,} bytes; {settings['connections']} connections; visits"
+        f" to each server: {settings['rounds']}, of which medians; each load {settings['seconds']:g} s."
         f" All figures: `benchmarks/results/{name}`.",
     ]
     if result["kind"] != "full":
