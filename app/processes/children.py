@@ -11,7 +11,7 @@ from multiprocessing.context import ForkProcess
 from app.processes.channel import AskOne, Everyones, Own, Pipe, Ready
 from app.telemetry.merging import merged
 
-_GATHERING_SECONDS = 2.0
+_GATHERING_SECONDS = 5.0
 """A process that is alive answers within milliseconds; Prometheus waits for ten seconds."""
 
 _log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx2 as httpx
@@ -154,7 +155,10 @@ def test_device_and_model_are_told_alike_everywhere(service):
 def test_the_log_is_json_with_request_ids_and_without_probes(service):
     httpx.get(f"{service.url}/health/live")
     identity = httpx.get(f"{service.url}/model").headers["x-request-id"]
-    httpx.get(f"{service.url}/model")  # its log line follows the first one's
+    deadline = time.monotonic() + 10
+    while not any(identity in line for line in service.log):  # each of its processes writes when it comes to it
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     lines = [json.loads(line) for line in service.log]
     [mine] = [line for line in lines if line.get("request_id") == identity]
     assert (mine["route"], mine["status"], mine["method"]) == ("/model", 200, "GET")
