@@ -75,7 +75,9 @@ def test_the_keyboard_a_stop_and_a_closed_terminal_end_all(tmp_path, number):
         if len(waiting) == 2:
             signal.raise_signal(number)
 
-    before = signal.signal(number, signal.default_int_handler)  # nohup, for one, has some ignored
+    before = signal.getsignal(number)
+    if before is signal.SIG_IGN:  # by nohup, say
+        signal.signal(number, signal.SIG_DFL)
     try:
         with pytest.raises(KeyboardInterrupt):
             run_side_by_side(commands, 2, interrupt)
