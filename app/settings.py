@@ -124,6 +124,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"--fronts ({self.fronts}) must be 1 with --sectra-hosts: an order's process must hear of it"
             )
+        if sys.platform != "linux" and ((self.fronts or 1) > 1 or self.engine == "shared"):
+            raise ValueError("several processes run on Linux alone; leave --fronts and --engine out")
+        if self.engine == "own" and self.device != "cpu" and (self.fronts or 1) > 1:
+            raise ValueError("--engine own with several --fronts needs --device cpu: CUDA cannot be forked")
         if self.max_files > self.queue_capacity:
             raise ValueError(f"--max-files ({self.max_files}) must not exceed --queue-capacity ({self.queue_capacity})")
         if self.max_pixels_at_once < self.max_side_px**2:
@@ -159,6 +163,7 @@ def layout_of(settings: Settings) -> Layout:
     """
     on_gpu = settings.device == "cuda" or (settings.device == "auto" and any(map(os.path.exists, _GPU_NODES)))
     alone = sys.platform != "linux" or settings.cores == 1 or bool(settings.sectra_hosts)
+    alone = alone or (on_gpu and settings.engine == "own")
     suited = 1 if alone else max(2, min(settings.cores - 2 if on_gpu else settings.cores // 8, MOST_FRONTS))
     fronts = settings.fronts or suited
     return Layout(fronts, settings.engine == "shared" or (settings.engine == "auto" and on_gpu and fronts > 1))

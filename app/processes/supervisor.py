@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
@@ -112,7 +113,8 @@ class _Supervisor:
         from app.processes.front import run_front  # noqa: PLC0415
 
         settings, metrics = self._settings, Metrics(CollectorRegistry())
-        segmenter = load_segmenter(settings.model, metrics, turns=_fork.Semaphore(settings.cores))
+        choice = replace(settings.model, device="cpu")  # to ask for a GPU here would be to start CUDA before forking
+        segmenter = load_segmenter(choice, metrics, turns=_fork.Semaphore(settings.cores))
 
         def be(index: int, pipe: Pipe) -> None:
             self._keep_one(index)
