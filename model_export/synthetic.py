@@ -81,19 +81,26 @@ def _fibres(rng: np.random.Generator, shape: tuple[int, int]) -> _Field:
 
 def _nuclei(rng: np.random.Generator, size: Size, spacing_px: float, radius_px: float, roundness: float) -> _Field:
     """Return the darkness, 0 to 1, of nuclei strewn over the patch about `spacing_px` apart."""
+    nuclei = [
+        (
+            column + rng.normal(0, spacing_px / 4),
+            row + rng.normal(0, spacing_px / 4),
+            radius_px * rng.uniform(0.75, 1.35),
+            rng.uniform(0, np.pi),
+            rng.uniform(150, 255),
+        )
+        for row in np.arange(0, size.height_px + spacing_px, spacing_px)
+        for column in np.arange(0, size.width_px + spacing_px, spacing_px)
+    ]
+    x, y, long, angle, darkness = np.array(nuclei).T[..., None]  # each (N, 1)
+    turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    u, v = long * np.cos(turn), long * roundness * np.sin(turn)  # (N, 12)
+    across, down = x + u * np.cos(angle) - v * np.sin(angle), y + u * np.sin(angle) + v * np.cos(angle)
+    outlines = np.stack([across, down], axis=-1).reshape(len(nuclei), -1).tolist()
     drawing = Image.new("L", (size.width_px, size.height_px))
     pen = ImageDraw.Draw(drawing)
-    columns = np.arange(0, size.width_px + spacing_px, spacing_px)
-    rows = np.arange(0, size.height_px + spacing_px, spacing_px)
-    for row in rows:
-        for column in columns:
-            x, y = column + rng.normal(0, spacing_px / 4), row + rng.normal(0, spacing_px / 4)
-            long = radius_px * rng.uniform(0.75, 1.35)
-            angle = rng.uniform(0, np.pi)
-            turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-            u, v = long * np.cos(turn), long * roundness * np.sin(turn)
-            outline = np.stack([x + u * np.cos(angle) - v * np.sin(angle), y + u * np.sin(angle) + v * np.cos(angle)])
-            pen.polygon([(float(px), float(py)) for px, py in outline.T], fill=int(rng.uniform(150, 255)))
+    for outline, shade in zip(outlines, darkness.ravel(), strict=True):
+        pen.polygon(outline, fill=int(shade))
     return np.asarray(drawing.filter(ImageFilter.GaussianBlur(0.7)), np.float64) / 255
 
 

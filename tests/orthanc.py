@@ -1,11 +1,12 @@
 """A real Orthanc with its DICOMweb plug-in, on loopback and free ports, in a folder of the test's."""
 
 import json
+import random
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,15 @@ _PLUGIN_FOLDERS = (Path("/usr/share/orthanc/plugins"), Path("/usr/lib/orthanc"))
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    """Return a port that nobody listens on, of those that Linux does not hand out by itself.
+
+    So nothing that another test opens takes it before the program that it is meant for does.
+    """
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as taken, suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
 
 
 class Orthanc:
@@ -91,6 +98,12 @@ class Orthanc:
             process.kill()
             process.wait()
 
+    def kill(self) -> None:
+        """End it at once, where nobody asks for what it stored any more; it takes seconds to stop."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     def send(self, files: Sequence[Path]) -> None:
         """Send DICOM files with `storescu`, as a scanner does: VL images as JPEG, the rest uncompressed."""
         address = ["-aec", AE_TITLE, "127.0.0.1", str(self.dicom_port)]
@@ -122,10 +135,10 @@ class Orthanc:
 
 @contextmanager
 def running_orthanc(folder: Path, **options: Any) -> Iterator[Orthanc]:
-    """Give a started Orthanc; it is stopped when the block ends, however it ends."""
+    """Give a started Orthanc; it is ended when the block ends, however it ends."""
     archive = Orthanc(folder, **options)
     archive.start()
     try:
         yield archive
     finally:
-        archive.stop()
+        archive.kill()

@@ -235,7 +235,7 @@ def test_an_archive_that_is_down_is_waited_for(start, tmp_path):
         assert watcher.stop() == 0
         assert len(results(archive)) == 2 * LEVELS
     finally:
-        archive.stop()
+        archive.kill()
 
 
 @pytest.mark.parametrize("watching", [True, False], ids=["with the watcher running", "with the watcher stopped"])

@@ -39,7 +39,7 @@ CLASSES = [
     {"name": "gland", "letter": "G", "color": [200, 30, 90]},
     {"name": "other", "letter": "O", "color": [20, 20, 20], "label": False},
 ]
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 @pytest.fixture(autouse=True, scope="module")

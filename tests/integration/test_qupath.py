@@ -27,6 +27,8 @@ STUBS = ROOT / "tests" / "qupath_stubs"
 REGION = [300, 200, 640, 480]
 NOBODY = "http://127.0.0.1:1"
 RUN_SECONDS = 120
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""Java compiles little: it runs for a second or two."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,13 @@ def play(slide: Path, url: str, *scenarios: dict[str, Any], key: str = "") -> li
     ran = subprocess.run(
         [program("groovy"), "-cp", STUBS, STUBS / "drive.groovy", SCRIPT, slide],
         input=json.dumps(scenarios),
-        env={**os.environ, "JAVA_HOME": str(java), "TESSERA_URL": url, "TESSERA_API_KEY": key},
+        env={
+            **os.environ,
+            "JAVA_HOME": str(java),
+            "JAVA_OPTS": SHORT_LIVED,
+            "TESSERA_URL": url,
+            "TESSERA_API_KEY": key,
+        },
         capture_output=True,
         text=True,
         timeout=RUN_SECONDS,
@@ -187,29 +195,25 @@ def test_a_key_is_asked_for_when_it_is_wanted_and_forgotten(slide, gate):
     assert {path for path, _ in seen} == {"/segment?x=301&y=202&downsample=2.0&min_area=64&mpp=0.998"}
 
 
-def test_a_slide_of_unknown_spacing_sends_none(slide, gate):
+def test_a_spacing_is_sent_where_it_is_known_and_the_service_would_not_refuse_it(slide, gate):
     url, seen = gate
-    scenario = {"region": [301, 202, 64, 48], "um_per_px": None, "runs": [{"downsample": 2}]}
-    run = play(slide, url, scenario, key="good")[0][0]
-    assert "full resolution, unknown" in run["shown"][0][1]
-    assert [path for path, _ in seen] == ["/segment?x=301&y=202&downsample=2.0&min_area=64"]
-
-
-@pytest.mark.parametrize(("um_per_px", "downsample"), [(0.02, 2), (0.5, 21), (0.0001, 1)])
-def test_a_spacing_that_the_service_would_refuse_is_not_sent(slide, gate, um_per_px, downsample):
-    url, seen = gate
-    scenario = {"region": [301, 202, 64, 48], "um_per_px": um_per_px, "runs": [{"downsample": downsample}]}
-    run = play(slide, url, scenario, key="good")[0][0]
-    assert [kind for kind, _ in run["shown"]] == ["input", "info"]
-    assert [path for path, _ in seen if "mpp" in path] == []
-
-
-@pytest.mark.parametrize(("um_per_px", "mpp"), [(0.05, 0.05), (10, 10.0)])
-def test_a_spacing_on_the_services_bounds_is_sent(slide, gate, um_per_px, mpp):
-    url, seen = gate
-    scenario = {"region": [301, 202, 64, 48], "um_per_px": um_per_px, "runs": [{"downsample": 1}]}
-    play(slide, url, scenario, key="good")
-    assert [path.partition("&mpp=")[2] for path, _ in seen] == [str(mpp)]
+    said_of = [
+        ((None, 2), ""),
+        ((0.02, 2), ""),
+        ((0.5, 21), ""),
+        ((0.0001, 1), ""),
+        ((0.05, 1), "0.05"),
+        ((10, 1), "10.0"),
+    ]
+    scenarios = [
+        {"region": [301, 202, 64, 48], "um_per_px": um_per_px, "runs": [{"downsample": downsample}]}
+        for (um_per_px, downsample), _ in said_of
+    ]
+    runs = [of_scenario[0] for of_scenario in play(slide, url, *scenarios, key="good")]
+    assert "full resolution, unknown" in runs[0]["shown"][0][1]
+    assert [[kind for kind, _ in run["shown"]] for run in runs] == [["input", "info"]] * len(said_of)
+    assert seen[0][0] == "/segment?x=301&y=202&downsample=2.0&min_area=64"
+    assert [path.partition("&mpp=")[2] for path, _ in seen] == [mpp for _, mpp in said_of]
 
 
 def test_a_key_in_the_environment_is_sent_and_no_name_of_the_slide_is(slide, gate):

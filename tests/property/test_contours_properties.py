@@ -139,7 +139,7 @@ from concurrent.futures import ThreadPoolExecutor
 from app.imaging.contours import polygonise
 class_map = np.arange(64, dtype=np.uint8).reshape(8, 8).repeat(8, 0).repeat(8, 1) % 4
 with ThreadPoolExecutor(4) as threads:
-    list(threads.map(lambda _: polygonise(class_map, class_map, (0, 1, 2), 1.5, 4), range(1500)))
+    list(threads.map(lambda _: polygonise(class_map, class_map, (0, 1, 2), 1.5, 4), range(400)))
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stderr == ""

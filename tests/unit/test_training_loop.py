@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from contextlib import contextmanager
 from dataclasses import fields, replace
 
@@ -57,6 +58,24 @@ class Kept(Silent):
         self.lines.append(text)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run and what was told of it. Read it, do not write to it."""
+    run, progress = tmp_path_factory.mktemp("finished"), Kept()
+    with one_thread():
+        assert trainer(run).train(progress) == run / "best.pth"
+    return run, progress.lines
+
+
+@pytest.fixture(scope="module")
+def finished_on_all(tmp_path_factory):
+    """A finished run that held nothing out. Read it, do not write to it."""
+    run = tmp_path_factory.mktemp("finished-on-all")
+    with one_thread():
+        trainer(run, held_out=0, fold=Fold()).train(Silent())
+    return run
+
+
 def lines_of(path):
     return path.read_text(encoding="utf-8").splitlines()
 
@@ -88,9 +107,8 @@ def assert_same(ours, theirs):
         assert ours == theirs
 
 
-def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path):
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    trainer(whole).train(Silent())
+def test_a_resumed_training_ends_as_an_uninterrupted_one(finished, tmp_path):
+    whole, parted = finished[0], tmp_path / "parted"
 
     with pytest.raises(KeyboardInterrupt):
         trainer(parted).train(Interrupted())
@@ -107,19 +125,16 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path):
     assert load_checkpoint(whole / "last.pth")["epochs_done"] == 2
 
 
-def test_a_run_folder_tells_what_was_asked_and_what_came_of_it(tmp_path):
-    progress = Kept()
+def test_a_run_folder_tells_what_was_asked_and_what_came_of_it(finished):
+    run, lines = finished
 
-    kept = trainer(tmp_path).train(progress)
-
-    assert kept == tmp_path / "best.pth"
-    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert {path.name for path in run.iterdir()} == FILES
     asked = {"recipe": recipe().model_dump(mode="json"), "fold": "2/2"}
-    assert json.loads((tmp_path / "recipe.json").read_text()) == asked
+    assert json.loads((run / "recipe.json").read_text()) == asked
     for name in ("best.pth", "last.pth"):
-        checkpoint = load_checkpoint(tmp_path / name)
+        checkpoint = load_checkpoint(run / name)
         assert (checkpoint["asked"], checkpoint["held_out"]) == (asked, ["02.png", "03.png"])
-    rows = rows_of(tmp_path)
+    rows = rows_of(run)
     assert [(row["epoch"], row["phase"]) for row in rows] == [
         ("1", "train"),
         ("1", "validate"),
@@ -128,9 +143,7 @@ def test_a_run_folder_tells_what_was_asked_and_what_came_of_it(tmp_path):
     ]
     assert all(float(row["loss"]) > 0 for row in rows)
     assert all(0 <= float(row["tissue_miou"]) <= 1 for row in rows if row["phase"] == "validate")
-    assert [line.split()[:3] for line in progress.lines] == [
-        ["epoch", f"{row['epoch']}/2", row["phase"]] for row in rows
-    ]
+    assert [line.split()[:3] for line in lines] == [["epoch", f"{row['epoch']}/2", row["phase"]] for row in rows]
 
 
 def test_the_weights_of_the_least_validation_loss_are_kept(tmp_path):
@@ -145,17 +158,15 @@ def test_the_weights_of_the_least_validation_loss_are_kept(tmp_path):
     assert sum(again) / len(again) == pytest.approx(min(losses), rel=1e-4)
 
 
-def test_where_nothing_is_held_out_the_last_weights_are_kept(tmp_path):
-    trainer(tmp_path, held_out=0, fold=Fold()).train(Silent())
-
-    best, last = load_checkpoint(tmp_path / "best.pth"), load_checkpoint(tmp_path / "last.pth")
+def test_where_nothing_is_held_out_the_last_weights_are_kept(finished_on_all):
+    best, last = (load_checkpoint(finished_on_all / name) for name in ("best.pth", "last.pth"))
     assert best["epoch"] == 2
     assert (best["asked"]["fold"], best["held_out"]) == ("all", [])
     assert_same(
         dict(best["model"]),
         {name.removeprefix("module."): value for name, value in last["averaged"].items() if name != "n_averaged"},
     )
-    assert {row["phase"] for row in rows_of(tmp_path)} == {"train"}
+    assert {row["phase"] for row in rows_of(finished_on_all)} == {"train"}
 
 
 def test_the_kept_weights_are_the_averaged_ones_and_differ_from_the_trained_ones(tmp_path):
@@ -183,22 +194,20 @@ def test_each_step_is_taken_once_over_all_epochs(tmp_path):
     assert progress.steps == list(range(3 * 2))
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path):
-    trainer(tmp_path).train(Silent())
-    before = (tmp_path / "last.pth").read_bytes()
-    again, progress = trainer(tmp_path), Kept()
+def test_a_finished_run_is_not_trained_again(finished, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    before = (run / "last.pth").read_bytes()
+    again, progress = trainer(run), Kept()
 
     assert again.resume()
     again.train(progress)
 
     assert progress.lines == []
-    assert (tmp_path / "last.pth").read_bytes() == before
+    assert (run / "last.pth").read_bytes() == before
 
 
-def test_each_step_is_a_row_with_its_rate_and_what_each_term_adds(tmp_path):
-    trainer(tmp_path, held_out=0, fold=Fold()).train(Silent())
-
-    rows = steps_of(tmp_path)
+def test_each_step_is_a_row_with_its_rate_and_what_each_term_adds(finished_on_all):
+    rows = steps_of(finished_on_all)
     assert [(row["step"], row["epoch"]) for row in rows] == [(0, 1), (1, 1), (2, 2), (3, 2)]
     for row in rows:
         terms = set(row) - {"step", "epoch", "learning_rate", "loss"}
@@ -206,7 +215,7 @@ def test_each_step_is_a_row_with_its_rate_and_what_each_term_adds(tmp_path):
         assert row["loss"] == pytest.approx(sum(row[name] for name in terms))
         assert row["learning_rate"] == learning_rate(recipe(), int(row["step"]))
     by_epoch = [(rows[0]["loss"] + rows[1]["loss"]) / 2, (rows[2]["loss"] + rows[3]["loss"]) / 2]
-    assert [float(row["loss"]) for row in rows_of(tmp_path)] == pytest.approx(by_epoch)
+    assert [float(row["loss"]) for row in rows_of(finished_on_all)] == pytest.approx(by_epoch)
 
 
 def test_a_run_folder_notes_what_it_ran_on_and_how_long_in_all(tmp_path):
