@@ -82,7 +82,7 @@ EXPOSE 8000
 # ignores this check; give it /health/ready as the readiness probe and /health/live as the liveness probe.
 # Not urllib.request: that would obey a proxy's environment variables, which Docker can put into every container.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-IS", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['TESSERA_PORT']), timeout=3); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["python", "-IS", "-c", "import http.client, os, ssl, sys; at = ('127.0.0.1', int(os.environ['TESSERA_PORT'])); c = http.client.HTTPSConnection(*at, timeout=3, context=ssl._create_unverified_context()) if os.environ.get('TESSERA_TLS_CERT') else http.client.HTTPConnection(*at, timeout=3); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status != 200)"]
 
 # SIGTERM stops the service when what it has accepted is answered, within 30 s; Docker itself waits only 10 unless told.
 ENTRYPOINT ["tessera"]

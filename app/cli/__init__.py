@@ -5,6 +5,7 @@ from importlib.metadata import version as installed_version
 import click
 
 from app.cli.dicomweb import dicomweb
+from app.cli.keys import keys
 from app.cli.segment import segment
 from app.cli.serve import serve
 
@@ -21,3 +22,4 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(segment)
 main.add_command(dicomweb)
+main.add_command(keys)

@@ -46,7 +46,8 @@ def setting_options(*names: str) -> Callable[[Callable[..., None]], Callable[...
 
 
 def _click_type(field: FieldInfo) -> Any:
-    annotation = next((part for part in get_args(field.annotation) if part is int), field.annotation)
+    optional = [part for part in get_args(field.annotation) if part in (int, Path, str)]
+    annotation = optional[0] if optional else field.annotation
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
     return click.Path(path_type=Path) if annotation is Path else annotation or str

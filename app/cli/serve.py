@@ -7,6 +7,7 @@ import click
 
 from app.cli.options import setting_options, settings_of
 from app.errors import ExtraMissing, ProcessEnded, StartupError
+from app.processes.memory import give_back_large_pieces
 from app.settings import layout_of, unknown_variables
 from app.telemetry import logging
 
@@ -21,17 +22,18 @@ def serve(**given: Any) -> None:
     logging.configure(settings.log_level, settings.log_format)
     for name in unknown_variables():
         _log.warning("the environment variable %s is not a setting", name)
+    give_back_large_pieces()
     layout = layout_of(settings)
     try:
-        if layout.is_one_process:
-            from app.main import create_app  # noqa: PLC0415  the web stack is not for `tessera segment` to wait for
+        if layout.supervised:
+            from app.processes.supervisor import serve_with  # noqa: PLC0415  not for `tessera segment` to wait for
+
+            serve_with(settings, layout)
+        else:
+            from app.main import create_app  # noqa: PLC0415
             from app.server import bind, run  # noqa: PLC0415
 
             listener = bind(settings.host, settings.port)
-            run(create_app(settings), listener, settings.request_timeout)
-        else:
-            from app.processes.supervisor import serve_with  # noqa: PLC0415
-
-            serve_with(settings, layout)
+            run(create_app(settings), listener, settings)
     except (StartupError, ExtraMissing, ProcessEnded) as error:
         raise click.ClickException(str(error)) from error

@@ -1,0 +1,63 @@
+"""The audit log: one JSON object a line, one line a request. What stands in it is decided in `app/api/access.py`."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from app.errors import AccessUnusable, AuditUnavailable
+
+
+class AuditLog:
+    """A file to which lines are appended, by several processes if need be: a line is one write, and none is torn apart.
+
+    A file that was moved away (logrotate) is noticed at the next line, which begins a new one.
+
+    Args:
+        path: The file; made where there is none, for its owner alone.
+
+    Raises:
+        AccessUnusable: It cannot be opened for appending.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._torn = False
+        try:
+            self._handle = self._open()
+        except OSError as error:
+            raise AccessUnusable(f"the audit log {path}: {(error.strerror or str(error)).lower()}") from error
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """Append a line. When this returns, the system has it: it outlives the process, though not a power cut.
+
+        Raises:
+            AuditUnavailable: It could not be written.
+        """
+        line = (b"\n" if self._torn else b"") + json.dumps(record).encode() + b"\n"
+        try:
+            self._follow()
+            written = os.write(self._handle, line)
+        except OSError as error:
+            raise AuditUnavailable("the audit log cannot be written, and nothing is answered without it") from error
+        self._torn = 0 < written < len(line)  # the disk is full: what comes next begins on a line of its own
+        if written < len(line):
+            raise AuditUnavailable("the audit log cannot be written, and nothing is answered without it")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._handle)
+
+    def _follow(self) -> None:
+        """Open the file anew where its name leads elsewhere by now."""
+        try:
+            same = os.path.samestat(self._path.stat(), os.fstat(self._handle))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            handle = self._open()
+            os.close(self._handle)
+            self._handle = handle
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

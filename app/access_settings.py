@@ -1,0 +1,136 @@
+"""Settings of access, which `Settings` has too: who may ask, how often, what is written down, TLS, foreign pages."""
+
+import re
+from logging import getLogger
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.access.audit import AuditLog
+from app.access.callers import MOST_IMAGES_PER_MINUTE
+from app.access.gate import Access, Certificate, TokenReader
+from app.access.keys import KeyFile
+from app.access.rates import Rates
+from app.addresses import is_loopback, is_private
+from app.errors import ExtraMissing
+
+_PUBLIC = ("viewer", "docs", "metrics", "model", "sectra")
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+
+_log = getLogger(__name__)
+
+
+class AccessSettings(BaseSettings):
+    """Who may ask, and what is written down about it."""
+
+    model_config = SettingsConfigDict(env_prefix="TESSERA_", frozen=True, extra="forbid")
+
+    keys_file: Path | None = Field(
+        default=None,
+        description="File of API keys, as tessera keys new makes its lines; without it, none are asked for.",
+    )
+    oidc_issuer: str | None = Field(
+        default=None, description="Issuer of OpenID Connect tokens that are taken beside keys, as its tokens name it."
+    )
+    oidc_audience: str | None = Field(default=None, description="What the issuer's tokens call this service.")
+    oidc_jwks: str | None = Field(
+        default=None, description="Address of the issuer's keys; by default the issuer is asked (discovery)."
+    )
+    public: str = Field(
+        default="viewer,docs",
+        description="What needs no key where others do, separated by commas: of viewer, docs, metrics, model, sectra.",
+    )
+    rate_limit: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_IMAGES_PER_MINUTE,
+        description="Images a minute of each caller; more are refused (429).",
+    )
+    audit_log: Path | None = Field(
+        default=None, description="File to which each request for images is appended as a line of JSON; none: no log."
+    )
+    tls_cert: Path | None = Field(default=None, description="Certificate and its chain, PEM: the service speaks TLS.")
+    tls_key: Path | None = Field(
+        default=None, description="Key of the certificate, PEM; by default in the certificate's file."
+    )
+    cors_origins: str = Field(
+        default="",
+        description="Origins whose pages may ask from a browser, as in https://lis.example, separated by commas.",
+    )
+
+    @field_validator("public")
+    @classmethod
+    def _parts(cls, value: str) -> str:
+        if unknown := sorted(set(_listed(value)) - set(_PUBLIC)):
+            raise ValueError(f"{unknown[0]} is none of {', '.join(_PUBLIC)}")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        for entry in _listed(value):
+            if not _ORIGIN.fullmatch(entry):
+                raise ValueError(f"{entry} is no origin, as in https://lis.example or https://lis.example:8443")
+        return value
+
+    @field_validator("oidc_issuer", "oidc_jwks")
+    @classmethod
+    def _trusted(cls, value: str | None) -> str | None:
+        if value is not None and not is_private(value):
+            raise ValueError("it must begin with https://; what comes by plain http cannot be believed")
+        return value
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if (self.oidc_issuer is None) != (self.oidc_audience is None):
+            raise ValueError("--oidc-issuer and --oidc-audience come together")
+        if self.oidc_jwks is not None and self.oidc_issuer is None:
+            raise ValueError("--oidc-jwks needs --oidc-issuer")
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError("--tls-key needs --tls-cert")
+        return self
+
+
+def access_of(settings: AccessSettings, host: str) -> Access:
+    """Open what the settings name: the files are there and right, or the service does not start.
+
+    Args:
+        settings: Who may ask.
+        host: The address to listen on.
+
+    Raises:
+        AccessUnusable: A file cannot be used.
+        ExtraMissing: An issuer is named, and the packages for its tokens are not installed.
+    """
+    certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
+    if certificate:
+        certificate.check()
+    keys = KeyFile(settings.keys_file) if settings.keys_file else None
+    access = Access(
+        keys=keys,
+        tokens=_tokens(settings),
+        public=frozenset(_listed(settings.public)),
+        rates=Rates(settings.rate_limit) if settings.rate_limit or keys else None,
+        audit=AuditLog(settings.audit_log) if settings.audit_log else None,
+        certificate=certificate,
+        origins=tuple(_listed(settings.cors_origins)),
+    )
+    if not access.is_guarded and not is_loopback(host):
+        _log.warning("whoever reaches %s may use the service: set TESSERA_KEYS_FILE, or see docs/access.md", host)
+    return access
+
+
+def _tokens(settings: AccessSettings) -> TokenReader | None:
+    if settings.oidc_issuer is None or settings.oidc_audience is None:
+        return None
+    try:
+        from app.access.tokens import Tokens  # noqa: PLC0415  it imports an extra's packages
+    except ModuleNotFoundError as error:
+        raise ExtraMissing("OpenID Connect", "oidc") from error
+    return Tokens(settings.oidc_issuer, settings.oidc_audience, settings.oidc_jwks)
+
+
+def _listed(value: str) -> list[str]:
+    return [entry.strip() for entry in value.split(",") if entry.strip()]

@@ -1,0 +1,205 @@
+"""Who may ask for which path, before anything of a body is read; and the audit line, written before the answer."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.access.audit import AuditLog
+from app.access.callers import ANYBODY, Caller
+from app.access.callers import Scope as Allowed
+from app.access.gate import Access
+from app.access.rates import Allowance
+from app.api.middleware import METHODS
+from app.api.problems import PROBLEM, refuse
+from app.api.visit import CLIENT_LEFT, FAULT, VISIT, Visit
+from app.errors import (
+    AdminClosed,
+    AuditUnavailable,
+    CredentialsMissing,
+    CredentialsRejected,
+    ScopeMissing,
+    TesseraError,
+)
+from app.telemetry.logging import request_id
+from app.telemetry.metrics import Metrics
+
+_PARTS = {
+    "health": "health",
+    "viewer": "viewer",
+    "docs": "docs",
+    "redoc": "docs",
+    "openapi.json": "docs",
+    "static-offline-docs": "docs",
+    "model": "model",
+    "metrics": "metrics",
+    "sectra": "sectra",
+    "admin": "admin",
+}
+"""Parts of the service by what a path begins with."""
+_IMAGES = "images"
+"""All else, whatever may be added: it wants a key until it is said here that it does not."""
+_NEEDS = {"health": None, "metrics": Allowed.METRICS, "admin": Allowed.ADMIN}
+_AUDITED = frozenset({_IMAGES, "sectra", "admin"})
+
+_log = logging.getLogger(__name__)
+
+
+class AccessControl:
+    """ASGI middleware that lets callers in, or does not, and writes down who asked for what.
+
+    Args:
+        app: What is behind it.
+        access: Who may.
+        metrics: Told of refusals.
+        routes: All routes there are: of a path that is refused, only a name of theirs is written down.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, routes: Iterable[BaseRoute]) -> None:
+        self._app = app
+        self._access = access
+        self._metrics = metrics
+        self._routes = tuple(routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; anything but HTTP passes through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path: str = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("\n")  # so lenient is the router too
+        part = _PARTS.get(path.split("/", 2)[1] if path.startswith("/") else "", _IMAGES)
+        audit = self._access.audit if part in _AUDITED else None
+        if audit is None:
+            await self._serve(scope, receive, send, part, is_audited=False)
+            return
+        writing = _Writing(audit, scope, receive, send, self._metrics)
+        try:
+            await self._serve(scope, receive, writing.send, part, is_audited=True)
+        except (ClientDisconnect, asyncio.CancelledError):
+            writing.write_unanswered(499, CLIENT_LEFT)
+            raise
+        except Exception:
+            writing.write_unanswered(500, FAULT)
+            raise
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, part: str, *, is_audited: bool) -> None:
+        try:
+            caller = await self._caller(scope, part)
+        except TesseraError as error:
+            scope["route"] = next((route for route in self._routes if route.matches(scope)[0] != Match.NONE), None)
+            await refuse(scope, error, self._metrics)(scope, receive, send)
+            return
+        scope[VISIT] = Visit(caller, Allowance(self._access.rates, caller), is_audited)
+        await self._app(scope, receive, send)
+
+    async def _caller(self, scope: Scope, part: str) -> Caller:
+        """Return who asks, where they may.
+
+        Raises:
+            AccessDenied: They may not.
+            IssuerUnavailable: Whether they may cannot be told now.
+        """
+        access = self._access
+        if not access.is_guarded:
+            if part == "admin":
+                raise AdminClosed("administration needs a key: set TESSERA_KEYS_FILE or TESSERA_OIDC_ISSUER")
+            return ANYBODY
+        needed = _NEEDS.get(part, Allowed.SEGMENT)
+        if needed is None or part in access.public:
+            return ANYBODY
+        caller = await access.caller_of(_credential(scope))
+        scope[VISIT] = Visit(caller, Allowance(None, caller), is_audited=False)
+        if needed not in caller.scopes:
+            raise ScopeMissing(f"this key or token does not allow {needed}", needed)
+        return caller
+
+
+class _Writing:
+    """One request's line: written when its answer is about to begin, which it does not where that fails."""
+
+    def __init__(self, audit: AuditLog, scope: Scope, receive: Receive, send: Send, metrics: Metrics) -> None:
+        self._audit = audit
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._metrics = metrics
+        self._begun = False
+        self._replaced = False
+
+    async def send(self, message: Message) -> None:
+        """Hand a message on."""
+        if message["type"] == "http.response.start" and not self._begun:
+            self._begun = True
+            try:
+                self._write(message["status"], self._scope.get(PROBLEM))
+            except AuditUnavailable as error:
+                _log.error("%s: %s", error, error.__cause__)
+                self._replaced = True
+                await refuse(self._scope, error, self._metrics)(self._scope, self._receive, self._send)
+        if not self._replaced:
+            await self._send(message)
+
+    def write_unanswered(self, status: int, problem: str) -> None:
+        """Write the line of a request that ended without an answer."""
+        if self._begun:
+            return
+        try:
+            self._write(status, problem)
+        except AuditUnavailable as error:
+            _log.error("%s: %s", error, error.__cause__)
+
+    def _write(self, status: int, problem: str | None) -> None:
+        scope = self._scope
+        route = getattr(scope.get("route"), "path", None)
+        if route is None:  # it reached nothing, and its path is the client's own text
+            return
+        visit: Visit | None = scope.get(VISIT)
+        client = scope.get("client")
+        self._audit.write(
+            {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "caller": visit.caller.name if visit else None,
+                "address": client[0] if client else None,
+                "method": scope["method"] if scope["method"] in METHODS else "other",
+                "route": route,
+                "status": status,
+                "problem": problem,
+                "request_id": request_id.get(),
+                "images": [{"sha256": image.sha256, "outcome": image.outcome} for image in visit.images]
+                if visit
+                else [],
+                "model": _model(scope),
+            }
+        )
+
+
+def _model(scope: Scope) -> dict[str, Any] | None:
+    service = getattr(scope["app"].state, "service", None)
+    return service.segmenter.manifest.model_dump(include={"name", "version", "sha256"}) if service else None
+
+
+def _credential(scope: Scope) -> str:
+    """Return the one key or token that a request shows.
+
+    Raises:
+        CredentialsMissing: It shows none.
+        CredentialsRejected: It shows several, and which of them counts would be a guess.
+    """
+    shown: set[bytes] = set()
+    for name, value in scope["headers"]:
+        if name == b"x-api-key":
+            shown.add(value.strip())
+        elif name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                shown.add(token.strip())
+    if not shown:
+        raise CredentialsMissing("send a key, or a token, as Authorization: Bearer KEY, or as X-API-Key: KEY")
+    if len(shown) > 1:
+        raise CredentialsRejected("several keys or tokens came with this request; send one")
+    return shown.pop().decode("latin-1")

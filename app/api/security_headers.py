@@ -1,0 +1,55 @@
+"""Headers of every answer that tell a browser what it must not do with it."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_ALL = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+_API = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+)
+_DOCUMENTATION = (
+    (b"cache-control", b"no-cache"),
+    # FastAPI's pages start by a script in the page, and style themselves; ReDoc searches in a worker made of a blob.
+    (
+        b"content-security-policy",
+        b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline';"
+        b" img-src 'self' data:; worker-src blob:; object-src 'none'; base-uri 'none'; form-action 'none';"
+        b" frame-ancestors 'none'",
+    ),
+)
+_DOCUMENTATION_PATHS = ("/docs", "/redoc", "/static-offline-docs/")
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
+
+
+class SecurityHeaders:
+    """ASGI middleware that adds them, each unless the answer has its own, as the page at `/viewer` does.
+
+    Args:
+        app: What answers.
+        has_tls: Whether browsers shall come back by TLS alone (RFC 6797).
+    """
+
+    def __init__(self, app: ASGIApp, has_tls: bool) -> None:
+        self._app = app
+        always = (*_ALL, _HSTS) if has_tls else _ALL
+        self._api = (*always, *_API)
+        self._documentation = (*always, *_DOCUMENTATION)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; anything but HTTP passes through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        wanted = self._documentation if path.startswith(_DOCUMENTATION_PATHS) else self._api
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(one for one in wanted if one[0] not in own)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

@@ -1,0 +1,501 @@
+"""Who may ask for what, what is said to those who may not, and what is written down."""
+
+import asyncio
+import json
+import logging
+import uuid
+from contextlib import contextmanager
+from hashlib import sha256
+from urllib.parse import unquote
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.access.callers import Caller, Scope
+from app.access.keys import line_of, new_key
+from app.main import create_app
+from app.settings import Settings
+from tests.fakes import ColourSegmenter
+from tests.issuer import AUDIENCE, issuing
+from tests.pictures import encoded, noise, plain
+
+PNG = {"Content-Type": "image/png"}
+DATA = encoded(noise(8, 8))
+CANARY = "JANE-DOE-1952"
+KEYS = {scope.value: new_key() for scope in Scope} | {"slow": new_key()}
+CHALLENGE = 'Bearer realm="tessera"'
+OPEN = ("/health/live", "/health/ready", "/viewer", "/viewer/main.js", "/docs", "/redoc", "/openapi.json")
+
+
+@contextmanager
+def running(segmenter=None, **settings):
+    app = create_app(Settings(**{"cores": 1, "max_side_px": 300, **settings}), segmenter or ColourSegmenter())
+    with TestClient(app) as client:
+        yield client
+
+
+@pytest.fixture
+def keys_file(tmp_path):
+    path = tmp_path / "keys"
+    callers = {name: Caller(name, frozenset({Scope(name)})) for name in Scope}
+    callers["slow"] = Caller("slow", frozenset({Scope.SEGMENT}), 3)
+    path.write_text("\n".join(line_of(KEYS[name], caller) for name, caller in callers.items()))
+    path.chmod(0o600)
+    return path
+
+
+def bearer(name):
+    return {"Authorization": f"Bearer {KEYS[name]}"}
+
+
+def post(client, headers=None, path="/segment", **request):
+    return client.post(path, headers=PNG | (headers or {}), **{"content": DATA, **request})
+
+
+def kind(response):
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["request_id"] == response.headers["x-request-id"]
+    return response.json()["type"].removeprefix("urn:problem-type:tessera:")
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# Who may
+
+
+def test_without_keys_all_is_open_but_administration(client):
+    assert post(client).status_code == 200
+    assert client.get("/metrics").status_code == 200
+    refused = client.post("/admin/reload")
+    assert (refused.status_code, kind(refused)) == (403, "admin-closed")
+    assert "TESSERA_KEYS_FILE" in refused.json()["detail"]
+    assert client.post("/admin/reload", headers=bearer("admin")).status_code == 403
+
+
+def test_with_keys_each_part_wants_its_own(keys_file):
+    wants = {
+        "/segment": "segment",
+        "/classify": "segment",
+        "/model": "segment",
+        "/metrics": "metrics",
+        "/admin/x": "admin",
+    }
+    with running(keys_file=keys_file) as client:
+        for path in OPEN:
+            assert client.get(path).status_code == 200, path
+        for path, wanted in {**wants, "/nothing": "segment", "/admin": "admin", "/": "segment"}.items():
+            nobody = client.get(path)
+            assert (nobody.status_code, nobody.headers["www-authenticate"]) == (401, CHALLENGE), path
+            assert kind(nobody) == "credentials-missing"
+            for scope in Scope:
+                answer = client.get(path, headers=bearer(scope))
+                if scope == wanted:
+                    assert answer.status_code in (200, 404, 405), path
+                    continue
+                assert (answer.status_code, kind(answer)) == (403, "scope-missing"), path
+                assert answer.headers["www-authenticate"].endswith(f'error="insufficient_scope", scope="{wanted}"')
+        assert post(client, bearer("segment")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/metrics%0A", 403),
+        ("/metrics/", 403),
+        ("/admin/reload%0A", 403),
+        ("/admin%2Freload", 403),
+        ("/health/../metrics", 404),
+        ("/health/%2e%2e/metrics", 404),
+        ("/viewer/..%2fmetrics", 404),
+        ("//metrics", 404),
+        ("/METRICS", 404),
+    ],
+)
+def test_a_path_written_otherwise_leads_nowhere_that_its_key_does_not(keys_file, path, status):
+    async def scenario(app):
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": unquote(path), "raw_path": path.encode(), "root_path": ""}
+        headers = [(b"x-api-key", KEYS["segment"].encode())]
+        await app({**scope, "query_string": b"", "headers": headers, "http_version": "1.1"}, receive, send)
+        assert sent[0]["status"] == status
+
+    with running(keys_file=keys_file) as client:
+        client.portal.call(scenario, client.app)
+
+
+def test_parts_can_stay_open(keys_file):
+    with running(keys_file=keys_file, public="metrics, model") as client:
+        assert client.get("/metrics").status_code == 200
+        assert client.get("/model").status_code == 200
+        assert client.get("/viewer").status_code == 401
+        assert client.get("/docs").status_code == 401
+        assert post(client).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"X-API-Key": KEYS["segment"]}, 200),
+        ({"Authorization": f"bearer  {KEYS['segment']} "}, 200),
+        ({"Authorization": "Basic dTpw", "X-API-Key": KEYS["segment"]}, 200),
+        ({"X-API-Key": KEYS["segment"], "Authorization": f"Bearer {KEYS['segment']}"}, 200),
+        ({"X-API-Key": KEYS["segment"], "Authorization": f"Bearer {KEYS['admin']}"}, 401),
+        ({"Authorization": KEYS["segment"]}, 401),
+        ({"Authorization": "Basic dTpw"}, 401),
+        ({"Authorization": "Bearer"}, 401),
+        ({"Authorization": f"Bearer {new_key()}"}, 401),
+        ({"Authorization": f"Bearer {KEYS['segment']}".encode() + b"\xff"}, 401),
+        ({"X-API-Key": "a.b.c"}, 401),
+    ],
+)
+def test_a_key_comes_in_one_of_two_headers(keys_file, headers, status):
+    with running(keys_file=keys_file) as client:
+        answer = post(client, headers)
+        assert answer.status_code == status
+        assert ("www-authenticate" in answer.headers) == (status == 401)
+
+
+def test_a_wrong_key_is_said_to_be_wrong(keys_file):
+    with running(keys_file=keys_file) as client:
+        refused = post(client, {"X-API-Key": new_key()})
+    assert kind(refused) == "credentials-rejected"
+    assert refused.headers["www-authenticate"] == f'{CHALLENGE}, error="invalid_token"'
+
+
+def test_nothing_of_a_body_is_read_of_somebody_unknown(keys_file):
+    async def scenario(app):
+        async def receive():
+            raise AssertionError("the body was asked for")
+
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/segment", "root_path": "", "query_string": b"", "app": app}
+        await app({**scope, "headers": [(b"content-type", b"image/png")], "http_version": "1.1"}, receive, send)
+        assert sent[0]["status"] == 401
+
+    with running(keys_file=keys_file) as client:
+        client.portal.call(scenario, client.app)
+        value = client.app.state.metrics.registry.get_sample_value
+        assert value("tessera_requests_total", {"route": "/segment", "status": "401"}) == 1
+        assert value("tessera_rejections_total", {"reason": "credentials-missing"}) == 1
+
+
+def test_tokens_of_an_issuer_are_taken_beside_keys(keys_file):
+    with (
+        issuing() as issuer,
+        running(keys_file=keys_file, oidc_issuer=issuer.url, oidc_audience=AUDIENCE) as client,
+    ):
+        issuer.is_down = True
+        down = post(client, {"Authorization": f"Bearer {issuer.token()}"})
+        assert (down.status_code, kind(down)) == (503, "issuer-unavailable")
+        assert post(client, bearer("segment")).status_code == 200
+    with issuing() as issuer, running(oidc_issuer=issuer.url, oidc_audience=AUDIENCE) as client:
+        assert post(client, {"Authorization": f"Bearer {issuer.token()}"}).status_code == 200
+        assert client.get("/metrics", headers={"Authorization": f"Bearer {issuer.token()}"}).status_code == 403
+        wrong = post(client, {"Authorization": f"Bearer {issuer.token(aud='another')}"})
+        assert (wrong.status_code, kind(wrong)) == (401, "credentials-rejected")
+        assert post(client, bearer("segment")).status_code == 401
+
+
+def test_sectras_server_which_has_no_key_is_let_in_where_that_is_said(keys_file, tmp_path, caplog):
+    log, sectra = tmp_path / "audit.jsonl", {"sectra_hosts": "pacs.example", "keys_file": keys_file}
+    with running(**sectra) as client:
+        assert client.get("/sectra/hook/info").status_code == 401
+        assert client.get("/sectra/hook/info", headers=bearer("segment")).status_code == 200
+    assert "/sectra/hook asks for a key" in caplog.text
+    caplog.clear()
+    with running(**sectra, public="sectra", audit_log=log) as client:
+        assert client.post("/sectra/hook", json={"action": "modify"}).status_code == 400
+    assert not caplog.records
+    (line,) = lines(log)
+    assert (line["caller"], line["route"], line["problem"]) == ("anonymous", "/sectra/hook", "invalid-request")
+
+
+def test_a_service_open_to_a_network_says_so_at_its_start(caplog, keys_file):
+    create_app(Settings(host="0.0.0.0", keys_file=keys_file), ColourSegmenter())
+    create_app(Settings(host="localhost"), ColourSegmenter())
+    assert not caplog.records
+    create_app(Settings(host="0.0.0.0"), ColourSegmenter())
+    assert "whoever reaches 0.0.0.0 may use the service" in caplog.text
+
+
+# How often
+
+
+def test_the_rate_counts_images_and_says_when_to_come_back(keys_file):
+    parts = [("file", DATA)] * 2
+    with running(keys_file=keys_file) as client:
+        assert client.post("/segment", files=parts, headers=bearer("slow")).status_code == 200
+        refused = client.post("/segment", files=parts, headers=bearer("slow"))
+        assert (refused.status_code, kind(refused)) == (429, "rate-exceeded")
+        assert 19 <= int(refused.headers["retry-after"]) <= 20
+        assert post(client, bearer("slow")).status_code == 200  # the refused two were not counted
+        assert post(client, bearer("slow")).status_code == 429
+        assert post(client, bearer("segment")).status_code == 200
+        never = client.post("/segment", files=parts * 2, headers=bearer("segment"))
+        assert never.status_code == 200
+
+
+def test_more_images_than_a_minutes_worth_can_never_come_at_once():
+    with running(rate_limit=2) as client:
+        refused = client.post("/classify", files=[("file", DATA)] * 3)
+        assert (refused.status_code, kind(refused)) == (413, "upload-too-large")
+        assert "send fewer at a time" in refused.json()["detail"]
+
+
+def test_images_that_found_no_place_are_not_counted():
+    with running(rate_limit=2, queue_capacity=2, max_files=2) as client:
+        with client.portal.wrap_async_context_manager(_Full(client)):
+            assert kind(client.post("/segment", files=[("file", DATA)] * 2)) == "queue-full"
+        assert client.post("/segment", files=[("file", DATA)] * 2).status_code == 200
+        assert post(client).status_code == 429
+
+
+class _Full:
+    """Leaves one place of the service's free."""
+
+    def __init__(self, client):
+        self._place = client.app.state.service.admission.admit(1)
+
+    async def __aenter__(self):
+        self._place.__enter__()
+
+    async def __aexit__(self, *error):
+        self._place.__exit__(None, None, None)
+
+
+# What is written down
+
+
+def test_each_request_for_images_is_a_line(keys_file, tmp_path):
+    log, own = tmp_path / "audit.jsonl", str(uuid.uuid4())
+    bad = encoded(noise(8, 8))[:60]
+    with running(keys_file=keys_file, audit_log=log) as client:
+        manifest = client.app.state.service.segmenter.manifest
+        answer = client.post(
+            "/segment?view=overlay",
+            files=[("file", (f"{CANARY}.png", DATA)), ("file", (f"{CANARY}.png", bad))],
+            headers={**bearer("segment"), "X-Request-ID": own, "User-Agent": CANARY},
+        )
+        assert answer.status_code == 200
+        post(client, bearer("segment"), path="/classify")
+        post(client, bearer("segment"), content=bad)
+        post(client, bearer("segment"), path=f"/segment?{CANARY}={CANARY}")
+        post(client)
+        post(client, bearer("metrics"))
+        client.get("/segment", headers=bearer("segment"))
+        client.request(CANARY, "/segment")
+        client.post("/admin/reload", headers=bearer("segment"))
+        for path in (*OPEN, "/model", "/metrics", f"/{CANARY}", f"/segment/{CANARY}", f"/admin/{CANARY}"):
+            client.get(path)
+            client.get(path, headers=bearer("admin"))
+            client.get(path, headers=bearer("segment"))
+    written = lines(log)
+    good_digest = answer.json()["results"][0]["image"]["sha256"]
+    bad_digest = written[0]["images"][1]["sha256"]
+    model = {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256}
+    assert {**written[0], "time": ""} == {
+        "time": "",
+        "caller": "segment",
+        "address": "testclient",
+        "method": "POST",
+        "route": "/segment",
+        "status": 200,
+        "problem": None,
+        "request_id": own,
+        "images": [
+            {"sha256": good_digest, "outcome": "answered"},
+            {"sha256": bad_digest, "outcome": "unreadable-image"},
+        ],
+        "model": model,
+    }
+    assert written[0]["time"].endswith("+00:00")
+    assert len(written[0]["time"]) == len("2026-01-02T03:04:05.678+00:00")
+    assert written[2]["images"] == [{"sha256": bad_digest, "outcome": "unreadable-image"}]
+    brief = [(one["caller"], one["method"], one["route"], one["status"], one["problem"]) for one in written]
+    assert brief == [
+        ("segment", "POST", "/segment", 200, None),
+        ("segment", "POST", "/classify", 200, None),
+        ("segment", "POST", "/segment", 422, "unreadable-image"),
+        ("segment", "POST", "/segment", 400, "invalid-request"),
+        (None, "POST", "/segment", 401, "credentials-missing"),
+        ("metrics", "POST", "/segment", 403, "scope-missing"),
+        ("segment", "GET", "/segment", 405, "method-not-allowed"),
+        (None, "other", "/segment", 401, "credentials-missing"),
+        ("segment", "POST", "/admin/reload", 403, "scope-missing"),
+    ]
+    assert CANARY not in log.read_text()
+    assert not any(key in log.read_text() for key in KEYS.values())
+
+
+def test_digests_are_of_the_bytes_that_were_sent_also_of_many(tmp_path):
+    log = tmp_path / "audit.jsonl"
+    pictures = [encoded(plain((9, 9, shade), 300, 300), "BMP") for shade in range(5)]
+    assert sum(map(len, pictures)) > 2**20  # hashed in a thread
+    with running(audit_log=log) as client:
+        assert client.post("/segment", files=[("file", picture) for picture in pictures]).status_code == 200
+    (line,) = lines(log)
+    assert [image["sha256"] for image in line["images"]] == [sha256(picture).hexdigest() for picture in pictures]
+
+
+def test_an_image_past_its_deadline_is_written_down_as_that(tmp_path):
+    log = tmp_path / "audit.jsonl"
+    with running(ColourSegmenter(gate=asyncio.Event()), audit_log=log, request_timeout=0.05) as client:
+        assert post(client).status_code == 504
+    (line,) = lines(log)
+    assert (line["caller"], line["status"], line["problem"]) == ("anonymous", 504, "deadline-exceeded")
+    assert [image["outcome"] for image in line["images"]] == ["deadline-exceeded"]
+
+
+def test_a_fault_and_a_refusal_by_rate_are_written_down(tmp_path):
+    class Broken(ColourSegmenter):
+        async def segment(self, window):
+            raise KeyError("a bug")
+
+    log = tmp_path / "audit.jsonl"
+    with running(Broken(), audit_log=log, rate_limit=1) as client:
+        assert post(client).status_code == 500
+        assert post(client).status_code == 429
+    assert [(line["status"], line["problem"], len(line["images"])) for line in lines(log)] == [
+        (500, "internal-server-error", 1),
+        (429, "rate-exceeded", 0),
+    ]
+
+
+def test_a_client_that_left_is_written_down(tmp_path):
+    log = tmp_path / "audit.jsonl"
+
+    async def scenario(app):
+        messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": DATA, "more_body": False}]
+
+        async def receive():
+            return messages.pop() if messages else await asyncio.Event().wait()
+
+        async def send(message):
+            raise AssertionError(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/segment", "raw_path": b"/segment", "root_path": ""}
+        headers = [(b"content-type", b"image/png")]
+        await app({**scope, "query_string": b"", "headers": headers, "http_version": "1.1"}, receive, send)
+
+    with running(ColourSegmenter(gate=asyncio.Event()), audit_log=log) as client:
+        client.portal.call(scenario, client.app)
+    (line,) = lines(log)
+    assert (line["status"], line["problem"], line["images"][0]["outcome"]) == (499, "client-left", "client-left")
+
+
+def test_the_line_is_there_before_the_answer_begins(tmp_path):
+    log = tmp_path / "audit.jsonl"
+    seen = []
+
+    async def scenario(app):
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            seen.append((message["type"], len(lines(log))))
+
+        scope = {"type": "http", "method": "POST", "path": "/segment", "raw_path": b"/segment", "root_path": ""}
+        await app({**scope, "query_string": b"", "headers": [], "http_version": "1.1"}, receive, send)
+
+    with running(audit_log=log) as client:
+        client.portal.call(scenario, client.app)
+    assert seen == [("http.response.start", 1), ("http.response.body", 1)]
+
+
+def test_nothing_is_answered_that_cannot_be_written_down(caplog):
+    with running(audit_log="/dev/full") as client:
+        refused = post(client, headers={"Accept": "image/png"})
+        assert (refused.status_code, kind(refused)) == (503, "audit-unavailable")
+        assert "tessera-labels" not in refused.headers
+        assert client.get("/health/live").status_code == 200
+    assert [record.levelno for record in caplog.records if record.name == "app.api.access"] == [logging.ERROR]
+
+
+# What browsers are told
+
+
+def test_every_answer_says_what_a_browser_must_not_do(client):
+    for answer in (post(client), client.get("/nothing"), client.post("/admin/reload"), client.get("/metrics")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["content-security-policy"].startswith("default-src 'none';")
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert "strict-transport-security" not in answer.headers
+    for path in ("/docs", "/redoc", "/static-offline-docs/swagger-ui.css"):
+        answer = client.get(path)
+        assert "default-src 'self'; script-src 'self' 'unsafe-inline'" in answer.headers["content-security-policy"]
+        assert answer.headers["cache-control"] == "no-cache"
+    page = client.get("/viewer")
+    assert len(page.headers.get_list("content-security-policy")) == 1
+    assert page.headers["cache-control"] == "no-cache"
+
+
+def test_an_unforeseen_error_has_the_headers_too():
+    class Broken(ColourSegmenter):
+        async def segment(self, window):
+            raise KeyError("a bug")
+
+    with running(Broken()) as client:
+        answer = post(client)
+    assert answer.status_code == 500
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+ORIGIN = "https://lis.example"
+
+
+def preflight(client, origin):
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "Authorization, Content-Type"}
+    return client.options("/segment", headers={"Origin": origin, **asked})
+
+
+def test_pages_of_other_origins_may_not_ask_unless_they_are_named(keys_file):
+    with running(keys_file=keys_file) as client:
+        assert preflight(client, ORIGIN).status_code == 401
+        assert "access-control-allow-origin" not in post(client, {"Origin": ORIGIN, **bearer("segment")}).headers
+    with running(keys_file=keys_file, cors_origins=f"{ORIGIN}, http://127.0.0.1:3000") as client:
+        allowed = preflight(client, ORIGIN)
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == ORIGIN
+        assert "access-control-allow-credentials" not in allowed.headers
+        assert preflight(client, "https://elsewhere.example").status_code == 400
+        for headers, status in ((bearer("segment"), 200), ({}, 401)):
+            answer = post(client, {"Origin": ORIGIN, **headers})
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == ORIGIN
+            assert answer.headers["access-control-expose-headers"] == "*"
+
+
+# What the service refuses to start with
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"public": "viewer,root"}, "root is none of viewer, docs"),
+        ({"cors_origins": "*"}, r"\* is no origin"),
+        ({"cors_origins": "https://lis.example/"}, "is no origin"),
+        ({"oidc_issuer": "https://login.example"}, "come together"),
+        ({"oidc_issuer": "http://login.example", "oidc_audience": "x"}, "must begin with https"),
+        ({"oidc_jwks": "https://login.example/keys"}, "needs --oidc-issuer"),
+        ({"tls_key": "key.pem"}, "needs --tls-cert"),
+        ({"rate_limit": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Settings(**settings)

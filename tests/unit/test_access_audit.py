@@ -1,0 +1,97 @@
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from app.access.audit import AuditLog
+from app.errors import AccessUnusable, AuditUnavailable
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "audit.jsonl"
+
+
+@pytest.fixture
+def log(path):
+    opened = AuditLog(path)
+    yield opened
+    opened.close()
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_are_appended_for_the_owner_alone(path):
+    for number in range(2):
+        log = AuditLog(path)
+        log.write({"number": number, "name": "é\n"})
+        log.close()
+    assert lines(path) == [{"number": 0, "name": "é\n"}, {"number": 1, "name": "é\n"}]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_moved_away_is_followed_by_a_new_one(path, log):
+    log.write({"number": 0})
+    path.rename(path.with_suffix(".1"))
+    log.write({"number": 1})
+    path.unlink()
+    path.touch(mode=0o640)  # as logrotate makes it
+    log.write({"number": 2})
+    assert lines(path.with_suffix(".1")) == [{"number": 0}]
+    assert lines(path) == [{"number": 2}]
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_emptied_in_its_place_is_written_from_its_start(path, log):
+    log.write({"number": 0})
+    os.truncate(path, 0)
+    log.write({"number": 1})
+    assert lines(path) == [{"number": 1}]
+
+
+def test_processes_tear_no_line_of_each_other(path, log):
+    def write() -> None:
+        for number in range(200):
+            log.write({"pid": os.getpid(), "number": number, "filling": "x" * 5000})
+
+    processes = [multiprocessing.get_context("fork").Process(target=write) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert len(lines(path)) == 400
+
+
+def test_a_full_disk_is_an_error():
+    log = AuditLog(Path("/dev/full"))
+    with pytest.raises(AuditUnavailable, match="cannot be written"):
+        log.write({})
+    log.close()
+
+
+def test_a_line_cut_short_is_an_error_and_the_next_begins_on_its_own(path, log, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, line: write(handle, line[:5]))
+    with pytest.raises(AuditUnavailable):
+        log.write({"number": 0})
+    monkeypatch.undo()
+    log.write({"number": 1})
+    log.write({"number": 2})
+    assert [json.loads(line) for line in path.read_text().splitlines()[1:]] == [{"number": 1}, {"number": 2}]
+
+
+def test_a_folder_that_is_gone_is_an_error(path, log):
+    path.unlink()
+    path.parent.rmdir()
+    with pytest.raises(AuditUnavailable):
+        log.write({})
+
+
+def test_what_cannot_be_opened_is_refused_at_once(tmp_path):
+    for path, words in ((tmp_path, "is a directory"), (tmp_path / "none" / "log", "no such file")):
+        with pytest.raises(AccessUnusable, match=words):
+            AuditLog(path)
