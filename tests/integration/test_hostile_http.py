@@ -1,0 +1,358 @@
+"""Connections, headers and bodies that no honest client sends: refused in words, in bounded time and memory."""
+
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+
+import httpx2 as httpx
+import pytest
+
+from tests.conftest import RunningService
+from tests.fuzz.service import answers, connect, everything_from, exchange, own_bytes, processes_of
+from tests.fuzz.uploads import attack, uploads
+from tests.pictures import encoded, noise
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and processes are read from /proc")
+
+HEADER_SECONDS, REQUEST_SECONDS, CONNECTIONS = 1, 4, 12
+RESERVE = 16
+PATCH = encoded(noise(32, 32))
+HOST = b"Host: x\r\n"
+PNG = b"Content-Type: image/png\r\n"
+FORM = b"Content-Type: multipart/form-data; boundary=b\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+POST = b"POST /segment HTTP/1.1\r\n" + HOST
+LIVE = b"GET /health/live HTTP/1.1\r\n" + HOST + b"\r\n"
+GOOD = POST + PNG + b"Content-Length: %d\r\n" % len(PATCH)
+FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+GROWTH_BYTES = 256 * 2**20
+"""Four times the largest body; what a request leaves behind is far less."""
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[RunningService]:
+    """One process, so that what it answers to is known; limits that tests can wait for."""
+    running = RunningService(
+        *("--device", "cpu", "--cores", "1", "--header-timeout", str(HEADER_SECONDS)),
+        *("--request-timeout", str(REQUEST_SECONDS), "--max-connections", str(CONNECTIONS)),
+    )
+    assert good_upload(running) == 200
+    running.pids = processes_of(running.process.pid)
+    running.bytes_at_first = own_bytes(running.pids)
+    yield running
+    running.stop()
+    lines = [line for line in running.log if '"level": "error"' in line or "Traceback" in line]
+    assert not lines
+
+
+@pytest.fixture(autouse=True)
+def _unharmed(hostile: RunningService) -> Iterator[None]:
+    yield
+    assert good_upload(hostile) == 200
+    assert processes_of(hostile.process.pid) == hostile.pids
+    assert own_bytes(hostile.pids) < hostile.bytes_at_first + GROWTH_BYTES
+
+
+def good_upload(service: RunningService) -> int:
+    headers = {"Content-Type": "image/png"}
+    return httpx.post(f"{service.url}/segment", content=PATCH, headers=headers, timeout=60).status_code
+
+
+def refused(service: RunningService, *pieces: bytes) -> tuple[int, str]:
+    """Return status and kind of the one answer, a problem document, after which the connection ended."""
+    [answer] = exchange(service, *pieces)
+    assert answer.headers["connection"] == "close"
+    return answer.status, answer.problem()["type"].rpartition(":")[2]
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+BAD_REQUEST = (400, "invalid-request")
+TOO_LATE = (408, "request-timeout")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /health/live\r\n\r\n",
+        b"GET /health/live HTTP/0.9\r\n" + HOST + b"\r\n",
+        b"GET /health/live HTTP/2.0\r\n" + HOST + b"\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\n" + 2 * HOST + b"\r\n",
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
+        bytes(1000),
+        b"GET /health/\0live HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /health/live HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\n" + HOST + b"X : a\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\n" + HOST + b"X: a\r\n folded\r\n\r\n",
+        b"GET http:// HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /\xff HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"CONNECT other.example:443 HTTP/1.1\r\n" + HOST + b"\r\n",
+        POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+        POST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+        POST + b"Content-Length: 3\r\n" + CHUNKED + b"\r\n3\r\nabc\r\n0\r\n\r\n",
+        POST + CHUNKED + b"Content-Length: 3\r\n\r\n0\r\n\r\nGET /model HTTP/1.1\r\n" + HOST + b"\r\n",
+        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        POST + b"Content-Length: -1\r\n\r\n",
+        POST + b"Content-Length: +3\r\n\r\nabc",
+        POST + b"Content-Length: 99999999999999999999999999\r\n\r\n",
+        POST + PNG + CHUNKED + b"\r\nxyz\r\nabc\r\n",
+        POST + PNG + CHUNKED + b"\r\n-1\r\nabc\r\n",
+        POST + PNG + CHUNKED + b"\r\nfffffffffffffffff\r\nabc\r\n",
+        POST + PNG + CHUNKED + b"\r\n3\r\nabcdef\r\n0\r\n\r\n",
+        POST + PNG + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc",
+    ],
+)
+def test_what_is_not_http_is_a_bad_request(hostile, request_):
+    assert refused(hostile, request_) == BAD_REQUEST
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
+def test_another_protocol_is_not_taken_up(hostile, protocol):
+    [answer] = exchange(
+        hostile, LIVE[:-2] + b"Connection: Upgrade\r\nUpgrade: " + protocol + b"\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n"],
+        [LIVE[:-2] + b"X: " + b"a" * 70_000 + b"\r\n\r\n"],
+        [LIVE[:-2], *[b"X: " + b"a" * 1000 + b"\r\n"] * 10_000],
+        [LIVE[:-2] + b"X: ", *[b"a" * 2**16] * 1000],
+        [LIVE[:-2], *[b"a:\r\n" * 10_000] * 100],
+        [POST + PNG + CHUNKED + b"\r\n1;", *[b"a" * 2**16] * 100],
+        [POST + PNG + CHUNKED + b"\r\n1\r\na\r\n0\r\n", *[b"X: " + b"a" * 1000 + b"\r\n"] * 10_000],
+    ],
+    ids=["target", "header", "headers", "endless header", "many headers", "chunk extension", "trailers"],
+)
+def test_headers_without_end_are_too_large(hostile, pieces):
+    assert refused(hostile, *pieces) == (431, "headers-too-large")
+
+
+def test_a_trailer_is_no_header(hostile):
+    trailer = b"0\r\nAccept: image/png\r\nContent-Type: text/plain\r\n\r\n"
+    [answer] = exchange(hostile, POST + PNG + CHUNKED + b"Connection: close\r\n\r\n" + chunk(PATCH) + trailer)
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+
+
+@pytest.mark.parametrize("request_", [b"GET", LIVE[:-2], b"\r\n", POST + PNG + b"X: " + b"a" * 2000])
+def test_headers_that_do_not_come_in_time(hostile, request_):
+    assert refused(hostile, request_) == TOO_LATE
+
+
+def test_headers_that_drip_have_no_more_time_and_those_of_a_second_request_no_less(hostile):
+    with connect(hostile) as connection:
+        connection.sendall(LIVE)
+        assert b'"live"' in connection.recv(2**16)
+        connection.sendall(LIVE[:-2] + b"X: ")
+        connection.settimeout(0.05)
+        start = time.monotonic()
+        text = b""
+        while not text:
+            assert time.monotonic() - start < 20
+            connection.sendall(b"a")
+            with suppress(TimeoutError):
+                text = connection.recv(2**16)
+        assert time.monotonic() - start > HEADER_SECONDS / 2
+        connection.settimeout(20)
+        [answer] = answers(text + everything_from(connection))
+        assert answer.problem()["type"].endswith(":request-timeout")
+
+
+def test_a_silent_connection_is_closed_in_silence(hostile):
+    assert exchange(hostile) == []
+
+
+def at_once(*works: Callable[[], None]) -> None:
+    """Do what mostly waits at one time."""
+    with ThreadPoolExecutor(len(works)) as threads:
+        for done in [threads.submit(work) for work in works]:
+            done.result()
+
+
+def test_a_body_that_does_not_come_in_time_is_the_senders_fault(hostile):
+    def send(head: bytes) -> None:
+        assert refused(hostile, head) == TOO_LATE
+
+    at_once(
+        partial(send, POST + PNG + b"Content-Length: 1000\r\n\r\nabc"),
+        partial(send, POST + PNG + CHUNKED + b"\r\n3\r\nabc\r\n"),
+        partial(send, POST + FORM + b"Content-Length: 1000\r\n\r\n" + FILE),
+    )
+
+
+def test_a_body_that_nobody_reads_is_not_read_for_ever(hostile):
+    def send(path: bytes, status: int) -> None:
+        start = time.monotonic()
+        with connect(hostile) as connection:
+            connection.sendall(b"POST " + path + b" HTTP/1.1\r\n" + HOST + CHUNKED + b"\r\n")
+            with pytest.raises(ConnectionError):
+                while time.monotonic() - start < 60:
+                    connection.sendall(chunk(b"a" * 2**16))
+            [answer] = answers(everything_from(connection))
+            assert (answer.status, answer.headers["connection"]) == (status, "close")
+
+    at_once(partial(send, b"/nothing", 404), partial(send, b"/model", 405), partial(send, b"/segment", 415))
+
+
+def test_an_endless_body_ends_at_its_limit(hostile):
+    assert refused(hostile, POST + PNG + CHUNKED + b"\r\n", *[chunk(bytes(2**20))] * 70) == (413, "upload-too-large")
+    assert refused(hostile, POST + FORM + CHUNKED + b"\r\n" + chunk(FILE), *[chunk(bytes(2**20))] * 70) == (
+        413,
+        "upload-too-large",
+    )
+
+
+@pytest.mark.parametrize("length", [b"67108865", b"9223372036854775807", b"18446744073709551615"])
+def test_an_absurd_length_is_too_large_at_once(hostile, length):
+    assert refused(hostile, POST + PNG + b"Content-Length: " + length + b"\r\n\r\nabc") == (413, "upload-too-large")
+
+
+def test_a_refusal_reaches_who_still_sends(hostile):
+    """Closed at once, the connection would be reset, and on some systems the answer lost with it."""
+    with connect(hostile) as connection:
+        connection.sendall(POST + b"Content-Type: text/plain\r\nContent-Length: 3000000\r\n\r\n")
+        for _ in range(3):
+            connection.sendall(bytes(1_000_000))
+        [answer] = answers(everything_from(connection))
+        assert answer.status == 415
+
+
+def test_a_client_that_asks_first_is_refused_before_its_body(hostile):
+    expects = b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    assert refused(hostile, POST + PNG + expects % 10**9) == (413, "upload-too-large")
+    with connect(hostile) as connection:
+        connection.sendall(POST + PNG + expects % len(PATCH))
+        assert connection.recv(2**16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(PATCH)
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 200 ")
+
+
+def form(*parts: bytes, end: bytes = b"--b--\r\n") -> bytes:
+    body = b"".join(parts) + end
+    return POST + FORM + b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+FIELD = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n'
+NESTED = FILE.replace(b"\r\n\r\n", b"\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nx\r\n--c--\r\n")
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (form(FIELD * 1_000_000), BAD_REQUEST),
+        (form((FILE + b"\r\n") * 1_000_000), (413, "upload-too-large")),
+        (form(FILE, b"\r\n--bx" * 1_000_000), BAD_REQUEST),
+        (form(b"--b\r\n", b"X: a\r\n" * 1_000_000), BAD_REQUEST),
+        (form(b"--b\r\nContent-Disposition: " + b"a" * 1_000_000), BAD_REQUEST),
+        (form(FILE, b"\r\n"), (422, "unreadable-image")),
+        (form(NESTED, b"\r\n"), (415, "unsupported-image")),
+        (form(), BAD_REQUEST),
+        (form(FILE + b"abc"), BAD_REQUEST),
+        (form(FILE.replace(b'name="file"', b"name*=UTF-8''file"), b"\r\n"), BAD_REQUEST),
+        (form(FILE.replace(b'"a"', b'"' + b"a" * 3000 + b'"'), b"\r\n"), (422, "unreadable-image")),
+        (form(b"--b\r\n\r\n\r\n"), BAD_REQUEST),
+        (form(FILE.replace(b"--b", b"--wrong"), b"\r\n"), BAD_REQUEST),
+        (form(FILE, b"\r\n", end=b"--c--\r\n"), BAD_REQUEST),
+        (form(FILE, b"\r\n").replace(b"; boundary=b", b""), BAD_REQUEST),
+        (form(FILE, b"\r\n").replace(b"boundary=b", b"boundary="), BAD_REQUEST),
+        (form(FILE, b"\r\n").replace(b"boundary=b", b"boundary=" + b"b" * 60_000), BAD_REQUEST),
+        (form(FILE, b"\r\n").replace(b"boundary=b", b'boundary="\xff\x80"'), BAD_REQUEST),
+        (form(FILE, b"\r\n").replace(b"form-data;", b"form-data" + b";" * 50_000, 1), (422, "unreadable-image")),
+    ],
+    ids=[
+        *("a million fields", "a million files", "a million near boundaries", "a million headers", "a huge header"),
+        *("an empty part", "a form in a form", "an empty form", "no line before the end", "an encoded name"),
+        *("a long file name", "no name", "a wrong boundary", "a wrong end", "no boundary", "an empty boundary"),
+        *("a huge boundary", "a boundary of no text", "many semicolons"),
+    ],
+)
+def test_forms_that_no_client_makes(hostile, request_, expected):
+    assert refused(hostile, request_) == expected
+
+
+def test_requests_without_waiting_are_answered_in_order_and_not_too_many_of_them(hostile):
+    got = exchange(hostile, LIVE * 5 + LIVE[:-2] + b"Connection: close\r\n\r\n")
+    assert [answer.status for answer in got] == [200] * 6
+    got = exchange(hostile, GOOD + b"\r\n" + PATCH + b"nonsense\r\n\r\n")
+    assert [answer.status for answer in got] == [200, 400]
+    *good, last = exchange(hostile, *[LIVE * 1000] * 300)
+    assert {answer.status for answer in good} == {200}
+    assert (last.status, last.problem()["detail"][:17]) == (400, "too many requests")
+
+
+def test_clients_that_leave_in_the_middle_leave_nothing_behind(hostile):
+    for cut in (1, 30, len(GOOD), len(GOOD) + 20):
+        for _ in range(5):
+            exchange(hostile, (GOOD + b"\r\n" + PATCH)[:cut], then_leave=True)
+    deadline = time.monotonic() + 20
+    while "tessera_images_in_flight 0.0" not in httpx.get(f"{hostile.url}/metrics").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_client_that_does_not_read_is_cut_off(hostile):
+    """Of the largest file that the service has, often enough: systems hold some MiB for a client."""
+    found = re.search(r'src="(/[^"]+swagger-ui-bundle.js)"', httpx.get(f"{hostile.url}/docs").text)
+    assert found is not None
+    with connect(hostile) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.sendall((b"GET " + found[1].encode() + b" HTTP/1.1\r\n" + HOST + b"\r\n") * 15)
+        start = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - start < 60:
+                connection.sendall(b"\r\n")
+                time.sleep(0.05)
+        assert time.monotonic() - start > REQUEST_SECONDS / 2
+
+
+def test_a_crowd_is_refused_and_probes_are_answered(hostile):
+    crowd = [connect(hostile) for _ in range(CONNECTIONS)]
+    try:
+        [answer] = exchange(hostile, GOOD + b"\r\n" + PATCH)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert answer.problem()["type"].endswith(":too-many-connections")
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            assert httpx.get(hostile.url + path).status_code == 200
+        crowd += [connect(hostile) for _ in range(RESERVE)]
+        assert refused(hostile, LIVE) == (503, "too-many-connections")
+    finally:
+        for connection in crowd:
+            connection.close()
+    deadline = time.monotonic() + 20
+    while good_upload(hostile) != 200:
+        assert time.monotonic() < deadline
+
+
+def test_what_is_refused_is_counted_and_no_word_of_it_is_logged(hostile):
+    counted = r'tessera_rejections_total\{reason="invalid-request"\} ([0-9.]+)'
+
+    def count() -> float:
+        found = re.search(counted, httpx.get(f"{hostile.url}/metrics").text)
+        return float(found[1]) if found else 0.0
+
+    before = count()
+    assert refused(hostile, b"GET /JANE-DOE HTTP/1.1\r\nX-Patient: JANE-DOE\r\n\r\n") == BAD_REQUEST
+    assert count() == before + 1
+    assert "JANE-DOE" not in "".join(hostile.log)
+
+
+def test_damaged_uploads_are_answered_without_a_fault(hostile):
+    """The fuzzer in small; python -m tests.fuzz.uploads is the whole."""
+    outcome = attack(hostile.url, uploads(300, seed=1))
+    assert outcome.faults == []
+    assert outcome.statuses.total() == 300
+    assert {200, 400, 406, 415, 422} <= set(outcome.statuses)
