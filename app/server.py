@@ -4,14 +4,20 @@ import logging
 import math
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from app.errors import AddressUnavailable
+from app.access.gate import Certificate
+from app.api.phase import Phase
+from app.connections import ConnectionLimits, guarded
+from app.errors import AddressUnavailable, ProcessEnded
+from app.settings import Settings
 
 MARGIN_SECONDS = 5
 
@@ -19,33 +25,71 @@ _log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, but it does not raise a signal again that led to a clean stop.
+    """Uvicorn, but it leaves politely: whoever was accepted is answered, and whoever comes is told to go elsewhere.
 
-    What was accepted by SIGINT or SIGTERM is answered first, which takes little longer than a request may take.
+    SIGTERM: the service says that it is not ready, takes requests for the grace that a load balancer needs, then takes
+    no connection more and ends once all are answered. SIGINT: the same without the grace.
 
     Args:
         app: What to serve.
-        request_timeout_seconds: How long a request may take.
+        settings: How.
         started: Called on the event loop when it takes connections.
+        fronts: How many processes share the connections.
     """
 
-    def __init__(self, app: FastAPI, request_timeout_seconds: float, started: Callable[[], None]) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, started: Callable[[], None], fronts: int = 1) -> None:
+        certificate: Certificate | None = app.state.certificate
+        most = -(-settings.max_connections // fronts)
+        limits = ConnectionLimits(most, settings.header_timeout, settings.request_timeout)
         config = uvicorn.Config(
             app,
+            http=guarded(limits, app.state.metrics),
+            ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=math.ceil(request_timeout_seconds) + MARGIN_SECONDS,
+            timeout_graceful_shutdown=math.ceil(settings.request_timeout) + MARGIN_SECONDS,
+            ssl_certfile=certificate.chain if certificate else None,
+            ssl_keyfile=certificate.key if certificate else None,
         )
         super().__init__(config)
+        self._app = app
         self._started = started
+        self._grace_seconds = settings.shutdown_grace
+        self._leave_at = math.inf
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether all that it had was ended; else its model was stuck."""
+        return not self._app.state.stalled
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say so."""
         await super().startup(sockets)
         if self.started:
             self._started()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether it is time to end."""
+        is_due = await super().on_tick(counter) or time.monotonic() >= self._leave_at
+        return is_due or (self._app.state.phase is Phase.RETIRING and not self.server_state.connections)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End, after a grace where a load balancer has to notice first; a second signal does not wait for that."""
+        if sig == signal.SIGTERM and self._app.state.phase is Phase.SERVING and self._grace_seconds > 0:
+            self._leave_at = time.monotonic() + self._grace_seconds
+        else:
+            super().handle_exit(sig, frame)
+        self._app.state.phase = Phase.LEAVING
+
+    def retire(self) -> None:
+        """End as soon as all connections have: another process takes new ones, from the same socket."""
+        if self._app.state.phase is Phase.SERVING:
+            self._app.state.phase = Phase.RETIRING
+            self._leave_at = time.monotonic() + self.config.timeout_keep_alive + 1
+            for server in self.servers:
+                server.close()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -97,13 +141,21 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return listener
 
 
-def say_where(listener: socket.socket) -> None:
+def say_where(listener: socket.socket, certificate: Certificate | None) -> None:
     """Log the address that a listener has."""
     host, port = listener.getsockname()[:2]
-    _log.info("running on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    scheme = "https" if certificate else "http"
+    _log.info("running on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
 
 
-def run(app: FastAPI, listener: socket.socket, request_timeout_seconds: float) -> None:
-    """Serve `app` until SIGINT or SIGTERM, in this process."""
-    Server(app, request_timeout_seconds, partial(say_where, listener)).run(sockets=[listener])
+def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
+    """Serve `app` until SIGINT or SIGTERM, in this process.
+
+    Raises:
+        ProcessEnded: Its model got stuck.
+    """
+    server = Server(app, settings, partial(say_where, listener, app.state.certificate))
+    server.run(sockets=[listener])
+    if not server.ended_well:
+        raise ProcessEnded("the model does not answer any more, and the service ended")
     _log.info("stopped")

@@ -5,23 +5,32 @@ which is then dropped before it costs inference.
 """
 
 import asyncio
+import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from app.errors import InferenceFailed, ModelNotReady
+from app.errors import InferenceFailed, ModelNotReady, OutOfMemory
+from app.inference.lanes import Lanes
 from app.inference.result import BatchResult, WindowResult
 from app.pathology.arrays import RgbBatch, RgbImage
 from app.telemetry.metrics import Metrics
 
+_STOPPING = "the service is stopping"
+_STUCK = "the model does not answer, and the service starts anew; try again in a few seconds"
+_SLOWEST = 10
+"""How many times what it should take a batch may take, beside the stall's own seconds: another may use the machine."""
 
-@dataclass(slots=True)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
 class _Entry:
     """A window that waits, and the reply its caller waits for."""
 
@@ -38,11 +47,15 @@ class BatchLimits:
         lanes: Batches.
         windows: Windows in a batch.
         pixels: Pixels in a batch of several windows, which bounds its memory.
+        stall_seconds: How long a batch may take beyond ten times what it should before its lane is taken to be stuck.
+        seconds_per_pixel: What it should take.
     """
 
     lanes: int
     windows: int
     pixels: int
+    stall_seconds: float = math.inf
+    seconds_per_pixel: float = 0.0
 
 
 class Batcher:
@@ -53,6 +66,7 @@ class Batcher:
         limits: How much may run at once.
         metrics: Told of waits, batch sizes and run times.
         turns: Held by a lane while it runs a batch; processes with lanes of their own share the cores by it.
+        stalled: Called once, when a lane is stuck; all who wait have been told that the model is not ready.
     """
 
     def __init__(
@@ -61,23 +75,31 @@ class Batcher:
         limits: BatchLimits,
         metrics: Metrics,
         turns: AbstractContextManager[object] | None = None,
+        stalled: Callable[[], None] = lambda: None,
     ) -> None:
-        self._turns = turns or nullcontext()
         self._run = run
         self._limits = limits
-        self._idle = limits.lanes
+        self._most_windows = limits.windows
         self._metrics = metrics
         self._groups: dict[tuple[int, ...], deque[_Entry]] = {}
-        self._threads = ThreadPoolExecutor(limits.lanes, thread_name_prefix="lane")
-        self._closed = False
+        self._lanes: Lanes[list[WindowResult | Exception]] = Lanes(limits.lanes, turns or nullcontext(), self._stall)
+        self._running: list[list[_Entry]] = []
+        self._stalled = stalled
+        self._closed: str | None = None
         metrics.queue_depth.set_function(lambda: sum(len(group) for group in self._groups.values()))
+
+    @property
+    def open(self) -> bool:
+        """Whether windows are taken: not once it is closed, or a lane is stuck."""
+        return self._closed is None
 
     async def submit(self, image: RgbImage) -> WindowResult:
         """Return what the model says of (H, W, 3) `image`, whose sides are multiples of the model's stride.
 
         Raises:
-            InferenceFailed: The runtime failed on the batch.
-            ModelNotReady: The batcher is closed.
+            InferenceFailed: The runtime failed on the window.
+            OutOfMemory: There is no memory to run it.
+            ModelNotReady: The batcher is closed, or a lane is stuck.
         """
         reply = self.enqueue(image, time.perf_counter())
         try:
@@ -93,10 +115,10 @@ class Batcher:
             queued_at: Since when it waits, by `time.perf_counter`; the longest wait has its turn first.
 
         Raises:
-            ModelNotReady: The batcher is closed.
+            ModelNotReady: The batcher is closed, or a lane is stuck.
         """
-        if self._closed:
-            raise ModelNotReady("the service is stopping")
+        if self._closed is not None:
+            raise ModelNotReady(self._closed)
         entry = _Entry(image, asyncio.get_running_loop().create_future(), queued_at)
         self._groups.setdefault(image.shape, deque()).append(entry)
         self._dispatch()
@@ -104,18 +126,30 @@ class Batcher:
 
     async def close(self) -> None:
         """Refuse new windows, fail the waiting ones and wait for the running ones."""
-        self._closed = True
+        self._refuse(_STOPPING)
+        await self._lanes.close()
+
+    def _refuse(self, reason: str) -> None:
+        """Take no window from now on, and fail those that wait."""
+        self._closed = self._closed or reason
         for entry in (entry for group in self._groups.values() for entry in group):
-            if not entry.reply.done():
-                entry.reply.set_exception(ModelNotReady("the service is stopping"))
+            _fail(entry, ModelNotReady(reason))
         self._groups.clear()
-        await asyncio.to_thread(self._threads.shutdown)
+
+    def _stall(self) -> None:
+        """A lane is stuck: nobody is left waiting for it."""
+        self._refuse(_STUCK)
+        for entry in (entry for batch in self._running for entry in batch):
+            _fail(entry, ModelNotReady(_STUCK))
+        self._running.clear()
+        self._stalled()
 
     def _dispatch(self) -> None:
-        while self._idle and (batch := self._next_batch()):
-            self._idle -= 1
-            running = asyncio.get_running_loop().run_in_executor(self._threads, self._run_batch, batch)
-            running.add_done_callback(partial(self._finish, batch))
+        while self._lanes.idle and (batch := self._next_batch()):
+            self._running.append(batch)
+            expected = self._limits.seconds_per_pixel * sum(_pixels(entry.image) for entry in batch)
+            seconds = self._limits.stall_seconds + _SLOWEST * expected
+            self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), seconds)
 
     def _next_batch(self) -> list[_Entry]:
         """Take the next batch off the queue; empty when nothing waits."""
@@ -129,19 +163,15 @@ class Batcher:
             return []
         shape = min(self._groups, key=lambda shape: self._groups[shape][0].queued_at)
         group = self._groups[shape]
-        share = -(-len(group) // self._idle)  # leave the other idle lanes theirs
+        share = -(-len(group) // self._lanes.idle)  # leave the other idle lanes theirs
         affordable = max(1, self._limits.pixels // (shape[0] * shape[1]))
-        batch = [group.popleft() for _ in range(min(len(group), share, affordable, self._limits.windows))]
+        batch = [group.popleft() for _ in range(min(len(group), share, affordable, self._most_windows))]
         if not group:
             del self._groups[shape]
         return batch
 
     def _run_batch(self, batch: list[_Entry]) -> list[WindowResult | Exception]:
         """In a lane's thread: wait times, then a result or a failure for each entry."""
-        with self._turns:
-            return self._run_now(batch)
-
-    def _run_now(self, batch: list[_Entry]) -> list[WindowResult | Exception]:
         start = time.perf_counter()
         for entry in batch:
             self._metrics.stage_duration.labels("queue").observe(start - entry.queued_at)
@@ -150,7 +180,7 @@ class Batcher:
             return self._results([entry.image for entry in batch])
 
     def _results(self, images: list[RgbImage]) -> list[WindowResult | Exception]:
-        """Run the images together; where that fails, one by one, so that each answers for itself alone."""
+        """Run the images together; where that fails, each half by itself, so that one that fails fails alone."""
         try:
             results = list(_split(self._run(_batch(images))))
             if len(results) != len(images):
@@ -158,22 +188,37 @@ class Batcher:
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base; it is handed to the caller
             if len(images) == 1:
                 return [error]
-            return [self._results([image])[0] for image in images]
+            half = len(images) // 2
+            if isinstance(error, OutOfMemory):
+                self._most_windows = min(self._most_windows, half)
+                _log.warning("no memory for %d windows at once; at most %d from now on", len(images), half)
+            return [*self._results(images[:half]), *self._results(images[half:])]
         return list(results)
 
-    def _finish(self, batch: list[_Entry], running: asyncio.Future[list[WindowResult | Exception]]) -> None:
+    def _finish(self, batch: list[_Entry], outcome: list[WindowResult | Exception] | BaseException) -> None:
         """Back on the event loop: hand out results and failures, and use the lane again."""
-        self._idle += 1
-        for entry, result in zip(batch, running.result(), strict=True):
-            if entry.reply.done():
-                continue
-            if isinstance(result, WindowResult):
-                entry.reply.set_result(result)
-            else:
+        self._running.remove(batch)
+        results = [outcome] * len(batch) if isinstance(outcome, BaseException) else outcome
+        for entry, result in zip(batch, results, strict=True):
+            if isinstance(result, OutOfMemory):
+                _fail(entry, result)
+            elif isinstance(result, BaseException):
                 failure = InferenceFailed("the model failed on this image")
                 failure.__cause__ = result
-                entry.reply.set_exception(failure)
+                _fail(entry, failure)
+            elif not entry.reply.done():
+                entry.reply.set_result(result)
         self._dispatch()
+
+
+def _fail(entry: _Entry, error: Exception) -> None:
+    if not entry.reply.done():
+        entry.reply.set_exception(error)
+
+
+def _pixels(image: RgbImage) -> int:
+    height, width, _ = image.shape
+    return int(height * width)
 
 
 def _batch(images: list[RgbImage]) -> RgbBatch:

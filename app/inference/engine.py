@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from app.errors import InferenceFailed, ModelNotReady
+from app.errors import InferenceFailed, ModelNotReady, OutOfMemory
 from app.inference.exchange import Exchange, Outcome, Verb
 from app.inference.model import BatchedSegmenter
 from app.inference.result import WindowResult
@@ -61,6 +61,8 @@ class Engine:
         elif isinstance(error, InferenceFailed):
             _log.error("the model failed on a window", exc_info=error)
             outcome = Outcome.FAILED
+        elif isinstance(error, OutOfMemory):
+            outcome = Outcome.NO_MEMORY
         else:
             outcome = Outcome.NOT_READY
         try:

@@ -39,6 +39,7 @@ class Outcome(IntEnum):
     FAILED = 1
     NOT_READY = 2
     WITHDRAWN = 3
+    NO_MEMORY = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeAlias
 
 from app.errors import InvalidBundle, ModelNotReady
 from app.inference.batcher import Batcher, BatchLimits
@@ -61,11 +64,11 @@ class BatchedSegmenter:
     @property
     def ready(self) -> bool:
         """Whether windows are answered now."""
-        return self._batcher is not None
+        return self._batcher is not None and self._batcher.open
 
-    async def start(self) -> None:
-        """Open the queue; the model was warmed up when it was loaded."""
-        self._batcher = Batcher(self._session.run, self._limits, self._metrics, self._turns)
+    async def start(self, stalled: Callable[[], None] = lambda: None) -> None:
+        """Open the queue; the model was warmed up when it was loaded. See `Segmenter.start`."""
+        self._batcher = Batcher(self._session.run, self._limits, self._metrics, self._turns, stalled)
 
     async def segment(self, window: RgbImage) -> WindowResult:
         """Return what the model says of a window; see `Segmenter.segment`."""
@@ -100,7 +103,7 @@ def load_segmenter(
     Raises:
         StartupError: The bundle or the device cannot be used; see `app/errors.py`.
     """
-    bundle, session = _load(choice)
+    bundle, session, seconds_per_pixel = _load(choice)
     manifest = bundle.manifest
     metrics.device.labels(session.device, session.provider).set(1)
     metrics.model.labels(manifest.name, manifest.version, manifest.sha256).set(1)
@@ -120,28 +123,37 @@ def load_segmenter(
         lanes=_GPU_LANES if on_gpu else choice.cores,
         windows=choice.max_batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH),
         pixels=(_GPU_FULL_WINDOWS if on_gpu else _CPU_FULL_WINDOWS) * manifest.window_px**2,
+        stall_seconds=choice.stall_seconds,
+        seconds_per_pixel=seconds_per_pixel,
     )
     return BatchedSegmenter(manifest, session, limits, metrics, turns)
 
 
-def _load(choice: ModelChoice) -> tuple[Bundle, OnnxSession]:
+_Warm: TypeAlias = tuple[Bundle, OnnxSession, float]
+"""A bundle, its session, and what that takes for a pixel, in seconds."""
+
+
+def _load(choice: ModelChoice) -> _Warm:
     """Return a bundle in the precision of choice, on its device, and warm."""
     if choice.precision != "auto":
         return _warm(find_precision(choice.bundle, choice.precision), choice.device)
-    bundle, session = _warm(choice.bundle, choice.device)
+    warm = _warm(choice.bundle, choice.device)
+    bundle, session, _ = warm
     suited = _SUITED[session.device]
     if suited not in precisions_of(choice.bundle) or bundle.manifest.precision == suited:
-        return bundle, session
+        return warm
     place = find_precision(choice.bundle, suited)
     try:
         return _warm(place, session.device)
     except InvalidBundle as error:  # what it was made on can do what this device cannot
         _log.warning("%s is not used on this device; running in %s: %s", suited, bundle.manifest.precision, error)
-        return bundle, session
+        return warm
 
 
-def _warm(folder: Path, device: DeviceChoice) -> tuple[Bundle, OnnxSession]:
+def _warm(folder: Path, device: DeviceChoice) -> _Warm:
     bundle = load_bundle(folder)
     session = open_session(bundle.model, device)
     check_golden(bundle, session)
-    return bundle, session
+    start = time.perf_counter()
+    session.run(bundle.golden_image)  # once more: the first time a device also gets ready
+    return bundle, session, (time.perf_counter() - start) / bundle.golden.class_maps.size

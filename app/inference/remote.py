@@ -2,11 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
-from app.errors import InferenceFailed, ModelNotReady
+from app.errors import InferenceFailed, ModelNotReady, OutOfMemory
 from app.inference.exchange import Asked, Exchange, Outcome, Verb
-from app.inference.result import WindowResult
+from app.inference.result import NO_MEMORY, WindowResult
+from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
 from app.pathology.manifest import ModelManifest
 from app.telemetry.metrics import Metrics
@@ -29,6 +32,11 @@ class EngineFacts:
     device: str
     provider: str
     window_concurrency: int
+
+    @classmethod
+    def of(cls, segmenter: Segmenter) -> Self:
+        """Return those of a model in this process."""
+        return cls(segmenter.manifest, segmenter.device, segmenter.provider, segmenter.window_concurrency)
 
 
 class RemoteSegmenter:
@@ -57,8 +65,8 @@ class RemoteSegmenter:
         """Whether the engine is there."""
         return self._open
 
-    async def start(self) -> None:
-        """Begin to listen to the engine."""
+    async def start(self, stalled: Callable[[], None] = lambda: None) -> None:  # noqa: ARG002  the engine tells it
+        """Begin to listen to the engine. Whoever started it learns from it that it is stuck."""
         for slot in reversed(range(self._exchange.slots)):
             self._free.put_nowait(slot)
         asyncio.get_running_loop().add_reader(self._exchange.front_end.fileno(), self._read)
@@ -105,6 +113,8 @@ class RemoteSegmenter:
                         reply.set_result(self._exchange.take(slot, shape))
                     case Outcome.FAILED:
                         reply.set_exception(InferenceFailed("the model failed on this image"))
+                    case Outcome.NO_MEMORY:
+                        reply.set_exception(OutOfMemory(NO_MEMORY))
                     case _:
                         reply.set_exception(ModelNotReady(_STOPPED))
             self._free.put_nowait(slot)

@@ -6,6 +6,8 @@ import numpy as np
 
 from app.pathology.arrays import ClassMap, ConfidenceMap, Probabilities
 
+NO_MEMORY = "there is no memory to run the model on this image now; try again later"
+
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:

@@ -1,5 +1,7 @@
 """The Segmenter protocol: what use cases need of a model."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -19,6 +21,7 @@ class ModelChoice:
         precision: In which of the bundle's precisions; auto takes the one that suits the device, if it is there.
         cores: CPU cores to use; on a CPU each is a lane.
         max_batch_size: The most windows in a batch; None for 2 on a CPU, 32 on a GPU.
+        stall_seconds: How long a batch may take beyond ten times what it should.
     """
 
     bundle: Path
@@ -26,6 +29,7 @@ class ModelChoice:
     precision: Precision | Literal["auto"] = "auto"
     cores: int = 1
     max_batch_size: int | None = None
+    stall_seconds: float = math.inf
 
 
 class Segmenter(Protocol):
@@ -49,8 +53,12 @@ class Segmenter(Protocol):
         """Whether it answers now."""
         ...
 
-    async def start(self) -> None:
-        """Get ready to answer; call on the event loop that will call `segment`."""
+    async def start(self, stalled: Callable[[], None] = ...) -> None:
+        """Get ready to answer; call on the event loop that will call `segment`.
+
+        Args:
+            stalled: Called once, when the model is stuck and will not be ready any more.
+        """
         ...
 
     async def segment(self, window: RgbImage) -> WindowResult:
@@ -58,7 +66,8 @@ class Segmenter(Protocol):
 
         Raises:
             InferenceFailed: The model failed on it.
-            ModelNotReady: It is not started, or closed.
+            OutOfMemory: There is no memory to run it.
+            ModelNotReady: It is not started, or closed, or stuck.
         """
         ...
 

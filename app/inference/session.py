@@ -5,6 +5,7 @@ import ctypes
 import io
 import logging
 import os
+import re
 import sys
 from typing import Literal
 
@@ -12,8 +13,8 @@ from typing import Literal
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
-from app.errors import DeviceUnavailable, InvalidBundle
-from app.inference.result import BatchResult
+from app.errors import DeviceUnavailable, InvalidBundle, OutOfMemory
+from app.inference.result import NO_MEMORY, BatchResult
 from app.pathology.arrays import RgbBatch
 from app.pathology.manifest import GRAPH_INPUT, GRAPH_OUTPUTS
 
@@ -22,6 +23,10 @@ Device = Literal["cpu", "cuda"]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3
+_LARGE_BYTES = 3 * 512**2
+"""Of a batch that takes a tenth of a second or more: to give memory back and take it again costs little beside that."""
+_NO_MEMORY = re.compile(r"failed to allocate memory|out of memory|bad[ _]alloc|_ALLOC_FAILED", re.IGNORECASE)
+"""How the runtime's arena, CUDA, C++ and cuDNN or cuBLAS say it; the kind of exception does not tell."""
 _log = logging.getLogger(__name__)
 
 
@@ -37,11 +42,31 @@ class OnnxSession:
         self._session = session
         self.provider: str = session.get_providers()[0]
         self.device: Device = "cuda" if self.provider == _CUDA else "cpu"
+        self._large = _giving_back_memory() if self.device == "cpu" else None
 
     def run(self, images: RgbBatch) -> BatchResult:
-        """Run one batch, (N, H, W, 3) uint8 with sides that are multiples of the model's stride."""
-        class_maps, confidences, probabilities = self._session.run(list(GRAPH_OUTPUTS), {GRAPH_INPUT: images})
+        """Run one batch, (N, H, W, 3) uint8 with sides that are multiples of the model's stride.
+
+        Raises:
+            OutOfMemory: There is no memory for it on the device; fewer or smaller images may do.
+            Exception: The runtime fails, with errors that share no base of their own.
+        """
+        options = self._large if images.size >= _LARGE_BYTES else None
+        try:
+            outputs = self._session.run(list(GRAPH_OUTPUTS), {GRAPH_INPUT: images}, options)
+        except Exception as error:
+            if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+                raise OutOfMemory(NO_MEMORY) from error
+            raise
+        class_maps, confidences, probabilities = outputs
         return BatchResult(class_maps, confidences, probabilities)
+
+
+def _giving_back_memory() -> onnxruntime.RunOptions:
+    """Return options for a run after which the arena gives back what it does not use; else it keeps the most it had."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def open_session(model: bytes, device: DeviceChoice) -> OnnxSession:

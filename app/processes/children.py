@@ -2,37 +2,69 @@
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
 
-from app.processes.channel import AskOne, Everyones, Own, Pipe, Ready
-from app.telemetry.merging import merged
+from app.processes.channel import AskOne, Everyones, Ping, Pipe, Ready, Retire
+from app.telemetry.merging import Snapshot, lasting, merged
 
 _GATHERING_SECONDS = 5.0
 """A process that is alive answers within milliseconds; Prometheus waits for ten seconds."""
+_MOST_UNANSWERED = 10
+"""Pings, one a second: an event loop that has not come round for so long is not slow, it stands."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class Child:
     """A process and the supervisor's end of its pipe.
 
     Attributes:
         ready: What it said when it was.
+        refused: Why it cannot start.
+        stuck: Whether its model is.
+        left: Whether it has said farewell.
         silent: Whether it will say nothing more.
         ended: Whether it has.
+        exit_code: With which status, negative where a signal ended it.
+        unanswered: Pings since it last answered one.
+        retiring: Whether it was told that nobody needs it.
+        killed: Whether it was ended.
     """
 
     name: str
     process: ForkProcess
     pipe: Pipe
     ready: Ready | None = None
+    refused: str | None = None
+    stuck: bool = False
+    left: bool = False
     silent: bool = False
     ended: bool = False
+    exit_code: int | None = None
+    unanswered: int = 0
+    retiring: bool = False
+    killed: bool = False
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with one that should serve."""
+        if self.stuck:
+            return f"the model of the process {self.name} does not answer any more"
+        if self.ended:
+            return f"the process {self.name} ended by itself ({self.how_ended})"
+        return None
+
+    @property
+    def how_ended(self) -> str:
+        """What it ended with, in words."""
+        code = self.exit_code or 0
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
     def send(self, message: object) -> None:
         """Send a message; to one that has just ended, in vain: its end is noticed by itself."""
@@ -47,6 +79,42 @@ class Child:
             self.silent = True
             return None
 
+    def ping(self) -> None:
+        """Ask whether it is there; one that has not answered for long is ended."""
+        if self.ready is None or self.left or self.ended:
+            return
+        if self.unanswered >= _MOST_UNANSWERED:
+            self.kill(f"has not answered for {self.unanswered} s")
+            return
+        self.unanswered += 1
+        self.send(Ping())
+
+    def retire(self) -> None:
+        """Tell it, once, that nobody needs it any more."""
+        if not self.retiring:
+            self.retiring = True
+            self.send(Retire())
+
+    def kill(self, why: str) -> None:
+        """End it now."""
+        if not self.ended and not self.killed:
+            self.killed = True
+            _log.error("the process %s %s, and is killed", self.name, why)
+            self.signal(signal.SIGKILL)
+
+    def end(self) -> None:
+        """Note that it has ended."""
+        self.process.join()
+        self.ended = True
+        self.exit_code = self.process.exitcode
+
+    def bury(self) -> None:
+        """Let go of one that has ended, and was to."""
+        if self.exit_code and not self.killed:
+            _log.error("the process %s did not end well (%s)", self.name, self.how_ended)
+        self.process.close()
+        self.pipe.close()
+
     def signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
         if not self.ended and self.process.pid is not None:
@@ -55,31 +123,43 @@ class Child:
 
 
 class Gathering:
-    """Collects the metrics of all children when a front asks; whoever asks meanwhile gets the same answer."""
+    """Collects the metrics of all children when a front asks; whoever asks meanwhile gets the same answer.
+
+    What a child that has left had counted stays counted, so that no total ever falls.
+    """
 
     def __init__(self) -> None:
         self._children: Sequence[Child] = ()
         self._asking: list[Child] = []
-        self._found: dict[str, Own] = {}
+        self._found: dict[Child, Snapshot] = {}
+        self._departed: Snapshot = []
+        self._departed_before: Snapshot = []
         self._number = 0
         self._deadline = 0.0
 
     def begin(self, front: Child, children: Sequence[Child]) -> None:
-        """Ask each of `children` for its metrics, for `front`."""
+        """Ask each of `children` that serves for its metrics, for `front`."""
         self._asking.append(front)
         if len(self._asking) > 1:
             return
-        self._children = children
+        self._children = [child for child in children if child.ready is not None and not child.left]
+        self._departed_before = self._departed
         self._number += 1
         self._found = {}
         self._deadline = time.monotonic() + _GATHERING_SECONDS
         for child in self._children:
             child.send(AskOne(self._number))
 
-    def add(self, child: Child, own: Own) -> None:
+    def add(self, child: Child, number: int, metrics: Snapshot) -> None:
         """Take what a child sent."""
-        if own.number == self._number:  # not that of a child which was late before
-            self._found[child.name] = own
+        if number == self._number:  # not that of a child which was late before
+            self._found[child] = metrics
+
+    def keep(self, child: Child, metrics: Snapshot) -> None:
+        """Take what a child leaves behind."""
+        child.left = True
+        self._departed = merged([self._departed, lasting(metrics)])
+        self._found.setdefault(child, metrics)
 
     def seconds_left(self) -> float | None:
         """Return how long to wait for what is missing; None when nothing is."""
@@ -89,12 +169,13 @@ class Gathering:
         """Answer those who asked, once all is there; once it cannot come any more, without metrics."""
         if not self._asking:
             return
-        missing = [child.name for child in self._children if child.name not in self._found]
-        if missing and not any(child.ended for child in self._children) and self.seconds_left():
+        missing = [child for child in self._children if child not in self._found]
+        if missing and not any(child.ended for child in missing) and self.seconds_left():
             return
         if missing:
-            _log.error("no metrics from: %s", ", ".join(missing))
-        metrics = None if missing else merged(own.metrics for own in self._found.values())
+            _log.error("no metrics from: %s", ", ".join(child.name for child in missing))
+        found = [self._found[child] for child in self._children if child in self._found]
+        metrics = None if missing else merged([*found, self._departed_before])
         for front in self._asking:
             front.send(Everyones(metrics))
         self._asking = []

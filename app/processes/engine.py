@@ -29,15 +29,19 @@ def run_engine(settings: Settings, exchanges: Sequence[Exchange], pipe: Pipe) ->
         pipe.send(Refused(str(error)))
         return
     engine = Engine(segmenter, exchanges)
-    facts = EngineFacts(segmenter.manifest, segmenter.device, segmenter.provider, segmenter.window_concurrency)
+    facts = EngineFacts.of(segmenter)
+
+    channel = Channel(pipe, metrics.registry)
 
     async def serve() -> None:
         stopped = asyncio.Event()
-        await segmenter.start()
+        await segmenter.start(channel.stuck)
         engine.start()
-        metrics.ready.set(1)
-        Channel(pipe, metrics.registry, stopped.set).open(Ready(facts))
+        metrics.ready.set_function(lambda: float(segmenter.ready))
+        channel.open(Ready(facts), retire=stopped.set, orphaned=stopped.set)
         await stopped.wait()
         await segmenter.close()
 
     asyncio.run(serve())
+    metrics.ready.set(1)  # the fronts say whether the service is
+    channel.farewell()

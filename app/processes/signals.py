@@ -1,30 +1,36 @@
-"""SIGINT and SIGTERM as something to wait for beside pipes."""
+"""SIGINT, SIGTERM and SIGHUP as something to wait for beside pipes."""
 
+import os
 import signal
 import socket
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Self
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 _MANY = 4096
+_TERMINAL = 0
 
 
 class StopSignals:
-    """Takes SIGINT and SIGTERM for the length of a block.
+    """Takes the signals for the length of a block.
+
+    SIGHUP asks for a reload, but for a service in a terminal, which ends with it.
 
     Attributes:
-        received: Those that came, in order.
+        received: Those to stop that came, in order.
+        reload_asked: Whether SIGHUP came.
     """
 
     def __init__(self) -> None:
         self.received: list[int] = []
+        self.reload_asked = False
         self._wakes, self._woken = socket.socketpair()
         for end in (self._wakes, self._woken):
             end.setblocking(False)
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in _NUMBERS}
+        self._before = {number: signal.signal(number, self._note) for number in (*_STOPS, *_reloads())}
         self._wakeup_before = signal.set_wakeup_fd(self._wakes.fileno())
         return self
 
@@ -49,4 +55,11 @@ class StopSignals:
         self._woken.close()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.received.append(number)
+        if number in _STOPS:
+            self.received.append(number)
+        else:
+            self.reload_asked = True
+
+
+def _reloads() -> tuple[int, ...]:
+    return () if os.isatty(_TERMINAL) else (signal.SIGHUP,)

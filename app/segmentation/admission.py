@@ -1,4 +1,4 @@
-"""The door: how many images may be in the service at once, and when a refused client should come back."""
+"""The door: how many images and pixels may be in the service at once, and when a refused client should come back."""
 
 import math
 import mmap
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 
-from app.errors import QueueFull
+from app.errors import ComeBackLater, QueueFull
 from app.telemetry.metrics import Metrics
 
 _REMEMBERED = 64
@@ -17,53 +17,71 @@ _COUNT_BYTES = 8
 
 
 class Places:
-    """How many images each front has inside: a number a front in memory that all share, written by that front alone.
+    """How much each front has inside: numbers in memory that all share, each written by one front alone.
 
     Args:
-        fronts: How many there are. It is made before they are forked.
-        index: Which of them this one is, from 0.
+        fronts: How many serve at a time. It is made before they are forked.
+        groups: How many sets of fronts there may be at once, of which all but one are about to leave.
     """
 
-    def __init__(self, fronts: int = 1, index: int = 0) -> None:
+    def __init__(self, fronts: int = 1, groups: int = 1) -> None:
         self.fronts = fronts
-        self._inside = memoryview(mmap.mmap(-1, fronts * _COUNT_BYTES)).cast("q")
-        self._index = index
+        self._groups = groups
+        cells = memoryview(mmap.mmap(-1, 2 * fronts * groups * _COUNT_BYTES)).cast("q")
+        self._images, self._pixels = cells[: fronts * groups], cells[fronts * groups :]
+        self._index = 0
 
-    def seen_by(self, index: int) -> "Places":
+    def free_group(self, taken: set[int]) -> int:
+        """Return a group of none of which is left, counted from 0."""
+        group = next(group for group in range(self._groups) if group not in taken)
+        for index in range(group * self.fronts, (group + 1) * self.fronts):
+            self._images[index] = self._pixels[index] = 0  # one that was killed could not take its own away
+        return group
+
+    def seen_by(self, index: int, group: int = 0) -> "Places":
         """Return the same places for another front."""
         theirs = copy(self)
-        theirs._index = index
+        theirs._index = group * self.fronts + index
         return theirs
 
     @property
-    def own(self) -> int:
+    def own_images(self) -> int:
         """Images in this front."""
-        return self._inside[self._index]
+        return self._images[self._index]
 
     @property
-    def all(self) -> int:
+    def images(self) -> int:
         """Images in the service."""
-        return sum(self._inside)
+        return sum(self._images)
 
-    def take(self, images: int) -> None:
-        """Count `images` in; a negative number counts them out."""
-        self._inside[self._index] += images
+    @property
+    def pixels(self) -> int:
+        """Pixels of the images in the service, as far as their sizes are known."""
+        return sum(self._pixels)
+
+    def take(self, *, images: int = 0, pixels: int = 0) -> None:
+        """Count these in; negative numbers count them out."""
+        self._images[self._index] += images
+        self._pixels[self._index] += pixels
 
 
 class Admission:
-    """Counts images, not requests: a list of images weighs as much as its images sent one by one.
+    """Counts images, not requests: a list of images weighs as much as its images sent one by one. And their pixels.
 
     Args:
-        capacity: The most images at once, in all fronts.
-        metrics: Shows how many there are in this one.
+        images: The most at once, in all fronts.
+        pixels: Likewise; an image that has more by itself takes all of them.
+        metrics: Shows how many images there are in this front.
         places: Where they are counted.
     """
 
-    def __init__(self, capacity: int, metrics: Metrics, places: Places | None = None) -> None:
-        self._capacity = capacity
+    def __init__(self, images: int, pixels: int, metrics: Metrics, places: Places | None = None) -> None:
+        self._most_images = images
+        self._most_pixels = pixels
         self._places = places or Places()
-        self._finished: deque[float] = deque(maxlen=_REMEMBERED)
-        metrics.images_in_flight.set_function(lambda: self._places.own)
+        self._images_done = _Rate(self._places.fronts)
+        self._pixels_done = _Rate(self._places.fronts)
+        metrics.images_in_flight.set_function(lambda: self._places.own_images)
 
     @contextmanager
     def admit(self, images: int) -> Iterator[None]:
@@ -72,28 +90,63 @@ class Admission:
         Raises:
             QueueFull: Fewer are free; none is taken.
         """
-        self._places.take(images)  # before looking: of two fronts that find one place, both may go, none stays too many
-        missing = self._places.all - self._capacity
-        if missing > 0:
-            self._places.take(-images)
+        self._places.take(images=images)  # before looking: of two fronts that find one place, both may go, never stay
+        inside = self._places.images
+        if inside > self._most_images:
+            self._places.take(images=-images)
             raise QueueFull(
-                f"the queue is full ({self._capacity + missing - images} of {self._capacity} images); try again later",
-                self._retry_after_seconds(missing),
+                f"the queue is full ({inside - images} of {self._most_images} images); try again later",
+                self._images_done.seconds_for(inside - self._most_images),
             )
         finished = images
         try:
             yield
-        except QueueFull:  # the rest of a list found no place: nothing was done
+        except ComeBackLater:  # the rest of a list found no place, or was too much: nothing was done
             finished = 0
             raise
         finally:
-            self._places.take(-images)
-            self._finished.extend([time.monotonic()] * finished)
+            self._places.take(images=-images)
+            self._images_done.note(finished)
 
-    def _retry_after_seconds(self, missing: int) -> int:
-        """Return when `missing` places more should be free at the rate of late: 1 to 60 s. Each front has its share."""
-        if len(self._finished) < 2:
+    @contextmanager
+    def weigh(self, pixels: int) -> Iterator[None]:
+        """Hold an admitted image's pixels for the length of the block.
+
+        Raises:
+            QueueFull: Fewer are free; none is taken.
+        """
+        share = min(pixels, self._most_pixels)
+        self._places.take(pixels=share)
+        inside = self._places.pixels
+        if inside > self._most_pixels:
+            self._places.take(pixels=-share)
+            raise QueueFull(
+                f"the queue is full ({inside - share} of {self._most_pixels} pixels); try again later",
+                self._pixels_done.seconds_for(inside - self._most_pixels),
+            )
+        try:
+            yield
+        finally:
+            self._places.take(pixels=-share)
+            self._pixels_done.note(share)
+
+
+class _Rate:
+    """How fast something is done, from the last times that it was. Each front does its share."""
+
+    def __init__(self, fronts: int) -> None:
+        self._fronts = fronts
+        self._done: deque[tuple[float, int]] = deque(maxlen=_REMEMBERED)
+
+    def note(self, amount: int) -> None:
+        """Note that so much was done just now."""
+        if amount:
+            self._done.append((time.monotonic(), amount))
+
+    def seconds_for(self, amount: int) -> int:
+        """Return in how many seconds so much more will be done, at this rate: 1 to 60."""
+        if len(self._done) < 2:
             return 1
-        span = time.monotonic() - self._finished[0]
-        finished = len(self._finished) * self._places.fronts
-        return min(_LONGEST_SECONDS, max(1, math.ceil(missing * span / finished)))
+        seconds = time.monotonic() - self._done[0][0]
+        done = sum(amount for _, amount in self._done) * self._fronts
+        return min(_LONGEST_SECONDS, max(1, math.ceil(amount * seconds / done)))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TypeVar
@@ -17,6 +17,7 @@ from app.pathology.arrays import RgbImage
 from app.pathology.composition import pixel_counts
 from app.pathology.geometry import Region, Size
 from app.pathology.manifest import ModelManifest
+from app.segmentation.admission import Admission
 from app.segmentation.budget import PixelBudget
 from app.segmentation.scale import Scale, check_seen, plan_scale
 from app.segmentation.windows import SegmentedArea, segment_windows
@@ -68,9 +69,18 @@ class PatchSegmentation:
         workers: Threads for decoding and painting.
         metrics: Told of images and pixels.
         limits: What a patch, and all patches at once, may cost.
+        admission: The service's door, which also counts pixels; None where nobody waits at one.
     """
 
-    def __init__(self, segmenter: Segmenter, workers: Workers, metrics: Metrics, limits: PatchLimits) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        workers: Workers,
+        metrics: Metrics,
+        limits: PatchLimits,
+        admission: Admission | None = None,
+    ) -> None:
+        self._weigh = admission.weigh if admission is not None else nullcontext
         self._segmenter = segmenter
         self._workers = workers
         self._metrics = metrics
@@ -96,7 +106,8 @@ class PatchSegmentation:
 
         Raises:
             ImageRejected: It does not decode, or is too large, or would be at the model's pixel spacing.
-            OutOfMemory: There is no memory to decode it now.
+            QueueFull: The service has too many pixels to see to.
+            OutOfMemory: There is no memory for it now.
             InferenceFailed: The model failed on it.
             ModelNotReady: The model is stopping.
         """
@@ -109,12 +120,13 @@ class PatchSegmentation:
             needed = (await self._workers.run(None, measure)).pixels
         while True:
             budget = self._small if needed <= 2 * self.manifest.window_px**2 else self._large
-            async with budget.hold(needed):
-                read = partial(_read, data, mpp, model_um_per_px, self._max_side_px, needed)
-                found = await self._workers.run("decode", read, is_small=is_small)
-                if isinstance(found, _Read):
-                    yield await self._segment(found)
-                    return
+            with self._weigh(needed):
+                async with budget.hold(needed):
+                    read = partial(_read, data, mpp, model_um_per_px, self._max_side_px, needed)
+                    found = await self._workers.run("decode", read, is_small=is_small)
+                    if isinstance(found, _Read):
+                        yield await self._segment(found)
+                        return
             needed = found.pixels  # the first look at its header was wrong, the decoder's is not
 
     async def _segment(self, found: "_Read") -> SegmentedPatch:

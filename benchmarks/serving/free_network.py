@@ -28,8 +28,12 @@ _OPSET, _IR = 20, 10
 
 def write_free_bundle(folder: Path) -> None:
     """Make a bundle in `folder`: the default one's manifest, with the free graph and a golden pair of its own."""
+    write_bundle_of(free_graph(), folder, "free", "Costs nothing and knows nothing: for benchmarks.")
+
+
+def write_bundle_of(model: bytes, folder: Path, name: str, description: str) -> None:
+    """Make a bundle of a serialised graph: with the default one's manifest, and a golden pair of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = free_graph()
     image = draw_patch(0, Size(224, 224))[0][None]
     said = open_session(model, "cpu").run(image)
     outputs = (said.class_maps, said.confidences, said.label_probabilities)
@@ -38,9 +42,9 @@ def write_free_bundle(folder: Path) -> None:
     np.savez_compressed(file, **arrays)
     manifest = json.loads((DEFAULT_BUNDLE / MANIFEST_FILE).read_text(encoding="utf-8"))
     manifest.update(
-        name="free",
+        name=name,
         version="1",
-        description="Costs nothing and knows nothing: for benchmarks.",
+        description=description,
         sha256=hashlib.sha256(model).hexdigest(),
         golden_sha256=hashlib.sha256(file.getvalue()).hexdigest(),
         metrics={},

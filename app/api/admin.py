@@ -1,0 +1,27 @@
+"""What administrators do to the running service. Never open without a key: see `app/api/access.py`."""
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, Request
+
+from app.api.problems import MEDIA_TYPE as PROBLEM
+from app.api.schemas import ModelReference
+from app.pathology.manifest import ModelManifest
+
+router = APIRouter(prefix="/admin", tags=["admin"])
+
+
+@router.post(
+    "/reload",
+    responses={
+        409: {
+            "description": "The bundle cannot be served; what was served before still is.",
+            "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+    },
+)
+async def reload(request: Request) -> ModelReference:
+    """Serve the model bundle as it lies in its folder now, without a pause. SIGHUP does the same."""
+    load: Callable[[], Awaitable[ModelManifest]] = request.app.state.reload
+    manifest = await load()
+    return ModelReference(name=manifest.name, version=manifest.version, sha256=manifest.sha256)

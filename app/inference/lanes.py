@@ -1,0 +1,120 @@
+"""Lanes: threads that run one batch each at a time, and the watch over them.
+
+A thread cannot be ended from outside. One that is stuck in the runtime is therefore reported, once, and whoever started
+the process ends it: the lanes' threads do not keep it from ending.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+_T = TypeVar("_T")
+
+_TICK_SECONDS = 0.25
+
+
+@dataclass(eq=False, slots=True)
+class _Job(Generic[_T]):
+    """A piece of work.
+
+    Attributes:
+        run: The work.
+        done: Told on the event loop what it returned or raised.
+        ticks: For how many it may run.
+        begun: Whether it does: it may still wait for its turn.
+    """
+
+    run: Callable[[], _T]
+    done: Callable[[_T | BaseException], None]
+    ticks: float
+    begun: bool = False
+
+
+class Lanes(Generic[_T]):
+    """A fixed number of threads. All but the threads' own part is used on the event loop that made it.
+
+    Args:
+        count: How many.
+        turns: Held by a lane while it runs; processes with lanes of their own share the cores by it.
+        stalled: Called once, when a lane has run for longer than its work may take.
+    """
+
+    def __init__(self, count: int, turns: AbstractContextManager[object], stalled: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._count = count
+        self._turns = turns
+        self._stalled = stalled
+        self._queue: SimpleQueue[_Job[_T] | None] = SimpleQueue()
+        self._running: set[_Job[_T]] = set()
+        self._watching: asyncio.TimerHandle | None = None
+        self._at_rest = asyncio.Event()
+        self._at_rest.set()
+        self._threads = [threading.Thread(target=self._work, name=f"lane {i}", daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def idle(self) -> int:
+        """How many have nothing to do."""
+        return self._count - len(self._running)
+
+    def run(self, run: Callable[[], _T], done: Callable[[_T | BaseException], None], seconds: float) -> None:
+        """Run something in an idle lane.
+
+        Args:
+            run: What; called in the lane's thread.
+            done: Told on the event loop what it returned or raised; never called once a lane is stuck.
+            seconds: How long it may run, from when it has its turn; measured in the event loop's own turns, so that a
+                machine that stood still, or has no time for this process, is not taken for a lane that is stuck.
+        """
+        job = _Job(run, done, seconds / _TICK_SECONDS)
+        self._running.add(job)
+        self._at_rest.clear()
+        self._queue.put(job)
+        self._watch()
+
+    async def close(self) -> None:
+        """Finish what runs, and wait for it, unless it is stuck; end the threads."""
+        for _ in self._threads:
+            self._queue.put(None)
+        await self._at_rest.wait()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            with self._turns:
+                job.begun = True
+                try:
+                    outcome: _T | BaseException = job.run()
+                except BaseException as error:  # noqa: BLE001  whatever it is, its callers wait for it
+                    outcome = error
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+                self._loop.call_soon_threadsafe(self._finish, job, outcome)
+            del job, outcome  # not until the next batch
+
+    def _finish(self, job: _Job[_T], outcome: _T | BaseException) -> None:
+        if job in self._running:
+            self._running.discard(job)
+            if not self._running:
+                self._at_rest.set()
+            job.done(outcome)
+
+    def _watch(self) -> None:
+        if self._watching is None:
+            self._watching = self._loop.call_later(_TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._watching = None
+        for job in self._running:
+            job.ticks -= job.begun
+        if any(job.ticks < 0 for job in self._running):
+            self._running.clear()
+            self._at_rest.set()
+            self._stalled()
+        elif self._running:
+            self._watch()

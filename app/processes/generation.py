@@ -1,0 +1,221 @@
+"""The processes that serve one model: fronts, and the engine where they share one. A reload makes the next of them."""
+
+import gc
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
+
+from prometheus_client import CollectorRegistry
+
+from app.access.gate import Access
+from app.inference.bundle import read_manifest
+from app.inference.exchange import Exchange
+from app.inference.remote import RemoteSegmenter
+from app.inference.segmenter import Segmenter
+from app.pathology.manifest import ModelManifest
+from app.processes.channel import Pipe
+from app.processes.children import Child
+from app.processes.engine import run_engine
+from app.segmentation.admission import Places
+from app.server import MARGIN_SECONDS
+from app.settings import Layout, Settings
+from app.telemetry.metrics import Metrics
+
+_SLOTS = 64
+"""Windows that one front may have with the engine at once; they take memory only once they are used."""
+
+_BeFront: TypeAlias = Callable[[int, Pipe], None]
+"""Is the front of an index, in its process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all generations share.
+
+    Attributes:
+        settings: How to run.
+        layout: As which processes.
+        listeners: One for each front, which outlive it: a connection that no front has taken yet is the next one's.
+        places: Where the fronts count their images.
+        access: Who may ask, how often over all fronts, and where it is written down.
+        turns: For the lanes of all fronts that have models of their own: as many run as are cores.
+        begin: Starts a process of this name that is what it is told to be, beside others of its generation.
+    """
+
+    settings: Settings
+    layout: Layout
+    listeners: list[socket.socket]
+    places: Places
+    access: Access
+    turns: AbstractContextManager[object]
+    begin: Callable[[str, Callable[[Pipe], None], Sequence[Child]], Child]
+
+
+class Generation:
+    """The processes of one model. The supervisor attends to them; here is what they are, and how they come and go.
+
+    Args:
+        shared: What it shares with those before and after it.
+        number: Which one it is, from 0.
+        taken: Groups of the places that others have; see `Places`.
+    """
+
+    def __init__(self, shared: Shared, number: int, taken: set[int]) -> None:
+        self.group = shared.places.free_group(taken)
+        self.engine: Child | None = None
+        self.fronts: list[Child] = []
+        self._shared = shared
+        self._suffix = f" of generation {number}" if number else ""
+        self._exchanges: list[Exchange] = []
+        self._leave_by: float | None = None
+
+    def start(self) -> None:
+        """Start its processes; `go_on` and `is_ready` say how that goes on.
+
+        Raises:
+            StartupError: The bundle or the device cannot be used; no process was started.
+        """
+        shared = self._shared
+        if shared.layout.shared_engine:
+            manifest = read_manifest(shared.settings.bundle)
+            self._exchanges = [Exchange(manifest, _SLOTS) for _ in shared.listeners]
+            self.engine = shared.begin(f"engine{self._suffix}", self._be_engine, ())
+            # While the model loads: what the fronts need is imported here once, and they share its memory.
+            import app.processes.front  # noqa: F401, PLC0415
+        elif shared.layout.on_gpu:
+            self._fork_fronts(self._front_that_loads())
+        else:
+            self._fork_fronts(self._front_with_model())
+
+    @property
+    def children(self) -> list[Child]:
+        """All of its processes."""
+        return [*([self.engine] if self.engine else []), *self.fronts]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it serves."""
+        return bool(self.fronts) and all(front.ready for front in self.fronts)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it cannot start, in one line."""
+        return next((child.refused for child in self.children if child.refused is not None), None)
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with one of its processes, while all should serve."""
+        return next((child.fault for child in self.children if child.fault is not None), None)
+
+    @property
+    def manifest(self) -> ModelManifest:
+        """The contract of what is served, once it is."""
+        ready = self.fronts[0].ready
+        assert ready is not None  # noqa: S101  by the caller's word
+        return ready.facts.manifest
+
+    def go_on(self) -> None:
+        """Start the fronts once the engine, which has to tell them about its model, is there."""
+        if self.engine is not None and self.engine.ready is not None and not self.fronts:
+            facts = self.engine.ready.facts
+
+            def be(index: int, pipe: Pipe) -> None:
+                metrics = Metrics(CollectorRegistry())
+                self._be_front(index, RemoteSegmenter(facts, self._exchanges[index], metrics), metrics, pipe)
+
+            self._fork_fronts(be)
+
+    def _front_with_model(self) -> _BeFront:
+        """Load the model before forking: its memory is shared."""
+        import app.processes.front  # noqa: F401, PLC0415  likewise
+        from app.inference.model import load_segmenter  # noqa: PLC0415
+
+        metrics = Metrics(CollectorRegistry())
+        choice = replace(self._shared.settings.model, device="cpu")  # to ask for a GPU here would be to start CUDA
+        segmenter = load_segmenter(choice, metrics, self._shared.turns)
+
+        def be(index: int, pipe: Pipe) -> None:
+            self._be_front(index, segmenter, metrics, pipe)
+
+        return be
+
+    def _front_that_loads(self) -> _BeFront:
+        """Load the model after forking: CUDA does not survive a fork."""
+
+        def be(index: int, pipe: Pipe) -> None:
+            self._be_front(index, None, Metrics(CollectorRegistry()), pipe)
+
+        return be
+
+    def _fork_fronts(self, be: _BeFront) -> None:
+        gc.collect()
+        gc.freeze()  # what all fronts share is not looked at by their collectors, whose marks would unshare it
+        for index in range(len(self._shared.listeners)):
+            self.fronts.append(self._shared.begin(f"front {index}{self._suffix}", partial(be, index), self.children))
+        for end in (end for exchange in self._exchanges for end in exchange.ends):
+            end.close()  # one that closes must be seen at the other
+
+    def _be_engine(self, pipe: Pipe) -> None:
+        for listener in self._shared.listeners:
+            listener.close()
+        for exchange in self._exchanges:
+            exchange.front_end.close()
+        run_engine(self._shared.settings, self._exchanges, pipe)
+
+    def _be_front(self, index: int, segmenter: Segmenter | None, metrics: Metrics, pipe: Pipe) -> None:
+        from app.processes.front import run_front  # noqa: PLC0415
+
+        for other, listener in enumerate(self._shared.listeners):
+            if other != index:
+                listener.close()
+        for other, exchange in enumerate(self._exchanges):
+            exchange.engine_end.close()
+            if other != index:
+                exchange.front_end.close()
+        shared = self._shared
+        places = shared.places.seen_by(index, self.group)
+        run_front(shared.settings, segmenter, metrics, places, shared.access, shared.listeners[index], pipe)
+
+    def retire(self) -> None:
+        """Another has taken its place: it answers what it has, and ends."""
+        for front in self.fronts:
+            front.retire()
+        self._expect_end(0.0)
+
+    def stop(self, number: int) -> None:
+        """End the fronts as this signal asks to, and then the engine."""
+        self.signal(number)
+        self._expect_end(self._shared.settings.shutdown_grace if number == signal.SIGTERM else 0.0)
+
+    def signal(self, number: int) -> None:
+        """Send the fronts a signal."""
+        for child in self.children if number == signal.SIGKILL else self.fronts:
+            child.signal(number if child.ready else signal.SIGKILL)
+
+    def _expect_end(self, grace_seconds: float) -> None:
+        within = grace_seconds + self._shared.settings.request_timeout + 2 * MARGIN_SECONDS
+        self._leave_by = time.monotonic() + within
+
+    def seconds_left(self) -> float | None:
+        """Return for how long it may still be there; None where it serves."""
+        return None if self._leave_by is None else max(0.0, self._leave_by - time.monotonic())
+
+    def is_gone(self) -> bool:
+        """Go on to end one that was told to, and return whether all of it has."""
+        if self._leave_by is None:
+            return False
+        if self.seconds_left() == 0:
+            for child in self.children:
+                child.kill("does not end")
+        if self.engine is not None and all(front.ended for front in self.fronts):
+            self.engine.retire()
+        gone = all(child.ended for child in self.children)
+        if gone:
+            for child in self.children:
+                child.bury()
+        return gone

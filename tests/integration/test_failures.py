@@ -1,0 +1,72 @@
+"""A model that fails, runs out of memory or gets stuck, and what becomes of the images beside it."""
+
+import concurrent.futures
+import time
+
+import httpx2 as httpx
+import pytest
+
+from tests.conftest import RunningService
+from tests.faulty_bundle import FAILS, NO_MEMORY, NO_MEMORY_FOR_TWO, STUCK, image_that, write_faulty_bundle
+from tests.pictures import encoded
+
+PNG = {"Content-Type": "image/png"}
+LAYOUTS = {
+    "own": ("--fronts", "2", "--engine", "own", "--cores", "2"),
+    "shared": ("--fronts", "2", "--engine", "shared", "--cores", "2"),
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faulty")
+    write_faulty_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def service(request, bundle):
+    running = RunningService("--device", "cpu", "--bundle", str(bundle), *LAYOUTS[request.param])
+    yield running
+    assert running.stop() == 0
+
+
+def post(service: RunningService, *faults: int) -> httpx.Response:
+    files = [("file", ("patch.png", encoded(image_that(fault)), "image/png")) for fault in faults]
+    return httpx.post(f"{service.url}/segment", files=files, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "kind"), [(FAILS, 500, "inference-failed"), (NO_MEMORY, 503, "out-of-memory")]
+)
+def test_an_image_that_the_model_fails_on_fails_alone(service, fault, status, kind):
+    answer = post(service, fault)
+    assert answer.status_code == status
+    assert answer.json()["type"].endswith(kind)
+    results = post(service, 0, fault, 0, 0).json()["results"]
+    assert [result.get("status", 200) for result in results] == [200, status, 200, 200]
+    assert post(service, 0).status_code == 200
+    assert httpx.get(f"{service.url}/health/ready").status_code == 200
+
+
+def test_what_has_memory_for_one_at_a_time_is_run_one_at_a_time(service):
+    results = post(service, *[NO_MEMORY_FOR_TWO] * 8).json()["results"]
+    assert all("labels" in result for result in results)
+    assert any("no memory for 2 windows at once; at most 1 from now on" in line for line in service.log)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_stuck_lane_is_noticed_told_and_ends_the_service(layout, bundle):
+    service = RunningService("--device", "cpu", "--bundle", str(bundle), *LAYOUTS[layout])
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        started = time.monotonic()
+        stuck = thread.submit(post, service, STUCK)
+        answer = stuck.result()
+        told_after = time.monotonic() - started
+    assert answer.status_code == 503
+    assert answer.json()["type"].endswith("model-not-ready")
+    assert 1.5 < told_after < 15  # 2 s, and what a busy machine adds
+    assert service.process.wait(30) == 1
+    service._reader.join()
+    service.process.stderr.close()
+    assert "does not answer any more, and all with it" in service.log[-1]
