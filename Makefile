@@ -1,12 +1,13 @@
 # make demo   set up, serve, post the example patches, write masks and overlays to demo-out/, stop
 # make test   set up with the training extra and run the tests
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := app model_export tests examples benchmarks
 
-.PHONY: help setup setup-dev programs demo serve test bench check format lock clean
+.PHONY: help setup setup-dev programs demo serve test bench check format lock sbom clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,8 +40,9 @@ demo: setup ## Segment the example patches over HTTP; results in demo-out/
 serve: setup ## Run the service on http://127.0.0.1:8000
 	$(BIN)/tessera serve
 
-test: setup-dev ## Run the tests
-	$(BIN)/python -m pytest
+# Files in the order of their names: the longest, of browsers, archives and trainings, so do not come last.
+test: setup-dev ## Run the tests, JOBS files at a time
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 bench: setup-dev ## Measure tessera beside its peers (needs wrk and nghttp2-client); ARGS=--quick for a first look
 	$(BIN)/python -m benchmarks.serving $(ARGS)
@@ -61,7 +63,7 @@ CUDA := $(addprefix --no-emit-package ,triton cuda-bindings cuda-pathfinder cuda
 	cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 \
 	nvjitlink nvshmem-cu13 nvtx))
 
-EXTRAS := --extra dicom --extra slides --extra sectra
+EXTRAS := --extra dicom --extra oidc --extra slides --extra sectra
 
 lock: setup-dev ## Resolve the locked versions anew
 	$(PIP) install --quiet uv
@@ -70,7 +72,19 @@ lock: setup-dev ## Resolve the locked versions anew
 	$(LOCK) --upgrade --generate-hashes pyproject.toml $(EXTRAS) -c requirements/serve.txt -o requirements/integrations.txt
 	$(LOCK) --upgrade --generate-hashes pyproject.toml $(EXTRAS) --extra dev -c requirements/integrations.txt -o requirements/dev.txt
 	echo setuptools | $(LOCK) --upgrade --generate-hashes - -o requirements/build.txt
+	echo cyclonedx-bom | $(LOCK) --upgrade --generate-hashes - -o requirements/sbom.txt
 	$(LOCK) --upgrade --no-annotate $(CUDA) pyproject.toml --extra train -c requirements/dev.txt -o requirements/train.txt
 
+# Of an environment that holds nothing but what is shipped: licences and hashes come from what is installed.
+SHIPPED ?= requirements/serve.txt
+sbom: ## List what the service is made of in sbom.cdx.json (CycloneDX); SHIPPED=requirements/integrations.txt with all extras
+	rm -rf build/shipped build/sbom
+	$(PYTHON) -m venv build/shipped
+	build/shipped/bin/pip --disable-pip-version-check install --quiet --require-hashes -r $(SHIPPED)
+	$(PYTHON) -m venv build/sbom
+	build/sbom/bin/pip --disable-pip-version-check install --quiet --require-hashes -r requirements/sbom.txt
+	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o sbom.cdx.json \
+		build/shipped/bin/python
+
 clean: ## Remove what the targets made
-	rm -rf $(VENV) demo-out build dist *.egg-info docker/pacs/viewer/node_modules
+	rm -rf $(VENV) demo-out build dist sbom.cdx.json *.egg-info docker/pacs/viewer/node_modules

@@ -1,0 +1,230 @@
+"""The command: starts a service, lets clients at it, reloads it now and then, and says what came of all that.
+
+It ends with status 1 at the first kind of fault: an answer that should not be, a process that ended, a health check
+that took too long, or memory, threads or file descriptors that grow while nobody asks anything.
+"""
+
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import httpx2 as httpx
+
+from app.pathology.manifest import MODEL_FILE
+from app.settings import DEFAULT_BUNDLE
+from tests.conftest import RunningService
+from tests.fuzz.service import own_bytes, processes_of
+from tests.soak.visitors import Outcome, Visitor, uploads
+
+_QUIET_SECONDS = 8.0
+"""Until connections that are kept, and fronts that another took the place of, are gone."""
+_MEMORY_FACTOR, _MEMORY_MIB = 1.15, 48
+"""An allocator keeps pages that it will use again: what grows without end passes both, however slowly."""
+_HEALTH_SECONDS = 5.0
+"""A machine that other work shares may be late by seconds; `health` says what was usual."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtRest:
+    """What the service's processes have while nobody asks anything."""
+
+    megabytes: float
+    threads: int
+    files: int
+    processes: int
+
+    @classmethod
+    def of(cls, service: RunningService) -> "AtRest":
+        """Return what they have now."""
+        pids = processes_of(service.process.pid)
+        return cls(
+            own_bytes(pids) / 2**20,
+            sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids),
+            sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids),
+            len(pids),
+        )
+
+
+@dataclass
+class Findings:
+    """What is found out on the way.
+
+    Attributes:
+        outcomes: Of all visits.
+        health: How long each health check took, in seconds.
+        faults: What went wrong, each once.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    health: list[float] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+@click.command()
+@click.option("--minutes", type=float, default=30.0, show_default=True, help="How long.")
+@click.option("--clients", type=int, default=6, show_default=True, help="How many at once.")
+@click.option("--rounds", type=int, default=6, show_default=True, help="Between which there is a rest, to measure.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of what the clients do.")
+def main(minutes: float, clients: int, rounds: int, seed: int) -> None:
+    """Put a mixed load on a service of the default bundle, and say whether it bears it."""
+    findings = soak(minutes * 60, clients, rounds, seed)
+    if findings.faults:
+        raise click.ClickException("; ".join(f"{fault} ({count} times)" for fault, count in findings.faults.items()))
+
+
+def soak(seconds: float, clients: int, rounds: int, seed: int) -> Findings:
+    """Do so, print the figures, and return what was found."""
+    findings = Findings()
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(shutil.copytree(DEFAULT_BUNDLE, Path(folder) / "bundle"))
+        flags = ("--device", "cpu", "--bundle", str(bundle))
+        service = RunningService(*flags, env=_ENVIRONMENT)
+        try:
+            rests = list(_rounds(service, bundle, seconds / rounds, clients, rounds, seed, findings))
+            findings.faults.update(_growth(rests))
+        finally:
+            if service.stop() != 0:
+                findings.faults[f"it ended with status {service.process.returncode}"] += 1
+    _print(findings, rests)
+    return findings
+
+
+_ENVIRONMENT = {"TESSERA_REQUEST_TIMEOUT": "60", "TESSERA_QUEUE_CAPACITY": "64"}
+
+
+def _rounds(
+    service: RunningService, bundle: Path, seconds: float, clients: int, rounds: int, seed: int, findings: Findings
+) -> Iterator[AtRest]:
+    images = uploads(seed)
+    seen: dict[tuple[int, str], str] = {}
+    visitors = [Visitor(service.url, images, seed * 1000 + index, seen) for index in range(clients)]
+    for number in range(rounds):
+        with _visits(visitors, findings), _health_checks(service, findings):
+            time.sleep(seconds / 3)
+            _reload(service, bundle, findings, is_good=False)
+            time.sleep(seconds / 3)
+            _reload(service, bundle, findings, is_good=True)
+            time.sleep(seconds / 3)
+        for visitor in visitors:
+            visitor.close()
+        time.sleep(_QUIET_SECONDS)
+        if service.process.poll() is not None:
+            findings.faults["the service ended by itself: " + service.log[-1]] += 1
+            return
+        rest = AtRest.of(service)
+        click.echo(f"round {number + 1}: {len(findings.outcomes)} requests so far; at rest {rest}")
+        yield rest
+
+
+@contextmanager
+def _visits(visitors: list[Visitor], findings: Findings) -> Iterator[None]:
+    """Let all of them visit for the length of the block, each in a thread of its own."""
+    stop = threading.Event()
+
+    def visit(visitor: Visitor) -> None:
+        while not stop.is_set():
+            outcome = visitor.visit()
+            findings.outcomes.append(outcome)
+            if outcome.fault is not None:
+                findings.faults[f"{outcome.kind}: {outcome.fault}"] += 1
+
+    threads = [threading.Thread(target=visit, args=(visitor,)) for visitor in visitors]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
+def _health_checks(service: RunningService, findings: Findings) -> Iterator[None]:
+    stop = threading.Event()
+
+    def check() -> None:
+        while not stop.wait(0.5):
+            for path in ("/health/live", "/health/ready"):
+                started = time.perf_counter()
+                status = httpx.get(service.url + path, timeout=30).status_code
+                findings.health.append(time.perf_counter() - started)
+                if status != 200:
+                    findings.faults[f"{path} answered {status}"] += 1
+
+    thread = threading.Thread(target=check)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if max(findings.health) > _HEALTH_SECONDS:
+        findings.faults[f"a health check took more than {_HEALTH_SECONDS:g} s"] += 1
+
+
+def _reload(service: RunningService, bundle: Path, findings: Findings, *, is_good: bool) -> None:
+    """Have the bundle taken as it is, or one that is damaged refused."""
+    model = bundle / MODEL_FILE
+    content = model.read_bytes()
+    before = len(service.log)
+    if not is_good:
+        model.write_bytes(content[:-1])
+    service.process.send_signal(signal.SIGHUP)
+    expected = '"reloaded"' if is_good else "not reloaded: "
+    deadline = time.monotonic() + 60
+    while not any(expected in line for line in service.log[before:]):
+        if time.monotonic() > deadline:
+            findings.faults[f"no line in the log that says {expected!r}"] += 1
+            break
+        time.sleep(0.05)
+    model.write_bytes(content)
+
+
+def _growth(rests: list[AtRest]) -> list[str]:
+    """Return what grew from the second rest on: in the first round all is used for the first time."""
+    if len(rests) < 3:
+        return []
+    first, last = rests[1], rests[-1]
+    grown = []
+    if last.megabytes > max(_MEMORY_FACTOR * first.megabytes, first.megabytes + _MEMORY_MIB):
+        grown.append(f"memory grew from {first.megabytes:.0f} to {last.megabytes:.0f} MiB")
+    for name in ("threads", "files", "processes"):
+        before, after = getattr(first, name), getattr(last, name)
+        if after > before:
+            grown.append(f"{name} grew from {before} to {after}")
+    return grown
+
+
+def _print(findings: Findings, rests: list[AtRest]) -> None:
+    kinds = Counter((outcome.kind, outcome.status) for outcome in findings.outcomes)
+    click.echo(f"{len(findings.outcomes)} requests")
+    for (kind, status), count in sorted(kinds.items()):
+        click.echo(f"  {kind:12} {status or 'not waited for':>14} {count:7}")
+    health = sorted(findings.health)
+    if health:
+        percent = [1000 * health[min(len(health) - 1, int(len(health) * share))] for share in (0.5, 0.99, 1)]
+        click.echo(
+            f"health checks: {len(health)}; median {percent[0]:.0f} ms, p99 {percent[1]:.0f}, max {percent[2]:.0f}"
+        )
+    for number, rest in enumerate(rests, 1):
+        click.echo(
+            f"at rest {number}: {rest.megabytes:.1f} MiB, {rest.threads} threads, {rest.files} files,"
+            f" {rest.processes} processes"
+        )
+    for fault, count in findings.faults.items():
+        click.echo(f"fault: {fault} ({count} times)")
+    if not findings.faults:
+        click.echo("no fault")
+
+
+if __name__ == "__main__":
+    main()
