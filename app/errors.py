@@ -10,11 +10,20 @@ TesseraError
 │   ├── AreaOutside             an area of a slide that holds none of its pixels
 │   ├── NotASlide               a series of an archive that is no pyramid of a slide
 │   └── SeriesNotFound          an archive holds no such series
+├── AccessDenied              the caller may not do this
+│   ├── CredentialsMissing      nothing says who the caller is
+│   ├── CredentialsRejected     a key or token that is not valid
+│   ├── ScopeMissing            a valid one that does not allow this
+│   └── AdminClosed             nobody may, before keys or an issuer of tokens are set
 ├── NotServed                 nothing is wrong with the image, try again later
-│   ├── QueueFull               the queue holds as many images as it may
+│   ├── ComeBackLater           and when that makes sense is known
+│   │   ├── QueueFull             the queue holds as many images as it may
+│   │   └── RateExceeded          the caller sent as many images of late as it may
 │   ├── DeadlineExceeded        the answer was not ready in time
 │   ├── OutOfMemory             there is no memory for it now
 │   ├── ModelNotReady           the model is not loaded, or the service is stopping
+│   ├── IssuerUnavailable       whether a token is valid cannot be told now
+│   ├── AuditUnavailable        the request could not be written down
 │   ├── MetricsIncomplete       a process of the service does not tell its metrics
 │   ├── OrderCancelled          the user took the order back
 │   ├── ArchiveUnavailable      the archive cannot be reached, or does not answer now
@@ -22,12 +31,14 @@ TesseraError
 ├── ArchiveRefused            the archive answers that it will not do this
 ├── CallbackRefused           an order names an address to which nothing is sent
 ├── InferenceFailed           the model failed on this image
+├── ReloadRefused             the bundle cannot be served; what was served before still is
 ├── ProcessEnded              a process of the service ended by itself, and the service with it
 ├── ExtraMissing              installed without the packages that this needs
 └── StartupError              the service must not start
     ├── InvalidBundle           the bundle is missing, damaged or not what its manifest says
     ├── DeviceUnavailable       the device asked for is not there
     ├── AddressUnavailable      the address to listen on cannot be had
+    ├── AccessUnusable          a file of keys, a certificate or an audit log cannot be used
     └── ArchiveNotAllowed       the archive's address is not one to send patients' data to
 """
 
@@ -72,12 +83,40 @@ class SeriesNotFound(ImageRejected):
     """The archive holds no such series."""
 
 
+class AccessDenied(TesseraError):
+    """The caller may not do this."""
+
+
+class CredentialsMissing(AccessDenied):
+    """Nothing says who the caller is, and this is not for everybody."""
+
+
+class CredentialsRejected(AccessDenied):
+    """The key or token is not known, not valid any more, or not for this service."""
+
+
+class ScopeMissing(AccessDenied):
+    """The key or token is valid, and does not allow this.
+
+    Attributes:
+        scope: What it would have to allow.
+    """
+
+    def __init__(self, message: str, scope: str) -> None:
+        super().__init__(message)
+        self.scope = scope
+
+
+class AdminClosed(AccessDenied):
+    """Administration is for nobody as long as nobody has to show who they are."""
+
+
 class NotServed(TesseraError):
     """The image is fine and was not processed; a later try may succeed."""
 
 
-class QueueFull(NotServed):
-    """As many images are in the service as it may hold.
+class ComeBackLater(NotServed):
+    """A later try will do, and when is known.
 
     Attributes:
         retry_after_seconds: A whole number of seconds, at least 1, after which a retry is sensible.
@@ -86,6 +125,14 @@ class QueueFull(NotServed):
     def __init__(self, message: str, retry_after_seconds: int = 1) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class QueueFull(ComeBackLater):
+    """As many images are in the service as it may hold."""
+
+
+class RateExceeded(ComeBackLater):
+    """The caller sent as many images of late as it may."""
 
 
 class DeadlineExceeded(NotServed):
@@ -98,6 +145,14 @@ class OutOfMemory(NotServed):
 
 class ModelNotReady(NotServed):
     """The model is not loaded yet, or the service is stopping."""
+
+
+class IssuerUnavailable(NotServed):
+    """The issuer of tokens does not give the keys with which they are checked."""
+
+
+class AuditUnavailable(NotServed):
+    """The request could not be written down, and is not answered without that."""
 
 
 class MetricsIncomplete(NotServed):
@@ -126,6 +181,10 @@ class CallbackRefused(TesseraError):
 
 class InferenceFailed(TesseraError):
     """The runtime failed on this image."""
+
+
+class ReloadRefused(TesseraError):
+    """The bundle as it lies there now cannot be served; what was served before still is."""
 
 
 class ProcessEnded(TesseraError):
@@ -162,6 +221,10 @@ class DeviceUnavailable(StartupError):
 
 class AddressUnavailable(StartupError):
     """The address to listen on is in use, or not allowed."""
+
+
+class AccessUnusable(StartupError):
+    """A file that says who may ask, shows who the service is, or takes the audit log cannot be used."""
 
 
 class ArchiveNotAllowed(StartupError):

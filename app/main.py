@@ -6,17 +6,26 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
-from app.api import operations, problems, segment
+from app.access.gate import Access
+from app.access_settings import access_of
+from app.api import admin, operations, problems, segment
+from app.api.access import AccessControl
 from app.api.dependencies import Service
 from app.api.middleware import RequestScope
+from app.api.openapi import describe_access
+from app.api.phase import Phase, is_ready
+from app.api.security_headers import SecurityHeaders
 from app.api.uploads import UploadLimits
-from app.errors import ExtraMissing
+from app.errors import ExtraMissing, ReloadRefused
 from app.inference.segmenter import Segmenter
+from app.pathology.manifest import ModelManifest
 from app.segmentation.admission import Admission, Places
 from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.workers import Workers
@@ -25,28 +34,36 @@ from app.telemetry.merging import Snapshot, snapshot
 from app.telemetry.metrics import Metrics
 from app.viewer import page
 
+_log = logging.getLogger(__name__)
+
 _MOST_SECTRA_AREAS = 64
 """In one order, and no more than the service has places for: it would be told to come back for ever."""
 
 
 @dataclass(frozen=True, slots=True)
-class OneOfSeveral:
+class Surroundings:
     """What an application has to know that is one of several fronts.
 
     Attributes:
         places: Where all of them count their images, as this one sees it.
+        access: Who may ask, how often over all of them, and where it is written down.
         everyones_metrics: Gives the metrics of all processes together.
+        reload: Has all processes serve the bundle as it lies there now.
+        stuck: Called when the model does not answer any more.
     """
 
     places: Places
+    access: Access
     everyones_metrics: Callable[[], Awaitable[Snapshot]]
+    reload: Callable[[], Awaitable[ModelManifest]]
+    stuck: Callable[[], None]
 
 
 def create_app(
     settings: Settings | None = None,
     segmenter: Segmenter | None = None,
     metrics: Metrics | None = None,
-    front: OneOfSeveral | None = None,
+    front: Surroundings | None = None,
 ) -> FastAPI:
     """Put the service together.
 
@@ -57,33 +74,39 @@ def create_app(
         front: What it shares with others; None where it is all of the service.
 
     Raises:
-        StartupError: The bundle or the device cannot be used.
-        ExtraMissing: Sectra's call-backs are allowed, and the packages for them are not installed.
+        StartupError: The bundle, the device, or a file of access cannot be used.
+        ExtraMissing: What the settings ask for needs packages that are not installed.
     """
     settings = settings or Settings()
     metrics = metrics or Metrics(CollectorRegistry())
+    access = front.access if front else access_of(settings, settings.host)
     model = segmenter or _load(settings, metrics)
     places = front.places if front else Places()
     limits = PatchLimits(settings.max_side_px, settings.max_pixels_at_once // places.fronts)
 
+    def stalled() -> None:
+        _log.error("the model does not answer any more")
+        app.state.stalled = True
+        if front is not None:
+            front.stuck()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         workers = Workers(-(-settings.cores // places.fronts), metrics)
-        await model.start()
+        admission = Admission(settings.queue_capacity, settings.queue_pixels, metrics, places)
+        await model.start(stalled)
         app.state.service = service = Service(
             segmenter=model,
-            patches=PatchSegmentation(model, workers, metrics, limits),
-            admission=Admission(settings.queue_capacity, metrics, places),
+            patches=PatchSegmentation(model, workers, metrics, limits, admission),
+            admission=admission,
             metrics=metrics,
             limits=UploadLimits(settings.max_upload_bytes, settings.max_files),
             request_timeout_seconds=settings.request_timeout,
         )
-        metrics.ready.set(1)
         try:
             async with _sectra_orders(app, settings, service, workers) if settings.sectra_hosts else nullcontext():
                 yield
         finally:
-            metrics.ready.set(0)
             await model.close()
             await workers.close()
 
@@ -97,21 +120,48 @@ def create_app(
         separate_input_output_schemas=False,
     )
     app.state.metrics = metrics
+    app.state.phase = Phase.SERVING
+    app.state.stalled = False
+    metrics.ready.set_function(lambda: float(is_ready(app)))
+    app.state.reload = front.reload if front else _cannot_reload
+    app.state.certificate = access.certificate
     app.state.everyones_metrics = front.everyones_metrics if front else partial(_own_metrics, metrics)
-    app.add_middleware(RequestScope, metrics=metrics)
-    problems.install(app, metrics)
-    app.include_router(segment.router)
-    app.include_router(operations.router)
-    app.include_router(page.router)
+    routers = [segment.router, operations.router, admin.router, page.router]
     if settings.sectra_hosts:
-        app.include_router(_sectra_router())
+        routers.append(_sectra_router())
+        if access.is_guarded and "sectra" not in access.public:
+            _log.warning("/sectra/hook asks for a key, and Sectra's server sends none: see docs/access.md")
+    for router in routers:
+        app.include_router(router)
+    problems.install(app, metrics)
+    routes = [route for router in routers for route in router.routes]
+    app.add_middleware(AccessControl, access=access, metrics=metrics, routes=routes)  # the last added is the outermost
+    if access.origins:
+        app.add_middleware(CORSMiddleware, **_foreign_pages(access.origins))
+    app.add_middleware(RequestScope, metrics=metrics)
+    app.add_middleware(SecurityHeaders, has_tls=access.certificate is not None)
+    describe_access(app)
     return app
+
+
+def _foreign_pages(origins: tuple[str, ...]) -> dict[str, Any]:
+    """Return what pages of other origins may send and read. No cookie is sent: a page has to know a key itself."""
+    return {
+        "allow_origins": origins,
+        "allow_methods": ("GET", "POST"),
+        "allow_headers": ("Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "X-Request-Timeout"),
+        "expose_headers": ("*",),
+    }
 
 
 def _load(settings: Settings, metrics: Metrics) -> Segmenter:
     from app.inference.model import load_segmenter  # noqa: PLC0415  a front has no use for the runtime that it imports
 
     return load_segmenter(settings.model, metrics)
+
+
+async def _cannot_reload() -> ModelManifest:
+    raise ReloadRefused("a new bundle is taken by `tessera serve` on Linux alone; start the service anew")
 
 
 async def _own_metrics(metrics: Metrics) -> Snapshot:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.access_settings import AccessSettings
 from app.inference.segmenter import ModelChoice
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundle"
@@ -45,7 +46,7 @@ def unknown_variables() -> list[str]:
     return sorted(name for name in os.environ if name.startswith("TESSERA_") and name not in known)
 
 
-class Settings(BaseSettings):
+class Settings(AccessSettings):
     """How to run the service."""
 
     model_config = SettingsConfigDict(env_prefix="TESSERA_", frozen=True, extra="forbid")
@@ -80,7 +81,30 @@ class Settings(BaseSettings):
         default=None, ge=1, le=1024, description="Most windows in a batch; by default 2 on a CPU, 32 on a GPU."
     )
     queue_capacity: int = Field(default=128, ge=1, description="Images in the service at once; more are refused (429).")
-    request_timeout: float = Field(default=30.0, gt=0, description="Seconds in which a request is answered, else 504.")
+    queue_pixels: int = Field(
+        default=16 * 4096**2, ge=1, description="Pixels of the images in the service at once; more are refused (429)."
+    )
+    request_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds in which a request is answered, else 504; a request may lower it by X-Request-Timeout.",
+    )
+    header_timeout: float = Field(
+        default=10.0, gt=0, description="Seconds in which a request's headers have come in, else its connection closes."
+    )
+    max_connections: int = Field(default=1024, ge=1, description="Connections at once; more are refused (503).")
+    shutdown_grace: float = Field(
+        default=3.0,
+        ge=0,
+        description="Seconds after SIGTERM in which the service still takes requests while it says that it is not"
+        " ready, so that a load balancer turns away first. SIGINT has none.",
+    )
+    stall_timeout: float = Field(
+        default=2.0,
+        gt=0,
+        description="Seconds that a batch may take beyond ten times what it should; then its lane is stuck, and the"
+        " service ends to be started anew.",
+    )
     max_side_px: int = Field(default=4096, ge=1, le=65535, description="Longest side of a patch, in px.")
     max_pixels_at_once: int = Field(
         default=4 * 4096**2, ge=1, description="Pixels decoded at one time, of all images; the others wait their turn."
@@ -106,7 +130,9 @@ class Settings(BaseSettings):
     @property
     def model(self) -> ModelChoice:
         """Which model to run, and on what."""
-        return ModelChoice(self.bundle, self.device, self.precision, self.cores, self.max_batch_size)
+        return ModelChoice(
+            self.bundle, self.device, self.precision, self.cores, self.max_batch_size, self.stall_timeout
+        )
 
     @field_validator("sectra_hosts")
     @classmethod
@@ -144,15 +170,14 @@ class Layout:
     Attributes:
         fronts: How many take requests.
         shared_engine: Whether another one has the model for all of them; else each has it.
+        on_gpu: Whether the model may run on a GPU.
+        supervised: Whether a process that has no other task watches over them; else there is one process in all.
     """
 
     fronts: int
     shared_engine: bool
-
-    @property
-    def is_one_process(self) -> bool:
-        """Whether there is nothing to share."""
-        return self.fronts == 1 and not self.shared_engine
+    on_gpu: bool
+    supervised: bool
 
 
 def layout_of(settings: Settings) -> Layout:
@@ -162,11 +187,13 @@ def layout_of(settings: Settings) -> Layout:
     the engine and the system need. CUDA is not asked whether it is there: who has asked cannot be forked any more.
     """
     on_gpu = settings.device == "cuda" or (settings.device == "auto" and any(map(os.path.exists, _GPU_NODES)))
-    alone = sys.platform != "linux" or settings.cores == 1 or bool(settings.sectra_hosts)
+    supervised = sys.platform == "linux"  # which forks safely, and spreads connections over processes
+    alone = not supervised or settings.cores == 1 or bool(settings.sectra_hosts)
     alone = alone or (on_gpu and settings.engine == "own")
     suited = 1 if alone else max(2, min(settings.cores - 2 if on_gpu else settings.cores // 8, MOST_FRONTS))
     fronts = settings.fronts or suited
-    return Layout(fronts, settings.engine == "shared" or (settings.engine == "auto" and on_gpu and fronts > 1))
+    shared_engine = settings.engine == "shared" or (settings.engine == "auto" and on_gpu and fronts > 1)
+    return Layout(fronts, shared_engine, on_gpu, supervised)
 
 
 class ArchiveSettings(BaseSettings):

@@ -40,7 +40,7 @@ class RunningService:
     def __init__(self, *flags: str, env: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--log-format", "json", *flags]
         self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **(env or {})}
+            command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "TESSERA_SHUTDOWN_GRACE": "0", **(env or {})}
         )
         self.log: list[str] = []
         self.url = ""
@@ -55,7 +55,7 @@ class RunningService:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            if found := re.search(r"running on (http://[0-9.:]+)", line):
+            if found := re.search(r"running on (https?://[0-9.:]+)", line):
                 self.url = found.group(1)
                 self._listening.set()
         self._listening.set()

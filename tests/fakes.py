@@ -5,6 +5,7 @@ blue above red is tumor, the rest is background. It answers as a real one does, 
 """
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class ColourSegmenter:
         self.windows: list[tuple[int, ...]] = []
         self.ready = False
 
-    async def start(self) -> None:
+    async def start(self, stalled: Callable[[], None] = lambda: None) -> None:
         self.ready = True
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """What routes need: the running service, and the way in that every upload takes."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
-from app.api.uploads import UploadLimits, read_images
-from app.errors import ModelNotReady
+from app.api.problems import InvalidRequest, RequestTimeout
+from app.api.uploads import TIMEOUT_HEADER, UploadLimits, read_images
+from app.api.visit import visit_of
+from app.errors import DeadlineExceeded, ModelNotReady
 from app.inference.segmenter import Segmenter
 from app.segmentation.admission import Admission
 from app.segmentation.deadline import answered_within
@@ -54,16 +57,47 @@ async def uploaded_images(request: Request, service: Service) -> AsyncIterator[l
 
     Raises:
         QueueFull: The service has no place for them.
-        DeadlineExceeded: Reading and the block together took too long.
-        UnsupportedMediaType, UploadTooLarge, InvalidRequest: See `read_images`.
+        RateExceeded: Their sender has sent too many of late.
+        RequestTimeout: The body did not come in time.
+        DeadlineExceeded: It did, and reading it and the block together took too long.
+        UnsupportedMediaType, UploadTooLarge, InvalidRequest: See `read_images` and `seconds_allowed`.
         ClientDisconnect: The client left.
     """
-    async with answered_within(service.request_timeout_seconds, "send fewer or smaller images, or try later"):
-        with service.admission.admit(1):
-            images = await read_images(request, service.limits)
-            with service.admission.admit(len(images) - 1):
-                async with while_connected(request):
-                    yield images
+    visit = visit_of(request)
+    with visit.settled():
+        seconds = seconds_allowed(request, service.request_timeout_seconds)
+        is_read = False
+        try:
+            async with answered_within(seconds, "send fewer or smaller images, or try later"):
+                with service.admission.admit(1), visit.counted():
+                    images = await read_images(request, service.limits)
+                    is_read = True
+                    await visit.received(images)
+                    with service.admission.admit(len(images) - 1):
+                        async with while_connected(request):
+                            yield images
+        except DeadlineExceeded:
+            if is_read:
+                raise
+            raise RequestTimeout(f"the body did not come within {seconds:g} s; send fewer or smaller images") from None
+
+
+def seconds_allowed(request: Request, most_seconds: float) -> float:
+    """Return in how many seconds a request is to be answered: its own word in X-Request-Timeout may only lower it.
+
+    Raises:
+        InvalidRequest: That is no number above 0.
+    """
+    stated = request.headers.get(TIMEOUT_HEADER)
+    if stated is None:
+        return most_seconds
+    try:
+        seconds = float(stated)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest(f"{TIMEOUT_HEADER} is a number of seconds above 0, as in 2.5")
+    return min(seconds, most_seconds)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.phase import Phase
 from app.api.problems import internal_error, respond
 from app.telemetry.logging import request_id
 from app.telemetry.metrics import Metrics
@@ -15,8 +16,9 @@ from app.telemetry.metrics import Metrics
 _UNMATCHED = "unmatched"
 _CLIENT_LEFT = 499
 """What the log and metrics show for a client that left; nginx's number, since HTTP has none."""
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
+"""Asked every few seconds by whoever runs the service."""
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +47,10 @@ class RequestScope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = current
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = current
+                if scope["app"].state.phase is not Phase.SERVING:
+                    headers["Connection"] = "close"
             await send(message)
 
         try:
@@ -66,13 +71,13 @@ class RequestScope:
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_duration.labels(route).observe(seconds)
         fields = {
-            "method": scope["method"] if scope["method"] in _METHODS else "other",
+            "method": scope["method"] if scope["method"] in METHODS else "other",
             "route": route,
             "status": status,
             "ms": round(seconds * 1000, 1),
         }
         # Probes and scrapes come every few seconds and would drown the rest.
-        level = logging.DEBUG if route in _PROBES else logging.INFO
+        level = logging.DEBUG if route in PROBES else logging.INFO
         _log.log(level, "request", extra=fields)
 
 

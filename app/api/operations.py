@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 
 from app.api.dependencies import ServiceDependency
+from app.api.phase import is_ready
 from app.api.schemas import Health, ModelCard
 from app.telemetry.merging import Snapshot
 
@@ -33,9 +34,8 @@ async def live() -> Health:
 @router.get("/health/ready", responses={503: {"model": Health}})
 async def ready(request: Request) -> JSONResponse:
     """Say whether images are taken now; send none while this is 503."""
-    service = getattr(request.app.state, "service", None)
-    is_ready = service is not None and service.segmenter.ready
-    return JSONResponse({"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503)
+    takes_images = is_ready(request.app)
+    return JSONResponse({"status": "ready" if takes_images else "not ready"}, 200 if takes_images else 503)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

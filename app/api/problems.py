@@ -10,23 +10,33 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from app.errors import (
+    AdminClosed,
     ArchiveDenied,
     ArchiveRefused,
     ArchiveUnavailable,
     AreaOutside,
+    AuditUnavailable,
     CallbackRefused,
+    ComeBackLater,
+    CredentialsMissing,
+    CredentialsRejected,
     DeadlineExceeded,
     ExtraMissing,
     ImageTooLarge,
     InferenceFailed,
+    IssuerUnavailable,
     MetricsIncomplete,
     ModelNotReady,
     NotASlide,
     OrderCancelled,
     OutOfMemory,
     QueueFull,
+    RateExceeded,
+    ReloadRefused,
+    ScopeMissing,
     SeriesNotFound,
     SlideUnreadable,
     TesseraError,
@@ -38,6 +48,9 @@ from app.telemetry.logging import request_id
 from app.telemetry.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"
+
+PROBLEM = "tessera.problem"
+"""Where a request's scope has the kind of its problem, once it has one."""
 
 _TYPE_PREFIX = "urn:problem-type:tessera:"
 _log = logging.getLogger(__name__)
@@ -63,12 +76,30 @@ class NotAcceptable(RequestRejected):
     """The client accepts none of the media types that the route gives."""
 
 
+class RequestTimeout(RequestRejected):
+    """The client was too slow to send its request."""
+
+
+class HeadersTooLarge(RequestRejected):
+    """The request line and headers have more bytes than allowed."""
+
+
+class TooManyConnections(RequestRejected):
+    """As many clients are connected as may be."""
+
+
 _KINDS: dict[type[TesseraError], tuple[int, str]] = {
     InvalidRequest: (400, "Invalid request"),
+    CredentialsMissing: (401, "Credentials missing"),
+    CredentialsRejected: (401, "Credentials rejected"),
+    ScopeMissing: (403, "Scope missing"),
+    AdminClosed: (403, "Admin closed"),
     CallbackRefused: (403, "Callback refused"),
     SeriesNotFound: (404, "Series not found"),
     NotAcceptable: (406, "Not acceptable"),
+    RequestTimeout: (408, "Request timeout"),
     OrderCancelled: (409, "Order cancelled"),
+    ReloadRefused: (409, "Reload refused"),
     UploadTooLarge: (413, "Upload too large"),
     ImageTooLarge: (413, "Image too large"),
     UnsupportedMediaType: (415, "Unsupported media type"),
@@ -79,16 +110,28 @@ _KINDS: dict[type[TesseraError], tuple[int, str]] = {
     AreaOutside: (422, "Area outside"),
     NotASlide: (422, "Not a slide"),
     QueueFull: (429, "Queue full"),
+    RateExceeded: (429, "Rate exceeded"),
+    HeadersTooLarge: (431, "Headers too large"),
     InferenceFailed: (500, "Inference failed"),
     ExtraMissing: (501, "Extra missing"),
     ArchiveRefused: (502, "Archive refused"),
     ArchiveDenied: (502, "Archive denied"),
     ArchiveUnavailable: (502, "Archive unavailable"),
     ModelNotReady: (503, "Model not ready"),
+    IssuerUnavailable: (503, "Issuer unavailable"),
+    AuditUnavailable: (503, "Audit unavailable"),
+    TooManyConnections: (503, "Too many connections"),
     MetricsIncomplete: (503, "Metrics incomplete"),
     OutOfMemory: (503, "Out of memory"),
     DeadlineExceeded: (504, "Deadline exceeded"),
 }
+
+
+_CHALLENGES: dict[type[TesseraError], dict[str, str]] = {
+    CredentialsMissing: {"WWW-Authenticate": 'Bearer realm="tessera"'},
+    CredentialsRejected: {"WWW-Authenticate": 'Bearer realm="tessera", error="invalid_token"'},
+}
+"""RFC 6750, section 3."""
 
 
 class Problem(BaseModel):
@@ -109,7 +152,7 @@ def problem_of(error: TesseraError) -> Problem:
 
 def count_rejection(error: TesseraError, metrics: Metrics) -> None:
     """Count an error under its kind, and log the cause of one that is the service's own."""
-    metrics.rejections.labels(_slug(type(error).__name__)).inc()
+    metrics.rejections.labels(kind_of(error)).inc()
     if isinstance(error, InferenceFailed):
         _log.error("inference failed", exc_info=error)
 
@@ -118,26 +161,41 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     """Answer every error of `app` with a problem document."""
 
     @app.exception_handler(TesseraError)
-    async def known(_request: Request, error: TesseraError) -> Response:
-        count_rejection(error, metrics)
-        headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, QueueFull) else None
-        return respond(problem_of(error), headers)
+    async def known(request: Request, error: TesseraError) -> Response:
+        return refuse(request.scope, error, metrics)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> Response:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where, *names = (str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":  # its name is the client's own text
             detail = f"the {where} has a parameter that is not known; /docs lists those that are"
         else:
             detail = f"{' '.join((where, *names))}: {first['msg']}"
-        metrics.rejections.labels(_slug(InvalidRequest.__name__)).inc()
-        return respond(problem_of(InvalidRequest(detail)))
+        return refuse(request.scope, InvalidRequest(detail), metrics)
 
     @app.exception_handler(HTTPException)
-    async def plain(_request: Request, error: HTTPException) -> Response:
+    async def plain(request: Request, error: HTTPException) -> Response:
         title = http.HTTPStatus(error.status_code).phrase
+        request.scope[PROBLEM] = _slug(title)
         return respond(_problem(error.status_code, title, str(error.detail)), error.headers)
+
+
+def refuse(scope: Scope, error: TesseraError, metrics: Metrics) -> Response:
+    """Return the answer to a request that met `error`; note the problem's kind in its scope, and count it."""
+    count_rejection(error, metrics)
+    scope[PROBLEM] = kind_of(error)
+    headers = _CHALLENGES.get(type(error), {})
+    if isinstance(error, ComeBackLater):
+        headers = {"Retry-After": str(error.retry_after_seconds)}
+    if isinstance(error, ScopeMissing):
+        headers = {"WWW-Authenticate": f'Bearer realm="tessera", error="insufficient_scope", scope="{error.scope}"'}
+    return respond(problem_of(error), headers)
+
+
+def kind_of(error: TesseraError) -> str:
+    """Return the kind of an error in one word, as metrics and the audit log have it."""
+    return _slug(type(error).__name__)
 
 
 def internal_error() -> Problem:

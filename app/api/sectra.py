@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from sectra_client.schemas import CancelInvocation, CreateInvocation
 
 from app.api.dependencies import Service, ServiceDependency, while_connected
-from app.api.problems import MEDIA_TYPE, InvalidRequest, UploadTooLarge, count_rejection, problem_of
+from app.api.problems import MEDIA_TYPE, PROBLEM, InvalidRequest, UploadTooLarge, count_rejection, kind_of, problem_of
 from app.errors import QueueFull, TesseraError
 from app.segmentation.deadline import answered_within
 from app.segmentation.sectra.orders import SectraOrders
@@ -72,6 +72,7 @@ async def invoke(request: Request, service: ServiceDependency, orders: _Orders) 
             async with while_connected(request):
                 return _answer(orders, await _carry_out(orders, invocation))
     except TesseraError as error:
+        request.scope[PROBLEM] = kind_of(error)
         return _refusal(orders, service, error)
 
 

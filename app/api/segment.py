@@ -14,6 +14,7 @@ from app.api.problems import MEDIA_TYPE as PROBLEM
 from app.api.problems import InvalidRequest, Problem, count_rejection, problem_of
 from app.api.renderings import MEDIA_TYPES, Rendering, View, check_uploaded, paint, render
 from app.api.uploads import FORM, PART, UPLOADED, Stated, documented, stated_as
+from app.api.visit import visit_of
 from app.errors import TesseraError
 from app.pathology.classes import code
 from app.segmentation.concurrently import all_of
@@ -46,6 +47,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The request or its form cannot be understood.",
         406: "None of the media types in Accept is given.",
+        408: "The body did not come in time.",
         413: "Too many bytes, files or pixels.",
         415: "Not one of the accepted media types or image formats.",
         422: "The image is truncated or damaged, or its class map has too many regions for polygons.",
@@ -90,7 +92,7 @@ async def segment(
 
         if len(images) == 1:
             return _json(await answer(images[0]))
-        return _json(schemas.Segmentations(results=await _each(service, images, answer)))
+        return _json(schemas.Segmentations(results=await _each(request, service, images, answer)))
 
 
 @router.post(
@@ -112,20 +114,24 @@ async def classify(
 
         if len(images) == 1:
             return _json(await answer(images[0]))
-        return _json(schemas.Classifications(results=await _each(service, images, answer)))
+        return _json(schemas.Classifications(results=await _each(request, service, images, answer)))
 
 
-async def _each(service: Service, images: list[bytes], answer: Callable[[bytes], Awaitable[_T]]) -> list[_T | Problem]:
+async def _each(
+    request: Request, service: Service, images: list[bytes], answer: Callable[[bytes], Awaitable[_T]]
+) -> list[_T | Problem]:
     """Answer each image, in order; one that cannot be answered gets its problem and spares the others."""
+    visit = visit_of(request)
 
-    async def one(data: bytes) -> _T | Problem:
+    async def one(index: int, data: bytes) -> _T | Problem:
         try:
             return await answer(data)
         except TesseraError as error:
             count_rejection(error, service.metrics)
+            visit.refused(index, error)
             return problem_of(error)
 
-    return await all_of(one(data) for data in images)
+    return await all_of(one(index, data) for index, data in enumerate(images))
 
 
 async def _rendered(service: Service, data: bytes, media_type: str, how: Rendering) -> Response:

@@ -20,6 +20,7 @@ from app.slides.dicom import MEDIA_TYPE as DICOM
 
 FORM = "multipart/form-data"
 PART = "file"
+TIMEOUT_HEADER = "X-Request-Timeout"
 UPLOADED = (*MEDIA_TYPES, DICOM)
 """What a body of one image may be declared as."""
 
@@ -27,6 +28,17 @@ _S = TypeVar("_S", bound="Stated")
 
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 4096
+_MAX_PIECES = 200_000
+"""What the form's parser hands on, each at the price of a hundred bytes: a piece for each that came over the network,
+and one more for whatever looks like the beginning of a boundary."""
+
+_TIMEOUT = {
+    "name": TIMEOUT_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Seconds in which the answer is of use, else 504; at most the service's own request_timeout.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
 
 
 class Stated(BaseModel):
@@ -68,8 +80,11 @@ def documented(kind: type[Stated]) -> list[dict[str, Any]]:
     """Return OpenAPI's description of the query parameters of `kind`."""
     properties: dict[str, dict[str, Any]] = kind.model_json_schema()["properties"]
     return [
-        {"name": name, "in": "query", "required": False, "description": schema["description"], "schema": schema}
-        for name, schema in properties.items()
+        *(
+            {"name": name, "in": "query", "required": False, "description": schema["description"], "schema": schema}
+            for name, schema in properties.items()
+        ),
+        _TIMEOUT,
     ]
 
 
@@ -105,6 +120,14 @@ class _InMemoryParser(MultiPartParser):
 
     spool_max_size = 2**62
     _complete = False
+    _pieces = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Take a piece of a part."""
+        self._pieces += 1
+        if self._pieces > _MAX_PIECES:
+            raise MultiPartException("its parts are full of what looks like their boundary")
+        super().on_part_data(data, start, end)
 
     def on_end(self) -> None:
         """Note that the form's closing boundary was seen."""

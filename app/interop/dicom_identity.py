@@ -5,6 +5,7 @@ on, and so nothing else in an object may change from run to run: times are the s
 """
 
 import re
+import struct
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -134,7 +135,7 @@ def repeating_the_source() -> Iterator[None]:
         yield
     except TesseraError:
         raise
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError, struct.error):
         raise UnsupportedImage(
             "the DICOM image lacks, or has malformed, what a result repeats of its source: identifiers, patient and"
             " study, and for a slide its frame of reference, orientation, origin and pixel spacing"

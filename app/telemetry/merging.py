@@ -20,6 +20,11 @@ def snapshot(registry: CollectorRegistry) -> Snapshot:
     return list(registry.collect())
 
 
+def lasting(taken: Snapshot) -> Snapshot:
+    """Return of a process's last metrics what still holds when it is gone: what it counted."""
+    return [family for family in taken if family.type in ("counter", "histogram")]
+
+
 def merged(snapshots: Iterable[Snapshot]) -> Snapshot:
     """Return the metrics of all processes together: sums, but for the few gauges that no sum makes sense of.
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -30,20 +31,29 @@ import json, sys
 import jsonschema
 from girder_large_image_annotation.models.annotation import AnnotationSchema
 from girder_large_image_annotation.utils import GeoJSONAnnotation
-document = json.load(sys.stdin)
-if document.get("type") == "FeatureCollection":
-    document = GeoJSONAnnotation(document).annotation
-jsonschema.Draft6Validator(AnnotationSchema.annotationSchema).validate(document)
-json.dump(document, sys.stdout)
+for line in sys.stdin:
+    document = json.loads(line)
+    if document.get("type") == "FeatureCollection":
+        document = GeoJSONAnnotation(document).annotation
+    jsonschema.Draft6Validator(AnnotationSchema.annotationSchema).validate(document)
+    print(json.dumps(document), flush=True)
 """
 
 
-def read_by_the_archive(document: bytes) -> dict:
+@pytest.fixture(scope="module")
+def read_by_the_archive() -> Iterator[Callable[[bytes], dict]]:
     """Return what the Digital Slide Archive's own code makes of a document, which its own schema has checked."""
     command = [sys.executable, "-W", "ignore", "-c", READ_BY_THE_ARCHIVE]
-    done = subprocess.run(command, check=False, input=document, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as archive:
+
+        def read(document: bytes) -> dict:
+            archive.stdin.write(json.dumps(json.loads(document)) + "\n")
+            archive.stdin.flush()
+            answer = archive.stdout.readline()
+            assert answer, "the archive refuses it, and says why on standard error"
+            return json.loads(answer)
+
+        yield read
 
 
 def ask(client, image, accept, **parameters):
@@ -130,7 +140,7 @@ def test_small_regions_are_merged_when_asked(client):
     assert len(ask(client, image, GEOJSON, min_area=10).json()["features"]) == 1
 
 
-def test_the_digital_slide_archive_reads_both_of_its_forms(client):
+def test_the_digital_slide_archive_reads_both_of_its_forms(client, read_by_the_archive):
     for accept in (GEOJSON, DSA):
         document = read_by_the_archive(ask(client, blob(), accept, simplify=0).content)
         tumor = next(each for each in document["elements"] if each["group"] == "tumor")
@@ -140,14 +150,14 @@ def test_the_digital_slide_archive_reads_both_of_its_forms(client):
         assert sorted(tumor["holes"][0]) == [[50, 35, 0], [50, 50, 0], [70, 35, 0], [70, 50, 0]]
 
 
-def test_the_archive_names_the_annotation_after_the_model(client):
+def test_the_archive_names_the_annotation_after_the_model(client, read_by_the_archive):
     document = read_by_the_archive(ask(client, blob(), DSA).content)
     assert document["name"] == "colours 1.0"
     assert "research use only" in document["description"]
     assert len(document["attributes"]["image_sha256"]) == 64
 
 
-def test_the_archive_takes_an_empty_result(client):
+def test_the_archive_takes_an_empty_result(client, read_by_the_archive):
     assert read_by_the_archive(ask(client, plain(WHITE, 30, 30), DSA).content)["elements"] == []
 
 

@@ -25,7 +25,15 @@ def test_the_document_is_the_snapshot():
 
 def test_every_operation_has_words_and_documents_its_problems():
     paths = json.loads(document())["paths"]
-    assert set(paths) == {"/segment", "/classify", "/model", "/health/live", "/health/ready", "/metrics"}
+    assert set(paths) == {
+        "/segment",
+        "/classify",
+        "/model",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        "/admin/reload",
+    }
     for operations in paths.values():
         for operation in operations.values():
             assert operation["description"]
@@ -34,6 +42,17 @@ def test_every_operation_has_words_and_documents_its_problems():
         assert {"400", "413", "415", "422", "429", "503", "504"} <= set(operation["responses"])
         assert "multipart/form-data" in operation["requestBody"]["content"]
         assert "image/tiff" in operation["requestBody"]["content"]
+
+
+def test_every_operation_but_health_says_that_a_key_may_be_asked_for():
+    found = json.loads(document())
+    assert set(found["components"]["securitySchemes"]) == {"bearer", "key"}
+    assert found["security"] == [{}, {"bearer": []}, {"key": []}]
+    for path, operations in found["paths"].items():
+        for operation in operations.values():
+            is_open = path.startswith("/health/")
+            assert operation.get("security") == ([] if is_open else None)
+            assert {"401", "403"}.isdisjoint(operation["responses"]) == is_open
 
 
 if __name__ == "__main__":

@@ -173,6 +173,32 @@ def test_a_request_past_its_deadline_is_answered_504_and_frees_its_place():
             assert late.json()["type"] == "urn:problem-type:tessera:deadline-exceeded"
 
 
+def test_a_request_may_lower_its_deadline_and_not_raise_it():
+    segmenter = ColourSegmenter(gate=asyncio.Event())
+    with TestClient(create_app(Settings(request_timeout=0.2, queue_capacity=1, max_files=1), segmenter)) as client:
+        for stated, seconds in (("0.03", "0.03"), ("1e6", "0.2")):
+            late = post(client, content=encoded(noise(16, 16)), headers={**PNG, "X-Request-Timeout": stated})
+            assert late.status_code == 504
+            assert f"no answer within {seconds} s" in late.json()["detail"]
+
+
+@pytest.mark.parametrize("stated", ["0", "-1", "soon", "nan", "inf", "1 s", ""])
+def test_a_deadline_that_is_no_number_of_seconds_is_refused(client, stated):
+    answer = post(client, content=encoded(noise(16, 16)), headers={**PNG, "X-Request-Timeout": stated})
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "X-Request-Timeout is a number of seconds above 0, as in 2.5"
+
+
+def test_images_of_more_pixels_than_the_service_may_hold_at_once_are_told_to_come_back():
+    settings = Settings(cores=1, queue_pixels=100 * 100, queue_capacity=4, max_files=4)
+    with TestClient(create_app(settings, ColourSegmenter())) as client:
+        parts = [("file", encoded(noise(100, 60)))] * 3
+        results = post(client, files=parts).json()["results"]
+        assert [result.get("status", 200) for result in results] == [200, 429, 429]
+        assert results[1]["detail"] == "the queue is full (6000 of 10000 pixels); try again later"
+        assert post(client, content=parts[0][1], headers=PNG).status_code == 200
+
+
 def test_an_unforeseen_error_is_a_500_with_its_id_and_its_cause_in_the_log(caplog):
     class Broken(ColourSegmenter):
         async def segment(self, window):

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from app.errors import ImageTooLarge, InferenceFailed, QueueFull
 from app.imaging.structure import Glance
 from app.pathology.geometry import Size
-from app.segmentation.admission import Admission
+from app.segmentation.admission import Admission, Places
 from app.segmentation.budget import PixelBudget
 from app.segmentation.concurrently import all_of
 from app.segmentation.patch import PatchLimits, PatchSegmentation, SegmentedPatch
@@ -153,7 +153,7 @@ def test_one_large_patch_does_not_flood_the_model():
 
 
 def test_the_door_counts_images_not_requests():
-    door = Admission(5, Metrics(CollectorRegistry()))
+    door = Admission(5, 10**6, Metrics(CollectorRegistry()))
     with door.admit(4):
         with pytest.raises(QueueFull, match=r"4 of 5 images") as refused, door.admit(2):
             pass
@@ -166,7 +166,7 @@ def test_the_door_counts_images_not_requests():
 
 def test_a_place_is_free_again_after_a_failure():
     metrics = Metrics(CollectorRegistry())
-    door = Admission(1, metrics)
+    door = Admission(1, 10**6, metrics)
     with pytest.raises(ZeroDivisionError), door.admit(1):
         assert metrics.registry.get_sample_value("tessera_images_in_flight") == 1
         raise ZeroDivisionError
@@ -175,10 +175,33 @@ def test_a_place_is_free_again_after_a_failure():
         pass
 
 
+def test_the_door_counts_pixels_too_and_lets_one_in_that_has_more_than_all():
+    door = Admission(9, 100, Metrics(CollectorRegistry()))
+    with door.weigh(70):
+        with pytest.raises(QueueFull, match=r"70 of 100 pixels"), door.weigh(31):
+            pass
+        with door.weigh(30):
+            pass
+    with door.weigh(1000), pytest.raises(QueueFull, match=r"100 of 100 pixels"), door.weigh(1):
+        pass
+    with door.weigh(100):
+        pass
+
+
+def test_what_a_killed_front_had_inside_is_forgotten_with_it():
+    places = Places(fronts=2, groups=2)
+    here, gone = places.seen_by(1, group=0), places.seen_by(0, group=1)
+    here.take(images=2, pixels=20)
+    gone.take(images=5, pixels=50)
+    assert (places.images, places.pixels) == (7, 70)
+    assert places.free_group({0}) == 1
+    assert (places.images, places.pixels, here.own_images) == (2, 20, 2)
+
+
 def test_retry_after_follows_the_rate_of_late(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("app.segmentation.admission.time.monotonic", lambda: now[0])
-    door = Admission(2, Metrics(CollectorRegistry()))
+    door = Admission(2, 10**6, Metrics(CollectorRegistry()))
     for _ in range(11):  # an image every 3 s
         with door.admit(1):
             now[0] += 3
@@ -346,8 +369,8 @@ def test_the_first_failure_ends_the_others():
 
 
 def test_a_list_that_found_no_place_does_not_count_as_work_done():
-    door = Admission(1, Metrics(CollectorRegistry()))
+    door = Admission(1, 10**6, Metrics(CollectorRegistry()))
     for _ in range(3):
         with pytest.raises(QueueFull), door.admit(1), door.admit(1):
             pass
-    assert not door._finished
+    assert not door._images_done._done
