@@ -6,6 +6,7 @@ that took too long, or memory, threads or file descriptors that grow while nobod
 
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -75,6 +76,7 @@ class Findings:
 @click.option("--seed", type=int, default=1, show_default=True, help="Of what the clients do.")
 def main(minutes: float, clients: int, rounds: int, seed: int) -> None:
     """Put a mixed load on a service of the default bundle, and say whether it bears it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the service ends too
     findings = soak(minutes * 60, clients, rounds, seed)
     if findings.faults:
         raise click.ClickException("; ".join(f"{fault} ({count} times)" for fault, count in findings.faults.items()))
@@ -97,7 +99,7 @@ def soak(seconds: float, clients: int, rounds: int, seed: int) -> Findings:
     return findings
 
 
-_ENVIRONMENT = {"TESSERA_REQUEST_TIMEOUT": "60", "TESSERA_QUEUE_CAPACITY": "64"}
+_ENVIRONMENT = {"TESSERA_REQUEST_TIMEOUT": "100", "TESSERA_QUEUE_CAPACITY": "32"}
 
 
 def _rounds(

@@ -17,12 +17,14 @@ import numpy as np
 
 from tests.pictures import encoded
 
-_SIDES = (1, 7, 64, 224, 224, 224, 500, 1100)
+_SIDES = (1, 7, 64, 224, 224, 224, 224, 224, 224, 500, 1100)
 _FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "TIFF": "image/tiff", "WEBP": "image/webp"}
 _ACCEPTS = ("application/json", "image/png", "application/geo+json", "application/json; q=0.5, image/png")
 _BUSY = frozenset({429})
 """What an honest client may be told besides, when there are many."""
 _BOUNDARY = "soak-9f27"
+_PATIENCE_SECONDS = 150
+"""More than the service gives itself: it is to say so, and not to leave a client without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,7 @@ class Visitor:
             return [upload.data[start : start + step] for start in range(0, len(upload.data), step)]
 
         started = time.perf_counter()
-        connection = http.client.HTTPConnection(*self._address, timeout=60)
+        connection = http.client.HTTPConnection(*self._address, timeout=_PATIENCE_SECONDS)
         connection.putrequest("POST", "/segment")
         connection.putheader("Content-Type", upload.media_type)
         connection.putheader("Content-Length", str(len(upload.data)))
@@ -195,11 +197,15 @@ class Visitor:
         started = time.perf_counter()
         while True:
             is_new = self._kept is None
-            connection = self._kept = self._kept or http.client.HTTPConnection(*self._address, timeout=60)
+            self._kept = self._kept or http.client.HTTPConnection(*self._address, timeout=_PATIENCE_SECONDS)
+            connection = self._kept
             try:
                 connection.request(method, path, body, headers)
                 answer = connection.getresponse()
                 content = answer.read()
+            except TimeoutError:
+                self.close()
+                return 0, b"", time.perf_counter() - started
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
                 self.close()
                 if is_new:

@@ -75,14 +75,16 @@ def test_the_keyboard_a_stop_and_a_closed_terminal_end_all(tmp_path, number):
         if len(waiting) == 2:
             signal.raise_signal(number)
 
-    before = signal.getsignal(number)
-    if before is signal.SIG_IGN:  # by nohup, say
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, number)}
+    if before[number] is signal.SIG_IGN:  # by nohup, say
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script has ignored by what it starts with &
     try:
         with pytest.raises(KeyboardInterrupt):
             run_side_by_side(commands, 2, interrupt)
     finally:
-        signal.signal(number, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
     assert all((tmp_path / name).exists() for name in names)
 
