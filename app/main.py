@@ -118,6 +118,7 @@ def create_app(
         description="Research use only. Problems come as RFC 9457 documents, `application/problem+json`.",
         lifespan=lifespan,
         separate_input_output_schemas=False,
+        redirect_slashes=False,  # a redirect would repeat the query, and name the host that the client did
     )
     app.state.metrics = metrics
     app.state.phase = Phase.SERVING

@@ -2,10 +2,11 @@
 
 import logging
 import math
+import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -15,11 +16,17 @@ from fastapi import FastAPI
 
 from app.access.gate import Certificate
 from app.api.phase import Phase
-from app.connections import ConnectionLimits, guarded
-from app.errors import AddressUnavailable, ProcessEnded
+from app.connections.accepting import guarded
+from app.connections.limits import ConnectionLimits
+from app.errors import AddressUnavailable
 from app.settings import Settings
 
 MARGIN_SECONDS = 5
+RETIRED_SECONDS = 6.0
+"""For which one that retires keeps a connection on which nothing comes: longer than one that serves does."""
+_KEEP_ALIVE_SECONDS = 5
+_JUST_TAKEN_SECONDS = 1.0
+"""In which a connection that was taken last is seen at the latest: before that, the two sides settle on TLS."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,29 +42,37 @@ class Server(uvicorn.Server):
         settings: How.
         started: Called on the event loop when it takes connections.
         fronts: How many processes share the connections.
+        signals: Those that it takes itself.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, started: Callable[[], None], fronts: int = 1) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        settings: Settings,
+        started: Callable[[], None],
+        fronts: int = 1,
+        signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
+    ) -> None:
         certificate: Certificate | None = app.state.certificate
         most = -(-settings.max_connections // fronts)
         limits = ConnectionLimits(most, settings.header_timeout, settings.request_timeout)
         config = uvicorn.Config(
             app,
-            http=guarded(limits, app.state.metrics),
+            http=guarded(limits, app.state.metrics, certificate.context() if certificate else None),
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=math.ceil(settings.request_timeout) + MARGIN_SECONDS,
-            ssl_certfile=certificate.chain if certificate else None,
-            ssl_keyfile=certificate.key if certificate else None,
         )
         super().__init__(config)
         self._app = app
         self._started = started
         self._grace_seconds = settings.shutdown_grace
-        self._leave_at = math.inf
+        self._signals = signals
+        self._retired_at = self._leave_at = math.inf
 
     @property
     def ended_well(self) -> bool:
@@ -72,29 +87,35 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether it is time to end."""
-        is_due = await super().on_tick(counter) or time.monotonic() >= self._leave_at
-        return is_due or (self._app.state.phase is Phase.RETIRING and not self.server_state.connections)
+        now = time.monotonic()
+        is_due = await super().on_tick(counter) or now >= self._leave_at or not self.ended_well
+        return is_due or (now >= self._retired_at + _JUST_TAKEN_SECONDS and not self.server_state.connections)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def leave(self, number: int) -> None:
         """End, after a grace where a load balancer has to notice first; a second signal does not wait for that."""
-        if sig == signal.SIGTERM and self._app.state.phase is Phase.SERVING and self._grace_seconds > 0:
+        if number == signal.SIGTERM and self._app.state.phase is Phase.SERVING and self._grace_seconds > 0:
             self._leave_at = time.monotonic() + self._grace_seconds
         else:
-            super().handle_exit(sig, frame)
+            super().handle_exit(number, None)
         self._app.state.phase = Phase.LEAVING
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Leave, for a signal."""
+        self.leave(sig)
 
     def retire(self) -> None:
         """End as soon as all connections have: another process takes new ones, from the same socket."""
         if self._app.state.phase is Phase.SERVING:
             self._app.state.phase = Phase.RETIRING
-            self._leave_at = time.monotonic() + self.config.timeout_keep_alive + 1
+            self._retired_at = time.monotonic()
+            self._leave_at = self._retired_at + RETIRED_SECONDS
             for server in self.servers:
                 server.close()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGINT and SIGTERM for as long as the block runs."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Stop on its signals for as long as the block runs."""
+        before = {number: signal.signal(number, self.handle_exit) for number in self._signals}
         try:
             yield
         finally:
@@ -149,13 +170,15 @@ def say_where(listener: socket.socket, certificate: Certificate | None) -> None:
 
 
 def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
-    """Serve `app` until SIGINT or SIGTERM, in this process.
-
-    Raises:
-        ProcessEnded: Its model got stuck.
-    """
+    """Serve `app` until SIGINT or SIGTERM, in this process; where its model gets stuck, end it."""
     server = Server(app, settings, partial(say_where, listener, app.state.certificate))
     server.run(sockets=[listener])
     if not server.ended_well:
-        raise ProcessEnded("the model does not answer any more, and the service ended")
+        end_at_once()
     _log.info("stopped")
+
+
+def end_at_once() -> None:
+    """End the process, with status 1: threads that are in the runtime do not come back, and would fail in its ruins."""
+    logging.shutdown()
+    os._exit(1)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from fastapi.testclient import TestClient
@@ -35,12 +36,26 @@ def client() -> Iterator[TestClient]:
 
 
 class RunningService:
-    """A `tessera serve` of its own process, on a free port, with the real bundle."""
+    """A `tessera serve` of its own process, on a free port, with the real bundle.
 
-    def __init__(self, *flags: str, env: dict[str, str] | None = None) -> None:
+    Args:
+        flags: More of its flags.
+        env: More of its environment.
+        folder: Where it is started.
+        stdout: File of what it prints beside its log; None: where the tests' own goes.
+    """
+
+    def __init__(
+        self, *flags: str, env: dict[str, str] | None = None, folder: Path = ROOT, stdout: IO[bytes] | None = None
+    ) -> None:
         command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--log-format", "json", *flags]
         self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "TESSERA_SHUTDOWN_GRACE": "0", **(env or {})}
+            command,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "TESSERA_SHUTDOWN_GRACE": "0", **(env or {})},
         )
         self.log: list[str] = []
         self.url = ""

@@ -30,6 +30,8 @@ from app.pathology.manifest import (
 if TYPE_CHECKING:  # who reads manifests alone need not load a runtime
     from app.inference.session import OnnxSession
 
+_ANEW = "copy the bundle anew, or export it anew"
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -60,7 +62,7 @@ def read_manifest(folder: Path) -> ModelManifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         reason = f"{where}: {first['msg']}" if where else first["msg"]
-        raise InvalidBundle(f"{folder / MANIFEST_FILE}: not a manifest: {reason}") from error
+        raise InvalidBundle(f"{folder / MANIFEST_FILE}: not a manifest: {reason}; {_ANEW}") from error
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -140,7 +142,7 @@ def check_golden(bundle: Bundle, session: "OnnxSession") -> None:
     if agreement < least or difference > (GOLDEN_PROBABILITY_TOLERANCE if exact else VARIANT_PROBABILITY_TOLERANCE):
         raise InvalidBundle(
             f"{name} does not reproduce its golden pair on {session.device}: {agreement:.3%} of pixels agree,"
-            f" label probabilities differ by up to {difference:.1e}"
+            f" label probabilities differ by up to {difference:.1e}; {_ANEW}"
         )
 
 
@@ -155,5 +157,5 @@ def _read_checked(path: Path, sha256: str) -> bytes:
     content = _read(path)
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
-        raise InvalidBundle(f"{path}: its SHA-256 is {digest}, the manifest says {sha256}")
+        raise InvalidBundle(f"{path}: its SHA-256 is {digest}, the manifest says {sha256}; {_ANEW}")
     return content

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from app.errors import InferenceFailed, ModelNotReady, OutOfMemory
@@ -26,8 +26,14 @@ class Engine:
         self._exchanges = exchanges
         self._running: dict[tuple[Exchange, int], asyncio.Future[WindowResult]] = {}
 
-    def start(self) -> None:
-        """Begin to listen to the fronts."""
+    def start(self, alone: Callable[[], None] = lambda: None) -> None:
+        """Begin to listen to the fronts.
+
+        Args:
+            alone: Called when all of them have ended.
+        """
+        self._alone = alone
+        self._fronts = len(self._exchanges)
         for exchange in self._exchanges:
             asyncio.get_running_loop().add_reader(exchange.engine_end.fileno(), self._read, exchange)
 
@@ -35,6 +41,9 @@ class Engine:
         asked = exchange.asked()
         if asked is None:  # its front has ended; who ended it decides what becomes of the service
             asyncio.get_running_loop().remove_reader(exchange.engine_end.fileno())
+            self._fronts -= 1
+            if not self._fronts:
+                self._alone()
             return
         for message in asked:
             key = (exchange, message.slot)
@@ -46,7 +55,7 @@ class Engine:
                 image = exchange.image(message.slot, message.shape)
                 reply = self._segmenter.enqueue(image, message.queued_at)
             except ModelNotReady:
-                exchange.answer(message.slot, Outcome.NOT_READY)
+                self._say(exchange, message.slot, Outcome.NOT_READY)
                 continue
             self._running[key] = reply
             reply.add_done_callback(partial(self._answer, exchange, message.slot))
@@ -65,6 +74,9 @@ class Engine:
             outcome = Outcome.NO_MEMORY
         else:
             outcome = Outcome.NOT_READY
+        self._say(exchange, slot, outcome)
+
+    def _say(self, exchange: Exchange, slot: int, outcome: Outcome) -> None:
         try:
             exchange.answer(slot, outcome)
         except (BrokenPipeError, ConnectionResetError):

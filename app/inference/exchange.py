@@ -87,6 +87,11 @@ class Exchange:
         """Both ends, for a process that is neither the front nor the engine to close."""
         return self.front_end, self.engine_end
 
+    def close(self) -> None:
+        """Close both ends, in a process that is neither the front nor the engine: one that ends must be seen to."""
+        for end in self.ends:
+            end.close()
+
     def image(self, slot: int, shape: tuple[int, int]) -> RgbImage:
         """Return the slot's place for (H, W, 3) uint8 pixels, in the shared memory itself."""
         return self._view(slot * self._slot_bytes, (*shape, _CHANNELS))

@@ -87,17 +87,23 @@ class RemoteSegmenter:
         self._exchange.image(slot, shape)[...] = window
         reply: asyncio.Future[WindowResult] = asyncio.get_running_loop().create_future()
         self._replies[slot] = shape, reply
-        self._exchange.ask(Asked(Verb.SEGMENT, slot, shape, queued_at))
+        self._ask(Asked(Verb.SEGMENT, slot, shape, queued_at))
         try:
             return await reply
         except asyncio.CancelledError:
             if slot in self._replies:
-                self._exchange.ask(Asked(Verb.WITHDRAW, slot, shape, queued_at))
+                self._ask(Asked(Verb.WITHDRAW, slot, shape, queued_at))
             raise
 
     async def close(self) -> None:
         """Stop listening; whoever still waits is told that the service stops."""
         if self._open:
+            self._stop()
+
+    def _ask(self, asked: Asked) -> None:
+        try:
+            self._exchange.ask(asked)
+        except (BrokenPipeError, ConnectionResetError):  # the engine has just ended
             self._stop()
 
     def _read(self) -> None:

@@ -6,6 +6,7 @@ What the supervisor and the other processes send is trusted, as this process's o
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TypeAlias, TypeVar
@@ -19,6 +20,8 @@ from app.telemetry.merging import Snapshot, snapshot
 
 Pipe: TypeAlias = Connection
 _T = TypeVar("_T")
+
+STOPPING = "the service is stopping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,13 @@ class Pong:
 @dataclass(frozen=True, slots=True)
 class Retire:
     """To a child: another has taken its place; answer what you have, and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """To a front: end as this signal, which the supervisor got, asks to."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +111,21 @@ class Everyones:
     metrics: Snapshot | None
 
 
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a front is told about its end.
+
+    Attributes:
+        retire: Called when another has taken its place.
+        stop: Called with the signal that asks the service to end.
+        orphaned: Called when the supervisor is gone.
+    """
+
+    retire: Callable[[], None]
+    stop: Callable[[int], None]
+    orphaned: Callable[[], None]
+
+
 class Channel:
     """A child's end. Used on its event loop, but for `farewell`.
 
@@ -112,32 +137,29 @@ class Channel:
     def __init__(self, pipe: Pipe, registry: CollectorRegistry) -> None:
         self._pipe = pipe
         self._registry = registry
+        self._is_orphan = False
         self._metrics_asked: list[asyncio.Future[Snapshot | None]] = []
         self._reload_asked: list[asyncio.Future[ModelManifest | ReloadRefused]] = []
 
-    def open(self, ready: Ready, retire: Callable[[], None], orphaned: Callable[[], None]) -> None:
+    def open(self, ready: Ready, orders: Orders | None = None) -> None:
         """Say that this process serves, and begin to listen.
 
         Args:
             ready: What it says.
-            retire: Called when another has taken its place.
-            orphaned: Called when the supervisor is gone.
+            orders: Who does what the supervisor asks; None for a process that it does not tell how to end.
         """
-        self._retire, self._orphaned = retire, orphaned
-        self._pipe.send(ready)
+        self._orders = orders
+        self._say(ready)
         asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._read)
         os.set_blocking(self._pipe.fileno(), True)  # libuv made it otherwise: a long message would be read in part
 
     def stuck(self) -> None:
         """Say that the model does not answer any more."""
-        self._pipe.send(Stuck())
+        self._say(Stuck())
 
     def farewell(self) -> None:
         """Leave behind what this process has counted."""
-        try:
-            self._pipe.send(Farewell(snapshot(self._registry)))
-        except (BrokenPipeError, ConnectionResetError):
-            return  # nobody is left to count
+        self._say(Farewell(snapshot(self._registry)))
 
     async def everyones_metrics(self) -> Snapshot:
         """Return the metrics of all processes together.
@@ -145,10 +167,12 @@ class Channel:
         Raises:
             MetricsIncomplete: One of them did not send its own in time.
         """
+        if self._is_orphan:
+            raise MetricsIncomplete(STOPPING)
         answer: asyncio.Future[Snapshot | None] = asyncio.get_running_loop().create_future()
         self._metrics_asked.append(answer)
         if len(self._metrics_asked) == 1:  # who asks meanwhile gets the same answer
-            self._pipe.send(AskAll())
+            self._say(AskAll())
         found = await answer
         if found is None:
             raise MetricsIncomplete("a process of the service does not tell its metrics; ask again, or see the log")
@@ -160,40 +184,53 @@ class Channel:
         Raises:
             ReloadRefused: It cannot be served, and what was served before still is.
         """
+        if self._is_orphan:
+            raise ReloadRefused(STOPPING)
         answer: asyncio.Future[ModelManifest | ReloadRefused] = asyncio.get_running_loop().create_future()
-        self._reload_asked.append(answer)
-        if len(self._reload_asked) == 1:
-            self._pipe.send(AskReload())
+        self._reload_asked.append(answer)  # each asks for itself: the bundle may be another one by now
+        self._say(AskReload())
         outcome = await answer
         if isinstance(outcome, ReloadRefused):
             raise outcome
         return outcome
 
+    def _say(self, message: object) -> None:
+        """Tell the supervisor; where that is gone, nobody: `_read` learns of it."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._pipe.send(message)
+
     def _read(self) -> None:
         try:
             message = self._pipe.recv()
-        except (EOFError, ConnectionResetError):
-            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
-            self._metrics_asked = _hand_out(self._metrics_asked, None)
-            self._reload_asked = _hand_out(self._reload_asked, ReloadRefused("the service is stopping"))
-            self._orphaned()
+        except (EOFError, OSError):  # the latter where it was killed in the middle of a word
+            self._end()
             return
         match message:
             case Ping():
-                self._pipe.send(Pong())
+                self._say(Pong())
             case AskOne(number):
-                self._pipe.send(Own(number, snapshot(self._registry)))
+                self._say(Own(number, snapshot(self._registry)))
             case Everyones(metrics):
-                self._metrics_asked = _hand_out(self._metrics_asked, metrics)
+                asking, self._metrics_asked = self._metrics_asked, []
+                _hand_out(asking, metrics)
             case Reloaded(outcome):
-                self._reload_asked = _hand_out(self._reload_asked, outcome)
-            case Retire():
-                self._retire()
+                _hand_out([self._reload_asked.pop(0)], outcome)  # they are answered in the order in which they asked
+            case Retire() if self._orders is not None:
+                self._orders.retire()
+            case Stop(number) if self._orders is not None:
+                self._orders.stop(number)
+
+    def _end(self) -> None:
+        """The supervisor is gone."""
+        self._is_orphan = True
+        asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+        _hand_out(self._metrics_asked, None)
+        _hand_out(self._reload_asked, ReloadRefused(STOPPING))
+        if self._orders is not None:
+            self._orders.orphaned()
 
 
-def _hand_out(asking: list[asyncio.Future[_T]], answer: _T) -> list[asyncio.Future[_T]]:
-    """Give all of them the answer, and return those that are left: none."""
+def _hand_out(asking: list[asyncio.Future[_T]], answer: _T) -> None:
     for one in asking:
-        if not one.done():
+        if not one.done():  # else its client has left
             one.set_result(answer)
-    return []

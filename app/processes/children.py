@@ -1,15 +1,14 @@
 """The supervisor's children as it sees them: what they say, and the metrics that it gathers from all of them."""
 
 import logging
-import os
 import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.context import ForkProcess
 
-from app.processes.channel import AskOne, Everyones, Ping, Pipe, Ready, Retire
+from app.processes.channel import AskOne, Everyones, Ping, Pipe, Ready, Retire, Stop
 from app.telemetry.merging import Snapshot, lasting, merged
 
 _GATHERING_SECONDS = 5.0
@@ -33,8 +32,8 @@ class Child:
         ended: Whether it has.
         exit_code: With which status, negative where a signal ended it.
         unanswered: Pings since it last answered one.
-        retiring: Whether it was told that nobody needs it.
         killed: Whether it was ended.
+        last: The metrics that it sent last.
     """
 
     name: str
@@ -48,8 +47,8 @@ class Child:
     ended: bool = False
     exit_code: int | None = None
     unanswered: int = 0
-    retiring: bool = False
     killed: bool = False
+    last: Snapshot = field(default_factory=list)
 
     @property
     def fault(self) -> str | None:
@@ -67,7 +66,9 @@ class Child:
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
     def send(self, message: object) -> None:
-        """Send a message; to one that has just ended, in vain: its end is noticed by itself."""
+        """Send a message; to one that has ended, in vain, and its end is noticed by itself."""
+        if self.ended:
+            return
         with suppress(BrokenPipeError, ConnectionResetError):
             self.pipe.send(message)
 
@@ -75,7 +76,7 @@ class Child:
         """Return its next message, waited for; None when there will be no more."""
         try:
             return self.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter where it was killed in the middle of a word
             self.silent = True
             return None
 
@@ -90,17 +91,24 @@ class Child:
         self.send(Ping())
 
     def retire(self) -> None:
-        """Tell it, once, that nobody needs it any more."""
-        if not self.retiring:
-            self.retiring = True
-            self.send(Retire())
+        """Tell it that another has taken its place."""
+        self.send(Retire())
+
+    def stop(self, number: int) -> None:
+        """Tell it to end as a signal asks to."""
+        self.send(Stop(number))
 
     def kill(self, why: str) -> None:
+        """End it now, and say why."""
+        if not self.ended and not self.killed:
+            _log.error("the process %s %s, and is killed", self.name, why)
+            self.give_up()
+
+    def give_up(self) -> None:
         """End it now."""
         if not self.ended and not self.killed:
             self.killed = True
-            _log.error("the process %s %s, and is killed", self.name, why)
-            self.signal(signal.SIGKILL)
+            self.process.kill()
 
     def end(self) -> None:
         """Note that it has ended."""
@@ -114,12 +122,6 @@ class Child:
             _log.error("the process %s did not end well (%s)", self.name, self.how_ended)
         self.process.close()
         self.pipe.close()
-
-    def signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
-        if not self.ended and self.process.pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self.process.pid, number)
 
 
 class Gathering:
@@ -152,11 +154,12 @@ class Gathering:
 
     def add(self, child: Child, number: int, metrics: Snapshot) -> None:
         """Take what a child sent."""
+        child.last = metrics
         if number == self._number:  # not that of a child which was late before
             self._found[child] = metrics
 
     def keep(self, child: Child, metrics: Snapshot) -> None:
-        """Take what a child leaves behind."""
+        """Take what a child leaves behind; of one that could say no farewell, what it sent last."""
         child.left = True
         self._departed = merged([self._departed, lasting(metrics)])
         self._found.setdefault(child, metrics)
@@ -170,7 +173,7 @@ class Gathering:
         if not self._asking:
             return
         missing = [child for child in self._children if child not in self._found]
-        if missing and not any(child.ended for child in missing) and self.seconds_left():
+        if missing and self.seconds_left():
             return
         if missing:
             _log.error("no metrics from: %s", ", ".join(child.name for child in missing))

@@ -1,7 +1,6 @@
-"""The engine process: loads the model, answers the fronts' windows, ends when the supervisor closes its pipe."""
+"""The engine process: loads the model, answers the fronts' windows, ends once all of them have."""
 
 import asyncio
-import signal
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
@@ -20,8 +19,6 @@ def run_engine(settings: Settings, exchanges: Sequence[Exchange], pipe: Pipe) ->
     from app.inference.engine import Engine  # noqa: PLC0415
     from app.inference.model import load_segmenter  # noqa: PLC0415
 
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the fronts finish first; then the supervisor says so
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     metrics = Metrics(CollectorRegistry())
     try:
         segmenter = load_segmenter(settings.model, metrics)
@@ -33,15 +30,18 @@ def run_engine(settings: Settings, exchanges: Sequence[Exchange], pipe: Pipe) ->
 
     channel = Channel(pipe, metrics.registry)
 
+    def stalled() -> None:
+        metrics.ready.set(0)
+        channel.stuck()
+
     async def serve() -> None:
-        stopped = asyncio.Event()
-        await segmenter.start(channel.stuck)
-        engine.start()
-        metrics.ready.set_function(lambda: float(segmenter.ready))
-        channel.open(Ready(facts), retire=stopped.set, orphaned=stopped.set)
-        await stopped.wait()
+        alone = asyncio.Event()
+        await segmenter.start(stalled)
+        engine.start(alone.set)
+        metrics.ready.set(1)  # also when it ends: whether the service is the fronts say
+        channel.open(Ready(facts))
+        await alone.wait()
         await segmenter.close()
 
     asyncio.run(serve())
-    metrics.ready.set(1)  # the fronts say whether the service is
     channel.farewell()

@@ -1,8 +1,6 @@
 """A front process: speaks HTTP, decodes and encodes; and has the model itself, or an engine that has it."""
 
 import gc
-import logging
-import os
 import signal
 import socket
 
@@ -11,9 +9,9 @@ from app.errors import ExtraMissing, StartupError
 from app.inference.remote import EngineFacts
 from app.inference.segmenter import Segmenter
 from app.main import Surroundings, create_app
-from app.processes.channel import Channel, Pipe, Ready, Refused
+from app.processes.channel import Channel, Orders, Pipe, Ready, Refused
 from app.segmentation.admission import Places
-from app.server import Server
+from app.server import Server, end_at_once
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
@@ -27,7 +25,7 @@ def run_front(
     listener: socket.socket,
     pipe: Pipe,
 ) -> None:
-    """Be a front, until SIGTERM or SIGINT, until another takes its place, or until the supervisor is gone.
+    """Be a front, until the supervisor says so, another takes its place, or the supervisor is gone.
 
     Args:
         settings: How to run.
@@ -50,14 +48,17 @@ def run_front(
 
     def started() -> None:
         gc.freeze()  # what is there now stays; to look through it again and again took a tenth of a request's time
-        channel.open(Ready(facts), server.retire, lambda: server.handle_exit(signal.SIGINT, None))
+        channel.open(Ready(facts), Orders(server.retire, server.leave, orphaned))
 
-    server = Server(app, settings, started, places.fronts)
+    def orphaned() -> None:
+        if not server.should_exit:  # a second SIGINT would cut off what is under way
+            server.leave(signal.SIGINT)
+
+    server = Server(app, settings, started, places.fronts, signals=())  # which are the supervisor's
     server.run(sockets=[listener])
     channel.farewell()
     if not server.ended_well:
-        logging.shutdown()
-        os._exit(1)  # without waiting for threads that do not come back
+        end_at_once()
 
 
 def _loaded(settings: Settings, metrics: Metrics) -> Segmenter:

@@ -1,11 +1,11 @@
 """The processes that serve one model: fronts, and the engine where they share one. A reload makes the next of them."""
 
 import gc
+import multiprocessing
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -22,7 +22,7 @@ from app.processes.channel import Pipe
 from app.processes.children import Child
 from app.processes.engine import run_engine
 from app.segmentation.admission import Places
-from app.server import MARGIN_SECONDS
+from app.server import MARGIN_SECONDS, RETIRED_SECONDS
 from app.settings import Layout, Settings
 from app.telemetry.metrics import Metrics
 
@@ -43,8 +43,7 @@ class Shared:
         listeners: One for each front, which outlive it: a connection that no front has taken yet is the next one's.
         places: Where the fronts count their images.
         access: Who may ask, how often over all fronts, and where it is written down.
-        turns: For the lanes of all fronts that have models of their own: as many run as are cores.
-        begin: Starts a process of this name that is what it is told to be, beside others of its generation.
+        begin: Starts a process of this name that is what it is told to be.
     """
 
     settings: Settings
@@ -52,8 +51,7 @@ class Shared:
     listeners: list[socket.socket]
     places: Places
     access: Access
-    turns: AbstractContextManager[object]
-    begin: Callable[[str, Callable[[Pipe], None], Sequence[Child]], Child]
+    begin: Callable[[str, Callable[[Pipe], None]], Child]
 
 
 class Generation:
@@ -72,6 +70,9 @@ class Generation:
         self._shared = shared
         self._suffix = f" of generation {number}" if number else ""
         self._exchanges: list[Exchange] = []
+        # For the lanes of fronts that have models of their own: as many run as are cores.
+        self._turns = multiprocessing.get_context("fork").Semaphore(shared.settings.cores)
+        self._has_turns = False
         self._leave_by: float | None = None
 
     def start(self) -> None:
@@ -79,12 +80,13 @@ class Generation:
 
         Raises:
             StartupError: The bundle or the device cannot be used; no process was started.
+            OSError: The system lacks what a process takes; some of them may have been started.
         """
         shared = self._shared
         if shared.layout.shared_engine:
             manifest = read_manifest(shared.settings.bundle)
             self._exchanges = [Exchange(manifest, _SLOTS) for _ in shared.listeners]
-            self.engine = shared.begin(f"engine{self._suffix}", self._be_engine, ())
+            self.engine = shared.begin(f"engine{self._suffix}", self._be_engine)
             # While the model loads: what the fronts need is imported here once, and they share its memory.
             import app.processes.front  # noqa: F401, PLC0415
         elif shared.layout.on_gpu:
@@ -120,7 +122,11 @@ class Generation:
         return ready.facts.manifest
 
     def go_on(self) -> None:
-        """Start the fronts once the engine, which has to tell them about its model, is there."""
+        """Start the fronts once the engine, which has to tell them about its model, is there.
+
+        Raises:
+            OSError: As `start` does.
+        """
         if self.engine is not None and self.engine.ready is not None and not self.fronts:
             facts = self.engine.ready.facts
 
@@ -137,7 +143,7 @@ class Generation:
 
         metrics = Metrics(CollectorRegistry())
         choice = replace(self._shared.settings.model, device="cpu")  # to ask for a GPU here would be to start CUDA
-        segmenter = load_segmenter(choice, metrics, self._shared.turns)
+        segmenter = load_segmenter(choice, metrics, self._turns)
 
         def be(index: int, pipe: Pipe) -> None:
             self._be_front(index, segmenter, metrics, pipe)
@@ -156,9 +162,8 @@ class Generation:
         gc.collect()
         gc.freeze()  # what all fronts share is not looked at by their collectors, whose marks would unshare it
         for index in range(len(self._shared.listeners)):
-            self.fronts.append(self._shared.begin(f"front {index}{self._suffix}", partial(be, index), self.children))
-        for end in (end for exchange in self._exchanges for end in exchange.ends):
-            end.close()  # one that closes must be seen at the other
+            self.fronts.append(self._shared.begin(f"front {index}{self._suffix}", partial(be, index)))
+        self._close_exchanges()
 
     def _be_engine(self, pipe: Pipe) -> None:
         for listener in self._shared.listeners:
@@ -182,24 +187,29 @@ class Generation:
         run_front(shared.settings, segmenter, metrics, places, shared.access, shared.listeners[index], pipe)
 
     def retire(self) -> None:
-        """Another has taken its place: it answers what it has, and ends."""
+        """Another has its place: it answers what it has, and ends."""
         for front in self.fronts:
             front.retire()
-        self._expect_end(0.0)
+        self._expect_end(RETIRED_SECONDS)
 
     def stop(self, number: int) -> None:
-        """End the fronts as this signal asks to, and then the engine."""
-        self.signal(number)
+        """End as this signal asks to; a further one may ask for more haste."""
+        for front in self.fronts:
+            front.stop(number)
         self._expect_end(self._shared.settings.shutdown_grace if number == signal.SIGTERM else 0.0)
 
-    def signal(self, number: int) -> None:
-        """Send the fronts a signal."""
-        for child in self.children if number == signal.SIGKILL else self.fronts:
-            child.signal(number if child.ready else signal.SIGKILL)
-
     def _expect_end(self, grace_seconds: float) -> None:
+        """Have all of it end; the engine does once its fronts have."""
+        for child in self.children:
+            if child.ready is None:
+                child.give_up()
+        self._close_exchanges()
         within = grace_seconds + self._shared.settings.request_timeout + 2 * MARGIN_SECONDS
         self._leave_by = time.monotonic() + within
+
+    def _close_exchanges(self) -> None:
+        for exchange in self._exchanges:
+            exchange.close()
 
     def seconds_left(self) -> float | None:
         """Return for how long it may still be there; None where it serves."""
@@ -212,10 +222,17 @@ class Generation:
         if self.seconds_left() == 0:
             for child in self.children:
                 child.kill("does not end")
-        if self.engine is not None and all(front.ended for front in self.fronts):
-            self.engine.retire()
+        if any(front.exit_code for front in self.fronts):
+            self._hand_out_turns()
         gone = all(child.ended for child in self.children)
         if gone:
             for child in self.children:
                 child.bury()
+            self._shared.places.clear(self.group)
         return gone
+
+    def _hand_out_turns(self) -> None:
+        """Have no lane wait for a turn which a front that did not end well has taken with it."""
+        for _ in range(0 if self._has_turns else self._shared.settings.cores):
+            self._turns.release()
+        self._has_turns = True

@@ -5,7 +5,7 @@ import signal
 import socket
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _MANY = 4096
@@ -31,7 +31,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._note) for number in (*_STOPS, *_reloads())}
-        self._wakeup_before = signal.set_wakeup_fd(self._wakes.fileno())
+        self._wakeup_before = signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -47,9 +47,16 @@ class StopSignals:
             self._woken.recv(_MANY)
 
     def release(self) -> None:
-        """Give the signals back; also for a forked process, which has its own way with them."""
+        """Give the signals back."""
+        self._restore(self._before)
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: have no part in them, whoever sends them to all processes of the service at once."""
+        self._restore(dict.fromkeys((*_STOPS, signal.SIGHUP), signal.SIG_IGN))
+
+    def _restore(self, handlers: dict[int, Any]) -> None:
         signal.set_wakeup_fd(self._wakeup_before)
-        for number, handler in self._before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
         self._wakes.close()
         self._woken.close()

@@ -4,18 +4,31 @@ It serves nothing itself and has one thread, so that it can be forked from at an
 """
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import wait
 
 from app.access_settings import access_of
 from app.errors import ProcessEnded, ReloadRefused, StartupError
 from app.pathology.manifest import ModelManifest
-from app.processes.channel import AskAll, AskReload, Farewell, Own, Pipe, Pong, Ready, Refused, Reloaded, Stuck
+from app.processes.channel import (
+    STOPPING,
+    AskAll,
+    AskReload,
+    Farewell,
+    Own,
+    Pipe,
+    Pong,
+    Ready,
+    Refused,
+    Reloaded,
+    Stuck,
+)
 from app.processes.children import Child, Gathering
 from app.processes.generation import Generation, Shared
 from app.processes.signals import StopSignals
@@ -26,6 +39,8 @@ from app.settings import Layout, Settings
 _PING_SECONDS = 1.0
 _MOST_GENERATIONS = 3
 """The one that serves, the one that comes, and one that still answers what it has."""
+_READY_SECONDS = 300.0
+"""For which a reload waits, and others behind it: who loads a model may also hang."""
 
 _log = logging.getLogger(__name__)
 _fork = multiprocessing.get_context("fork")
@@ -49,15 +64,15 @@ class _Supervisor:
         self, settings: Settings, layout: Layout, listeners: list[socket.socket], signals: StopSignals
     ) -> None:
         places = Places(layout.fronts, groups=_MOST_GENERATIONS)
-        turns = _fork.Semaphore(settings.cores)
         access = access_of(settings, settings.host)
-        self._shared = Shared(settings, layout, listeners, places, access, turns, self._begin)
+        self._shared = Shared(settings, layout, listeners, places, access, self._begin)
         self._signals = signals
         self._gathering = Gathering()
         self._generations: list[Generation] = []
         self._serving: Generation | None = None
         self._made = 0
         self._reload_asked: list[Child] = []
+        self._is_ending = False
         self._next_ping = time.monotonic()
 
     @property
@@ -77,7 +92,7 @@ class _Supervisor:
                 self._attend()
                 if self._signals.reload_asked or self._reload_asked:
                     self._reload()
-            fault = self._serving.fault if self._serving is not None else None
+            fault = self._serving.fault if self._serving is not None and not self._signals.received else None
         finally:
             self._end()
         if fault is not None:
@@ -87,34 +102,34 @@ class _Supervisor:
         """Put a new generation in the place of the one that serves; return False where all ended first.
 
         Raises:
-            StartupError: It cannot serve; none of it is left, and what served still does.
+            StartupError: It cannot serve; it ends, and what served still does.
             ProcessEnded: Likewise, but it could not say why.
         """
         self._shared.access.look_again()  # what is forked now must not believe a key that was revoked meanwhile
         coming = Generation(self._shared, self._made, {generation.group for generation in self._generations})
         self._made += 1
-        coming.start()
         self._generations.append(coming)
-        while not coming.is_ready:
-            if self._is_over:
-                return False
-            if coming.refusal is not None:
-                self._abandon(coming)
-                raise StartupError(coming.refusal)
-            if coming.fault is not None:
-                self._abandon(coming)
-                raise ProcessEnded(coming.fault)
-            self._attend()
-            coming.go_on()
+        due = time.monotonic() + _READY_SECONDS if self._serving is not None else math.inf
+        try:
+            _grow(coming.start)
+            while not coming.is_ready and not self._is_over:
+                if coming.refusal is not None:
+                    raise StartupError(coming.refusal)
+                if coming.fault is not None:
+                    raise ProcessEnded(coming.fault)
+                if time.monotonic() > due:
+                    raise ProcessEnded(f"the new processes were not ready within {_READY_SECONDS:g} s")
+                self._attend()
+                _grow(coming.go_on)
+        except (StartupError, ProcessEnded):
+            coming.retire()
+            raise
+        if self._is_over:
+            return False
         before, self._serving = self._serving, coming
         if before is not None:
             before.retire()
         return True
-
-    def _abandon(self, coming: Generation) -> None:
-        coming.stop(signal.SIGKILL)
-        while coming in self._generations:
-            self._attend()
 
     def _reload(self) -> None:
         """Serve the bundle as it lies there now, if it can be; tell those who asked."""
@@ -123,22 +138,23 @@ class _Supervisor:
         try:
             if len(self._generations) == _MOST_GENERATIONS:
                 raise ReloadRefused("two models are still answering what they have; try again in a minute")
-            if not self._begin_to_serve() or self._serving is None:
-                return
-            manifest = self._serving.manifest
+            has_begun = self._begin_to_serve()
         except (StartupError, ProcessEnded, ReloadRefused) as error:
             outcome: ModelManifest | ReloadRefused = ReloadRefused(f"{error}; what was served before still is")
             _log.error("not reloaded: %s", outcome)
         else:
-            outcome = manifest
-            known = {"model": manifest.name, "version": manifest.version, "sha256": manifest.sha256}
-            _log.info("reloaded", extra=known)
+            if not has_begun or self._serving is None:
+                outcome = ReloadRefused(STOPPING)
+            else:
+                outcome = manifest = self._serving.manifest
+                known = {"model": manifest.name, "version": manifest.version, "sha256": manifest.sha256}
+                _log.info("reloaded", extra=known)
         for front in asked:
             front.send(Reloaded(outcome))
 
-    def _begin(self, name: str, be: Callable[[Pipe], None], siblings: Sequence[Child]) -> Child:
+    def _begin(self, name: str, be: Callable[[Pipe], None]) -> Child:
         ours, theirs = multiprocessing.Pipe()
-        others = [child.pipe for child in (*self._children, *siblings)]
+        others = [child.pipe for child in self._children]
         process = _fork.Process(target=self._become, args=(be, [ours, *others], theirs), name=name)
         process.start()
         theirs.close()
@@ -147,7 +163,7 @@ class _Supervisor:
     def _become(self, be: Callable[[Pipe], None], not_its: list[Pipe], pipe: Pipe) -> None:
         """In the child: let go of what is the supervisor's, and be what it is for."""
         os.setpgid(0, 0)  # a terminal's Ctrl-C is the supervisor's to hand on
-        self._signals.release()
+        self._signals.leave_to_parent()
         for other in not_its:
             other.close()
         be(pipe)
@@ -166,6 +182,8 @@ class _Supervisor:
             while not child.silent:  # what it said last
                 self._hear(child)
             child.end()
+            if not child.left:
+                self._gathering.keep(child, child.last)
         self._signals.take()
         self._gathering.end_if_due()
         if time.monotonic() >= self._next_ping:
@@ -184,6 +202,8 @@ class _Supervisor:
                 child.unanswered = 0
             case Stuck():
                 child.stuck = True
+            case AskReload() if self._is_ending:
+                child.send(Reloaded(ReloadRefused(STOPPING)))
             case AskReload():
                 self._reload_asked.append(child)
             case AskAll():
@@ -195,6 +215,9 @@ class _Supervisor:
 
     def _end(self) -> None:
         """End all of them; they answer first what they have."""
+        self._is_ending = True
+        for front in self._reload_asked:
+            front.send(Reloaded(ReloadRefused(STOPPING)))
         for listener in self._shared.listeners:
             listener.close()
         told = len(self._signals.received)
@@ -205,5 +228,17 @@ class _Supervisor:
             self._attend()
             for number in self._signals.received[told:]:  # a second Ctrl-C: do not wait for what is under way
                 for generation in self._generations:
-                    generation.signal(number)
+                    generation.stop(number)
             told = len(self._signals.received)
+
+
+def _grow(step: Callable[[], None]) -> None:
+    """Do what begins processes.
+
+    Raises:
+        ProcessEnded: The system has no room for another.
+    """
+    try:
+        step()
+    except (OSError, MemoryError) as error:
+        raise ProcessEnded(f"the system has no room for another process ({error})") from error

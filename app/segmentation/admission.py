@@ -33,10 +33,12 @@ class Places:
 
     def free_group(self, taken: set[int]) -> int:
         """Return a group of none of which is left, counted from 0."""
-        group = next(group for group in range(self._groups) if group not in taken)
+        return next(group for group in range(self._groups) if group not in taken)
+
+    def clear(self, group: int) -> None:
+        """Note that none of a group is left: one that was killed could not count out its own."""
         for index in range(group * self.fronts, (group + 1) * self.fronts):
-            self._images[index] = self._pixels[index] = 0  # one that was killed could not take its own away
-        return group
+            self._images[index] = self._pixels[index] = 0
 
     def seen_by(self, index: int, group: int = 0) -> "Places":
         """Return the same places for another front."""

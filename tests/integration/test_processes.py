@@ -34,6 +34,20 @@ def scraped(service: RunningService) -> dict[tuple[str, str], float]:
     }
 
 
+def several_at_once(
+    service: RunningService, threads: concurrent.futures.ThreadPoolExecutor
+) -> list[concurrent.futures.Future[httpx.Response]]:
+    """Ask for four patches, which are under way then."""
+    data = encoded(quarters(500, 500))
+    asking = [
+        threads.submit(httpx.post, f"{service.url}/segment", content=data, headers=PNG, timeout=60) for _ in range(4)
+    ]
+    while scraped(service)["tessera_images_in_flight", ""] < 4:
+        assert not any(answer.done() for answer in asking)
+        time.sleep(0.01)
+    return asking
+
+
 @pytest.fixture(scope="module", params=LAYOUTS)
 def service(request):
     running = RunningService("--device", "cpu", *LAYOUTS[request.param])
@@ -76,6 +90,22 @@ def test_the_processes_are_as_the_layout_says(service):
     assert len(children(service)) == 3
 
 
+def test_a_supervisor_that_is_killed_leaves_nobody_unanswered_and_nothing_behind(service):
+    ours = children(service)
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        asking = several_at_once(service, threads)
+        service.process.kill()
+        assert {answer.result().status_code for answer in asking} == {200}
+    service.process.wait(10)
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in ours):
+        assert time.monotonic() < deadline, "a process outlived its supervisor"
+        time.sleep(0.05)
+    service._reader.join()
+    service.process.stderr.close()
+    assert not any("Traceback" in line for line in service.log)
+
+
 @pytest.mark.parametrize(("layout", "index"), [("own", 2), ("shared", 0), ("shared", 1)])
 def test_when_one_process_ends_by_itself_the_service_ends_and_says_so(layout, index):
     service = RunningService("--device", "cpu", *LAYOUTS[layout])
@@ -91,32 +121,12 @@ def test_when_one_process_ends_by_itself_the_service_ends_and_says_so(layout, in
     assert "ended by itself (signal SIGKILL), and all with it" in service.log[-1]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_nothing_outlives_a_supervisor_that_is_killed(layout):
-    service = RunningService("--device", "cpu", *LAYOUTS[layout])
-    ours = children(service)
-    service.process.kill()
-    service.process.wait(10)
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in ours):
-        assert time.monotonic() < deadline, "a process outlived its supervisor"
-        time.sleep(0.05)
-    service._reader.join()
-    service.process.stderr.close()
-
-
 @pytest.mark.parametrize(("layout", "number"), [("own", signal.SIGINT), ("shared", signal.SIGTERM)])
 def test_what_was_accepted_is_answered_when_the_service_is_stopped(layout, number):
     service = RunningService("--device", "cpu", *LAYOUTS[layout])
     ours = children(service)
-    data = encoded(quarters(500, 500))
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
-        asking = [
-            threads.submit(httpx.post, f"{service.url}/segment", content=data, headers=PNG, timeout=60)
-            for _ in range(4)
-        ]
-        while scraped(service)["tessera_images_in_flight", ""] < 4:
-            time.sleep(0.01)
+        asking = several_at_once(service, threads)
         assert service.stop(number) == 0
         assert {answer.result().status_code for answer in asking} == {200}
     assert not any(Path(f"/proc/{pid}").exists() for pid in ours)

@@ -2,47 +2,58 @@
 
 import concurrent.futures
 import json
-import shutil
+import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.access.callers import Caller, Scope
+from app.access.keys import line_of, new_key
 from app.pathology.manifest import MANIFEST_FILE, MODEL_FILE
 from benchmarks.serving.free_network import write_free_bundle
 from tests.conftest import RunningService
+from tests.fuzz.service import processes_of
 from tests.pictures import encoded, quarters
 
-PNG = {"Content-Type": "image/png"}
+ADMIN = new_key()
+KEY = {"Authorization": f"Bearer {ADMIN}"}
+PNG = {"Content-Type": "image/png", **KEY}
 LAYOUTS = {
     "own": ("--fronts", "2", "--engine", "own", "--cores", "2"),
     "shared": ("--fronts", "2", "--engine", "shared", "--cores", "2"),
     "alone": ("--fronts", "1", "--engine", "own", "--cores", "1"),
 }
+PROCESSES = {"own": 3, "shared": 4, "alone": 2}
 
 
-@pytest.fixture(params=LAYOUTS)
+@pytest.fixture(scope="module", params=LAYOUTS)
 def layout(request):
     return request.param
 
 
-@pytest.fixture
-def bundle(tmp_path):
-    folder = tmp_path / "bundle"
+@pytest.fixture(scope="module")
+def bundle(layout, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(layout) / "bundle"
     write_free_bundle(folder)
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service(layout, bundle):
-    running = RunningService("--device", "cpu", "--bundle", str(bundle), *LAYOUTS[layout])
+    keys = bundle.parent / "keys"
+    keys.write_text(line_of(ADMIN, Caller("admin", frozenset(Scope))))
+    keys.chmod(0o600)
+    flags = ("--device", "cpu", "--bundle", str(bundle), "--keys-file", str(keys), *LAYOUTS[layout])
+    running = RunningService(*flags, env={"TESSERA_SHUTDOWN_GRACE": "60"})
     yield running
     if running.process.poll() is None:
-        assert running.stop() == 0
+        assert running.stop(signal.SIGINT) == 0
 
 
 def rename(bundle: Path, version: str) -> None:
@@ -51,25 +62,40 @@ def rename(bundle: Path, version: str) -> None:
 
 
 def version_of(service: RunningService) -> str:
-    return httpx.get(f"{service.url}/model").json()["version"]
+    return httpx.get(f"{service.url}/model", headers=KEY).json()["version"]
+
+
+def status_of(service: RunningService, path: str = "/health/ready") -> int:
+    return httpx.get(f"{service.url}{path}", headers=KEY, timeout=20).status_code
 
 
 def total(service: RunningService, name: str) -> float:
-    text = httpx.get(f"{service.url}/metrics", timeout=20).text
+    text = httpx.get(f"{service.url}/metrics", headers=KEY, timeout=20).text
     assert not text.startswith("{"), text
     families = text_string_to_metric_families(text)
     return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
 
-def reload(service: RunningService, times: int, line: str = '"reloaded"') -> None:
-    service.process.send_signal(signal.SIGHUP)
+def to_all(service: RunningService, number: int) -> None:
+    """Send a signal to each process, as systemd and killall do: the supervisor's word alone counts."""
+    for pid in processes_of(service.process.pid):
+        os.kill(pid, number)
+
+
+def until(service: RunningService, is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
-    while sum(line in logged for logged in service.log) < times:
+    while not is_so():
         assert time.monotonic() < deadline, "".join(service.log)
         time.sleep(0.02)
 
 
-def test_a_new_bundle_is_served_without_a_failed_request_and_nothing_counted_is_lost(service, bundle):
+def reload(service: RunningService, line: str = '"reloaded"') -> None:
+    before = sum(line in logged for logged in service.log)
+    to_all(service, signal.SIGHUP)
+    until(service, lambda: sum(line in logged for logged in service.log) > before)
+
+
+def test_a_new_bundle_is_served_without_a_failed_request_and_nothing_counted_is_lost(service, bundle, layout):
     data = encoded(quarters(64, 64))
     stop = threading.Event()
 
@@ -84,12 +110,13 @@ def test_a_new_bundle_is_served_without_a_failed_request_and_nothing_counted_is_
     with concurrent.futures.ThreadPoolExecutor(3) as threads:
         asking = [threads.submit(ask) for _ in range(3)]
         try:
-            for number in (2, 3):
-                rename(bundle, str(number))
+            for version in ("2", "3"):
+                rename(bundle, version)
                 before = total(service, "tessera_images_total")
-                reload(service, number - 1)
+                reload(service)
                 assert total(service, "tessera_images_total") >= before
-                assert httpx.get(f"{service.url}/health/ready").status_code == 200
+                assert total(service, "tessera_ready") == 1
+                assert status_of(service) == 200
         finally:
             stop.set()
     answers = [answer for one in asking for answer in one.result()]
@@ -98,49 +125,78 @@ def test_a_new_bundle_is_served_without_a_failed_request_and_nothing_counted_is_
     assert version_of(service) == "3"
     assert total(service, "tessera_images_total") == len(answers)
     assert total(service, "tessera_images_in_flight") == 0
+    until(service, lambda: len(processes_of(service.process.pid)) == PROCESSES[layout])  # the others have left
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"),
+    ("file", "damage", "reason"),
     [
-        (lambda folder: (folder / MODEL_FILE).write_bytes(b"no model"), "its SHA-256 is"),
-        (lambda folder: (folder / MANIFEST_FILE).write_text("{}"), "not a manifest"),
-        (shutil.rmtree, "cannot be read"),
+        (MODEL_FILE, lambda path: path.write_bytes(b"no model"), "its SHA-256 is"),
+        (MANIFEST_FILE, lambda path: path.write_text("{}"), "not a manifest"),
+        (MANIFEST_FILE, Path.unlink, "cannot be read"),
     ],
 )
-@pytest.mark.parametrize("layout", ["own", "shared"], indirect=True)
-def test_a_bundle_that_cannot_be_served_leaves_the_old_one_serving(service, bundle, damage, reason):
-    damage(bundle)
-    reload(service, 1, "not reloaded: ")
-    assert any(reason in line and "what was served before still is" in line for line in service.log)
-    assert version_of(service) == "1"
+def test_a_bundle_that_cannot_be_served_leaves_the_old_one_serving(service, bundle, file, damage, reason):
+    whole = (bundle / file).read_bytes()
+    served = version_of(service)
+    rename(bundle, "damaged")
+    damage(bundle / file)
+    try:
+        answer = httpx.post(f"{service.url}/admin/reload", headers=KEY, timeout=30)
+    finally:
+        (bundle / file).write_bytes(whole)
+        rename(bundle, served)
+    assert answer.status_code == 409
+    assert reason in answer.json()["detail"]
+    assert "what was served before still is" in answer.json()["detail"]
+    assert version_of(service) == served
     assert httpx.post(f"{service.url}/segment", content=encoded(quarters(64, 64)), headers=PNG).status_code == 200
     assert total(service, "tessera_ready") == 1
 
 
-def test_on_sigterm_it_says_so_first_then_takes_nobody_then_ends(bundle):
-    service = RunningService("--device", "cpu", "--bundle", str(bundle), env={"TESSERA_SHUTDOWN_GRACE": "3"})
+def test_who_asks_for_a_reload_is_told_what_is_served_then(service, bundle):
+    rename(bundle, "asked-for")
+    answer = httpx.post(f"{service.url}/admin/reload", headers=KEY, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["version"] == "asked-for"
+    assert version_of(service) == "asked-for"
+
+
+@pytest.mark.parametrize("layout", ["shared"], indirect=True, scope="module")  # elsewhere the supervisor loads
+def test_a_reload_under_way_does_not_hold_up_the_end(service, bundle):
+    (bundle / MODEL_FILE).unlink()
+    os.mkfifo(bundle / MODEL_FILE)  # on which the coming engine waits for ever
+    serving = processes_of(service.process.pid)
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        asking = thread.submit(httpx.post, f"{service.url}/admin/reload", headers=KEY, timeout=60)
+        until(service, lambda: len(processes_of(service.process.pid)) > len(serving))
+        assert status_of(service) == 200
+        assert total(service, "tessera_ready") == 1
+        stopped = time.monotonic()
+        assert service.stop(signal.SIGINT) == 0
+        assert time.monotonic() - stopped < 20  # and not what requests may take
+        assert asking.result().status_code == 409
+        assert "the service is stopping" in asking.result().json()["detail"]
+    assert not any("did not end well" in line for line in service.log)
+
+
+@pytest.mark.parametrize("layout", ["own", "alone"], indirect=True, scope="module")
+def test_on_sigterm_it_says_so_first_takes_requests_and_a_second_one_ends_the_grace(service):
     data = encoded(quarters(64, 64))
     with httpx.Client() as client:
         assert client.post(f"{service.url}/segment", content=data, headers=PNG).headers.get("connection") != "close"
-        service.process.send_signal(signal.SIGTERM)
-        sent = time.monotonic()
-        while httpx.get(f"{service.url}/health/ready").status_code == 200:
-            assert time.monotonic() - sent < 2
+        to_all(service, signal.SIGTERM)
+        until(service, lambda: status_of(service) == 503)
         answer = client.post(f"{service.url}/segment", content=data, headers=PNG)
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
-        assert httpx.get(f"{service.url}/health/live").status_code == 200
-    assert service.process.wait(30) == 0
-    assert time.monotonic() - sent > 2.5
+        assert status_of(service, "/health/live") == 200
+    assert service.stop(signal.SIGTERM) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(service.url)
-    service._reader.join()
-    service.process.stderr.close()
 
 
-def test_a_second_sigterm_does_not_wait_for_the_grace(bundle):
-    service = RunningService("--device", "cpu", "--bundle", str(bundle), env={"TESSERA_SHUTDOWN_GRACE": "60"})
-    service.process.send_signal(signal.SIGTERM)
-    while httpx.get(f"{service.url}/health/ready").status_code == 200:
-        time.sleep(0.02)
-    assert service.stop() == 0
+def test_after_the_grace_it_ends():
+    service = RunningService("--device", "cpu", "--fronts", "1", env={"TESSERA_SHUTDOWN_GRACE": "1.5"})
+    sent = time.monotonic()
+    assert service.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - sent > 1.5

@@ -2,13 +2,10 @@
 
 import concurrent.futures
 import json
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx2 as httpx
 import numpy as np
@@ -16,7 +13,7 @@ import pytest
 
 from app.imaging.tiling import plan_windows
 from app.inference.bundle import load_bundle
-from app.inference.session import _has_gpu, open_session
+from app.inference.session import open_session
 from app.pathology.geometry import Size
 from app.settings import DEFAULT_BUNDLE
 from model_export.synthetic import draw_patch
@@ -178,58 +175,6 @@ def test_it_stops_with_status_0_and_answers_what_it_accepted(number):
         status = running.stop(number)
         assert pending.result().status_code == 200
     assert status == 0
-
-
-def refused(*arguments: str) -> tuple[int, list[str]]:
-    """Run a `tessera` that should not start; return its status and what it wrote to standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "app.cli", *arguments], check=False, capture_output=True, text=True, timeout=60, cwd=ROOT
-    )
-    return done.returncode, done.stderr.strip().splitlines()
-
-
-def test_a_damaged_bundle_stops_the_start_with_one_line(tmp_path):
-    bundle = Path(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle"))
-    (bundle / "model.onnx").write_bytes(b"short")
-    status, lines = refused("serve", "--port", "0", "--bundle", str(bundle))
-    assert status == 1
-    assert len(lines) == 1
-    assert "model.onnx: its SHA-256 is" in lines[0]
-
-
-def test_a_missing_bundle_stops_the_start_with_one_line(tmp_path):
-    status, lines = refused("serve", "--port", "0", "--bundle", str(tmp_path))
-    assert status == 1
-    assert len(lines) == 1
-    assert "manifest.json" in lines[0]
-
-
-def test_cuda_without_a_gpu_stops_the_start_with_one_line():
-    if _has_gpu():
-        pytest.skip("this machine has a GPU")
-    status, lines = refused("serve", "--port", "0", "--device", "cuda")
-    assert status == 1
-    assert len(lines) == 1
-    assert "CUDA cannot be used: no NVIDIA GPU" in lines[0]
-
-
-def test_a_busy_port_stops_the_start_with_one_line():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        status, lines = refused("serve", "--device", "cpu", "--port", str(port))
-    assert status == 1
-    assert lines == [
-        f"Error: cannot listen on 127.0.0.1:{port}: address already in use; choose another --host or --port"
-    ]
-
-
-def test_an_unknown_host_stops_the_start_with_one_line():
-    status, lines = refused("serve", "--device", "cpu", "--host", "no.such.host.invalid")
-    assert status == 1
-    assert len(lines) == 1
-    assert "cannot listen on no.such.host.invalid:8000" in lines[0]
 
 
 def test_the_demo_runs(tmp_path):

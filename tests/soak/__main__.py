@@ -99,7 +99,7 @@ def soak(seconds: float, clients: int, rounds: int, seed: int) -> Findings:
     return findings
 
 
-_ENVIRONMENT = {"TESSERA_REQUEST_TIMEOUT": "100", "TESSERA_QUEUE_CAPACITY": "32"}
+_ENVIRONMENT = {"TESSERA_REQUEST_TIMEOUT": "100", "TESSERA_QUEUE_CAPACITY": "32", "TESSERA_MAX_FILES": "32"}
 
 
 def _rounds(

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.errors import InferenceFailed, ModelNotReady
+from app.errors import InferenceFailed, ModelNotReady, OutOfMemory
+from app.inference import lanes
 from app.inference.batcher import Batcher, BatchLimits
 from app.inference.result import BatchResult
 from app.telemetry.metrics import Metrics
@@ -270,3 +271,68 @@ def test_batches_waits_and_depth_are_measured():
         await engine.close()
 
     asyncio.run(scenario())
+
+
+def test_where_memory_is_short_half_as_many_run_at_once_from_then_on(caplog):
+    class Small(Lane):
+        def run(self, images: np.ndarray) -> BatchResult:
+            result = super().run(images)
+            if len(images) > 2:
+                raise OutOfMemory("there is no memory")
+            return result
+
+    async def scenario() -> None:
+        lane = Small()
+        engine = batcher(lane, max_batch_size=8)
+        for values in (range(1, 7), range(11, 17)):
+            lane.open.clear()
+            asking = [asyncio.create_task(engine.submit(window(0)))]
+            await entered(lane)
+            asking += [asyncio.create_task(engine.submit(window(value))) for value in values]
+            await asyncio.sleep(0)
+            lane.open.set()
+            answers = await asyncio.gather(*asking)
+            assert [int(answer.class_map[0, 0]) for answer in answers] == [0, *values]
+            while lane.entered.acquire(blocking=False):
+                pass
+        first_round, second_round = lane.batches[:8], lane.batches[8:]
+        assert first_round == [[0], [1, 2, 3, 4, 5, 6], [1, 2, 3], [1], [2, 3], [4, 5, 6], [4], [5, 6]]
+        assert second_round == [[0], [11], [12], [13], [14], [15], [16]]
+        await engine.close()
+
+    asyncio.run(scenario())
+    assert "no memory for 6 windows at once; at most 3 from now on" in caplog.text
+
+
+def test_one_window_for_which_there_is_no_memory_is_told_so():
+    async def scenario() -> None:
+        lane = Lane()
+        lane.open.set()
+        lane.failure = OutOfMemory("there is no memory")
+        engine = batcher(lane)
+        with pytest.raises(OutOfMemory):
+            await engine.submit(window(1))
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+def test_when_a_lane_is_stuck_all_who_wait_are_told_and_nobody_is_taken_any_more(monkeypatch):
+    monkeypatch.setattr(lanes, "_TICK_SECONDS", 0.01)
+    stalls: list[str] = []
+
+    async def scenario() -> None:
+        lane = Lane()
+        limits = BatchLimits(1, 4, 10**6, stall_seconds=0.05)
+        engine = Batcher(lane.run, limits, Metrics(CollectorRegistry()), stalled=lambda: stalls.append("stalled"))
+        asking = [asyncio.create_task(engine.submit(window(value))) for value in range(3)]
+        for outcome in await asyncio.gather(*asking, return_exceptions=True):
+            assert isinstance(outcome, ModelNotReady)
+        assert not engine.open
+        with pytest.raises(ModelNotReady, match="starts anew"):
+            await engine.submit(window(4))
+        lane.open.set()
+        await engine.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert stalls == ["stalled"]

@@ -219,3 +219,57 @@ def test_without_its_engine_a_front_is_not_ready_and_tells_everyone_who_waits():
             await pair.front.segment(window(1))
 
     run(scenario, slots=2)
+
+
+def test_an_engine_that_ends_just_now_is_not_ready_and_no_error_of_the_service():
+    async def scenario(pair: Pair) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(pair.exchange.engine_end.fileno())
+        loop.remove_reader(pair.exchange.front_end.fileno())  # the front does not know yet
+        pair.exchange.engine_end.close()
+        with pytest.raises(ModelNotReady):
+            await pair.front.segment(window(1))
+        assert not pair.front.ready
+
+    run(scenario)
+
+
+def test_who_gives_up_just_when_the_engine_ends_is_cancelled_and_nothing_else():
+    async def scenario(pair: Pair) -> None:
+        gone = asyncio.create_task(pair.front.segment(window(1)))
+        await pair.asked(1)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(pair.exchange.engine_end.fileno())
+        loop.remove_reader(pair.exchange.front_end.fileno())
+        pair.exchange.engine_end.close()
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+    run(scenario)
+
+
+def test_an_engine_knows_when_the_last_of_its_fronts_has_ended_and_answers_nobody():
+    async def scenario() -> None:
+        exchanges = [Exchange(KNOWN, 2) for _ in range(2)]
+        alone = asyncio.Event()
+        model = Model()
+        Engine(model, exchanges).start(alone.set)
+        exchanges[0].image(0, (4, 6))[...] = 1
+        exchanges[0].ask(Asked(Verb.SEGMENT, 0, (4, 6), 0.0))
+        exchanges[0].front_end.close()
+        async with asyncio.timeout(10):
+            while not model.asked:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
+            assert not alone.is_set()
+            model.closed = True
+            exchanges[1].ask(Asked(Verb.SEGMENT, 0, (4, 6), 0.0))
+            exchanges[1].front_end.close()  # with a window on its way
+            await alone.wait()
+        model.answer(0)
+        await asyncio.sleep(0.01)
+        for exchange in exchanges:
+            exchange.close()
+
+    asyncio.run(scenario())

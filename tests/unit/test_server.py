@@ -1,0 +1,59 @@
+"""How one server leaves; the processes around it are in tests/integration."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from app import server
+from app.api.phase import Phase, is_ready
+from app.main import create_app
+from app.server import Server, bind
+from app.settings import Settings
+from tests.fakes import ColourSegmenter
+
+SETTINGS = Settings(cores=1, shutdown_grace=0)
+
+
+class Stuck(ColourSegmenter):
+    """A model that gets stuck as soon as it has begun."""
+
+    async def start(self, stalled: Callable[[], None] = lambda: None) -> None:
+        await super().start(stalled)
+        asyncio.get_running_loop().call_soon(stalled)
+        asyncio.get_running_loop().call_later(20, sys.exit, "it did not end")
+
+
+def test_a_service_of_one_process_whose_model_is_stuck_ends_by_itself(monkeypatch, caplog):
+    class Ended(BaseException):
+        pass
+
+    def end(status: int) -> None:
+        raise Ended(status)
+
+    monkeypatch.setattr(server.os, "_exit", end)
+    with pytest.raises(Ended, match="1"), bind("127.0.0.1", 0) as listener:
+        server.run(create_app(SETTINGS, Stuck()), listener, SETTINGS)
+    assert "the model does not answer any more" in caplog.text
+
+
+def test_one_that_retires_is_ready_for_as_long_as_connections_may_still_come_and_then_ends():
+    app = create_app(SETTINGS, ColourSegmenter())
+
+    async def scenario() -> None:
+        with bind("127.0.0.1", 0) as listener:
+            started = asyncio.Event()
+            retiring = Server(app, SETTINGS, started.set, signals=())
+            serving = asyncio.create_task(retiring.serve([listener]))
+            await started.wait()
+            before = asyncio.get_running_loop().time()
+            retiring.retire()
+            retiring.retire()
+            assert app.state.phase is Phase.RETIRING
+            assert is_ready(app)
+            await serving
+            assert 0.9 < asyncio.get_running_loop().time() - before < 5.5
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert not app.state.service.segmenter.ready

@@ -1,0 +1,402 @@
+"""What the supervisor makes of its children, here without processes: a fake of each, and a real pipe to it."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+
+import pytest
+from prometheus_client import CollectorRegistry, Metric
+
+from app.errors import MetricsIncomplete, ReloadRefused
+from app.inference.remote import EngineFacts
+from app.processes import children as children_module
+from app.processes.channel import (
+    AskAll,
+    AskOne,
+    AskReload,
+    Channel,
+    Everyones,
+    Farewell,
+    Orders,
+    Own,
+    Ping,
+    Pong,
+    Ready,
+    Reloaded,
+    Retire,
+    Stop,
+    Stuck,
+)
+from app.processes.children import Child, Gathering
+from app.processes.generation import Generation, Shared
+from app.segmentation.admission import Places
+from app.settings import Layout, Settings
+from app.telemetry.metrics import Metrics
+from tests.fakes import ColourSegmenter, manifest
+
+READY = Ready(EngineFacts.of(ColourSegmenter()))
+
+
+class Process:
+    """Stands in for a process that ends when it is told to by a signal."""
+
+    def __init__(self) -> None:
+        self.exitcode: int | None = None
+        self.kills = 0
+        self.closed = False
+
+    def kill(self) -> None:
+        self.kills += 1
+        self.exitcode = -signal.SIGKILL
+
+    def join(self) -> None:
+        assert self.exitcode is not None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Played(Child):
+    """A child whose part the test plays: `end_of_it` is the child's own end of the pipe."""
+
+    def __init__(self, name: str, ready: Ready | None = READY) -> None:
+        ours, self.end_of_it = multiprocessing.Pipe()
+        self.fake = Process()
+        super().__init__(name, self.fake, ours, ready)
+
+    def told(self) -> list[object]:
+        """Return what it was told since the last time."""
+        messages = []
+        while self.end_of_it.poll():
+            messages.append(self.end_of_it.recv())
+        return messages
+
+    def exit(self, code: int = 0) -> None:
+        """End, as the supervisor sees it."""
+        self.end_of_it.close()
+        self.fake.exitcode = code
+        self.end()
+
+
+@pytest.fixture
+def play():
+    played = []
+
+    def one(name: str = "front 0", ready: Ready | None = READY) -> Played:
+        played.append(Played(name, ready))
+        return played[-1]
+
+    yield one
+    for child in played:
+        child.pipe.close()
+        child.end_of_it.close()
+
+
+def counted(images: float, ready: float = 1) -> list[Metric]:
+    metrics = Metrics(CollectorRegistry())
+    metrics.images.inc(images)
+    metrics.ready.set(ready)
+    return list(metrics.registry.collect())
+
+
+def value(metrics: list[Metric], name: str) -> float:
+    return sum(sample.value for family in metrics for sample in family.samples if sample.name == name)
+
+
+def answer_to(front: Played) -> list[Metric] | None:
+    (answer,) = [message for message in front.told() if isinstance(message, Everyones)]
+    return answer.metrics
+
+
+def test_a_child_that_answers_its_pings_lives(play):
+    child = play()
+    for _ in range(50):
+        child.ping()
+        assert child.told() == [Ping()]
+        child.unanswered = 0  # as the supervisor does on a Pong
+    assert child.fake.kills == 0
+
+
+def test_ten_pings_without_an_answer_and_it_is_killed_once(play, caplog):
+    child = play()
+    for _ in range(10):
+        child.ping()
+    assert (len(child.told()), child.fake.kills) == (10, 0)
+    for _ in range(5):
+        child.ping()
+    assert (len(child.told()), child.fake.kills) == (0, 1)
+    assert caplog.text.count("the process front 0 has not answered for 10 s, and is killed") == 1
+
+
+def test_one_that_is_not_there_yet_or_has_said_farewell_is_not_pinged(play):
+    coming, leaving = play(ready=None), play()
+    leaving.left = True
+    for _ in range(20):
+        coming.ping()
+        leaving.ping()
+    assert coming.told() == leaving.told() == []
+    assert coming.fake.kills == leaving.fake.kills == 0
+
+
+def test_what_is_said_to_one_that_ended_is_said_in_vain_also_once_it_is_buried(play):
+    child = play()
+    child.end_of_it.close()
+    child.send(Ping())  # it has ended, and nobody has noticed yet
+    child.fake.exitcode = 0
+    child.end()
+    child.bury()
+    child.send(Ping())
+    assert child.fake.closed
+
+
+@pytest.mark.parametrize("word", [b"", b"\x00\x00", b"\x00\x00\x01\x00half"])
+def test_one_that_is_killed_in_the_middle_of_a_word_is_silent(play, word):
+    child = play()
+    os.write(child.end_of_it.fileno(), word)
+    child.end_of_it.close()
+    assert child.receive() is None
+    assert child.silent
+
+
+@pytest.mark.parametrize(("code", "killed", "is_told"), [(0, False, False), (1, False, True), (-9, True, False)])
+def test_who_did_not_end_well_is_named(play, caplog, code, killed, is_told):
+    child = play()
+    child.killed = killed
+    child.exit(code)
+    child.bury()
+    assert ("did not end well" in caplog.text) == is_told
+
+
+def test_all_that_serve_are_asked_and_added_up(play):
+    gathering = Gathering()
+    front, other, coming = play(), play(), play(ready=None)
+    gathering.begin(front, [front, other, coming])
+    gathering.begin(other, [front, other, coming])  # the same answer
+    assert front.told() == other.told() == [AskOne(1)]
+    assert coming.told() == []
+    gathering.add(front, 1, counted(2))
+    gathering.end_if_due()
+    assert front.told() == []
+    gathering.add(other, 1, counted(3))
+    gathering.end_if_due()
+    for asking in (front, other):
+        assert value(answer_to(asking), "tessera_images_total") == 5
+    assert gathering.seconds_left() is None
+
+
+def test_a_farewell_counts_once_now_and_for_ever(play):
+    gathering = Gathering()
+    front, leaving = play(), play()
+    gathering.begin(front, [front, leaving])
+    gathering.add(leaving, 1, counted(3))
+    gathering.keep(leaving, counted(4))  # it answered, and left before the others had
+    gathering.add(front, 1, counted(1))
+    gathering.end_if_due()
+    assert value(answer_to(front), "tessera_images_total") == 1 + 3
+    for _ in range(2):
+        gathering.begin(front, [front, leaving])
+        gathering.add(front, gathering._number, counted(1))
+        gathering.end_if_due()
+        now = answer_to(front)
+        assert value(now, "tessera_images_total") == 1 + 4
+        assert value(now, "tessera_ready") == 1
+    assert not any(isinstance(message, AskOne) for message in leaving.told()[1:])
+
+
+def test_a_farewell_is_an_answer(play):
+    gathering = Gathering()
+    front, leaving = play(), play()
+    gathering.begin(front, [front, leaving])
+    gathering.add(front, 1, counted(1))
+    gathering.keep(leaving, counted(4))
+    gathering.end_if_due()
+    assert value(answer_to(front), "tessera_images_total") == 5
+
+
+def test_what_one_that_was_killed_had_told_stays_counted(play):
+    gathering = Gathering()
+    front, killed = play(), play()
+    gathering.begin(front, [front, killed])
+    gathering.add(front, 1, counted(1))
+    gathering.add(killed, 1, counted(4))
+    gathering.end_if_due()
+    assert value(answer_to(front), "tessera_images_total") == 5
+    killed.exit(-signal.SIGKILL)
+    gathering.keep(killed, killed.last)
+    gathering.begin(front, [front])
+    gathering.add(front, 2, counted(1))
+    gathering.end_if_due()
+    assert value(answer_to(front), "tessera_images_total") == 5
+
+
+def test_who_does_not_tell_its_metrics_in_time_is_named_and_its_answer_comes_too_late(play, monkeypatch, caplog):
+    monkeypatch.setattr(children_module, "_GATHERING_SECONDS", 0.0)
+    gathering = Gathering()
+    front, hung = play(), play("front 1")
+    gathering.begin(front, [front, hung])
+    gathering.add(front, 1, counted(1))
+    gathering.end_if_due()
+    assert answer_to(front) is None
+    assert "no metrics from: front 1" in caplog.text
+    gathering.begin(front, [front, hung])
+    gathering.add(hung, 1, counted(4))  # the answer to the first
+    gathering.end_if_due()
+    assert answer_to(front) is None
+
+
+def test_nobody_is_there_any_more_to_hear_the_metrics(play):
+    gathering = Gathering()
+    front, other = play(), play()
+    gathering.begin(front, [front, other])
+    gathering.keep(front, counted(1))
+    front.exit()
+    front.bury()
+    gathering.add(other, 1, counted(1))
+    gathering.end_if_due()
+    assert gathering.seconds_left() is None
+
+
+def generation(shared_engine: bool = False) -> Generation:
+    settings = Settings(cores=2, request_timeout=30, shutdown_grace=3)
+    places = Places(fronts=2, groups=3)
+
+    def never(name: str, be: object) -> Child:
+        raise AssertionError(name)
+
+    shared = Shared(settings, Layout(2, shared_engine, False, True), [], places, None, never)
+    return Generation(shared, 0, set())
+
+
+def test_a_generation_that_is_stopped_tells_its_fronts_and_ends_whoever_is_not_there_yet(play):
+    ending = generation()
+    ending.engine, ending.fronts = play("engine"), [play(), play(ready=None)]
+    there, coming = ending.fronts
+    ending.stop(signal.SIGTERM)
+    assert there.told() == [Stop(signal.SIGTERM)]
+    assert ending.engine.told() == []  # which ends when its fronts have
+    assert (there.fake.kills, coming.fake.kills, ending.engine.fake.kills) == (0, 1, 0)
+    assert 43 - 1 < ending.seconds_left() <= 43
+
+
+def test_an_engine_that_still_loads_does_not_keep_the_service_from_ending(play):
+    ending = generation()
+    ending.engine = play("engine", ready=None)
+    ending.stop(signal.SIGTERM)
+    assert ending.engine.fake.kills == 1
+    ending.engine.exit(-signal.SIGKILL)
+    assert ending.is_gone()
+
+
+def test_who_does_not_leave_in_time_is_killed_and_takes_neither_turns_nor_places_along(play, caplog):
+    leaving = generation()
+    leaving.fronts = [play(), play("front 1")]
+    stuck, waiting = leaving.fronts
+    places = leaving._shared.places
+    places.seen_by(0, leaving.group).take(images=5, pixels=50)
+    while leaving._turns.acquire(block=False):  # which the first front holds
+        pass
+    leaving.retire()
+    assert stuck.told() == waiting.told() == [Retire()]
+    assert not leaving.is_gone()
+    leaving._leave_by = 0.0
+    assert not leaving.is_gone()
+    assert (stuck.fake.kills, waiting.fake.kills) == (1, 1)
+    stuck.exit(-signal.SIGKILL)
+    assert not leaving.is_gone()
+    assert leaving._turns.acquire(block=False)
+    waiting.exit()
+    assert leaving.is_gone()
+    assert (places.images, places.pixels) == (0, 0)
+    assert caplog.text.count("does not end, and is killed") == 2
+
+
+class Told:
+    """What a front's server was told."""
+
+    def __init__(self) -> None:
+        self.words: list[object] = []
+        self.orders = Orders(lambda: self.words.append("retire"), self.words.append, lambda: self.words.append("alone"))
+
+
+def test_a_front_does_what_the_supervisor_says_and_knows_when_it_is_gone():
+    async def scenario() -> None:
+        ours, theirs = multiprocessing.Pipe()
+        told = Told()
+        channel = Channel(theirs, Metrics(CollectorRegistry()).registry)
+        channel.open(READY, told.orders)
+        assert ours.recv() == READY
+        for message in (Ping(), Retire(), Stop(signal.SIGTERM), AskOne(7)):
+            ours.send(message)
+        channel.stuck()
+        assert isinstance(ours.recv(), Stuck)
+        assert isinstance(await asyncio.to_thread(ours.recv), Pong)
+        assert (await asyncio.to_thread(ours.recv)).number == 7
+        assert told.words == ["retire", signal.SIGTERM]
+        asking = [asyncio.create_task(ask()) for ask in (channel.reload, channel.everyones_metrics)]
+        await asyncio.sleep(0)
+        ours.close()
+        with pytest.raises(ReloadRefused, match="stopping"):
+            await asking[0]
+        with pytest.raises(MetricsIncomplete):
+            await asking[1]
+        assert told.words[2:] == ["alone"]
+        with pytest.raises(ReloadRefused, match="stopping"):
+            await channel.reload()
+        with pytest.raises(MetricsIncomplete):
+            await channel.everyones_metrics()
+        channel.stuck()
+        channel.farewell()  # to nobody
+        theirs.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_each_reload_is_asked_for_and_answered_by_itself():
+    async def scenario() -> None:
+        ours, theirs = multiprocessing.Pipe()
+        channel = Channel(theirs, Metrics(CollectorRegistry()).registry)
+        channel.open(READY)
+        first, second, gone = (asyncio.create_task(channel.reload()) for _ in range(3))
+        await asyncio.sleep(0)
+        assert [ours.recv() for _ in range(4)] == [READY, AskReload(), AskReload(), AskReload()]
+        gone.cancel()
+        ours.send(Reloaded(manifest()))
+        assert await first == manifest()
+        ours.send(Reloaded(ReloadRefused("no model")))
+        with pytest.raises(ReloadRefused, match="no model"):
+            await second
+        ours.send(Reloaded(manifest()))
+        last = asyncio.create_task(channel.reload())
+        await asyncio.sleep(0)
+        ours.send(Reloaded(manifest(window_px=96)))
+        assert (await last).window_px == 96
+        channel.farewell()
+        assert isinstance(ours.recv(), AskReload)
+        assert isinstance(ours.recv(), Farewell)
+        asyncio.get_running_loop().remove_reader(theirs.fileno())
+        ours.close()
+        theirs.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_who_asks_for_metrics_meanwhile_gets_the_same_answer():
+    async def scenario() -> None:
+        ours, theirs = multiprocessing.Pipe()
+        channel = Channel(theirs, Metrics(CollectorRegistry()).registry)
+        channel.open(READY)
+        asking = [asyncio.create_task(channel.everyones_metrics()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert [ours.recv() for _ in range(2)] == [READY, AskAll()]
+        assert not ours.poll()
+        ours.send(Everyones(counted(3)))
+        for answer in await asyncio.gather(*asking):
+            assert value(answer, "tessera_images_total") == 3
+        ours.send(AskOne(1))
+        assert isinstance(await asyncio.to_thread(ours.recv), Own)
+        asyncio.get_running_loop().remove_reader(theirs.fileno())
+        ours.close()
+        theirs.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
