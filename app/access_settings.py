@@ -106,7 +106,7 @@ def access_of(settings: AccessSettings, host: str) -> Access:
     """
     certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
     if certificate:
-        certificate.check()
+        certificate.context()
     keys = KeyFile(settings.keys_file) if settings.keys_file else None
     access = Access(
         keys=keys,

@@ -26,7 +26,8 @@ class AuditLog:
         try:
             self._handle = self._open()
         except OSError as error:
-            raise AccessUnusable(f"the audit log {path}: {(error.strerror or str(error)).lower()}") from error
+            reason = (error.strerror or str(error)).lower()
+            raise AccessUnusable(f"the audit log {path}: {reason}; choose a file that can be appended to") from error
 
     def write(self, record: Mapping[str, object]) -> None:
         """Append a line. When this returns, the system has it: it outlives the process, though not a power cut.

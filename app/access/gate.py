@@ -36,8 +36,8 @@ class Certificate:
     chain: Path
     key: Path | None
 
-    def check(self) -> None:
-        """Make sure that it can be used.
+    def context(self) -> ssl.SSLContext:
+        """Return what shows it.
 
         Raises:
             AccessUnusable: A file is missing, is no PEM, has a passphrase, or the two do not belong together.
@@ -46,14 +46,18 @@ class Certificate:
             try:
                 path.open("rb").close()
             except OSError as error:
-                raise AccessUnusable(f"{path}: {(error.strerror or str(error)).lower()}") from error
+                reason = (error.strerror or str(error)).lower()
+                raise AccessUnusable(f"{path}: {reason}; TLS needs a certificate and its key, PEM") from error
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.chain, self.key, password=_no_passphrase)
+            context.load_cert_chain(self.chain, self.key, password=_no_passphrase)
         except (ssl.SSLError, ValueError) as error:
             raise AccessUnusable(
                 f"{self.chain} and {self.key or 'its key'} are no certificate in PEM and the key of it without a"
                 f" passphrase ({error})"
             ) from error
+        return context
 
 
 def _no_passphrase() -> str:
@@ -94,7 +98,7 @@ class Access:
             AccessUnusable: One of them cannot be used; what was there before stays.
         """
         if self.certificate is not None:
-            self.certificate.check()
+            self.certificate.context()
         if self.keys is not None:
             self.keys.read()
 

@@ -173,7 +173,8 @@ def _read(path: Path) -> tuple[_Version, tuple[_Key, ...], list[str]]:
             version = _version_of(os.fstat(file.fileno()))
             content = file.read()
     except OSError as error:
-        raise AccessUnusable(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        reason = (error.strerror or str(error)).lower()
+        raise AccessUnusable(f"{path}: {reason}; tessera keys new --file makes a file of keys") from error
     if version.mode & _OTHERS_WRITE:
         raise AccessUnusable(f"{path}: others may write to it, and so let themselves in; chmod go-w")
     return version, *_parsed(path, content)

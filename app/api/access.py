@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -159,12 +160,11 @@ class _Writing:
         if route is None:  # it reached nothing, and its path is the client's own text
             return
         visit: Visit | None = scope.get(VISIT)
-        client = scope.get("client")
         self._audit.write(
             {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "caller": visit.caller.name if visit else None,
-                "address": client[0] if client else None,
+                "address": _address(scope),
                 "method": scope["method"] if scope["method"] in METHODS else "other",
                 "route": route,
                 "status": status,
@@ -176,6 +176,15 @@ class _Writing:
                 "model": _model(scope),
             }
         )
+
+
+def _address(scope: Scope) -> str | None:
+    """Return where the request came from; a proxy's header, which may have said so, can hold any text."""
+    host, _ = scope.get("client") or ("", 0)
+    try:
+        return str(ip_address(host.partition("%")[0]))  # the zone of an IPv6 address is free text too
+    except ValueError:
+        return None
 
 
 def _model(scope: Scope) -> dict[str, Any] | None:

@@ -28,9 +28,9 @@ OPEN = ("/health/live", "/health/ready", "/viewer", "/viewer/main.js", "/docs", 
 
 
 @contextmanager
-def running(segmenter=None, **settings):
+def running(segmenter=None, address="10.1.7.22", **settings):
     app = create_app(Settings(**{"cores": 1, "max_side_px": 300, **settings}), segmenter or ColourSegmenter())
-    with TestClient(app) as client:
+    with TestClient(app, client=(address, 50000)) as client:
         yield client
 
 
@@ -309,7 +309,7 @@ def test_each_request_for_images_is_a_line(keys_file, tmp_path):
     assert {**written[0], "time": ""} == {
         "time": "",
         "caller": "segment",
-        "address": "testclient",
+        "address": "10.1.7.22",
         "method": "POST",
         "route": "/segment",
         "status": 200,
@@ -338,6 +338,16 @@ def test_each_request_for_images_is_a_line(keys_file, tmp_path):
     ]
     assert CANARY not in log.read_text()
     assert not any(key in log.read_text() for key in KEYS.values())
+
+
+@pytest.mark.parametrize(
+    ("said", "address"), [("2001:DB8::7", "2001:db8::7"), (CANARY, None), (f"fe80::1%{CANARY}", "fe80::1"), ("", None)]
+)
+def test_an_address_is_one_or_is_left_out(tmp_path, said, address):
+    log = tmp_path / "audit.jsonl"
+    with running(address=said, audit_log=log) as client:
+        post(client)
+    assert [line["address"] for line in lines(log)] == [address]
 
 
 def test_digests_are_of_the_bytes_that_were_sent_also_of_many(tmp_path):

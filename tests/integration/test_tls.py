@@ -4,8 +4,6 @@ import datetime
 import json
 import signal
 import ssl
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from ipaddress import ip_address
@@ -22,7 +20,7 @@ from app.access.gate import Certificate
 from app.access.keys import line_of, new_key
 from app.access_settings import AccessSettings, access_of
 from app.errors import AccessUnusable
-from tests.conftest import ROOT, RunningService
+from tests.conftest import RunningService
 from tests.issuer import pem
 from tests.pictures import encoded, noise
 
@@ -119,12 +117,3 @@ def test_a_file_that_cannot_be_used_is_named_in_one_line(folder, files, words):
 def test_a_certificate_and_its_key_may_be_one_file(folder):
     certificate = access_of(AccessSettings(tls_cert=folder / "both.pem"), "127.0.0.1").certificate
     assert certificate == Certificate(folder / "both.pem", None)
-
-
-def test_the_service_ends_with_that_line_before_it_begins(folder):
-    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--keys-file", str(folder / "writable")]
-    ended = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines() == [
-        f"Error: {folder / 'writable'}: others may write to it, and so let themselves in; chmod go-w"
-    ]

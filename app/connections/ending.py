@@ -1,0 +1,92 @@
+"""How a connection ends: all that was written is sent, and no client can put that off for ever."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from app.connections.alarm import Alarm
+
+_LINGER_SECONDS = 2.0
+"""For a client to read an answer that it gets while it still sends: closed at once, it may see a reset instead."""
+_LEAST_READ_BYTES = 2**20
+"""Of an answer, that a client reads in the time of one request; a slower one is cut off."""
+
+
+class Ending:
+    """The end of one connection, of its own accord or because its client does not read.
+
+    Args:
+        transport: The connection's.
+        unread_seconds: For which an answer may wait to be read.
+
+    Attributes:
+        lingers: Whether the last answer was given, and what still comes is thrown away.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, transport: asyncio.WriteTransport, unread_seconds: float
+    ) -> None:
+        self.lingers = False
+        self._transport = transport
+        self._unread_seconds = unread_seconds
+        self._unread_bytes = 0
+        self._end_due = Alarm(loop, self.end)
+        self._reading_due = Alarm(loop, self._miss_reading)
+
+    def linger(self) -> None:
+        """End once what was written is sent, and once the client has had time to read it."""
+        self.lingers = True
+        self._end_due.set(_LINGER_SECONDS)
+
+    def end(self) -> None:
+        """End once what was written is sent."""
+        self._transport.close()
+        self.expect_reading()
+
+    def expect_reading(self) -> None:
+        """Give the client its time to read what was written."""
+        self._unread_bytes = self._transport.get_write_buffer_size()
+        if self._unread_bytes:
+            self._reading_due.set(self._unread_seconds)
+
+    def note_reading(self) -> None:
+        """Note that it has read."""
+        self._reading_due.clear()
+
+    def forget(self) -> None:
+        """Do nothing more: the connection is lost."""
+        self._end_due.clear()
+        self._reading_due.clear()
+
+    def _miss_reading(self) -> None:
+        if self._unread_bytes - self._transport.get_write_buffer_size() < _LEAST_READ_BYTES:
+            self._transport.abort()
+        else:
+            self.expect_reading()
+
+
+class AnswersTransport(asyncio.Transport):
+    """A connection's transport as an answer sees it, which ends the connection and not the transport.
+
+    Args:
+        transport: The connection's.
+        close: Ends the connection.
+    """
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        super().__init__()
+        self._transport = transport
+        self._close = close
+
+    def write(self, data: Any) -> None:
+        """Send a piece of an answer; in vain once the connection has ended."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._close()
