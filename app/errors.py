@@ -22,6 +22,7 @@ TesseraError
 │   ├── DeadlineExceeded        the answer was not ready in time
 │   ├── OutOfMemory             there is no memory for it now
 │   ├── ModelNotReady           the model is not loaded, or the service is stopping
+│   ├── KeysUnavailable         whether a key is valid cannot be told now
 │   ├── IssuerUnavailable       whether a token is valid cannot be told now
 │   ├── AuditUnavailable        the request could not be written down
 │   ├── MetricsIncomplete       a process of the service does not tell its metrics
@@ -145,6 +146,10 @@ class OutOfMemory(NotServed):
 
 class ModelNotReady(NotServed):
     """The model is not loaded yet, or the service is stopping."""
+
+
+class KeysUnavailable(NotServed):
+    """The file of keys cannot be read, or can be written to by others."""
 
 
 class IssuerUnavailable(NotServed):

@@ -1,23 +1,27 @@
 """Running the application on uvicorn, and the addresses it listens on."""
 
+import asyncio
 import logging
 import math
 import os
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.access.gate import Certificate
 from app.api.phase import Phase
-from app.connections.accepting import guarded
 from app.connections.limits import ConnectionLimits
+from app.connections.protocol import guarded
+from app.connections.tls import PrivateListener
 from app.errors import AddressUnavailable
 from app.settings import Settings
 
@@ -58,7 +62,7 @@ class Server(uvicorn.Server):
         limits = ConnectionLimits(most, settings.header_timeout, settings.request_timeout)
         config = uvicorn.Config(
             app,
-            http=guarded(limits, app.state.metrics, certificate.context() if certificate else None),
+            http=guarded(limits, app.state.metrics),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -68,6 +72,8 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=math.ceil(settings.request_timeout) + MARGIN_SECONDS,
         )
         super().__init__(config)
+        self._limits = limits
+        self._tls = certificate.context() if certificate else None
         self._app = app
         self._started = started
         self._grace_seconds = settings.shutdown_grace
@@ -81,9 +87,17 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say so."""
-        await super().startup(sockets)
+        await super().startup(sockets if self._tls is None else [])
+        if self._tls is not None:
+            private = [self._privately(listener, self._tls) for listener in sockets or ()]
+            self.servers = cast("list[asyncio.Server]", private)
         if self.started:
             self._started()
+
+    def _privately(self, listener: socket.socket, tls: ssl.SSLContext) -> PrivateListener:
+        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        protocol = partial(make, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return PrivateListener(listener, protocol, tls, self._limits, self.config.backlog)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether it is time to end."""
@@ -147,18 +161,20 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     Raises:
         AddressUnavailable: It is in use, not this machine's, or not allowed.
     """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(address)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise AddressUnavailable(
-            f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
-        ) from error
+    with ExitStack() as unless_bound:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listener = unless_bound.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(address)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise AddressUnavailable(
+                f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
+            ) from error
+        unless_bound.pop_all()
     return listener
 
 

@@ -107,7 +107,7 @@ class Access:
 
         Raises:
             CredentialsRejected: It is neither, or not valid any more.
-            IssuerUnavailable: Whether a token is valid cannot be told now.
+            KeysUnavailable, IssuerUnavailable: Whether it is valid cannot be told now.
         """
         caller = self.keys.caller_of(credential) if self.keys else None
         if caller is not None:

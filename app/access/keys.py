@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from app.access.callers import MOST_IMAGES_PER_MINUTE, Caller, Scope
-from app.errors import AccessUnusable
+from app.access.callers import ANYBODY, MOST_IMAGES_PER_MINUTE, Caller, Scope
+from app.errors import AccessUnusable, KeysUnavailable
 
 _PREFIX = "tessera_"
 """By it, whoever searches repositories and chats for leaked secrets knows one."""
@@ -30,7 +30,7 @@ _KEY = re.compile(_PREFIX + "[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile("[0-9a-f]{64}")
 _RATE = re.compile("rate=([1-9][0-9]{0,6})")
-_ABOUT_NAMES = "a name has letters, digits, dots, dashes and underscores, 64 at most"
+_ABOUT_NAMES = f"a name has letters, digits, dots, dashes and underscores, 64 at most, and is not {ANYBODY.name}"
 _LOOK_SECONDS = 1.0
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -45,12 +45,12 @@ class _Key:
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """By what a changed file is told."""
+    """By what a changed file is told; a change of its mode or owner is one of `changed_ns` alone."""
 
     inode: int
     bytes: int
     modified_ns: int
-    mode: int
+    changed_ns: int
 
 
 def new_key() -> str:
@@ -64,8 +64,13 @@ def check_name(name: str) -> None:
     Raises:
         AccessUnusable: It may not.
     """
-    if not _NAME.fullmatch(name):
+    if not _is_name(name):
         raise AccessUnusable(_ABOUT_NAMES)
+
+
+def _is_name(name: str) -> bool:
+    """Return whether nobody else goes by a name: an issuer's subjects have a colon in theirs."""
+    return bool(_NAME.fullmatch(name)) and name != ANYBODY.name
 
 
 def line_of(key: str, caller: Caller) -> str:
@@ -95,11 +100,11 @@ def add_line(path: Path, line: str) -> None:
 
 
 class KeyFile:
-    """The keys of a file.
+    """The keys of a file, as it is now: what counts is never what a process happens to remember of it.
 
     A file that changes is read again, so that a key is revoked by taking its line away. A slip while editing must lock
-    out nobody else, and must not bring a revoked key back in a process that missed the version before: so in a file
-    that has become wrong the lines that are right count. One that cannot be read leaves the keys as they were.
+    out nobody else, and must not bring a revoked key back: so in a file that has become wrong the lines that are right
+    count. As long as it cannot be read at all, or others may write to it, no key is known to be right or wrong.
 
     Args:
         path: The file.
@@ -129,10 +134,16 @@ class KeyFile:
         self._version, self._keys = version, keys
 
     def caller_of(self, key: str) -> Caller | None:
-        """Return whose key it is. Every key is compared, each in constant time: how long it takes tells nothing."""
-        self._look()
+        """Return whose key it is. Every key is compared, each in constant time: how long it takes tells nothing.
+
+        Raises:
+            KeysUnavailable: That cannot be told now.
+        """
         if not _KEY.fullmatch(key):
             return None
+        self._look()
+        if self._version is None:
+            raise KeysUnavailable("the service cannot tell now which keys are valid; its log says why")
         digest = sha256(key.encode()).digest()
         found = None
         for known in self._keys:
@@ -146,20 +157,18 @@ class KeyFile:
             return
         self._looked_at = now
         try:
-            version = _version_of(self._path.stat())
-        except OSError:
-            version = None
-        if version == self._version:
-            return
-        self._version = version  # before reading it: one that is wrong is said to be so once
-        try:
-            self._version, self._keys, complaints = _read(self._path)
+            if self._version is not None and _version_of(_found(self._path)) == self._version:
+                return
+            version, keys, complaints = _read(self._path)
         except AccessUnusable as error:
-            _log.error("the API keys stay as they were: %s", error)
+            if self._version is not None:
+                _log.error("no API key is taken: %s", error)
+            self._version, self._keys = None, ()
             return
+        self._version, self._keys = version, keys
         for complaint in complaints:
             _log.error("an API key does not count: %s", complaint)
-        _log.info("API keys read again", extra={"keys": len(self._keys)})
+        _log.info("API keys read again", extra={"keys": len(keys)})
 
 
 def _read(path: Path) -> tuple[_Version, tuple[_Key, ...], list[str]]:
@@ -170,18 +179,29 @@ def _read(path: Path) -> tuple[_Version, tuple[_Key, ...], list[str]]:
     """
     try:
         with path.open("rb") as file:
-            version = _version_of(os.fstat(file.fileno()))
+            found = os.fstat(file.fileno())
             content = file.read()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise AccessUnusable(f"{path}: {reason}; tessera keys new --file makes a file of keys") from error
-    if version.mode & _OTHERS_WRITE:
+        raise _unreadable(path, error) from error
+    if found.st_mode & _OTHERS_WRITE:
         raise AccessUnusable(f"{path}: others may write to it, and so let themselves in; chmod go-w")
-    return version, *_parsed(path, content)
+    return _version_of(found), *_parsed(path, content)
+
+
+def _found(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> AccessUnusable:
+    reason = (error.strerror or str(error)).lower()
+    return AccessUnusable(f"{path}: {reason}; tessera keys new --file makes a file of keys")
 
 
 def _version_of(found: os.stat_result) -> _Version:
-    return _Version(found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode)
+    return _Version(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _parsed(path: Path, content: bytes) -> tuple[tuple[_Key, ...], list[str]]:
@@ -213,7 +233,7 @@ def _key_of(words: list[str]) -> _Key:
         raise ValueError("a key is a name, a SHA-256, scopes, and perhaps rate=IMAGES_A_MINUTE")
     name, digest, scopes = words[:3]
     rate = _RATE.fullmatch(words[3]) if len(words) == 4 else None
-    if not _NAME.fullmatch(name):
+    if not _is_name(name):
         raise ValueError(_ABOUT_NAMES)
     if not _DIGEST.fullmatch(digest):
         raise ValueError("the second word is the key's SHA-256, in 64 small hexadecimal digits")

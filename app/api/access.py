@@ -103,7 +103,7 @@ class AccessControl:
 
         Raises:
             AccessDenied: They may not.
-            IssuerUnavailable: Whether they may cannot be told now.
+            KeysUnavailable, IssuerUnavailable: Whether they may cannot be told now.
         """
         access = self._access
         if not access.is_guarded:

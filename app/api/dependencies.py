@@ -11,9 +11,9 @@ from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from app.api.problems import InvalidRequest, RequestTimeout
-from app.api.uploads import TIMEOUT_HEADER, UploadLimits, read_images
+from app.api.uploads import TIMEOUT_HEADER, UploadLimits, read_images, read_on
 from app.api.visit import visit_of
-from app.errors import DeadlineExceeded, ModelNotReady
+from app.errors import ComeBackLater, DeadlineExceeded, ModelNotReady
 from app.inference.segmenter import Segmenter
 from app.segmentation.admission import Admission
 from app.segmentation.deadline import answered_within
@@ -52,8 +52,8 @@ ServiceDependency = Annotated[Service, Depends(service_of)]
 async def uploaded_images(request: Request, service: Service) -> AsyncIterator[list[bytes]]:
     """Give the request's images while their places in the service and the request's deadline last.
 
-    The first place is taken before the body is read, so that a full service refuses without reading; the others as
-    soon as the body shows how many images it holds. A client that leaves ends the block, and what it still waited for.
+    The first place is taken before the body is read, so that a full service does not hold what it refuses; the others
+    as soon as the body shows how many images it holds. A client that leaves ends the block, and what it waited for.
 
     Raises:
         QueueFull: The service has no place for them.
@@ -80,6 +80,10 @@ async def uploaded_images(request: Request, service: Service) -> AsyncIterator[l
             if is_read:
                 raise
             raise RequestTimeout(f"the body did not come within {seconds:g} s; send fewer or smaller images") from None
+        except ComeBackLater:
+            if not is_read:
+                await read_on(request)
+            raise
 
 
 def seconds_allowed(request: Request, most_seconds: float) -> float:

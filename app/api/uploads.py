@@ -3,7 +3,9 @@
 What a request states of them, as a query parameter, is here too.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,6 +30,8 @@ _S = TypeVar("_S", bound="Stated")
 
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 4096
+_LITTLE_BYTES = 2**20
+_SOON_SECONDS = 1.0
 _MAX_PIECES = 200_000
 """What the form's parser hands on, each at the price of a hundred bytes: a piece for each that came over the network,
 and one more for whatever looks like the beginning of a boundary."""
@@ -113,6 +117,21 @@ async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
     if media_type in UPLOADED:
         return [b"".join([chunk async for chunk in _bounded(request, limits)])]
     raise UnsupportedMediaType(f"send {FORM} with {PART} parts, or one of {', '.join(UPLOADED)}")
+
+
+async def read_on(request: Request) -> None:
+    """Read what is left of a refused request's body, if that is little and comes soon, and keep nothing of it.
+
+    Then the client has sent all when it reads the answer, as simple clients must, and keeps its connection: when many
+    are refused, many would connect anew.
+    """
+    declared = request.headers.get("content-length", "")
+    if not declared.isdecimal() or int(declared) > _LITTLE_BYTES or "expect" in request.headers:
+        return
+    with suppress(TimeoutError):  # else the connection ends with the answer
+        async with asyncio.timeout(_SOON_SECONDS):
+            async for _ in request.stream():
+                pass
 
 
 class _InMemoryParser(MultiPartParser):

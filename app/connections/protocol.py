@@ -5,7 +5,7 @@ Uvicorn's, on httptools, bounds neither headers nor the time that they take, and
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade
 
@@ -20,6 +20,15 @@ _MOST_PIPELINED = 16
 """Requests that wait for the answer to the one before them. Hardly a client sends a second."""
 
 _log = logging.getLogger(__name__)
+
+
+def guarded(limits: ConnectionLimits, metrics: Metrics) -> type[asyncio.Protocol]:
+    """Return what uvicorn is to make of each connection."""
+
+    def connection(**uvicorns: Any) -> GuardedConnection:
+        return GuardedConnection(limits, metrics, **uvicorns)
+
+    return cast("type[asyncio.Protocol]", connection)
 
 
 class GuardedConnection(BoundedConnection):
@@ -63,11 +72,10 @@ class GuardedConnection(BoundedConnection):
         except HttpParserError as error:
             self._refuse(_behind(error))
             return
-        if self._stage is Stage.ANY:
-            if not self._unanswered and not self.transport.is_closing():  # empty lines, of which some may precede
-                self._expect_headers()
-        elif self._overhead_bytes > head.MOST_BYTES:
+        if self._stage is not Stage.ANY and self._overhead_bytes > head.MOST_BYTES:
             self._refuse(head.too_large())
+        elif self._stage is Stage.HEADERS or not (self._unanswered or self.transport.is_closing()):
+            self._expect_headers()  # they have begun; or these were empty lines, of which some may precede
 
     # The parser calls the following, and hands on to `data_received` what they raise.
 
@@ -76,7 +84,6 @@ class GuardedConnection(BoundedConnection):
         super().on_message_begin()
         self._stage = Stage.HEADERS
         self._header_bytes = 0
-        self._expect_headers()
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the target."""

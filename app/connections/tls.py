@@ -1,80 +1,92 @@
-"""A connection before its two sides have settled on TLS.
+"""Connections that speak TLS, from the first byte on.
 
-The event loop would see to that by itself, but counts nobody until it is done, and waits for a minute: silent clients
+An event loop's own server knows of none before the two sides have settled, and waits a minute for that: silent clients
 could take all file descriptors of a process, whatever its limits.
 """
 
 import asyncio
 import logging
+import socket
 import ssl
-from typing import Any, cast
+from collections.abc import Callable
 
-from app.connections.limits import RESERVE, ConnectionLimits
-from app.connections.protocol import GuardedConnection
+from app.connections.limits import ConnectionLimits
 
 _PARTING_SECONDS = 2.0
-"""For a client to confirm the end."""
+"""For a client to confirm that it ends."""
+_PAUSE_SECONDS = 1.0
+"""Before the next try, where no connection can be taken: there are no file descriptors left, or no memory."""
 
 _log = logging.getLogger(__name__)
 
 
-class Greeting(asyncio.Protocol):
-    """Settles on TLS in bounded time, and leaves the connection to what is behind it.
+class PrivateListener:
+    """Takes connections, and settles on TLS with each in bounded time.
+
+    Where as many have not settled as there may be connections, whoever has been at it for longest gives way: of a crowd
+    that says nothing that is one of the crowd, and who speaks is done within milliseconds.
 
     Args:
-        behind: Speaks what is kept private.
+        listener: Bound to an address; it is closed with this.
+        protocol: Makes what speaks on a connection that has settled.
         context: With the certificate.
-        limits: What the client may do.
+        limits: What clients may do.
+        backlog: How many connections the system may keep waiting.
     """
 
-    def __init__(self, behind: GuardedConnection, context: ssl.SSLContext, limits: ConnectionLimits) -> None:
-        self._behind = behind
+    def __init__(
+        self,
+        listener: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+        context: ssl.SSLContext,
+        limits: ConnectionLimits,
+        backlog: int,
+    ) -> None:
+        listener.setblocking(False)
+        listener.listen(backlog)
+        self._listener = listener
+        self._protocol = protocol
         self._context = context
         self._limits = limits
-        self._early = bytearray()
-        self._is_lost = False
+        self._loop = asyncio.get_running_loop()
+        self._settling: dict[asyncio.Task[None], None] = {}
+        self._taking = self._loop.create_task(self._take())
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; one too many is refused without a word, for none could be said in private."""
-        self._transport = cast("asyncio.Transport", transport)
-        if len(self._behind.connections) >= self._limits.most + RESERVE:
-            self._transport.abort()
-            return
-        self._behind.connections.add(cast("Any", self))
-        self._transport.pause_reading()
-        self._settling = self._behind.loop.create_task(self._settle())
+    def close(self) -> None:
+        """Take no further connection."""
+        self._taking.cancel()
 
-    def data_received(self, data: bytes) -> None:
-        """Keep what comes with the last word of the greeting."""
-        self._early += data
+    async def wait_closed(self) -> None:
+        """Give up those that have not settled."""
+        for one in self._settling:
+            one.cancel()
+        await asyncio.gather(self._taking, *self._settling, return_exceptions=True)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Note that nobody is there any more."""
-        self._is_lost = True
+    async def _take(self) -> None:
+        with self._listener:
+            while True:
+                try:
+                    connection, _ = await self._loop.sock_accept(self._listener)
+                except ConnectionError:  # it is gone already
+                    continue
+                except OSError as error:
+                    _log.error("no connection can be taken: %s", error)
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                    continue
+                if len(self._settling) >= self._limits.most:
+                    next(iter(self._settling)).cancel()
+                one = self._loop.create_task(self._settle(connection))
+                self._settling[one] = None
+                one.add_done_callback(self._settling.pop)
 
-    def shutdown(self) -> None:
-        """Take no request."""
-        self._transport.abort()
-
-    async def _settle(self) -> None:
+    async def _settle(self, connection: socket.socket) -> None:
         try:
-            private = await self._behind.loop.start_tls(
-                self._transport,
-                self,
-                self._context,
-                server_side=True,
+            await self._loop.connect_accepted_socket(
+                self._protocol,
+                connection,
+                ssl=self._context,
                 ssl_handshake_timeout=self._limits.header_seconds,
                 ssl_shutdown_timeout=_PARTING_SECONDS,
             )
         except OSError as error:
             _log.debug("no TLS with a client: %s", error)
-            self._transport.abort()
-            return
-        finally:
-            self._behind.connections.discard(cast("Any", self))
-        if private is None or self._is_lost:
-            return
-        private.set_protocol(self._behind)
-        self._behind.connection_made(private)
-        if self._early:
-            self._behind.data_received(bytes(self._early))

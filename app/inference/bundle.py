@@ -126,7 +126,9 @@ def check_golden(bundle: Bundle, session: "OnnxSession") -> None:
     try:
         result = session.run(bundle.golden_image)
     except Exception as error:  # onnxruntime's exceptions share no base of their own
-        raise InvalidBundle(f"{name} does not run its golden input: {str(error).splitlines()[0]}") from error
+        raise InvalidBundle(
+            f"{name} does not run its golden input: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from error
     if result.class_maps.shape != bundle.golden.class_maps.shape:
         raise InvalidBundle(f"{name} returns class maps of {result.class_maps.shape}, not as in its golden pair")
     if result.class_maps.shape != bundle.golden_image.shape[:3]:

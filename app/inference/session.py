@@ -119,7 +119,9 @@ def _new_session(model: bytes, providers: list[object], severity: int) -> onnxru
     try:
         return onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base of their own
-        raise InvalidBundle(f"ONNX Runtime refuses the model: {str(error).splitlines()[0]}") from error
+        raise InvalidBundle(
+            f"ONNX Runtime refuses the model: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from error
 
 
 def _has_gpu() -> bool:

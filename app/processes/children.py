@@ -8,8 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkProcess
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.process_collector import ProcessCollector
+
 from app.processes.channel import AskOne, Everyones, Ping, Pipe, Ready, Retire, Stop
-from app.telemetry.merging import Snapshot, lasting, merged
+from app.telemetry.merging import Snapshot, lasting, merged, snapshot
 
 _GATHERING_SECONDS = 5.0
 """A process that is alive answers within milliseconds; Prometheus waits for ten seconds."""
@@ -138,6 +141,9 @@ class Gathering:
         self._departed_before: Snapshot = []
         self._number = 0
         self._deadline = 0.0
+        # The supervisor's own: its memory and time are the service's, and its start is, whenever another model came.
+        self._own = CollectorRegistry()
+        ProcessCollector(registry=self._own)
 
     def begin(self, front: Child, children: Sequence[Child]) -> None:
         """Ask each of `children` that serves for its metrics, for `front`."""
@@ -178,7 +184,7 @@ class Gathering:
         if missing:
             _log.error("no metrics from: %s", ", ".join(child.name for child in missing))
         found = [self._found[child] for child in self._children if child in self._found]
-        metrics = None if missing else merged([*found, self._departed_before])
+        metrics = None if missing else merged([snapshot(self._own), *found, self._departed_before])
         for front in self._asking:
             front.send(Everyones(metrics))
         self._asking = []

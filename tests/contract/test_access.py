@@ -171,6 +171,18 @@ def test_a_wrong_key_is_said_to_be_wrong(keys_file):
     assert refused.headers["www-authenticate"] == f'{CHALLENGE}, error="invalid_token"'
 
 
+def test_a_file_of_keys_that_others_may_write_to_lets_nobody_in(keys_file, monkeypatch):
+    monkeypatch.setattr("app.access.keys._LOOK_SECONDS", 0)
+    with running(keys_file=keys_file) as client:
+        keys_file.chmod(0o666)
+        refused = post(client, bearer("segment"))
+        assert (refused.status_code, kind(refused)) == (503, "keys-unavailable")
+        assert str(keys_file) not in refused.text
+        assert client.get("/health/live").status_code == 200
+        keys_file.chmod(0o600)
+        assert post(client, bearer("segment")).status_code == 200
+
+
 def test_nothing_of_a_body_is_read_of_somebody_unknown(keys_file):
     async def scenario(app):
         async def receive():

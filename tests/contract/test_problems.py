@@ -173,6 +173,41 @@ def test_a_request_past_its_deadline_is_answered_504_and_frees_its_place():
             assert late.json()["type"] == "urn:problem-type:tessera:deadline-exceeded"
 
 
+def test_who_is_refused_at_the_door_has_sent_a_small_body_by_then_and_keeps_the_connection():
+    """Spoken to the application directly: what it reads of a body that it refuses."""
+    app = create_app(Settings(cores=1, queue_capacity=1, max_files=1), ColourSegmenter())
+
+    async def left_unread(length: int) -> int:
+        pieces = [{"type": "http.request", "body": b"x" * (length // 2), "more_body": True}]
+        pieces.append({"type": "http.request", "body": b"x" * (length - length // 2), "more_body": False})
+        sent = []
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/segment",
+            "query_string": b"",
+            "headers": [(b"content-type", b"image/png"), (b"content-length", str(length).encode())],
+        }
+
+        async def receive():
+            return pieces.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        with app.state.service.admission.admit(1):
+            await app(scope, receive, send)
+        assert sent[0]["status"] == 429
+        return len(pieces)
+
+    async def scenario() -> None:
+        async with app.router.lifespan_context(app):
+            assert await left_unread(100_000) == 0
+            assert await left_unread(2**20 + 1) == 2
+
+    asyncio.run(scenario())
+
+
 def test_a_request_may_lower_its_deadline_and_not_raise_it():
     segmenter = ColourSegmenter(gate=asyncio.Event())
     with TestClient(create_app(Settings(request_timeout=0.2, queue_capacity=1, max_files=1), segmenter)) as client:

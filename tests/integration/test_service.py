@@ -1,11 +1,15 @@
 """The service as a user runs it: its own process, HTTP over loopback, the shipped bundle."""
 
 import concurrent.futures
+import hashlib
+import itertools
 import json
+import random
 import signal
 import subprocess
 import sys
 import time
+import uuid
 
 import httpx2 as httpx
 import numpy as np
@@ -81,18 +85,29 @@ def test_the_answer_is_the_models_own(service):
 
 
 def test_the_same_upload_gives_the_same_bytes_at_any_load(service):
-    patches = [encoded(draw_patch(seed, Size(200 + 30 * (seed % 3), 220))[0]) for seed in range(6)]
-    headers = {"Content-Type": "image/png", "Accept": "image/png"}
+    """Masks, polygons and JSON with its probabilities, under an id of the caller's own: the one thing that differs."""
+    sizes = (Size(230, 220), Size(64, 64), Size(260, 96), Size(700, 300))
+    patches = [encoded(draw_patch(seed, size)[0]) for seed, size in enumerate(sizes)]
+    identity = str(uuid.uuid4())
+    manifest = load_bundle(DEFAULT_BUNDLE).manifest
 
-    def post(data: bytes) -> bytes:
-        response = httpx.post(f"{service.url}/segment", content=data, headers=headers, timeout=60)
+    def post(data: bytes, accept: str) -> bytes:
+        headers = {"Content-Type": "image/png", "Accept": accept, "X-Request-ID": identity}
+        response = httpx.post(f"{service.url}/segment?mpp=0.5", content=data, headers=headers, timeout=60)
         assert response.status_code == 200
         return response.content
 
-    alone = [post(data) for data in patches]
-    with concurrent.futures.ThreadPoolExecutor(12) as threads:
-        together = list(threads.map(post, patches * 8))
-    assert together == alone * 8
+    asked = list(itertools.product(patches, ("image/png", "application/json", "application/geo+json")))
+    alone = [post(*one) for one in asked]
+    for (data, accept), content in zip(asked, alone, strict=True):
+        if accept == "application/json":
+            answer = json.loads(content)
+            assert answer["image"]["sha256"] == hashlib.sha256(data).hexdigest()
+            assert answer["model"] == manifest.model_dump(include={"name", "version", "sha256"})
+    order = random.Random(1).sample(range(len(asked)), len(asked)) * 4
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda index: post(*asked[index]), order))
+    assert together == [alone[index] for index in order]
 
 
 def test_a_large_patch_is_stitched_without_seams(service):

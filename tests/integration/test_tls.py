@@ -1,25 +1,21 @@
 """A service that speaks TLS, asks for keys and writes down who asked; several processes of it."""
 
-import datetime
 import json
 import signal
 import ssl
 import urllib.error
 import urllib.request
-from ipaddress import ip_address
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from app.access.callers import Caller, Scope
 from app.access.gate import Certificate
 from app.access.keys import line_of, new_key
 from app.access_settings import AccessSettings, access_of
 from app.errors import AccessUnusable
+from tests.certificates import signed_by_itself
 from tests.conftest import RunningService
 from tests.issuer import pem
 from tests.pictures import encoded, noise
@@ -32,20 +28,10 @@ IMAGES_A_MINUTE = 6
 def folder(tmp_path_factory):
     """A certificate of 127.0.0.1 that signs itself, its key, another one, and a file of keys."""
     folder = tmp_path_factory.mktemp("access")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tessera")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    key, certificate = signed_by_itself()
+    (folder / "cert.pem").write_bytes(certificate)
     (folder / "key.pem").write_bytes(pem(key))
-    (folder / "both.pem").write_bytes(certificate.public_bytes(Encoding.PEM) + pem(key))
+    (folder / "both.pem").write_bytes(certificate + pem(key))
     (folder / "other.pem").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     (folder / "locked.pem").write_bytes(locked)

@@ -1,6 +1,10 @@
+import errno
 import logging
+import os
 import re
 from hashlib import sha256
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
@@ -8,7 +12,7 @@ from click.testing import CliRunner
 from app.access.callers import Caller, Scope
 from app.access.keys import KeyFile, line_of, new_key
 from app.cli import main
-from app.errors import AccessUnusable
+from app.errors import AccessUnusable, KeysUnavailable
 
 SEGMENT = frozenset({Scope.SEGMENT})
 DIGEST = "0" * 64
@@ -68,21 +72,43 @@ def test_a_changed_file_is_read_again_at_most_once_a_second(path, caplog):
     assert [record.getMessage() for record in caplog.records] == ["API keys read again"]
 
 
-@pytest.mark.parametrize("slip", ["gone", "writable"])
-def test_a_file_that_is_not_to_be_read_keeps_the_keys_and_is_logged_once_until_it_is_mended(path, caplog, slip):
+def test_as_long_as_a_file_is_gone_or_others_may_write_to_it_no_key_is_told_right_from_wrong(path, caplog):
+    key, clock = new_key(), Clock()
+    line = line_of(key, Caller("west", SEGMENT))
+    write(path, line)
+    keys = KeyFile(path, clock)
+
+    def spoils():
+        yield path.unlink()
+        yield write(path, line, mode=0o666)
+        yield path.chmod(0o620)
+
+    for round_, _ in enumerate(spoils()):
+        caplog.clear()
+        for clock.now in (10 * round_ + 1, 10 * round_ + 2):
+            for shown in (key, new_key()):
+                with pytest.raises(KeysUnavailable):
+                    keys.caller_of(shown)
+            assert keys.caller_of("no.key.atall") is None  # it may be a token
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        write(path, line)
+        clock.now += 1
+        assert keys.caller_of(key)
+        assert keys.caller_of(new_key()) is None
+
+
+def test_a_mended_file_is_taken_although_nothing_of_it_changed(path, monkeypatch):
     key, clock = new_key(), Clock()
     write(path, line_of(key, Caller("west", SEGMENT)))
     keys = KeyFile(path, clock)
-    if slip == "gone":
-        path.unlink()
-    else:
-        write(path, "# nobody any more", mode=0o666)
-    for clock.now in (1.0, 2.0, 3.0):
-        assert keys.caller_of(key)
-    assert [record.levelname for record in caplog.records] == ["ERROR"]
-    write(path, "# nobody any more")
-    clock.now = 4.0
-    assert keys.caller_of(key) is None
+    os.utime(path)
+    clock.now = 1.0
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "open", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        with pytest.raises(KeysUnavailable):
+            keys.caller_of(key)
+    clock.now = 2.0
+    assert keys.caller_of(key)
 
 
 def test_a_slip_locks_out_nobody_else_and_lets_nobody_in_again(path, caplog):
@@ -113,6 +139,7 @@ def test_a_process_forked_later_cannot_believe_a_revoked_key_while_the_file_is_b
     [
         (["west"], "line 1: a key is a name"),
         (["", f"a/b {DIGEST} segment"], "line 2: a name has"),
+        ([f"anonymous {DIGEST} segment"], "is not anonymous"),
         ([f"west {DIGEST[1:]} segment"], "64 small hexadecimal digits"),
         ([f"west {'A' * 64} segment"], "64 small hexadecimal digits"),
         ([f"west {DIGEST} segment,root"], "scopes are segment, metrics, admin"),

@@ -4,7 +4,9 @@ import asyncio
 import errno
 import json
 import logging
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -104,6 +106,22 @@ class Slides:
         if self.refusals:
             raise self.refusals.pop(0)
         self.stored.append(result)
+
+
+class KeptSlides(Slides):
+    """Keeps results in a file, as an archive does, which another process finds there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.path.touch()
+
+    async def segment(self, study_uid: str, series_uid: str) -> Any:
+        return "1.2.3" if series_uid in self.path.read_text().split() else (series_uid,)
+
+    async def store(self, result: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{result[0]}\n")
 
 
 class Watch:
@@ -478,6 +496,32 @@ def test_a_slide_that_ends_the_process_is_given_up_in_the_end(watch):
     watch.run()
     assert watch.slides.tried == ["a"] * 3
     assert watch.outcomes() == {"given up": 1}
+
+
+def test_a_kill_between_a_stored_result_and_its_bookmark_neither_loses_nor_doubles_it(watch, monkeypatch):
+    """A process of its own, which is killed for good: what is on disk is all that the next one has."""
+    for name in ("a", "b"):
+        watch.archive.arrives(name)
+    stored = watch.path.with_name("stored")
+    watch.slides = KeptSlides(stored)
+
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run_until_killed() -> None:
+        monkeypatch.setattr(Bookmark, "move", killed)
+        watch.run()
+
+    process = multiprocessing.get_context("fork").Process(target=run_until_killed)
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    assert stored.read_text().split() == ["a"]
+    assert (watch.state()["last_change"], watch.state()["tries"]) == (2, 1)
+    watch.run()
+    assert stored.read_text().split() == ["a", "b"]
+    assert watch.outcomes() == {"answered before": 1, "answered": 1}
+    assert watch.state()["last_change"] == 8
 
 
 def test_a_stop_in_the_middle_of_a_slide_stores_nothing_and_counts_no_try(watch):

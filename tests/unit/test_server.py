@@ -1,7 +1,7 @@
 """How one server leaves; the processes around it are in tests/integration."""
 
 import asyncio
-import sys
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -19,10 +19,16 @@ SETTINGS = Settings(cores=1, shutdown_grace=0)
 class Stuck(ColourSegmenter):
     """A model that gets stuck as soon as it has begun."""
 
+    had_to_be_told = False
+
     async def start(self, stalled: Callable[[], None] = lambda: None) -> None:
         await super().start(stalled)
         asyncio.get_running_loop().call_soon(stalled)
-        asyncio.get_running_loop().call_later(20, sys.exit, "it did not end")
+        asyncio.get_running_loop().call_later(20, self.end_it)
+
+    def end_it(self) -> None:
+        self.had_to_be_told = True
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_service_of_one_process_whose_model_is_stuck_ends_by_itself(monkeypatch, caplog):
@@ -33,8 +39,10 @@ def test_a_service_of_one_process_whose_model_is_stuck_ends_by_itself(monkeypatc
         raise Ended(status)
 
     monkeypatch.setattr(server.os, "_exit", end)
+    model = Stuck()
     with pytest.raises(Ended, match="1"), bind("127.0.0.1", 0) as listener:
-        server.run(create_app(SETTINGS, Stuck()), listener, SETTINGS)
+        server.run(create_app(SETTINGS, model), listener, SETTINGS)
+    assert not model.had_to_be_told
     assert "the model does not answer any more" in caplog.text
 
 

@@ -1,0 +1,181 @@
+"""What keeps the service from starting: each is said in one line, with what would be right, and ends with a status."""
+
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.errors import AddressUnavailable
+from app.inference.session import _has_gpu
+from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE
+from app.server import bind
+from app.settings import DEFAULT_BUNDLE
+from tests.conftest import ROOT
+
+WRONG_SETTING, CANNOT_START = 2, 1
+ANEW = "; copy the bundle anew, or export it anew"
+
+
+def refused(*flags: str, port: int = 0, **environment: str) -> tuple[int, str]:
+    """Return the status of a service that does not start, and the one line that it writes."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "app.cli", "serve", "--port", str(port), *flags],
+        check=False,
+        cwd=ROOT,
+        env={"PATH": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    return ended.returncode, line
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """The shipped bundle, file by file a link, to be replaced."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    for name in (MANIFEST_FILE, MODEL_FILE, GOLDEN_FILE):
+        (folder / name).symlink_to(DEFAULT_BUNDLE / name)
+    return folder
+
+
+def replace(path: Path, content: bytes) -> None:
+    path.unlink()
+    path.write_bytes(content)
+
+
+def state(bundle: Path, **changes: object) -> None:
+    manifest = json.loads((bundle / MANIFEST_FILE).read_text()) | changes
+    replace(bundle / MANIFEST_FILE, json.dumps(manifest).encode())
+
+
+def cut_short(bundle: Path) -> None:
+    replace(bundle / MODEL_FILE, (bundle / MODEL_FILE).read_bytes()[:100_000])
+
+
+def damaged_and_signed(bundle: Path) -> None:
+    cut_short(bundle)
+    state(bundle, sha256=hashlib.sha256((bundle / MODEL_FILE).read_bytes()).hexdigest())
+
+
+def other_golden_pair(bundle: Path) -> None:
+    with np.load(bundle / GOLDEN_FILE) as golden:
+        arrays = {**golden, "class_map": 3 - golden["class_map"]}
+    file = BytesIO()
+    np.savez(file, **arrays)
+    replace(bundle / GOLDEN_FILE, file.getvalue())
+    state(bundle, golden_sha256=hashlib.sha256(file.getvalue()).hexdigest())
+
+
+def wrong_manifest(bundle: Path) -> None:
+    state(bundle, stride="wide")
+
+
+def no_model(bundle: Path) -> None:
+    (bundle / MODEL_FILE).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "begins", "ends"),
+    [
+        (cut_short, "model.onnx: its SHA-256 is ", ANEW),
+        (damaged_and_signed, "ONNX Runtime refuses the model: ", ""),
+        (other_golden_pair, "does not reproduce its golden pair on cpu: ", ANEW),
+        (wrong_manifest, "manifest.json: not a manifest: stride: Input should be a valid integer", ANEW),
+        (no_model, "model.onnx: cannot be read: No such file", "; a bundle is a folder that holds it"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_bundle_that_cannot_be_served(bundle, damage: Callable[[Path], None], begins, ends):
+    damage(bundle)
+    status, line = refused("--device", "cpu", "--bundle", str(bundle))
+    assert status == CANNOT_START
+    assert line.startswith("Error: ")
+    assert begins in line
+    assert line.endswith(ends)
+
+
+def test_a_provider_that_is_not_there():
+    if _has_gpu():
+        pytest.skip("this machine has a GPU")
+    status, line = refused("--device", "cuda")
+    assert status == CANNOT_START
+    assert line == ("Error: CUDA cannot be used: no NVIDIA GPU with a working driver (or set TESSERA_DEVICE=cpu)")
+
+
+def test_a_port_that_is_in_use():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, line = refused("--device", "cpu", port=port)
+    assert status == CANNOT_START
+    assert line == f"Error: cannot listen on 127.0.0.1:{port}: address already in use; choose another --host or --port"
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [("192.0.2.1", "cannot assign requested address"), ("no.such.host.invalid", "")],  # RFC 5737, RFC 2606
+)
+def test_an_address_of_no_machine_or_another(host, reason):
+    status, line = refused("--device", "cpu", "--host", host)
+    assert status == CANNOT_START
+    assert line.startswith(f"Error: cannot listen on {host}:0: {reason}")
+    assert line.endswith("; choose another --host or --port")
+
+
+def test_a_port_that_is_not_allowed(monkeypatch):
+    """Who runs the tests may be allowed any."""
+
+    def bind_denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", bind_denied)
+    with pytest.raises(AddressUnavailable) as caught:
+        bind("127.0.0.1", 80)
+    assert str(caught.value) == ("cannot listen on 127.0.0.1:80: permission denied; choose another --host or --port")
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ({"TESSERA_DEVICE": "tpu"}, "--device (TESSERA_DEVICE): Input should be 'auto', 'cpu' or 'cuda'"),
+        ({"TESSERA_QUEUE_CAPACITY": "3"}, "--max-files (64) must not exceed --queue-capacity (3)"),
+    ],
+)
+def test_a_setting_that_makes_no_sense(setting, line):
+    assert refused(**setting) == (WRONG_SETTING, f"Error: {line}")
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--keys-file", "{path}: no such file or directory; tessera keys new --file makes a file of keys"),
+        ("--tls-cert", "{path}: no such file or directory; TLS needs a certificate and its key, PEM"),
+        ("--audit-log", "the audit log {path}: no such file or directory; choose a file that can be appended to"),
+    ],
+    ids=["keys", "certificate", "audit log"],
+)
+def test_a_file_that_is_not_there(tmp_path, flag, words):
+    path = tmp_path / "none" / "file"
+    assert refused(flag, str(path)) == (CANNOT_START, f"Error: {words.format(path=path)}")
+
+
+def test_a_file_of_keys_that_others_may_write_to(tmp_path):
+    path = tmp_path / "keys"
+    path.touch()
+    path.chmod(0o666)
+    assert refused("--keys-file", str(path)) == (
+        CANNOT_START,
+        f"Error: {path}: others may write to it, and so let themselves in; chmod go-w",
+    )
