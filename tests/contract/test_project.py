@@ -62,6 +62,12 @@ def test_locks_agree_and_cover_the_project():
         assert {re.split(r"[<>=\[; ]", entry)[0] for entry in wanted} <= set(lock)
 
 
+def test_the_containers_first_process_is_the_service_which_so_hears_of_its_end():
+    """A shell in its place would keep SIGTERM to itself."""
+    commands = re.findall(r"^(?:ENTRYPOINT|CMD) (.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert commands == ['["tessera"]', '["serve"]']
+
+
 def test_the_architecture_page_names_every_room():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rooms = [

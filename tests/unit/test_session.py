@@ -1,0 +1,63 @@
+"""What the runtime is told, on devices that need not be here."""
+
+import numpy as np
+import pytest
+
+from app.inference import session as session_module
+from app.inference.session import OnnxSession, open_session
+
+
+class Runtime:
+    """Stands in for ONNX Runtime's session: remembers what it was opened with, and how it was run."""
+
+    def __init__(self, providers: list[object], options: object) -> None:
+        self.providers = providers
+        self.options = options
+        self.runs: list[object] = []
+
+    def get_providers(self) -> list[str]:
+        return [provider[0] if isinstance(provider, tuple) else provider for provider in self.providers]
+
+    def run(self, names: list[str], inputs: dict[str, np.ndarray], options: object) -> list[np.ndarray]:
+        self.runs.append(options)
+        return [np.zeros(1)] * len(names)
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[Runtime]:
+    """Sessions in the order in which they were opened; CUDA seems to be there."""
+    sessions: list[Runtime] = []
+    runtime = session_module.onnxruntime
+
+    def open_one(model: bytes, options: object, providers: list[object]) -> Runtime:
+        sessions.append(Runtime(providers, options))
+        return sessions[-1]
+
+    monkeypatch.setattr(session_module, "_has_gpu", lambda: True)
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(runtime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(runtime, "InferenceSession", open_one)
+    return sessions
+
+
+def test_no_new_shape_starts_a_search_for_the_fastest_convolution(opened):
+    assert open_session(b"", "cuda").device == "cuda"
+    [(name, options), _] = opened[0].providers
+    assert (name, options["cudnn_conv_algo_search"]) == ("CUDAExecutionProvider", "HEURISTIC")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_runtime_is_told_how_many_threads_it_has(opened, device):
+    """Left to itself it binds threads to cores, which fails where a container has but some of them."""
+    open_session(b"", device)
+    assert (opened[0].options.intra_op_num_threads, opened[0].options.inter_op_num_threads) == (1, 1)
+
+
+def test_memory_of_large_batches_is_given_back():
+    runtime = Runtime(["CPUExecutionProvider"], None)
+    session = OnnxSession(runtime)
+    for side in (64, 1024):
+        session.run(np.zeros((1, side, side, 3), np.uint8))
+    small, large = runtime.runs
+    assert small is None
+    assert large.get_run_config_entry("memory.enable_memory_arena_shrinkage") == "cpu:0"
