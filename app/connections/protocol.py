@@ -72,10 +72,13 @@ class GuardedConnection(BoundedConnection):
         except HttpParserError as error:
             self._refuse(_behind(error))
             return
-        if self._stage is not Stage.ANY and self._overhead_bytes > head.MOST_BYTES:
+        if self._stage is Stage.ANY:
+            if not self._unanswered and not self.transport.is_closing():  # empty lines, of which some may precede
+                self._expect_headers()
+        elif self._overhead_bytes > head.MOST_BYTES:
             self._refuse(head.too_large())
-        elif self._stage is Stage.HEADERS or not (self._unanswered or self.transport.is_closing()):
-            self._expect_headers()  # they have begun; or these were empty lines, of which some may precede
+        elif self._stage is Stage.HEADERS:
+            self._expect_headers()
 
     # The parser calls the following, and hands on to `data_received` what they raise.
 

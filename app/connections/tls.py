@@ -74,10 +74,13 @@ class PrivateListener:
                     await asyncio.sleep(_PAUSE_SECONDS)
                     continue
                 if len(self._settling) >= self._limits.most:
-                    next(iter(self._settling)).cancel()
+                    oldest = next(iter(self._settling))
+                    del self._settling[oldest]
+                    oldest.cancel()
                 one = self._loop.create_task(self._settle(connection))
                 self._settling[one] = None
-                one.add_done_callback(self._settling.pop)
+                one.add_done_callback(lambda done: self._settling.pop(done, None))
+                await asyncio.sleep(0)  # once it has begun the connection is its own; and in a crowd others have a turn
 
     async def _settle(self, connection: socket.socket) -> None:
         try:

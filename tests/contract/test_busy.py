@@ -11,7 +11,7 @@ from app.settings import Settings
 from tests.fakes import ColourSegmenter
 from tests.pictures import encoded, noise
 
-CORES, IMAGES = 2, 5
+CORES, IMAGES, SECONDS = 2, 3, 10
 
 
 def test_probes_are_answered_while_every_thread_decodes(monkeypatch):
@@ -21,7 +21,7 @@ def test_probes_are_answered_while_every_thread_decodes(monkeypatch):
 
     def wait_and_decode(file: OpenedFile):
         begun.release()
-        in_time.append(let_go.wait(30))
+        in_time.append(let_go.wait(SECONDS))
         return pixels(file)
 
     monkeypatch.setattr(OpenedFile, "pixels", wait_and_decode)
@@ -34,7 +34,7 @@ def test_probes_are_answered_while_every_thread_decodes(monkeypatch):
             threads.submit(client.post, "/segment", content=encoded(noise(8, 8)), headers=png) for _ in range(IMAGES)
         ]
         for _ in range(CORES):
-            assert begun.acquire(timeout=30)
+            assert begun.acquire(timeout=2 * SECONDS)
         probes = [client.get(path).status_code for path in ("/health/live", "/health/ready", "/metrics")]
         in_flight = client.app.state.metrics.registry.get_sample_value("tessera_images_in_flight")
         let_go.set()

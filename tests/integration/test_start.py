@@ -136,14 +136,17 @@ def test_an_address_of_no_machine_or_another(host, reason):
 
 def test_a_port_that_is_not_allowed(monkeypatch):
     """Who runs the tests may be allowed any."""
+    denied: list[socket.socket] = []
 
-    def bind_denied(*_: object) -> None:
+    def deny(listener: socket.socket, _: object) -> None:
+        denied.append(listener)
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(socket.socket, "bind", bind_denied)
+    monkeypatch.setattr(socket.socket, "bind", deny)
     with pytest.raises(AddressUnavailable) as caught:
         bind("127.0.0.1", 80)
-    assert str(caught.value) == ("cannot listen on 127.0.0.1:80: permission denied; choose another --host or --port")
+    assert str(caught.value) == "cannot listen on 127.0.0.1:80: permission denied; choose another --host or --port"
+    assert [listener.fileno() for listener in denied] == [-1], "it is left open"
 
 
 @pytest.mark.parametrize(

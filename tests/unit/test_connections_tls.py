@@ -98,10 +98,10 @@ def test_what_is_no_tls_is_ended(run, certificate):
 def test_in_a_crowd_the_oldest_gives_way_to_who_speaks(run, certificate):
     async def scenario():
         async with listening(certificate, 60) as (address, _):
-            crowd = [await silent(address) for _ in range(3 * MOST)]
-            for _ in range(3):
-                assert await echoed(address, certificate) == b"hello"
-            await asyncio.gather(*map(ended, crowd[: 2 * MOST]))
+            sockets = [socket.create_connection(address) for _ in range(10 * MOST)]  # all before one is taken
+            crowd = [await asyncio.open_connection(sock=one) for one in sockets]
+            assert await echoed(address, certificate) == b"hello"
+            await asyncio.gather(*map(ended, crowd[: 9 * MOST]))
             assert not crowd[-1][0].at_eof()
             for _, writer in crowd:
                 writer.close()
