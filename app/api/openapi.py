@@ -20,6 +20,7 @@ _REFUSALS = {
     "401": {"description": "The service asks for a key or token, and this is none that it takes.", "content": _PROBLEM},
     "403": {"description": "The key or token does not allow this.", "content": _PROBLEM},
 }
+_UNKNOWN = {"description": "Whether the key or token is valid cannot be told now.", "content": _PROBLEM}
 
 
 def describe_access(app: FastAPI) -> None:
@@ -36,6 +37,7 @@ def describe_access(app: FastAPI) -> None:
                     operation["security"] = []
                 else:
                     operation["responses"].update(_REFUSALS)
+                    operation["responses"].setdefault("503", _UNKNOWN)
         return schema
 
     setattr(app, "openapi", with_access)  # noqa: B010  a method that FastAPI has applications replace

@@ -70,10 +70,10 @@ def running(
         _end_the_rest()
 
 
-def memory() -> Memory:
-    """Weigh the tree."""
+def memory(pids: Iterable[int] | None = None) -> Memory:
+    """Weigh these processes; by default the tree."""
     pss = rss = processes = 0
-    for pid in tree():
+    for pid in tree() if pids is None else pids:
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
         except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
@@ -98,12 +98,12 @@ def machine_seconds() -> float:
     return (user + nice + system + irq + softirq + steal) / _TICKS
 
 
-def tree() -> set[int]:
-    """Return the ids of all processes that descend from this one."""
+def tree(root: int | None = None) -> set[int]:
+    """Return the ids of all processes that descend from `root`; by default, from this one."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
     parents = {pid: int(fields[1]) for pid, fields in _stats(pids) if fields[0] != "Z"}
     found: set[int] = set()
-    generation = {os.getpid()}
+    generation = {os.getpid() if root is None else root}
     while generation:
         generation = {pid for pid, parent in parents.items() if parent in generation}
         found |= generation

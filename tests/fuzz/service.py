@@ -4,10 +4,10 @@ import json
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks.serving.processes import memory, tree
 from tests.conftest import RunningService
 
 PROBLEM = "application/problem+json"
@@ -77,18 +77,9 @@ def answers(text: bytes) -> list[Answer]:
 
 def processes_of(pid: int) -> list[int]:
     """Return a process and all below it."""
-    below: list[int] = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text(encoding="ascii").split():
-            below += processes_of(int(child))
-    return sorted([pid, *below])
+    return sorted([pid, *tree(pid)])
 
 
 def own_bytes(pids: list[int]) -> int:
     """Return the memory that processes have, what they share counted once."""
-    fields = (
-        line.split()
-        for pid in pids
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
-    )
-    return 1024 * sum(int(field[1]) for field in fields if field[0] == "Pss:")
+    return int(memory(pids).pss_mb * 2**20)
