@@ -29,6 +29,8 @@ _QUIET_SECONDS = 8.0
 """Until connections that are kept, and fronts that another took the place of, are gone."""
 _MEMORY_FACTOR, _MEMORY_MIB = 1.15, 48
 """An allocator keeps pages that it will use again: what grows without end passes both, however slowly."""
+_LATE_THREADS = 2
+"""Of a process: its pools begin a thread when it is needed first, and each reload makes new processes."""
 _HEALTH_SECONDS = 5.0
 """A machine that other work shares may be late by seconds; `health` says what was usual."""
 
@@ -199,9 +201,9 @@ def _growth(rests: list[AtRest]) -> list[str]:
     grown = []
     if last.megabytes > max(_MEMORY_FACTOR * first.megabytes, first.megabytes + _MEMORY_MIB):
         grown.append(f"memory grew from {first.megabytes:.0f} to {last.megabytes:.0f} MiB")
-    for name in ("threads", "files", "processes"):
+    for name, late in (("threads", _LATE_THREADS * first.processes), ("files", 0), ("processes", 0)):
         before, after = getattr(first, name), getattr(last, name)
-        if after > before:
+        if after > before + late:
             grown.append(f"{name} grew from {before} to {after}")
     return grown
 
