@@ -23,6 +23,8 @@ Device = Literal["cpu", "cuda"]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3
+_RUNS_THAT_GIVE_BACK = 8
+"""A large one and those after it. Counted without a lock: one more or less is no matter."""
 _LARGE_BYTES = 3 * 512**2
 """Of a batch that takes a tenth of a second or more: to give memory back and take it again costs little beside that."""
 _NO_MEMORY = re.compile(r"failed to allocate memory|out of memory|bad[ _]alloc|_ALLOC_FAILED", re.IGNORECASE)
@@ -42,7 +44,8 @@ class OnnxSession:
         self._session = session
         self.provider: str = session.get_providers()[0]
         self.device: Device = "cuda" if self.provider == _CUDA else "cpu"
-        self._large = _giving_back_memory() if self.device == "cpu" else None
+        self._giving_back = _giving_back_memory() if self.device == "cpu" else None
+        self._to_give_back = 0
 
     def run(self, images: RgbBatch) -> BatchResult:
         """Run one batch, (N, H, W, 3) uint8 with sides that are multiples of the model's stride.
@@ -51,7 +54,9 @@ class OnnxSession:
             OutOfMemory: There is no memory for it on the device; fewer or smaller images may do.
             Exception: The runtime fails, with errors that share no base of their own.
         """
-        options = self._large if images.size >= _LARGE_BYTES else None
+        # Nothing is given back of what another lane's run uses as this one ends: those after it try again.
+        self._to_give_back = _RUNS_THAT_GIVE_BACK if images.size >= _LARGE_BYTES else max(0, self._to_give_back - 1)
+        options = self._giving_back if self._to_give_back else None
         try:
             outputs = self._session.run(list(GRAPH_OUTPUTS), {GRAPH_INPUT: images}, options)
         except Exception as error:
