@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import httpx2 as httpx
 import numpy as np
@@ -69,9 +71,13 @@ def test_a_whole_slide_is_answered_at_once_and_replaced_when_it_is_done(pacs):
     slide = pacs.add_image(landscape())
     gate = asyncio.Event()
     with serving(pacs, ColourSegmenter(gate=gate)) as client:
+        asked = datetime.now(UTC)
         answer = post(client, whole_slide(pacs, slide)).json()
         assert "on its way" in answer["displayResult"]
         assert "on its way" in label_of(answer)
+        latest = re.search(r"until (.+) UTC at the latest; if this still stands then, order", answer["displayResult"])
+        until = datetime.strptime(latest[1] + " +0000", "%Y-%m-%d %H:%M %z")
+        assert asked + timedelta(seconds=600 + 60) <= until <= datetime.now(UTC) + timedelta(seconds=600 + 60 + 60)
         assert in_flight(client) == 1
         [waiting] = pacs.results(slide)
         client.portal.call(gate.set)

@@ -2,11 +2,12 @@
 
 from tests.soak.__main__ import soak
 
-_MINUTES_AT_REST = 3 * 8 / 60
+_ROUNDS = 4
+_MINUTES_AT_REST = _ROUNDS * 12 / 60
 
 
 def test_three_minutes_of_mixed_load_leave_no_fault_and_no_growth():
-    findings = soak((3 - _MINUTES_AT_REST) * 60, clients=2, rounds=3, seed=2)
+    findings = soak((3 - _MINUTES_AT_REST) * 60, clients=2, rounds=_ROUNDS, seed=2)
     assert not findings.faults
     statuses = {outcome.status for outcome in findings.outcomes}
     assert {200, 404, 415, 422, 504} <= statuses

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,12 @@ class Findings:
     health: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
 
+    def add(self, outcome: Outcome) -> None:
+        """Count a visit."""
+        self.outcomes.append(outcome)
+        if outcome.fault is not None:
+            self.faults[f"{outcome.kind}: {outcome.fault}"] += 1
+
 
 @click.command()
 @click.option("--minutes", type=float, default=30.0, show_default=True, help="How long.")
@@ -117,8 +124,7 @@ def _rounds(
             time.sleep(seconds / 3)
             _reload(service, bundle, findings, is_good=True)
             time.sleep(seconds / 3)
-        for visitor in visitors:
-            visitor.close()
+        _end_alike(visitors, findings)
         time.sleep(_QUIET_SECONDS)
         if service.process.poll() is not None:
             findings.faults["the service ended by itself: " + service.log[-1]] += 1
@@ -128,6 +134,21 @@ def _rounds(
         yield rest
 
 
+def _end_alike(visitors: list[Visitor], findings: Findings) -> None:
+    """Let all of them do the same at the end of each round, so that what is held at rest can be compared.
+
+    A reload makes new processes: which sizes came to which of them after it is chance, and so is what they keep.
+    """
+
+    def finish(visitor: Visitor) -> None:
+        for outcome in visitor.last_round():
+            findings.add(outcome)
+        visitor.close()
+
+    with ThreadPoolExecutor(len(visitors)) as threads:
+        list(threads.map(finish, visitors))
+
+
 @contextmanager
 def _visits(visitors: list[Visitor], findings: Findings) -> Iterator[None]:
     """Let all of them visit for the length of the block, each in a thread of its own."""
@@ -135,20 +156,16 @@ def _visits(visitors: list[Visitor], findings: Findings) -> Iterator[None]:
 
     def visit(visitor: Visitor) -> None:
         while not stop.is_set():
-            outcome = visitor.visit()
-            findings.outcomes.append(outcome)
-            if outcome.fault is not None:
-                findings.faults[f"{outcome.kind}: {outcome.fault}"] += 1
+            findings.add(visitor.visit())
 
-    threads = [threading.Thread(target=visit, args=(visitor,)) for visitor in visitors]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    with ThreadPoolExecutor(len(visitors)) as threads:
+        visits = [threads.submit(visit, visitor) for visitor in visitors]
+        try:
+            yield
+        finally:
+            stop.set()
+    for done in visits:
+        done.result()
 
 
 @contextmanager
@@ -194,16 +211,23 @@ def _reload(service: RunningService, bundle: Path, findings: Findings, *, is_goo
 
 
 def _growth(rests: list[AtRest]) -> list[str]:
-    """Return what grew from the second rest on: in the first round all is used for the first time."""
-    if len(rests) < 3:
+    """Return what grew: of which the least of the later rests is more than the least of the earlier ones.
+
+    What leaks is missing at every later rest; what chance left at one, an arena or a thread, is gone at another.
+    """
+    half = len(rests) // 2
+    if half < 2:
         return []
-    first, last = rests[1], rests[-1]
     grown = []
-    if last.megabytes > max(_MEMORY_FACTOR * first.megabytes, first.megabytes + _MEMORY_MIB):
-        grown.append(f"memory grew from {first.megabytes:.0f} to {last.megabytes:.0f} MiB")
-    for name, late in (("threads", _LATE_THREADS * first.processes), ("files", 0), ("processes", 0)):
-        before, after = getattr(first, name), getattr(last, name)
-        if after > before + late:
+    least = {
+        name: [min(getattr(rest, name) for rest in part) for part in (rests[:half], rests[half:])]
+        for name in ("megabytes", "threads", "files", "processes")
+    }
+    before, after = least.pop("megabytes")
+    if after > max(_MEMORY_FACTOR * before, before + _MEMORY_MIB):
+        grown.append(f"memory grew from {before:.0f} to {after:.0f} MiB")
+    for name, (before, after) in least.items():
+        if after > before + (_LATE_THREADS * rests[0].processes if name == "threads" else 0):
             grown.append(f"{name} grew from {before} to {after}")
     return grown
 

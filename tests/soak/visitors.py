@@ -9,7 +9,7 @@ import json
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -77,6 +77,13 @@ class Visitor:
     def visit(self) -> Outcome:
         """Do one thing."""
         return self._random.choice(self._kinds)()
+
+    def last_round(self) -> Iterator[Outcome]:
+        """Have each upload segmented once, the largest first, over a connection each."""
+        for upload in reversed(self._uploads):
+            self.close()
+            status, _, seconds = self._ask("POST", "/segment", upload.data, {"Content-Type": upload.media_type})
+            yield Outcome("last round", status, _unless(status, {200} | _BUSY), seconds)
 
     def close(self) -> None:
         """Let go of the connection that is kept."""

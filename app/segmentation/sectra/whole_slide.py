@@ -5,6 +5,7 @@ import logging
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sectra_client.schemas import CreateInvocation
@@ -79,7 +80,7 @@ class WholeSlides:
     async def _begin(self, ordered: WholeSlide) -> tuple[SectraSlide, dict[str, Any]]:
         with ordered.running.endable():
             slide = await self._segmentation.open(ordered.callback, ordered.order)
-        message = self._segmentation.message(ordered.order, slide, "segmentation is on its way")
+        message = self._segmentation.message(ordered.order, slide, _on_its_way(self._seconds))
         # Not endable: once written, it has to be replaced.
         stored = await self._results.store(ordered.callback, ordered.order, message, ordered.running.check)
         return slide, stored
@@ -127,3 +128,12 @@ class WholeSlides:
                     raise
             goes_on = await ordered.running.wait(wait)
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+
+def _on_its_way(seconds: float) -> str:
+    """Return the first text, which says when to give up: a service that is killed replaces nothing any more."""
+    latest = datetime.now(UTC) + timedelta(seconds=seconds + _LEAST_STORING_SECONDS)
+    return (
+        f"segmentation is on its way, until {latest + timedelta(minutes=1):%Y-%m-%d %H:%M} UTC at the latest;"
+        " if this still stands then, order it again"
+    )
