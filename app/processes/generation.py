@@ -13,12 +13,13 @@ from typing import TypeAlias
 from prometheus_client import CollectorRegistry
 
 from app.access.gate import Access
+from app.errors import StartupError
 from app.inference.bundle import read_manifest
 from app.inference.exchange import Exchange
 from app.inference.remote import RemoteSegmenter
 from app.inference.segmenter import Segmenter
 from app.pathology.manifest import ModelManifest
-from app.processes.channel import Pipe
+from app.processes.channel import Pipe, Refused
 from app.processes.children import Child
 from app.processes.engine import run_engine
 from app.segmentation.admission import Places
@@ -66,8 +67,10 @@ class Generation:
     def __init__(self, shared: Shared, number: int, taken: set[int]) -> None:
         self.group = shared.places.free_group(taken)
         self.engine: Child | None = None
+        self._trial: Child | None = None
         self.fronts: list[Child] = []
         self._shared = shared
+        self._is_first = number == 0
         self._suffix = f" of generation {number}" if number else ""
         self._exchanges: list[Exchange] = []
         # For the lanes of fronts that have models of their own: as many run as are cores.
@@ -91,13 +94,15 @@ class Generation:
             import app.processes.front  # noqa: F401, PLC0415
         elif shared.layout.on_gpu:
             self._fork_fronts(self._front_that_loads())
-        else:
+        elif self._is_first:
             self._fork_fronts(self._front_with_model())
+        else:
+            self._trial = shared.begin(f"trial{self._suffix}", self._be_trial)
 
     @property
     def children(self) -> list[Child]:
         """All of its processes."""
-        return [*([self.engine] if self.engine else []), *self.fronts]
+        return [child for child in (self.engine, self._trial, *self.fronts) if child is not None]
 
     @property
     def is_ready(self) -> bool:
@@ -112,7 +117,8 @@ class Generation:
     @property
     def fault(self) -> str | None:
         """What is wrong with one of its processes, while all should serve."""
-        return next((child.fault for child in self.children if child.fault is not None), None)
+        faults = (child.fault for child in self.children if child is not self._trial or child.exit_code != 0)
+        return next((fault for fault in faults if fault is not None), None)
 
     @property
     def manifest(self) -> ModelManifest:
@@ -122,11 +128,15 @@ class Generation:
         return ready.facts.manifest
 
     def go_on(self) -> None:
-        """Start the fronts once the engine, which has to tell them about its model, is there.
+        """Start the fronts once the engine, which has to tell them about its model, is there, or the trial is over.
 
         Raises:
-            OSError: As `start` does.
+            StartupError, OSError: As `start` does.
         """
+        if self._trial is not None and self._trial.exit_code == 0 and self._trial.refused is None:
+            self._trial.bury()
+            self._trial = None
+            self._fork_fronts(self._front_with_model())
         if self.engine is not None and self.engine.ready is not None and not self.fronts:
             facts = self.engine.ready.facts
 
@@ -139,16 +149,20 @@ class Generation:
     def _front_with_model(self) -> _BeFront:
         """Load the model before forking: its memory is shared."""
         import app.processes.front  # noqa: F401, PLC0415  likewise
-        from app.inference.model import load_segmenter  # noqa: PLC0415
 
-        metrics = Metrics(CollectorRegistry())
-        choice = replace(self._shared.settings.model, device="cpu")  # to ask for a GPU here would be to start CUDA
-        segmenter = load_segmenter(choice, metrics, self._turns)
+        segmenter, metrics = self._load()
 
         def be(index: int, pipe: Pipe) -> None:
             self._be_front(index, segmenter, metrics, pipe)
 
         return be
+
+    def _load(self) -> tuple[Segmenter, Metrics]:
+        from app.inference.model import load_segmenter  # noqa: PLC0415
+
+        metrics = Metrics(CollectorRegistry())
+        choice = replace(self._shared.settings.model, device="cpu")  # to ask for a GPU here would be to start CUDA
+        return load_segmenter(choice, metrics, self._turns), metrics
 
     def _front_that_loads(self) -> _BeFront:
         """Load the model after forking: CUDA does not survive a fork."""
@@ -164,6 +178,15 @@ class Generation:
         for index in range(len(self._shared.listeners)):
             self.fronts.append(self._shared.begin(f"front {index}{self._suffix}", partial(be, index)))
         self._close_exchanges()
+
+    def _be_trial(self, pipe: Pipe) -> None:
+        """Load the model and end: a graph that ends its process, or holds it up, must not do so to the supervisor."""
+        for listener in self._shared.listeners:
+            listener.close()
+        try:
+            self._load()
+        except StartupError as error:
+            pipe.send(Refused(str(error)))
 
     def _be_engine(self, pipe: Pipe) -> None:
         for listener in self._shared.listeners:

@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2 as httpx
@@ -46,14 +47,18 @@ def bundle(layout, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def service(layout, bundle):
+    running = started(layout, bundle)
+    yield running
+    if running.process.poll() is None:
+        assert running.stop(signal.SIGINT) == 0
+
+
+def started(layout: str, bundle: Path) -> RunningService:
     keys = bundle.parent / "keys"
     keys.write_text(line_of(ADMIN, Caller("admin", frozenset(Scope))))
     keys.chmod(0o600)
     flags = ("--device", "cpu", "--bundle", str(bundle), "--keys-file", str(keys), *LAYOUTS[layout])
-    running = RunningService(*flags, env={"TESSERA_SHUTDOWN_GRACE": "60"})
-    yield running
-    if running.process.poll() is None:
-        assert running.stop(signal.SIGINT) == 0
+    return RunningService(*flags, env={"TESSERA_SHUTDOWN_GRACE": "60"})
 
 
 def rename(bundle: Path, version: str) -> None:
@@ -162,16 +167,41 @@ def test_who_asks_for_a_reload_is_told_what_is_served_then(service, bundle):
     assert version_of(service) == "asked-for"
 
 
-@pytest.mark.parametrize("layout", ["shared"], indirect=True, scope="module")  # elsewhere the supervisor loads
-def test_a_reload_under_way_does_not_hold_up_the_end(service, bundle):
-    (bundle / MODEL_FILE).unlink()
-    os.mkfifo(bundle / MODEL_FILE)  # on which the coming engine waits for ever
-    serving = processes_of(service.process.pid)
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        asking = thread.submit(httpx.post, f"{service.url}/admin/reload", headers=KEY, timeout=60)
-        until(service, lambda: len(processes_of(service.process.pid)) > len(serving))
+@contextmanager
+def loading_for_ever(service: RunningService, bundle: Path) -> Iterator[tuple[int, concurrent.futures.Future]]:
+    """Ask for a reload of a model that never ends to load; yield the process that tries to, and the answer to come."""
+    model = bundle / MODEL_FILE
+    whole = model.read_bytes()
+    serving = set(processes_of(service.process.pid))
+    model.unlink()
+    os.mkfifo(model)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            asking = thread.submit(httpx.post, f"{service.url}/admin/reload", headers=KEY, timeout=60)
+            until(service, lambda: set(processes_of(service.process.pid)) > serving)
+            [loading] = set(processes_of(service.process.pid)) - serving
+            yield loading, asking
+    finally:
+        model.unlink()
+        model.write_bytes(whole)
+
+
+def test_a_model_that_takes_the_process_that_loads_it_with_it_leaves_the_old_one_serving(service, bundle):
+    served = version_of(service)
+    with loading_for_ever(service, bundle) as (loading, asking):
         assert status_of(service) == 200
-        assert total(service, "tessera_ready") == 1
+        assert total(service, "tessera_ready") == 1  # the supervisor is not held up
+        os.kill(loading, signal.SIGSEGV)  # as a runtime does that meets with a graph it has a fault for
+    assert asking.result().status_code == 409
+    assert "ended by itself (signal SIGSEGV); what was served before still is" in asking.result().json()["detail"]
+    assert version_of(service) == served
+    assert httpx.post(f"{service.url}/segment", content=encoded(quarters(64, 64)), headers=PNG).status_code == 200
+    reload(service)
+
+
+def test_a_reload_under_way_does_not_hold_up_the_end(layout, bundle):
+    service = started(layout, bundle)
+    with loading_for_ever(service, bundle) as (_, asking):
         stopped = time.monotonic()
         assert service.stop(signal.SIGINT) == 0
         assert time.monotonic() - stopped < 20  # and not what requests may take
