@@ -16,6 +16,8 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model_export.channels import planes, shares, total
+
 STRIDE = 32
 """Sides of an input are multiples of this, in px."""
 
@@ -167,10 +169,8 @@ def _pool_over_tissue(maps: Tensor, logits: Tensor, stride: int) -> Tensor:
     Returns:
         float (N, L).
     """
-    probabilities = logits.detach().softmax(dim=1)
-    tissue = probabilities[:, :1]  # (N, 1, H / stride, W / stride)
-    for index in range(1, maps.shape[1]):
-        tissue = tissue + probabilities[:, index : index + 1]
+    each = shares(planes(logits.detach()))
+    tissue = total(each[: maps.shape[1]]) / total(each)  # (N, 1, H / stride, W / stride)
     weight = functional.avg_pool2d((2 * tissue - 1).relu(), STRIDE // stride).flatten(2)  # (N, 1, H / 32 * W / 32)
     ones = torch.ones_like(weight[:1]).transpose(1, 2)  # (1, H / 32 * W / 32, 1)
     sums = (torch.cat([maps.flatten(2) * weight, weight], dim=1) @ ones).squeeze(2)  # (N, L + 1)

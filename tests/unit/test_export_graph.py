@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 from app.pathology.classes import WSSS4LUAD
+from model_export.channels import index_of_highest, planes
 from model_export.errors import InvalidCheckpoint
 from model_export.serving_graph import ServingGraph
 from tests.model_export_support import TWO_CLASSES
@@ -107,6 +108,15 @@ def test_logits_of_a_lower_resolution_are_scaled_up(shrink):
     assert served.scale == shrink
     assert returned[0].shape == BATCH.shape[:3]
     assert_as_reference(returned, reference(network, shrink=shrink))
+
+
+def test_of_equal_channels_the_first_is_the_class():
+    values = torch.tensor([[0.0, 2, 2, 1], [2, 2, 0, 2], [1, 1, 1, 1], [0, 0, 0, 3]]).T[None, :, None, :]
+
+    found = index_of_highest(planes(values))
+
+    assert found.dtype == torch.uint8
+    assert found.tolist() == [[[[1, 0, 0, 3]]]]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
