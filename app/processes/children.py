@@ -120,8 +120,8 @@ class Child:
         self.exit_code = self.process.exitcode
 
     def bury(self) -> None:
-        """Let go of one that has ended, and was to."""
-        if self.exit_code and not self.killed:
+        """Let go of one that has ended, and was to; of one that never was ready, its generation says what is wrong."""
+        if self.exit_code and not self.killed and self.ready is not None:
             _log.error("the process %s did not end well (%s)", self.name, self.how_ended)
         self.process.close()
         self.pipe.close()

@@ -70,7 +70,6 @@ class Generation:
         self._trial: Child | None = None
         self.fronts: list[Child] = []
         self._shared = shared
-        self._is_first = number == 0
         self._suffix = f" of generation {number}" if number else ""
         self._exchanges: list[Exchange] = []
         # For the lanes of fronts that have models of their own: as many run as are cores.
@@ -91,13 +90,14 @@ class Generation:
             self._exchanges = [Exchange(manifest, _SLOTS) for _ in shared.listeners]
             self.engine = shared.begin(f"engine{self._suffix}", self._be_engine)
             # While the model loads: what the fronts need is imported here once, and they share its memory.
-            import app.processes.front  # noqa: F401, PLC0415
+            import app.processes.front  # noqa: PLC0415
         elif shared.layout.on_gpu:
             self._fork_fronts(self._front_that_loads())
-        elif self._is_first:
-            self._fork_fronts(self._front_with_model())
         else:
-            self._trial = shared.begin(f"trial{self._suffix}", self._be_trial)
+            import app.inference.model  # noqa: PLC0415  once, for the trial and for what comes after it
+            import app.processes.front  # noqa: F401, PLC0415  likewise
+
+            self._trial = shared.begin(f"model trial{self._suffix}", self._be_trial)
 
     @property
     def children(self) -> list[Child]:
@@ -148,8 +148,6 @@ class Generation:
 
     def _front_with_model(self) -> _BeFront:
         """Load the model before forking: its memory is shared."""
-        import app.processes.front  # noqa: F401, PLC0415  likewise
-
         segmenter, metrics = self._load()
 
         def be(index: int, pipe: Pipe) -> None:

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +21,7 @@ from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE
 from app.server import bind
 from app.settings import DEFAULT_BUNDLE
 from tests.conftest import ROOT
+from tests.fuzz.service import processes_of
 
 WRONG_SETTING, CANNOT_START = 2, 1
 ANEW = "; copy the bundle anew, or export it anew"
@@ -103,6 +107,22 @@ def test_a_bundle_that_cannot_be_served(bundle, damage: Callable[[Path], None], 
     assert line.startswith("Error: ")
     assert begins in line
     assert line.endswith(ends)
+
+
+def test_a_model_that_takes_the_process_that_loads_it_with_it(bundle):
+    (bundle / MODEL_FILE).unlink()
+    os.mkfifo(bundle / MODEL_FILE)  # to load it takes for ever
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--bundle", str(bundle), "--device", "cpu"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as service:
+        deadline = time.monotonic() + 30
+        while len(processes_of(service.pid)) == 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        [loading] = set(processes_of(service.pid)) - {service.pid}
+        os.kill(loading, signal.SIGSEGV)  # as a runtime does that meets with a graph it has a fault for
+        lines = service.communicate(timeout=30)[1].splitlines()
+    assert service.returncode == CANNOT_START
+    assert lines == ["Error: the process model trial ended by itself (signal SIGSEGV)"]
 
 
 def test_a_provider_that_is_not_there():
