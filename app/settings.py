@@ -102,8 +102,8 @@ class Settings(AccessSettings):
     stall_timeout: float = Field(
         default=2.0,
         gt=0,
-        description="Seconds that a batch may take beyond ten times what it should; then its lane is stuck, and the"
-        " service ends to be started anew.",
+        description="Seconds that a batch may take, or ten times what it should where that is more; then its lane is"
+        " stuck, and the service ends to be started anew.",
     )
     max_side_px: int = Field(default=4096, ge=1, le=65535, description="Longest side of a patch, in px.")
     max_pixels_at_once: int = Field(

@@ -25,7 +25,8 @@ from app.telemetry.metrics import Metrics
 _STOPPING = "the service is stopping"
 _STUCK = "the model does not answer, and the service starts anew; try again in a few seconds"
 _SLOWEST = 10
-"""How many times what it should take a batch may take, beside the stall's own seconds: another may use the machine."""
+"""How many times what it should take a batch may take, where that is more than the stall's seconds: another may use
+the machine."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class BatchLimits:
         lanes: Batches.
         windows: Windows in a batch.
         pixels: Pixels in a batch of several windows, which bounds its memory.
-        stall_seconds: How long a batch may take beyond ten times what it should before its lane is taken to be stuck.
+        stall_seconds: How long a batch may take, or ten times what it should, before its lane is taken to be stuck.
         seconds_per_pixel: What it should take.
     """
 
@@ -148,7 +149,7 @@ class Batcher:
         while self._lanes.idle and (batch := self._next_batch()):
             self._running.append(batch)
             expected = self._limits.seconds_per_pixel * sum(_pixels(entry.image) for entry in batch)
-            seconds = self._limits.stall_seconds + _SLOWEST * expected
+            seconds = max(self._limits.stall_seconds, _SLOWEST * expected)
             self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), seconds)
 
     def _next_batch(self) -> list[_Entry]:

@@ -112,7 +112,7 @@ class Lanes(Generic[_T]):
         self._watching = None
         for job in self._running:
             job.ticks -= job.begun
-        if any(job.ticks < 0 for job in self._running):
+        if any(job.ticks <= 0 for job in self._running):
             self._running.clear()
             self._at_rest.set()
             self._stalled()

@@ -21,7 +21,7 @@ class ModelChoice:
         precision: In which of the bundle's precisions; auto takes the one that suits the device, if it is there.
         cores: CPU cores to use; on a CPU each is a lane.
         max_batch_size: The most windows in a batch; None for 2 on a CPU, 32 on a GPU.
-        stall_seconds: How long a batch may take beyond ten times what it should.
+        stall_seconds: How long a batch may take, or ten times what it should where that is more.
     """
 
     bundle: Path

@@ -336,3 +336,21 @@ def test_when_a_lane_is_stuck_all_who_wait_are_told_and_nobody_is_taken_any_more
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
     assert stalls == ["stalled"]
+
+
+def test_a_large_window_may_take_ten_times_what_it_should(monkeypatch):
+    monkeypatch.setattr(lanes, "_TICK_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        lane = Lane()
+        image = window(1)
+        limits = BatchLimits(1, 4, 10**6, stall_seconds=0.05, seconds_per_pixel=6 / image[..., 0].size)
+        engine = Batcher(lane.run, limits, Metrics(CollectorRegistry()))
+        asking = asyncio.create_task(engine.submit(image))
+        await asyncio.sleep(0.3)
+        lane.open.set()
+        await asking
+        assert engine.open
+        await engine.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
