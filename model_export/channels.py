@@ -15,7 +15,7 @@ from torch import Tensor
 
 def planes(values: Tensor) -> list[Tensor]:
     """Return the C channels of (N, C, H, W), each (N, 1, H, W)."""
-    return list(values.split(1, dim=1))
+    return list(torch.split(values, 1, dim=1))
 
 
 def highest(channels: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,8 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]], jobs: int, line: Cal
     """Run each command as a process, `jobs` at a time, until all have ended.
 
     When one fails, or the keyboard interrupts, the others are interrupted as by the keyboard and waited for. So they
-    are when this process is told to end (SIGTERM) or its terminal goes away (SIGHUP).
+    are when this process is told to end (SIGTERM) or its terminal goes away (SIGHUP). Where a shell has the keyboard
+    ignored, as by `&` in a script, they ignore it too, and are sent SIGTERM.
 
     Args:
         commands: Program and arguments by a short name.
@@ -23,15 +24,20 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]], jobs: int, line: Cal
         KeyboardInterrupt: One of these three signals came.
     """
     try:
-        asyncio.run(_run_all(commands, jobs, line))
-    except* JobFailed as failed:
-        raise failed.exceptions[0] from None
+        try:
+            asyncio.run(_run_all(commands, jobs, line))
+        except* JobFailed as failed:
+            raise failed.exceptions[0] from None
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 async def _run_all(commands: Mapping[str, Sequence[str]], jobs: int, line: Callable[[str], None]) -> None:
+    all_of_it = asyncio.current_task()
+    assert all_of_it is not None  # noqa: S101  for the type checker: this is one
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has SIGHUP ignored, and it shall stay so
-            asyncio.get_running_loop().add_signal_handler(number, signal.raise_signal, signal.SIGINT)
+            asyncio.get_running_loop().add_signal_handler(number, all_of_it.cancel)
     places = asyncio.Semaphore(jobs)
     async with asyncio.TaskGroup() as group:
         for name, command in commands.items():
@@ -50,7 +56,8 @@ async def _run(name: str, command: Sequence[str], places: asyncio.Semaphore, lin
             status = await process.wait()
         finally:
             if process.returncode is None:
-                process.send_signal(signal.SIGINT)
+                is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+                process.send_signal(signal.SIGTERM if is_ignored else signal.SIGINT)
                 await process.wait()
     if status:
         raise JobFailed(f"{name} ended with status {status}; what is done is kept, and the same command goes on")

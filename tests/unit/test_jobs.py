@@ -103,3 +103,19 @@ def test_a_signal_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
     assert lines == ["one  first", "one  second"]
+
+
+def test_a_stop_ends_all_where_the_keyboard_is_ignored():
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script has it by what it starts with &
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_side_by_side(
+                {"waits": python("import signal; print('waits', flush=True); signal.pause()")},
+                1,
+                lambda _: signal.raise_signal(signal.SIGTERM),
+            )
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
