@@ -103,7 +103,9 @@ class Server(uvicorn.Server):
         """Return whether it is time to end."""
         now = time.monotonic()
         is_due = await super().on_tick(counter) or now >= self._leave_at or not self.ended_well
-        return is_due or (now >= self._retired_at + _JUST_TAKEN_SECONDS and not self.server_state.connections)
+        settling = any(isinstance(server, PrivateListener) and server.settling for server in self.servers)
+        has_some = bool(self.server_state.connections) or settling
+        return is_due or (now >= self._retired_at + _JUST_TAKEN_SECONDS and not has_some)
 
     def leave(self, number: int) -> None:
         """End, after a grace where a load balancer has to notice first; a second signal does not wait for that."""

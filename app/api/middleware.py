@@ -1,5 +1,6 @@
 """What every request gets: an id, a line in the log, its metrics, and an answer whatever happens."""
 
+import asyncio
 import logging
 import time
 import uuid
@@ -57,6 +58,9 @@ class RequestScope:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = _CLIENT_LEFT
+        except asyncio.CancelledError:  # the server's time to end is over, and it says so to the client itself
+            status = status or 500
+            raise
         except Exception:
             _log.exception("unforeseen error")
             if status:

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 from app.connections.alarm import Alarm
+from app.connections.sent import received_by, waits_for
 
 _LINGER_SECONDS = 2.0
 """For a client to read an answer that it gets while it still sends: closed at once, it may see a reset instead."""
 _LEAST_READ_BYTES = 2**20
 """Of an answer, that a client reads in the time of one request; a slower one is cut off."""
+_PARTING_SECONDS = 2.0
+"""For a client, once it has all, to confirm that a TLS connection ends: RFC 8446, 6.1, has nobody wait for that."""
 
 
 class Ending:
@@ -27,11 +30,16 @@ class Ending:
         self, loop: asyncio.AbstractEventLoop, transport: asyncio.WriteTransport, unread_seconds: float
     ) -> None:
         self.lingers = False
+        self._loop = loop
         self._transport = transport
         self._unread_seconds = unread_seconds
         self._unread_bytes = 0
+        self._private = transport.get_extra_info("socket") if transport.get_extra_info("ssl_object") else None
         self._end_due = Alarm(loop, self.end)
         self._reading_due = Alarm(loop, self._miss_reading)
+        self._parting_due = Alarm(loop, self._part)
+        self._has_bytes = 0
+        self._has_until = 0.0
 
     def linger(self) -> None:
         """End once what was written is sent, and once the client has had time to read it."""
@@ -41,7 +49,12 @@ class Ending:
     def end(self) -> None:
         """End once what was written is sent."""
         self._transport.close()
-        self.expect_reading()
+        if self._private is None:
+            self.expect_reading()
+        else:
+            if not self._has_until:
+                self._expect_more()
+            self._parting_due.set(_PARTING_SECONDS)
 
     def expect_reading(self) -> None:
         """Give the client its time to read what was written."""
@@ -52,17 +65,38 @@ class Ending:
     def note_reading(self) -> None:
         """Note that it has read."""
         self._reading_due.clear()
+        if self._transport.is_closing():  # but not all
+            self.expect_reading()
 
     def forget(self) -> None:
         """Do nothing more: the connection is lost."""
         self._end_due.clear()
         self._reading_due.clear()
+        self._parting_due.clear()
 
     def _miss_reading(self) -> None:
         if self._unread_bytes - self._transport.get_write_buffer_size() < _LEAST_READ_BYTES:
             self._transport.abort()
         else:
             self.expect_reading()
+
+    def _part(self) -> None:
+        """End a TLS connection whose client has all, or takes too little: the system tells, its transport does not."""
+        assert self._private is not None  # noqa: S101  by who set this alarm
+        now = self._loop.time()
+        if waits_for(self._private) == 0 or (
+            now >= self._has_until and received_by(self._private) - self._has_bytes < _LEAST_READ_BYTES
+        ):
+            self._transport.abort()
+            return
+        if now >= self._has_until:
+            self._expect_more()
+        self._parting_due.set(_PARTING_SECONDS)
+
+    def _expect_more(self) -> None:
+        assert self._private is not None  # noqa: S101  by its callers
+        self._has_bytes = received_by(self._private)
+        self._has_until = self._loop.time() + self._unread_seconds
 
 
 class AnswersTransport(asyncio.Transport):

@@ -10,10 +10,11 @@ import socket
 import ssl
 from collections.abc import Callable
 
+from app.connections.alarm import Alarm
 from app.connections.limits import ConnectionLimits
 
-_PARTING_SECONDS = 2.0
-"""For a client to confirm that it ends."""
+_ENDING_SECONDS = 24 * 3600.0
+"""Within which an event loop's own TLS ends, whatever of an answer is still to be sent; `Ending` is its judge."""
 _PAUSE_SECONDS = 1.0
 """Before the next try, where no connection can be taken: there are no file descriptors left, or no memory."""
 
@@ -50,37 +51,50 @@ class PrivateListener:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._settling: dict[asyncio.Task[None], None] = {}
-        self._taking = self._loop.create_task(self._take())
+        self._pausing = Alarm(self._loop, self._go_on)
+        self._go_on()
+
+    @property
+    def settling(self) -> int:
+        """How many connections have not settled yet."""
+        return len(self._settling)
 
     def close(self) -> None:
-        """Take no further connection."""
-        self._taking.cancel()
+        """Take no further connection: those that wait are for another process with this socket."""
+        self._pausing.clear()
+        if self._listener.fileno() >= 0:  # not closed already
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
 
     async def wait_closed(self) -> None:
         """Give up those that have not settled."""
+        await asyncio.sleep(0)  # what was taken last begins: from then on its socket is its own to close
         for one in self._settling:
             one.cancel()
-        await asyncio.gather(self._taking, *self._settling, return_exceptions=True)
+        await asyncio.gather(*self._settling, return_exceptions=True)
 
-    async def _take(self) -> None:
-        with self._listener:
-            while True:
-                try:
-                    connection, _ = await self._loop.sock_accept(self._listener)
-                except ConnectionError:  # it is gone already
-                    continue
-                except OSError as error:
-                    _log.error("no connection can be taken: %s", error)
-                    await asyncio.sleep(_PAUSE_SECONDS)
-                    continue
-                if len(self._settling) >= self._limits.most:
-                    oldest = next(iter(self._settling))
-                    del self._settling[oldest]
-                    oldest.cancel()
-                one = self._loop.create_task(self._settle(connection))
-                self._settling[one] = None
-                one.add_done_callback(lambda done: self._settling.pop(done, None))
-                await asyncio.sleep(0)  # once it has begun the connection is its own; and in a crowd others have a turn
+    def _go_on(self) -> None:
+        self._loop.add_reader(self._listener, self._take)
+
+    def _take(self) -> None:
+        """Take one connection; in a crowd, others have a turn before the next."""
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):  # another process has it, or it is gone already
+            return
+        except OSError as error:
+            _log.error("no connection can be taken: %s", error)
+            self._loop.remove_reader(self._listener)
+            self._pausing.set(_PAUSE_SECONDS)
+            return
+        connection.setblocking(False)
+        if len(self._settling) >= self._limits.most:
+            oldest = next(iter(self._settling))
+            del self._settling[oldest]
+            oldest.cancel()
+        one = self._loop.create_task(self._settle(connection))
+        self._settling[one] = None
+        one.add_done_callback(lambda done: self._settling.pop(done, None))
 
     async def _settle(self, connection: socket.socket) -> None:
         try:
@@ -89,7 +103,7 @@ class PrivateListener:
                 connection,
                 ssl=self._context,
                 ssl_handshake_timeout=self._limits.header_seconds,
-                ssl_shutdown_timeout=_PARTING_SECONDS,
+                ssl_shutdown_timeout=_ENDING_SECONDS,
             )
         except OSError as error:
             _log.debug("no TLS with a client: %s", error)

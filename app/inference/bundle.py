@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ def load_bundle(folder: Path) -> Bundle:
         with np.load(io.BytesIO(golden), allow_pickle=False) as arrays:
             image = arrays[GRAPH_INPUT]
             outputs = BatchResult(*(arrays[name] for name in GRAPH_OUTPUTS))
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise InvalidBundle(f"{folder / GOLDEN_FILE}: not a golden pair: {error}") from error
     return Bundle(manifest, model, image, outputs)
 

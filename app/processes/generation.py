@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.synchronize import Semaphore
 from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry
 
 from app.access.gate import Access
-from app.errors import StartupError
+from app.errors import InvalidBundle, StartupError
 from app.inference.bundle import read_manifest
 from app.inference.exchange import Exchange
 from app.inference.remote import RemoteSegmenter
@@ -29,6 +30,9 @@ from app.telemetry.metrics import Metrics
 
 _SLOTS = 64
 """Windows that one front may have with the engine at once; they take memory only once they are used."""
+
+_TRIAL_SECONDS = 300
+"""For loading a model, which takes a second; then the system ends who does."""
 
 _BeFront: TypeAlias = Callable[[int, Pipe], None]
 """Is the front of an index, in its process."""
@@ -72,8 +76,8 @@ class Generation:
         self._shared = shared
         self._suffix = f" of generation {number}" if number else ""
         self._exchanges: list[Exchange] = []
-        # For the lanes of fronts that have models of their own: as many run as are cores.
-        self._turns = multiprocessing.get_context("fork").Semaphore(shared.settings.cores)
+        self._tried: ModelManifest | None = None
+        self._turns: Semaphore | None = None
         self._has_turns = False
         self._leave_by: float | None = None
 
@@ -85,6 +89,8 @@ class Generation:
             OSError: The system lacks what a process takes; some of them may have been started.
         """
         shared = self._shared
+        # For the lanes of fronts that have models of their own: as many run as are cores.
+        self._turns = multiprocessing.get_context("fork").Semaphore(shared.settings.cores)
         if shared.layout.shared_engine:
             manifest = read_manifest(shared.settings.bundle)
             self._exchanges = [Exchange(manifest, _SLOTS) for _ in shared.listeners]
@@ -97,6 +103,7 @@ class Generation:
             import app.inference.model  # noqa: PLC0415  once, for the trial and for what comes after it
             import app.processes.front  # noqa: F401, PLC0415  likewise
 
+            self._tried = read_manifest(shared.settings.bundle)
             self._trial = shared.begin(f"model trial{self._suffix}", self._be_trial)
 
     @property
@@ -148,6 +155,8 @@ class Generation:
 
     def _front_with_model(self) -> _BeFront:
         """Load the model before forking: its memory is shared."""
+        if read_manifest(self._shared.settings.bundle) != self._tried:
+            raise InvalidBundle(f"{self._shared.settings.bundle}: was changed while it was tried; try again")
         segmenter, metrics = self._load()
 
         def be(index: int, pipe: Pipe) -> None:
@@ -181,6 +190,7 @@ class Generation:
         """Load the model and end: a graph that ends its process, or holds it up, must not do so to the supervisor."""
         for listener in self._shared.listeners:
             listener.close()
+        signal.alarm(_TRIAL_SECONDS)  # also where nobody waits for it any more
         try:
             self._load()
         except StartupError as error:
@@ -254,6 +264,7 @@ class Generation:
 
     def _hand_out_turns(self) -> None:
         """Have no lane wait for a turn which a front that did not end well has taken with it."""
-        for _ in range(0 if self._has_turns else self._shared.settings.cores):
-            self._turns.release()
+        if self._turns is not None and not self._has_turns:
+            for _ in range(self._shared.settings.cores):
+                self._turns.release()
         self._has_turns = True

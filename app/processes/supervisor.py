@@ -90,7 +90,8 @@ class _Supervisor:
                 say_where(self._shared.listeners[0], self._shared.access.certificate)
             while not self._is_over:
                 self._attend()
-                if self._signals.reload_asked or self._reload_asked:
+                has_place = len(self._generations) < _MOST_GENERATIONS
+                if self._reload_asked or (self._signals.reload_asked and has_place):
                     self._reload()
             fault = self._serving.fault if self._serving is not None and not self._signals.received else None
         finally:
@@ -133,11 +134,11 @@ class _Supervisor:
 
     def _reload(self) -> None:
         """Serve the bundle as it lies there now, if it can be; tell those who asked."""
-        self._signals.reload_asked = False
         asked, self._reload_asked = self._reload_asked, []
         try:
-            if len(self._generations) == _MOST_GENERATIONS:
+            if len(self._generations) == _MOST_GENERATIONS:  # a signal, which nobody can be told of, is kept for later
                 raise ReloadRefused("two models are still answering what they have; try again in a minute")
+            self._signals.reload_asked = False
             has_begun = self._begin_to_serve()
         except (StartupError, ProcessEnded, ReloadRefused) as error:
             outcome: ModelManifest | ReloadRefused = ReloadRefused(f"{error}; what was served before still is")
@@ -178,6 +179,8 @@ class _Supervisor:
         came = wait([*pipes, *sentinels, self._signals.fileno()], seconds)
         for child in [pipes[pipe] for pipe in came if pipe in pipes]:
             self._hear(child)
+            while not child.silent and child.pipe.poll():  # all that came while this process had something else to do
+                self._hear(child)
         for child in [sentinels[sentinel] for sentinel in came if sentinel in sentinels]:
             while not child.silent:  # what it said last
                 self._hear(child)

@@ -87,11 +87,14 @@ class Admission:
 
     @contextmanager
     def admit(self, images: int) -> Iterator[None]:
-        """Hold `images` places for the length of the block.
+        """Hold `images` places, or none, for the length of the block.
 
         Raises:
             QueueFull: Fewer are free; none is taken.
         """
+        if not images:  # what is held already must not be refused for what others ask for in this moment
+            yield
+            return
         self._places.take(images=images)  # before looking: of two fronts that find one place, both may go, never stay
         inside = self._places.images
         if inside > self._most_images:

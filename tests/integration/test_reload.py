@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import resource
 import signal
 import threading
 import time
@@ -197,6 +198,47 @@ def test_a_model_that_takes_the_process_that_loads_it_with_it_leaves_the_old_one
     assert version_of(service) == served
     assert httpx.post(f"{service.url}/segment", content=encoded(quarters(64, 64)), headers=PNG).status_code == 200
     reload(service)
+
+
+@pytest.mark.parametrize("layout", ["own"], indirect=True, scope="module")  # elsewhere it is one process that loads
+def test_a_model_that_changes_after_it_was_tried_is_not_loaded_untried(service, bundle):
+    served = version_of(service)
+    whole = (bundle / MODEL_FILE).read_bytes()
+    with loading_for_ever(service, bundle) as (_, asking):
+        with (bundle / MODEL_FILE).open("wb") as trial:  # which has read the manifest by now, and waits for the graph
+            rename(bundle, "untried")
+            trial.write(whole)
+        answer = asking.result()
+    rename(bundle, served)
+    assert answer.status_code == 409
+    assert "was changed while it was tried" in answer.json()["detail"]
+    assert version_of(service) == served
+    reload(service)
+
+
+def test_reloads_one_after_the_other_all_come_about(service, bundle):
+    before = sum('"reloaded"' in line for line in service.log)
+    for number in range(4):  # more than there may be generations at a time
+        rename(bundle, f"number-{number}")
+        reload(service)
+    assert version_of(service) == "number-3"
+    assert sum('"reloaded"' in line for line in service.log) == before + 4
+    assert not any("two models are still answering" in line for line in service.log)
+
+
+@pytest.mark.parametrize("layout", ["own"], indirect=True, scope="module")
+def test_a_system_without_room_for_more_goes_on_with_what_is_served(layout, bundle):
+    service = RunningService("--device", "cpu", "--bundle", str(bundle), *LAYOUTS[layout])
+    served = version_of(service)
+    limits = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (8, limits[1]))  # all eight are in use
+    try:
+        reload(service, "not reloaded: the system has no room for another process")
+    finally:
+        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, limits)
+    assert version_of(service) == served
+    reload(service)
+    assert service.stop(signal.SIGINT) == 0
 
 
 def test_a_reload_under_way_does_not_hold_up_the_end(layout, bundle):

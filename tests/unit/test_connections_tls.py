@@ -3,12 +3,18 @@
 import asyncio
 import socket
 import ssl
+import time
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
+import uvicorn
+from prometheus_client import CollectorRegistry
 
 from app.connections.limits import ConnectionLimits
+from app.connections.protocol import guarded
 from app.connections.tls import PrivateListener
+from app.telemetry.metrics import Metrics
 from tests.certificates import signed_by_itself
 from tests.issuer import pem
 
@@ -38,13 +44,14 @@ def run(request):
 
 
 @asynccontextmanager
-async def listening(certificate, header_seconds=SECONDS):
+async def listening(certificate, header_seconds=SECONDS, protocol=Echo):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)  # so that most of an answer waits in this process
     address = listener.getsockname()
     limits = ConnectionLimits(MOST, header_seconds, 1)
-    private = PrivateListener(listener, Echo, context, limits, backlog=100)
+    private = PrivateListener(listener, protocol, context, limits, backlog=100)
     try:
         yield address, private
     finally:
@@ -75,6 +82,67 @@ async def echoed(address, certificate):
     answer = await asyncio.wait_for(reader.readexactly(5), 20)
     writer.close()
     return answer
+
+
+def answering(body, unread_seconds):
+    """Return what speaks HTTP and answers `body`, and its connections."""
+
+    async def app(_scope, _receive, send):
+        length = str(len(body)).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        await send({"type": "http.response.body", "body": body})
+
+    limits = ConnectionLimits(MOST, 20, unread_seconds)
+    config = uvicorn.Config(
+        app, http=guarded(limits, Metrics(CollectorRegistry())), ws="none", lifespan="off", log_config=None
+    )
+    config.load()
+    state = uvicorn.server.ServerState()
+    return partial(config.http_protocol_class, config=config, server_state=state, app_state={}), state.connections
+
+
+def read_slowly(address, certificate, bytes_a_second):
+    """Ask for the answer, read all or as much as comes, and say goodbye in no way; return how much it was."""
+    trusting = ssl.create_default_context(cafile=certificate)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        connection.settimeout(20)
+        connection.connect(address)
+        with trusting.wrap_socket(connection, server_hostname="127.0.0.1") as private:
+            private.sendall(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+            found, started = 0, time.monotonic()
+            while part := private.recv(2**14):
+                found += len(part)
+                time.sleep(max(0, found / bytes_a_second - (time.monotonic() - started)))
+            return found
+
+
+def test_whoever_reads_slowly_gets_all_of_an_answer(run, certificate):
+    async def scenario():
+        protocol, connections = answering(b"x" * 2**21, unread_seconds=20)
+        async with listening(certificate, 60, protocol) as (address, _):
+            assert await asyncio.to_thread(read_slowly, address, certificate, 2**21 / 4) > 2**21
+            while connections:
+                await asyncio.sleep(0.1)
+
+    run(asyncio.wait_for(scenario(), 60))
+
+
+def test_whoever_does_not_read_is_cut_off(run, certificate):
+    async def scenario():
+        protocol, connections = answering(b"x" * 2**22, unread_seconds=1)
+        async with listening(certificate, 60, protocol) as (address, _):
+            reader, writer = await asyncio.open_connection(
+                *address, ssl=ssl.create_default_context(cafile=certificate), limit=2**14
+            )
+            writer.write(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+            assert await reader.readexactly(1)
+            assert connections
+            while connections:
+                await asyncio.sleep(0.1)
+            writer.transport.abort()
+
+    run(asyncio.wait_for(scenario(), 60))
 
 
 def test_who_speaks_is_heard_and_who_is_silent_is_not_waited_for(run, certificate):

@@ -164,6 +164,17 @@ def test_the_door_counts_images_not_requests():
         pass
 
 
+def test_who_is_inside_is_not_refused_for_another_who_only_looks():
+    places = Places(2)
+    door = Admission(1, 10**6, Metrics(CollectorRegistry()), places.seen_by(0, 0))
+    other = places.seen_by(1, 0)
+
+    with door.admit(1):
+        other.take(images=1)  # as another front does before it finds no place
+        with door.admit(0):
+            other.take(images=-1)
+
+
 def test_a_place_is_free_again_after_a_failure():
     metrics = Metrics(CollectorRegistry())
     door = Admission(1, 10**6, metrics)
