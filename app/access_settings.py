@@ -67,6 +67,11 @@ class AccessSettings(BaseSettings):
             raise ValueError(f"{unknown[0]} is none of {', '.join(_PUBLIC)}")
         return value
 
+    @field_validator("keys_file", "audit_log", "tls_cert", "tls_key", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return not_empty(value)
+
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: str) -> str:
@@ -91,6 +96,17 @@ class AccessSettings(BaseSettings):
         if self.tls_key is not None and self.tls_cert is None:
             raise ValueError("--tls-key needs --tls-cert")
         return self
+
+
+def not_empty(value: object) -> object:
+    """Return a path as it was given; an empty one would be the folder that the service happens to be started in.
+
+    Raises:
+        ValueError: It is empty.
+    """
+    if value == "":
+        raise ValueError("is empty; leave it out, or name a file or folder")
+    return value
 
 
 def access_of(settings: AccessSettings, host: str) -> Access:

@@ -125,7 +125,7 @@ def create_app(
     app.state.stalled = False
     metrics.ready.set_function(lambda: float(is_ready(app)))
     app.state.reload = front.reload if front else _cannot_reload
-    app.state.certificate = access.certificate
+    app.state.access = access
     app.state.everyones_metrics = front.everyones_metrics if front else partial(_own_metrics, metrics)
     routers = [segment.router, operations.router, admin.router, page.router]
     if settings.sectra_hosts:

@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
         fronts: int = 1,
         signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
     ) -> None:
-        certificate: Certificate | None = app.state.certificate
+        certificate: Certificate | None = app.state.access.certificate
         most = -(-settings.max_connections // fronts)
         limits = ConnectionLimits(most, settings.header_timeout, settings.request_timeout)
         config = uvicorn.Config(
@@ -189,7 +189,7 @@ def say_where(listener: socket.socket, certificate: Certificate | None) -> None:
 
 def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
     """Serve `app` until SIGINT or SIGTERM, in this process; where its model gets stuck, end it."""
-    server = Server(app, settings, partial(say_where, listener, app.state.certificate))
+    server = Server(app, settings, partial(say_where, listener, app.state.access.certificate))
     server.run(sockets=[listener])
     if not server.ended_well:
         end_at_once()

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.access_settings import AccessSettings
+from app.access_settings import AccessSettings, not_empty
 from app.inference.segmenter import ModelChoice
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundle"
@@ -133,6 +133,11 @@ class Settings(AccessSettings):
         return ModelChoice(
             self.bundle, self.device, self.precision, self.cores, self.max_batch_size, self.stall_timeout
         )
+
+    @field_validator("bundle", mode="before")
+    @classmethod
+    def _named_folder(cls, value: object) -> object:
+        return not_empty(value)
 
     @field_validator("sectra_hosts")
     @classmethod

@@ -45,6 +45,15 @@ class AuditLog:
         if written < len(line):
             raise AuditUnavailable("the audit log cannot be written, and nothing is answered without it")
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether a line can be written now, as far as that shows without writing one."""
+        try:
+            self._follow()
+            return os.fstatvfs(self._handle).f_bavail > 0
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._handle)

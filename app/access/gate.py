@@ -53,9 +53,10 @@ class Certificate:
         try:
             context.load_cert_chain(self.chain, self.key, password=_no_passphrase)
         except (ssl.SSLError, ValueError) as error:
+            both = f"{self.chain} and {self.key} are" if self.key else f"{self.chain} is"
+            elsewhere = "" if self.key else "; a key that is in a file of its own is named by --tls-key"
             raise AccessUnusable(
-                f"{self.chain} and {self.key or 'its key'} are no certificate in PEM and the key of it without a"
-                f" passphrase ({error})"
+                f"{both} no certificate in PEM and the key of it without a passphrase ({error}){elsewhere}"
             ) from error
         return context
 
@@ -90,6 +91,11 @@ class Access:
     def is_guarded(self) -> bool:
         """Whether callers have to show who they are."""
         return self.keys is not None or self.tokens is not None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether requests can be judged and written down now, as far as that lies with this machine."""
+        return (self.keys is None or self.keys.is_usable) and (self.audit is None or self.audit.is_usable)
 
     def look_again(self) -> None:
         """Take the files as they are now, as for processes that begin later than the service did.

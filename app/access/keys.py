@@ -151,6 +151,12 @@ class KeyFile:
                 found = known.caller
         return found
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can be told now which keys are valid."""
+        self._look()
+        return self._version is not None
+
     def _look(self) -> None:
         now = self._clock()
         if now - self._looked_at < _LOOK_SECONDS:

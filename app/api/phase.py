@@ -21,4 +21,4 @@ def is_ready(app: FastAPI) -> bool:
     if phase is not Phase.SERVING:
         return phase is Phase.RETIRING
     service = getattr(app.state, "service", None)
-    return service is not None and service.segmenter.ready
+    return service is not None and service.segmenter.ready and app.state.access.is_usable

@@ -180,7 +180,12 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     async def plain(request: Request, error: HTTPException) -> Response:
         title = http.HTTPStatus(error.status_code).phrase
         request.scope[PROBLEM] = _slug(title)
-        return respond(_problem(error.status_code, title, str(error.detail)), error.headers)
+        detail = str(error.detail)
+        if error.status_code == http.HTTPStatus.NOT_FOUND:
+            detail = "no such path; /docs lists those that are, and /viewer is the page to drop patches on"
+        elif error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
+            detail = f"not with this method; this path takes {(error.headers or {}).get('Allow', 'another')}"
+        return respond(_problem(error.status_code, title, detail), error.headers)
 
 
 def refuse(scope: Scope, error: TesseraError, metrics: Metrics) -> Response:

@@ -19,7 +19,7 @@ def check(parser: HttpRequestParser, target: bytes, headers: Sequence[tuple[byte
     """
     version = parser.get_http_version()
     if version not in ("1.0", "1.1"):
-        raise InvalidRequest("only HTTP/1.1 is spoken here")
+        raise InvalidRequest("only HTTP/1.1 and 1.0 are spoken here")
     if version == "1.1" and sum(name == b"host" for name, _ in headers) != 1:
         raise InvalidRequest("the request needs one Host header")  # section 3.2
     if not target.startswith(b"/") and parse_url(target).path is None:

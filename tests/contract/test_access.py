@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 import uuid
 from contextlib import contextmanager
 from hashlib import sha256
@@ -521,3 +522,47 @@ def test_pages_of_other_origins_may_not_ask_unless_they_are_named(keys_file):
 def test_settings_that_contradict_each_other_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         Settings(**settings)
+
+
+# Health
+
+
+def ready(client):
+    """Return what the service says, and what its metrics say of it."""
+    value = client.app.state.metrics.registry.get_sample_value("tessera_ready")
+    status = client.get("/health/ready").status_code
+    assert value == (status == 200)
+    return status
+
+
+def test_a_service_that_cannot_write_its_audit_log_is_not_ready_until_it_can(tmp_path):
+    log = tmp_path / "audit.jsonl"
+    with running(audit_log=log) as client:
+        assert ready(client) == 200
+        log.unlink()
+        log.mkdir()
+        assert kind(post(client)) == "audit-unavailable"
+        assert ready(client) == 503
+        assert client.get("/health/live").status_code == 200
+        log.rmdir()
+        assert ready(client) == 200
+        assert post(client).status_code == 200
+
+
+def test_a_service_that_cannot_tell_which_keys_are_valid_is_not_ready_until_it_can(keys_file):
+    with running(keys_file=keys_file) as client:
+        assert ready(client) == 200
+        keys_file.chmod(0o666)
+        time.sleep(1.1)  # it is looked at once a second
+        assert kind(post(client, bearer("segment"))) == "keys-unavailable"
+        assert ready(client) == 503
+        keys_file.chmod(0o600)
+        time.sleep(1.1)
+        assert ready(client) == 200
+
+
+def test_a_path_that_is_not_there_and_a_method_that_does_not_fit_say_what_would(client):
+    assert "/viewer" in client.get("/").json()["detail"]
+    refused = client.get("/segment")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    assert "takes POST" in refused.json()["detail"]

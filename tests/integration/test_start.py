@@ -173,6 +173,11 @@ def test_a_port_that_is_not_allowed(monkeypatch):
     ("setting", "line"),
     [
         ({"TESSERA_DEVICE": "tpu"}, "--device (TESSERA_DEVICE): Input should be 'auto', 'cpu' or 'cuda'"),
+        (
+            {"TESSERA_KEYS_FILE": ""},
+            "--keys-file (TESSERA_KEYS_FILE): is empty; leave it out, or name a file or folder",
+        ),
+        ({"TESSERA_BUNDLE": ""}, "--bundle (TESSERA_BUNDLE): is empty; leave it out, or name a file or folder"),
         ({"TESSERA_QUEUE_CAPACITY": "3"}, "--max-files (64) must not exceed --queue-capacity (3)"),
     ],
 )
