@@ -55,6 +55,7 @@ class ColourSegmenter:
     device = "cpu"
     provider = "ColourProvider"
     window_concurrency = 4
+    late = False
 
     def __init__(self, known: ModelManifest | None = None, gate: asyncio.Event | None = None) -> None:
         self.manifest = known or manifest()

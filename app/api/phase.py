@@ -21,4 +21,6 @@ def is_ready(app: FastAPI) -> bool:
     if phase is not Phase.SERVING:
         return phase is Phase.RETIRING
     service = getattr(app.state, "service", None)
-    return service is not None and service.segmenter.ready and app.state.access.is_usable
+    if service is None or not service.segmenter.ready or service.segmenter.late:
+        return False
+    return bool(app.state.access.is_usable)

@@ -17,16 +17,16 @@ from functools import partial
 import numpy as np
 
 from app.errors import InferenceFailed, ModelNotReady, OutOfMemory
-from app.inference.lanes import Lanes
+from app.inference.lanes import Lanes, Patience
 from app.inference.result import BatchResult, WindowResult
 from app.pathology.arrays import RgbBatch, RgbImage
 from app.telemetry.metrics import Metrics
 
 _STOPPING = "the service is stopping"
 _STUCK = "the model does not answer, and the service starts anew; try again in a few seconds"
-_SLOWEST = 10
-"""How many times what it should take a batch may take, where that is more than the stall's seconds: another may use
-the machine."""
+_SLOW, _SLOWEST = 3, 10
+"""How many times what it should take a batch may take before it is late, and before its lane is taken to be stuck,
+where that is more than the stall's seconds: others may use the machine."""
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +94,11 @@ class Batcher:
         """Whether windows are taken: not once it is closed, or a lane is stuck."""
         return self._closed is None
 
+    @property
+    def late(self) -> bool:
+        """Whether a batch has run for longer than it should."""
+        return self._lanes.late
+
     async def submit(self, image: RgbImage) -> WindowResult:
         """Return what the model says of (H, W, 3) `image`, whose sides are multiples of the model's stride.
 
@@ -149,8 +154,9 @@ class Batcher:
         while self._lanes.idle and (batch := self._next_batch()):
             self._running.append(batch)
             expected = self._limits.seconds_per_pixel * sum(_pixels(entry.image) for entry in batch)
-            seconds = max(self._limits.stall_seconds, _SLOWEST * expected)
-            self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), seconds)
+            least = self._limits.stall_seconds
+            patience = Patience(max(least, _SLOW * expected), max(least, _SLOWEST * expected))
+            self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), patience)
 
     def _next_batch(self) -> list[_Entry]:
         """Take the next batch off the queue; empty when nothing waits."""

@@ -5,6 +5,7 @@ the process ends it: the lanes' threads do not keep it from ending.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -16,6 +17,8 @@ _T = TypeVar("_T")
 
 _TICK_SECONDS = 0.25
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(eq=False, slots=True)
 class _Job(Generic[_T]):
@@ -24,14 +27,39 @@ class _Job(Generic[_T]):
     Attributes:
         run: The work.
         done: Told on the event loop what it returned or raised.
-        ticks: For how many it may run.
+        late_ticks: For how many it runs before it is late.
+        stuck_ticks: For how many it runs before it is stuck.
+        ticks: For how many it has run.
         begun: Whether it does: it may still wait for its turn.
     """
 
     run: Callable[[], _T]
     done: Callable[[_T | BaseException], None]
-    ticks: float
+    late_ticks: float
+    stuck_ticks: float
+    ticks: int = 0
     begun: bool = False
+
+    @property
+    def late(self) -> bool:
+        """Whether it has run for longer than it should."""
+        return self.ticks >= self.late_ticks
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long something may run, from when it has its turn.
+
+    Both are measured in the event loop's own turns: a machine that stood still, or has no time for this process, is not
+    taken for a lane that is stuck.
+
+    Attributes:
+        late_seconds: Until its lane may be stuck, or the machine is slow.
+        stuck_seconds: Until its lane is taken to be stuck.
+    """
+
+    late_seconds: float
+    stuck_seconds: float
 
 
 class Lanes(Generic[_T]):
@@ -62,16 +90,20 @@ class Lanes(Generic[_T]):
         """How many have nothing to do."""
         return self._count - len(self._running)
 
-    def run(self, run: Callable[[], _T], done: Callable[[_T | BaseException], None], seconds: float) -> None:
+    @property
+    def late(self) -> bool:
+        """Whether something has run for longer than it should, and may yet end."""
+        return any(job.late for job in self._running)
+
+    def run(self, run: Callable[[], _T], done: Callable[[_T | BaseException], None], patience: Patience) -> None:
         """Run something in an idle lane.
 
         Args:
             run: What; called in the lane's thread.
             done: Told on the event loop what it returned or raised; never called once a lane is stuck.
-            seconds: How long it may run, from when it has its turn; measured in the event loop's own turns, so that a
-                machine that stood still, or has no time for this process, is not taken for a lane that is stuck.
+            patience: How long it may run.
         """
-        job = _Job(run, done, seconds / _TICK_SECONDS)
+        job = _Job(run, done, patience.late_seconds / _TICK_SECONDS, patience.stuck_seconds / _TICK_SECONDS)
         self._running.add(job)
         self._at_rest.clear()
         self._queue.put(job)
@@ -111,8 +143,11 @@ class Lanes(Generic[_T]):
     def _tick(self) -> None:
         self._watching = None
         for job in self._running:
-            job.ticks -= job.begun
-        if any(job.ticks <= 0 for job in self._running):
+            was_late = job.late
+            job.ticks += job.begun
+            if job.late and not was_late:
+                _log.warning("a batch has run for %.1f s", job.ticks * _TICK_SECONDS)
+        if any(job.ticks >= job.stuck_ticks for job in self._running):
             self._running.clear()
             self._at_rest.set()
             self._stalled()

@@ -66,6 +66,11 @@ class BatchedSegmenter:
         """Whether windows are answered now."""
         return self._batcher is not None and self._batcher.open
 
+    @property
+    def late(self) -> bool:
+        """Whether a batch has run for longer than it should."""
+        return self._batcher is not None and self._batcher.late
+
     async def start(self, stalled: Callable[[], None] = lambda: None) -> None:
         """Open the queue; the model was warmed up when it was loaded. See `Segmenter.start`."""
         self._batcher = Batcher(self._session.run, self._limits, self._metrics, self._turns, stalled)

@@ -65,6 +65,11 @@ class RemoteSegmenter:
         """Whether the engine is there."""
         return self._open
 
+    @property
+    def late(self) -> bool:
+        """Never: the engine says itself when it is stuck."""
+        return False
+
     async def start(self, stalled: Callable[[], None] = lambda: None) -> None:  # noqa: ARG002  the engine tells it
         """Begin to listen to the engine. Whoever started it learns from it that it is stuck."""
         for slot in reversed(range(self._exchange.slots)):

@@ -41,6 +41,7 @@ class Segmenter(Protocol):
         provider: The runtime's name of that.
         window_concurrency: How many windows of one patch are worth submitting at once.
         ready: Whether it answers now.
+        late: Whether it has not for longer than it should.
     """
 
     manifest: ModelManifest
@@ -51,6 +52,11 @@ class Segmenter(Protocol):
     @property
     def ready(self) -> bool:
         """Whether it answers now."""
+        ...
+
+    @property
+    def late(self) -> bool:
+        """Whether it has not answered for longer than it should: it may be stuck, or the machine is slow."""
         ...
 
     async def start(self, stalled: Callable[[], None] = ...) -> None:

@@ -190,6 +190,15 @@ def test_health_and_documentation_answer_without_reaching_outside(client):
     assert client.get(script).status_code == 200
 
 
+def test_a_service_whose_model_is_late_is_not_ready_and_takes_what_comes_all_the_same(client):
+    client.app.state.service.segmenter.late = True
+    assert client.get("/health/live").status_code == 200
+    assert client.get("/health/ready").status_code == 503
+    assert client.post("/segment", content=encoded(noise(8, 8)), headers=PNG).status_code == 200
+    client.app.state.service.segmenter.late = False
+    assert client.get("/health/ready").status_code == 200
+
+
 def test_a_service_that_has_stopped_is_not_ready(client):
     client.portal.call(client.app.state.service.segmenter.close)
     assert client.get("/health/live").status_code == 200

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from app.inference import lanes as lanes_module
-from app.inference.lanes import Lanes
+from app.inference.lanes import Lanes, Patience
 
 
 class Bench:
@@ -22,8 +22,8 @@ class Bench:
         self.stalls += 1
         self.stalled.set()
 
-    def run(self, work: Callable[[], str], seconds: float = 60.0) -> None:
-        self.lanes.run(work, self.outcomes.put_nowait, seconds)
+    def run(self, work: Callable[[], str], seconds: float = 60.0, late_seconds: float = 60.0) -> None:
+        self.lanes.run(work, self.outcomes.put_nowait, Patience(late_seconds, seconds))
 
 
 def bench(scenario: Callable[[Bench], Awaitable[None]], count: int = 1, turns: object = None) -> None:
@@ -100,6 +100,22 @@ def test_a_lane_that_runs_too_long_is_reported_once_and_what_it_says_later_is_no
         assert bench.stalls == 1
 
     bench(scenario, count=2)
+
+
+def test_what_runs_for_long_is_late_until_it_ends(gate, quick_ticks, caplog):
+    async def scenario(bench: Bench) -> None:
+        bench.run(held(gate), late_seconds=0.05)
+        assert not bench.lanes.late
+        while not bench.lanes.late:
+            await asyncio.sleep(0.01)
+        gate.set()
+        assert await bench.outcomes.get() == "late"
+        assert not bench.lanes.late
+        await bench.lanes.close()
+        assert bench.stalls == 0
+
+    bench(scenario)
+    assert [record.getMessage()[:20] for record in caplog.records] == ["a batch has run for "]
 
 
 def test_waiting_for_a_turn_does_not_count(gate, quick_ticks):
