@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 import pytest
 from fastapi.testclient import TestClient
@@ -74,6 +74,15 @@ class RunningService:
                 self.url = found.group(1)
                 self._listening.set()
         self._listening.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it however a test ended: a test that fails leaves no process behind."""
+        if self.process.poll() is None:
+            self.process.kill()  # its other processes end with it
+            self.stop()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to end and return its exit status."""

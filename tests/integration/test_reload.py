@@ -228,22 +228,21 @@ def test_reloads_one_after_the_other_all_come_about(service, bundle):
 
 @pytest.mark.parametrize("layout", ["own"], indirect=True, scope="module")
 def test_a_system_without_room_for_more_goes_on_with_what_is_served(layout, bundle):
-    service = RunningService("--device", "cpu", "--bundle", str(bundle), *LAYOUTS[layout])
-    served = version_of(service)
-    limits = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (8, limits[1]))  # all eight are in use
-    try:
-        reload(service, "not reloaded: the system has no room for another process")
-    finally:
-        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, limits)
-    assert version_of(service) == served
-    reload(service)
-    assert service.stop(signal.SIGINT) == 0
+    with RunningService("--device", "cpu", "--bundle", str(bundle), *LAYOUTS[layout]) as service:
+        served = version_of(service)
+        limits = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (8, limits[1]))  # all eight are in use
+        try:
+            reload(service, "not reloaded: the system has no room for another process")
+        finally:
+            resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, limits)
+        assert version_of(service) == served
+        reload(service)
+        assert service.stop(signal.SIGINT) == 0
 
 
 def test_a_reload_under_way_does_not_hold_up_the_end(layout, bundle):
-    service = started(layout, bundle)
-    with loading_for_ever(service, bundle) as (_, asking):
+    with started(layout, bundle) as service, loading_for_ever(service, bundle) as (_, asking):
         stopped = time.monotonic()
         assert service.stop(signal.SIGINT) == 0
         assert time.monotonic() - stopped < 20  # and not what requests may take
