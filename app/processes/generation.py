@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing.synchronize import Semaphore
 from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry
@@ -66,6 +65,9 @@ class Generation:
         shared: What it shares with those before and after it.
         number: Which one it is, from 0.
         taken: Groups of the places that others have; see `Places`.
+
+    Raises:
+        OSError: The system has no room for what its processes share.
     """
 
     def __init__(self, shared: Shared, number: int, taken: set[int]) -> None:
@@ -77,7 +79,8 @@ class Generation:
         self._suffix = f" of generation {number}" if number else ""
         self._exchanges: list[Exchange] = []
         self._tried: ModelManifest | None = None
-        self._turns: Semaphore | None = None
+        # For the lanes of fronts that have models of their own: as many run as are cores.
+        self._turns = multiprocessing.get_context("fork").Semaphore(shared.settings.cores)
         self._has_turns = False
         self._leave_by: float | None = None
 
@@ -89,8 +92,6 @@ class Generation:
             OSError: The system lacks what a process takes; some of them may have been started.
         """
         shared = self._shared
-        # For the lanes of fronts that have models of their own: as many run as are cores.
-        self._turns = multiprocessing.get_context("fork").Semaphore(shared.settings.cores)
         if shared.layout.shared_engine:
             manifest = read_manifest(shared.settings.bundle)
             self._exchanges = [Exchange(manifest, _SLOTS) for _ in shared.listeners]
@@ -264,7 +265,6 @@ class Generation:
 
     def _hand_out_turns(self) -> None:
         """Have no lane wait for a turn which a front that did not end well has taken with it."""
-        if self._turns is not None and not self._has_turns:
-            for _ in range(self._shared.settings.cores):
-                self._turns.release()
+        for _ in range(0 if self._has_turns else self._shared.settings.cores):
+            self._turns.release()
         self._has_turns = True

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
+from typing import TypeVar
 
 from app.access_settings import access_of
 from app.errors import ProcessEnded, ReloadRefused, StartupError
@@ -43,6 +44,7 @@ _READY_SECONDS = 300.0
 """For which a reload waits, and others behind it: who loads a model may also hang."""
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _fork = multiprocessing.get_context("fork")
 
 
@@ -107,7 +109,7 @@ class _Supervisor:
             ProcessEnded: Likewise, but it could not say why.
         """
         self._shared.access.look_again()  # what is forked now must not believe a key that was revoked meanwhile
-        coming = Generation(self._shared, self._made, {generation.group for generation in self._generations})
+        coming = _grow(lambda: Generation(self._shared, self._made, {other.group for other in self._generations}))
         self._made += 1
         self._generations.append(coming)
         due = time.monotonic() + _READY_SECONDS if self._serving is not None else math.inf
@@ -235,13 +237,13 @@ class _Supervisor:
             told = len(self._signals.received)
 
 
-def _grow(step: Callable[[], None]) -> None:
-    """Do what begins processes.
+def _grow(step: Callable[[], _T]) -> _T:
+    """Do what begins processes, and return what it does.
 
     Raises:
         ProcessEnded: The system has no room for another.
     """
     try:
-        step()
+        return step()
     except (OSError, MemoryError) as error:
         raise ProcessEnded(f"the system has no room for another process ({error})") from error

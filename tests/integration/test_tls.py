@@ -85,7 +85,7 @@ def test_several_fronts_speak_tls_share_a_limit_and_write_one_log(folder):
     ("files", "words"),
     [
         ({"tls_cert": "none.pem"}, "none.pem: no such file or directory"),
-        ({"tls_cert": "cert.pem"}, "are no certificate in PEM and the key of it"),
+        ({"tls_cert": "cert.pem"}, "a key that is in a file of its own is named by --tls-key"),
         ({"tls_cert": "keys", "tls_key": "key.pem"}, "are no certificate in PEM"),
         ({"tls_cert": "cert.pem", "tls_key": "other.pem"}, "KEY_VALUES_MISMATCH"),
         ({"tls_cert": "cert.pem", "tls_key": "locked.pem"}, "the key has a passphrase"),
