@@ -79,8 +79,8 @@ class Visitor:
         return self._random.choice(self._kinds)()
 
     def last_round(self) -> Iterator[Outcome]:
-        """Have each upload segmented once, the largest first, over a connection each."""
-        for upload in reversed(self._uploads):
+        """Have an upload of each size segmented, the largest first, over a connection each."""
+        for upload in reversed(self._uploads[:: len(_FORMATS)]):
             self.close()
             status, _, seconds = self._ask("POST", "/segment", upload.data, {"Content-Type": upload.media_type})
             yield Outcome("last round", status, _unless(status, {200} | _BUSY), seconds)
