@@ -1,7 +1,9 @@
 """What becomes of a service that is asked for three times what it can do: `python -m benchmarks.overload`.
 
-The capacity is measured first, with wrk in a closed loop of 32 connections; then h2load sends a multiple of it, evenly,
-whether or not answers come. Health is asked all the while, as an orchestrator asks it.
+The capacity is measured with wrk in a closed loop of 32 connections; then h2load sends a multiple of it, evenly,
+whether or not answers come. Health is asked all the while, as an orchestrator asks it. The capacity is measured again
+after each time of overload, and what was answered is a share of the two around it: machines get faster and slower by
+themselves.
 """
 
 import re
@@ -10,6 +12,8 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -20,13 +24,15 @@ from benchmarks.serving.load import Target, check_tools, closed_loop, open_loop,
 _ROOT = Path(__file__).parent.parent
 _PATCH = _ROOT / "examples" / "patches" / "cmu1-skin-2.png"
 _CONNECTIONS = 32
+_CAPACITY_SECONDS = 10
 
 
 @click.command()
-@click.option("--seconds", type=float, default=60.0, show_default=True, help="Of overload.")
+@click.option("--seconds", type=float, default=60.0, show_default=True, help="Of a round.")
 @click.option("--times", type=float, default=3.0, show_default=True, help="The capacity.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Of overload.")
 @click.argument("flags", nargs=-1)
-def main(seconds: float, times: float, flags: tuple[str, ...]) -> None:
+def main(seconds: float, times: float, rounds: int, flags: tuple[str, ...]) -> None:
     """Overload `tessera serve FLAGS` and print how it bears it."""
     check_tools()
     with tempfile.NamedTemporaryFile("w+") as log:
@@ -34,7 +40,7 @@ def main(seconds: float, times: float, flags: tuple[str, ...]) -> None:
         service = subprocess.Popen(command, stderr=log, cwd=_ROOT)  # noqa: S603  the command is this project's own
         try:
             url = _address(Path(log.name))
-            _measure(url, seconds, times)
+            _measure(url, seconds, times, rounds)
         finally:
             service.terminate()
             service.wait()
@@ -49,10 +55,40 @@ def _address(log: Path) -> str:
     return found.group(1)
 
 
-def _measure(url: str, seconds: float, times: float) -> None:
+def _measure(url: str, seconds: float, times: float, rounds: int) -> None:
     target = Target(f"{url}/segment", _PATCH, "image/png")
     closed_loop(target, _CONNECTIONS, 3)
-    before = closed_loop(target, _CONNECTIONS, 10).per_second
+    before = closed_loop(target, _CONNECTIONS, _CAPACITY_SECONDS).per_second
+    shares = []
+    for _ in range(rounds):
+        overload = _overload(url, target, times * before, seconds)
+        after = closed_loop(target, _CONNECTIONS, _CAPACITY_SECONDS).per_second
+        capacity = (before + after) / 2
+        shares.append(overload.answered / capacity)
+        click.echo(
+            f"capacity: {before:.1f} patches a second before, {after:.1f} after\n"
+            f"sent: {overload.sent:.1f} a second for {seconds:g} s, {overload.sent / capacity:.1f} times the capacity;"
+            f" answered: {overload.answered:.1f}, {shares[-1]:.2f} of it\n"
+            f"answered ones took: median {overload.p50_ms:.0f} ms, p99 {overload.p99_ms:.0f} ms\n"
+            f"health: {len(overload.health_ms)} checks; median {percentile(overload.health_ms, 50):.0f} ms,"
+            f" p99 {percentile(overload.health_ms, 99):.0f}, longest {max(overload.health_ms):.0f}"
+        )
+        before = after
+    click.echo(f"answered in all {rounds} rounds: {sum(shares) / rounds:.2f} of the capacity")
+
+
+@dataclass(frozen=True, slots=True)
+class _Overload:
+    """What became of a time of overload: requests a second, and milliseconds."""
+
+    sent: float
+    answered: float
+    p50_ms: float
+    p99_ms: float
+    health_ms: list[float]
+
+
+def _overload(url: str, target: Target, rate: float, seconds: float) -> _Overload:
     took: list[float] = []
     over = threading.Event()
 
@@ -63,22 +99,14 @@ def _measure(url: str, seconds: float, times: float) -> None:
                 client.get(f"{url}/health/live").raise_for_status()
                 took.append(1000 * (time.perf_counter() - started))
 
-    asking = threading.Thread(target=ask_health)
-    asking.start()
-    load = open_loop(target, times * before, seconds)
-    over.set()
-    asking.join()
-    after = closed_loop(target, _CONNECTIONS, 10).per_second
-    answered = load.sent * (1 - load.failed / load.requests)
-    capacity = (before + after) / 2
-    click.echo(f"capacity: {before:.1f} patches a second before, {after:.1f} after")
-    click.echo(
-        f"sent: {load.sent:.1f} a second for {seconds:g} s;"
-        f" answered: {answered:.1f}, {answered / capacity:.2f} of capacity"
-    )
-    click.echo(f"answered ones took: median {load.p50_ms:.0f} ms, p99 {load.p99_ms:.0f} ms")
-    shares = [percentile(took, share) for share in (50, 99, 100)]
-    click.echo(f"health: {len(took)} checks; median {shares[0]:.0f} ms, p99 {shares[1]:.0f}, longest {shares[2]:.0f}")
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask_health)
+        try:
+            load = open_loop(target, rate, seconds)
+        finally:
+            over.set()
+        asking.result()
+    return _Overload(load.sent, load.sent * (1 - load.failed / load.requests), load.p50_ms, load.p99_ms, took)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import http
 import logging
 import re
 from collections.abc import Mapping
+from functools import cache
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -220,6 +221,7 @@ def _problem(status: int, title: str, detail: str) -> Problem:
     return Problem(type=kind, title=title, status=status, detail=detail, request_id=request_id.get())
 
 
+@cache
 def _slug(words: str) -> str:
     """Return "QueueFull" or "Queue full" as "queue-full"."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])|\s+", "-", words).lower()

@@ -99,10 +99,7 @@ class Admission:
         inside = self._places.images
         if inside > self._most_images:
             self._places.take(images=-images)
-            raise QueueFull(
-                f"the queue is full ({inside - images} of {self._most_images} images); try again later",
-                self._images_done.seconds_for(inside - self._most_images),
-            )
+            raise self._full_of_images(inside - images, images)
         finished = images
         try:
             yield
@@ -112,6 +109,16 @@ class Admission:
         finally:
             self._places.take(images=-images)
             self._images_done.note(finished)
+
+    def expect_place(self) -> None:
+        """Go on where one more image would find a place in this moment; none is taken.
+
+        Raises:
+            QueueFull: It would find none.
+        """
+        inside = self._places.images
+        if inside >= self._most_images:
+            raise self._full_of_images(inside, 1)
 
     @contextmanager
     def weigh(self, pixels: int) -> Iterator[None]:
@@ -134,6 +141,12 @@ class Admission:
         finally:
             self._places.take(pixels=-share)
             self._pixels_done.note(share)
+
+    def _full_of_images(self, inside: int, more: int) -> QueueFull:
+        return QueueFull(
+            f"the queue is full ({inside} of {self._most_images} images); try again later",
+            self._images_done.seconds_for(inside + more - self._most_images),
+        )
 
 
 class _Rate:

@@ -141,6 +141,24 @@ def test_a_full_queue_refuses_with_a_time_to_come_back():
         assert post(client, content=data, headers=PNG).status_code == 200
 
 
+def test_a_full_service_refuses_before_it_looks_at_anything_else():
+    with TestClient(create_app(Settings(queue_capacity=1, max_files=1), ColourSegmenter())) as client:
+        with client.portal.wrap_async_context_manager(_Held(client)):
+            senseless = client.post("/classify?colour=red", content=b"x", headers={"Accept": "text/csv"})
+            assert (senseless.status_code, senseless.json()["detail"]) == (
+                429,
+                "the queue is full (1 of 1 images); try again later",
+            )
+            assert senseless.headers["x-request-id"] == senseless.json()["request_id"]
+            assert senseless.headers["x-content-type-options"] == "nosniff"
+            for method, path, status in (("GET", "/segment", 405), ("POST", "/nothing", 404), ("GET", "/model", 200)):
+                assert client.request(method, path).status_code == status
+            metrics = client.get("/metrics").text
+        assert 'tessera_requests_total{route="/classify",status="429"} 1.0' in metrics
+        assert 'tessera_rejections_total{reason="queue-full"} 1.0' in metrics
+        assert client.post("/classify?colour=red", content=b"x").status_code == 400
+
+
 class _Held:
     """Takes the service's only place."""
 
