@@ -278,10 +278,12 @@ def test_images_that_found_no_place_are_not_counted():
 
 def test_a_full_service_asks_for_the_key_first_and_writes_down_whom_it_refuses(keys_file, tmp_path):
     log = tmp_path / "audit.jsonl"
-    with running(keys_file=keys_file, audit_log=log, queue_capacity=1, max_files=1) as client:
-        with client.portal.wrap_async_context_manager(_Full(client)):
-            assert post(client).status_code == 401
-            assert kind(post(client, bearer("segment"))) == "queue-full"
+    with (
+        running(keys_file=keys_file, audit_log=log, queue_capacity=1, max_files=1) as client,
+        client.portal.wrap_async_context_manager(_Full(client)),
+    ):
+        assert post(client).status_code == 401
+        assert kind(post(client, bearer("segment"))) == "queue-full"
     written = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["caller"], line["route"], line["status"], line["problem"], line["images"]) for line in written] == [
         (None, "/segment", 401, "credentials-missing", []),
