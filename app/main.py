@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
@@ -39,6 +40,10 @@ _log = logging.getLogger(__name__)
 
 _MOST_SECTRA_AREAS = 64
 """In one order, and no more than the service has places for: it would be told to come back for ever."""
+
+
+_NO_TRACES: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI's own would send each path and query to whatever collector the environment names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,7 @@ def create_app(
         lifespan=lifespan,
         separate_input_output_schemas=False,
         redirect_slashes=False,  # a redirect would repeat the query, and name the host that the client did
+        telemetry=_NO_TRACES,
     )
     app.state.metrics = metrics
     app.state.phase = Phase.SERVING

@@ -24,7 +24,7 @@ from benchmarks.serving.load import Target, check_tools, closed_loop, open_loop,
 _ROOT = Path(__file__).parent.parent
 _PATCH = _ROOT / "examples" / "patches" / "cmu1-skin-2.png"
 _CONNECTIONS = 32
-_CAPACITY_SECONDS = 10
+_CAPACITY_SECONDS = 20
 
 
 @click.command()

@@ -1,7 +1,8 @@
 """How a connection ends: all that was written is sent, and no client can put that off for ever."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from app.connections.alarm import Alarm
@@ -111,11 +112,35 @@ class AnswersTransport(asyncio.Transport):
         super().__init__()
         self._transport = transport
         self._close = close
+        self._keeps_next = False
+        self._kept: bytes | None = None
+
+    @contextmanager
+    def first_with_second(self) -> Iterator[None]:
+        """Send the first piece that the block writes together with its second: one call of the system, one packet."""
+        self._keeps_next = True
+        try:
+            yield
+        finally:
+            self._keeps_next = False
+            self.send_kept()
 
     def write(self, data: Any) -> None:
         """Send a piece of an answer; in vain once the connection has ended."""
-        if not self._transport.is_closing():
+        if self._keeps_next:
+            self._keeps_next = False
+            self._kept = data
+        elif self._kept is not None:
+            kept, self._kept = self._kept, None
+            if not self._transport.is_closing():
+                self._transport.writelines((kept, data))
+        elif not self._transport.is_closing():
             self._transport.write(data)
+
+    def send_kept(self) -> None:
+        """Send a piece to which no second came."""
+        if self._kept is not None:
+            self.write(b"")
 
     def is_closing(self) -> bool:
         """Whether nothing can be sent any more."""
@@ -123,4 +148,5 @@ class AnswersTransport(asyncio.Transport):
 
     def close(self) -> None:
         """End the connection."""
+        self.send_kept()
         self._close()

@@ -9,7 +9,7 @@ from collections import deque
 from enum import Enum, auto
 from typing import Any, cast
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api.middleware import PROBES
@@ -57,8 +57,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._answers = AnswersTransport(self.transport, self._close)
         others = len(self.connections) - 1
         self._is_extra = others >= self._limits.most
-        if self._is_extra:
-            self.app = cast("Any", self._only_probes)
+        self.app = cast("Any", self._only_probes if self._is_extra else self._in_one_piece)
         if others >= self._limits.most + RESERVE:
             self._refusal = self._written(too_many_connections())
             self.transport.write(self._refusal)
@@ -93,6 +92,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with the next request, if there is one and there shall be."""
+        self._answers.send_kept()
         self._unanswered.popleft()
         if self._ending.lingers:
             self.server_state.total_requests += 1
@@ -100,6 +100,25 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_response_complete()
         if self._refusal is not None and not self._unanswered:
             self._give_refusal(self._refusal)
+
+    async def _in_one_piece(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request; the answer's head goes out with the beginning of its body."""
+        head: Message | None = None
+
+        async def send_together(message: Message) -> None:
+            nonlocal head
+            if message["type"] == "http.response.start":
+                head = message
+                return
+            if head is None:
+                await send(message)
+                return
+            beginning, head = head, None
+            with self._answers.first_with_second():
+                await send(beginning)
+                await send(message)
+
+        await cast("ASGIApp", self.config.loaded_app)(scope, receive, send_together)
 
     async def _only_probes(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in PROBES:

@@ -1,6 +1,7 @@
 """The names that dashboards and alerts are built on, and that they count what they say."""
 
 import urllib.request
+from unittest.mock import Mock
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -69,3 +70,10 @@ def test_prometheus_may_ask_for_openmetrics(client):
     response = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert response.headers["content-type"].startswith("application/openmetrics-text")
     assert response.text.endswith("# EOF\n")
+
+
+def test_no_trace_is_made_of_a_request_whatever_collector_there_is(client, monkeypatch):
+    collector = Mock()
+    monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: collector)
+    assert client.get("/model?patient=JANE").status_code == 200
+    assert not collector.mock_calls
