@@ -43,7 +43,7 @@ _MOST_SECTRA_AREAS = 64
 
 
 _NO_TRACES: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
-"""FastAPI's own would send each path and query to whatever collector the environment names."""
+"""FastAPI's own hold each path and query, and go to whatever collector somebody's environment sets up."""
 
 
 @dataclass(frozen=True, slots=True)

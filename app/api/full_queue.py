@@ -1,4 +1,4 @@
-"""Refuses images while the service has no place for one, before the way to their route costs more than the refusal."""
+"""Refuses images while the service has no place for one, before the way to their route, which costs as much again."""
 
 from collections.abc import Iterable
 

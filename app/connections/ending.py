@@ -130,12 +130,16 @@ class AnswersTransport(asyncio.Transport):
         if self._keeps_next:
             self._keeps_next = False
             self._kept = data
-        elif self._kept is not None:
-            kept, self._kept = self._kept, None
-            if not self._transport.is_closing():
-                self._transport.writelines((kept, data))
-        elif not self._transport.is_closing():
+            return
+        kept, self._kept = self._kept, None
+        if self._transport.is_closing():
+            return
+        if kept is None:
             self._transport.write(data)
+        elif data:
+            self._transport.writelines((kept, data))
+        else:  # asyncio's own transport of Python 3.12 and 3.13 never ends with a list whose last piece is empty
+            self._transport.write(kept)
 
     def send_kept(self) -> None:
         """Send a piece to which no second came."""

@@ -92,7 +92,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with the next request, if there is one and there shall be."""
-        self._answers.send_kept()
+        self._answers.send_kept()  # before a refusal, which goes past them
         self._unanswered.popleft()
         if self._ending.lingers:
             self.server_state.total_requests += 1
@@ -102,12 +102,12 @@ class BoundedConnection(HttpToolsProtocol):
             self._give_refusal(self._refusal)
 
     async def _in_one_piece(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request; the answer's head goes out with the beginning of its body."""
+        """Serve a request; the answer's head waits for the first piece of its body, to go out with it."""
         head: Message | None = None
 
         async def send_together(message: Message) -> None:
             nonlocal head
-            if message["type"] == "http.response.start":
+            if head is None and message["type"] == "http.response.start":
                 head = message
                 return
             if head is None:
@@ -118,7 +118,11 @@ class BoundedConnection(HttpToolsProtocol):
                 await send(beginning)
                 await send(message)
 
-        await cast("ASGIApp", self.config.loaded_app)(scope, receive, send_together)
+        try:
+            await cast("ASGIApp", self.config.loaded_app)(scope, receive, send_together)
+        finally:
+            if head is not None:  # it has been counted and written down: so the client gets it, and then the end
+                await send(head)
 
     async def _only_probes(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in PROBES:

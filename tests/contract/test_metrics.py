@@ -72,8 +72,10 @@ def test_prometheus_may_ask_for_openmetrics(client):
     assert response.text.endswith("# EOF\n")
 
 
-def test_no_trace_is_made_of_a_request_whatever_collector_there_is(client, monkeypatch):
+def test_no_trace_is_made_of_a_request_whatever_collector_is_set_up(client, monkeypatch):
     collector = Mock()
     monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: collector)
+    monkeypatch.setattr("opentelemetry.metrics.get_meter_provider", lambda: collector)
+    monkeypatch.setattr("opentelemetry._logs.get_logger_provider", lambda: collector)
     assert client.get("/model?patient=JANE").status_code == 200
     assert not collector.mock_calls

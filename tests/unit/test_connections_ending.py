@@ -1,10 +1,17 @@
 """What an answer's pieces become on their way to the connection."""
 
+import asyncio
+from functools import partial
 from unittest.mock import Mock, call
 
 import pytest
+import uvicorn
+from prometheus_client import CollectorRegistry
 
 from app.connections.ending import AnswersTransport
+from app.connections.limits import ConnectionLimits
+from app.connections.protocol import guarded
+from app.telemetry.metrics import Metrics
 
 
 @pytest.fixture
@@ -38,14 +45,14 @@ def test_a_head_goes_out_with_the_beginning_of_its_body(answers, connection):
 def test_a_head_without_a_body_goes_out_all_the_same(answers, connection):
     with answers.first_with_second():
         answers.write(b"head")
-    assert sent(connection) == [call.writelines((b"head", b""))]
+    assert sent(connection) == [call.write(b"head")]
 
 
 def test_a_head_without_a_body_goes_out_before_the_connection_ends(answers, connection):
     with answers.first_with_second():
         answers.write(b"head")
         answers.close()
-    assert sent(connection) == [call.writelines((b"head", b"")), call.end()]
+    assert sent(connection) == [call.write(b"head"), call.end()]
 
 
 def test_a_connection_that_has_ended_is_sent_nothing(answers, connection):
@@ -61,4 +68,69 @@ def test_an_error_between_the_two_loses_neither_the_head_nor_the_error(answers, 
     with pytest.raises(ZeroDivisionError), answers.first_with_second():
         answers.write(b"head")
         raise ZeroDivisionError
-    assert sent(connection) == [call.writelines((b"head", b""))]
+    assert sent(connection) == [call.write(b"head")]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request):
+    return asyncio.run if request.param == "asyncio" else pytest.importorskip("uvloop").run
+
+
+async def app(scope, _receive, send):
+    """Answer "ab" in two pieces; or, by the path, nothing, or half of it."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    if scope["path"] == "/broken":
+        raise ZeroDivisionError
+    await send({"type": "http.response.body", "body": b"a", "more_body": True})
+    if scope["path"] == "/half":
+        raise ZeroDivisionError
+    await send({"type": "http.response.body", "body": b"b"})
+
+
+async def all_that_comes(asked):
+    config = uvicorn.Config(
+        app,
+        http=guarded(ConnectionLimits(3, 20, 2), Metrics(CollectorRegistry())),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+    )
+    config.load()
+    state = uvicorn.server.ServerState()
+    protocol = partial(config.http_protocol_class, config=config, server_state=state, app_state={})
+    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(asked)
+        try:
+            return await asyncio.wait_for(reader.read(), 20)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+
+GET, HEAD = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n", b"HEAD / HTTP/1.1\r\nHost: t\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+
+
+def test_answers_come_whole_and_in_order_with_and_without_a_body(run):
+    came = run(all_that_comes(GET + HEAD + LAST))
+    first, second, third, fourth = came.split(b"HTTP/1.1 200 OK\r\n")
+    assert first == b""
+    assert second.endswith(b"\r\n\r\nab")
+    assert third.endswith(b"\r\n\r\n")
+    assert fourth.endswith(b"\r\n\r\nab")
+
+
+def test_a_refusal_does_not_overtake_a_head_without_a_body(run):
+    came = run(all_that_comes(HEAD + b"nonsense\r\n\r\n"))
+    assert came.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert came.count(b"HTTP/1.1 400 Bad Request\r\n") == 1
+
+
+@pytest.mark.parametrize(("path", "end"), [(b"/broken", b"\r\n\r\n"), (b"/half", b"\r\n\r\na")])
+def test_an_answer_that_breaks_off_is_what_was_counted_and_then_the_end(run, path, end):
+    came = run(all_that_comes(GET.replace(b" / ", b" " + path + b" ")))
+    assert came.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert came.endswith(end)
+    assert came.count(b"HTTP/1.1") == 1
