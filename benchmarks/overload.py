@@ -106,7 +106,7 @@ def _overload(url: str, target: Target, rate: float, seconds: float) -> _Overloa
         finally:
             over.set()
         asking.result()
-    return _Overload(load.sent, load.sent * (1 - load.failed / load.requests), load.p50_ms, load.p99_ms, took)
+    return _Overload(load.sent, load.answered, load.p50_ms, load.p99_ms, took)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ class OpenLoop:
     Attributes:
         rate: Requests a second that were to be sent.
         sent: Requests a second that were.
+        answered: Answers of status 200 a second that came meanwhile, whenever they were asked for.
         requests: Those counted.
         failed: Those of them without an answer of status 200.
         p50_ms: Latency; likewise the others.
@@ -90,6 +91,7 @@ class OpenLoop:
 
     rate: float
     sent: float
+    answered: float
     requests: int
     failed: int
     p50_ms: float
@@ -149,22 +151,29 @@ def open_loop(target: Target, rate: float, seconds: float) -> OpenLoop:
         command += ["-H", f"{name}: {value}"]
     with tempfile.NamedTemporaryFile() as log:
         _run([*command, f"--log-file={log.name}", target.url], {})
-        return parse_h2load(Path(log.name).read_text(encoding="ascii"), rate, period_seconds)
+        return parse_h2load(Path(log.name).read_text(encoding="ascii"), rate, period_seconds, seconds)
 
 
-def parse_h2load(log: str, rate: float, period_seconds: float) -> OpenLoop:
-    """Read h2load's log: of each request its start in us, its status (-1 for none) and the us to its answer's end."""
+def parse_h2load(log: str, rate: float, period_seconds: float, seconds: float) -> OpenLoop:
+    """Read h2load's log: of each request its start in us, its status (-1 for none) and the us to its answer's end.
+
+    What began within `seconds` after the first ramp is counted. Each connection has its number of requests: those that
+    wait for answers need longer for it, and after that time are alone with the server.
+    """
     rows = sorted(tuple(map(int, line.split("\t")[:3])) for line in log.splitlines())
-    first, last = rows[0][0], rows[-1][0]
     settling_us = 1e6 * _SETTLING_SECONDS
-    counted = [row for row in rows if first + settling_us <= row[0] <= last - settling_us]
+    begin = rows[0][0] + settling_us
+    end = min(begin + 1e6 * seconds, rows[-1][0] - settling_us)
+    counted = [row for row in rows if begin <= row[0] <= end]
     if len(counted) < 2:
         raise click.ClickException("the open loop was too short to count anything; give it more seconds")
+    came = sum(status == 200 and begin <= start + took <= end for start, status, took in rows)
     good_ms = [took / 1000 for _, status, took in counted if status == 200]
     span_seconds = (counted[-1][0] - counted[0][0]) / 1e6
     return OpenLoop(
         rate=rate,
         sent=(len(counted) - 1) / span_seconds,
+        answered=1e6 * came / (end - begin),
         requests=len(counted),
         failed=len(counted) - len(good_ms),
         p50_ms=percentile(good_ms, 50),
