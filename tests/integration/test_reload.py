@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import httpx2 as httpx
@@ -84,8 +84,10 @@ def total(service: RunningService, name: str) -> float:
 
 def to_all(service: RunningService, number: int) -> None:
     """Send a signal to each process, as systemd and killall do: the supervisor's word alone counts."""
-    for pid in processes_of(service.process.pid):
-        os.kill(pid, number)
+    supervisor = service.process.pid
+    for pid in processes_of(supervisor):
+        with nullcontext() if pid == supervisor else suppress(ProcessLookupError):  # who was to leave may just have
+            os.kill(pid, number)
 
 
 def until(service: RunningService, is_so: Callable[[], bool]) -> None:
