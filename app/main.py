@@ -40,8 +40,6 @@ _log = logging.getLogger(__name__)
 
 _MOST_SECTRA_AREAS = 64
 """In one order, and no more than the service has places for: it would be told to come back for ever."""
-
-
 _NO_TRACES: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 """FastAPI's own hold each path and query, and go to whatever collector somebody's environment sets up."""
 

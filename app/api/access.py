@@ -16,7 +16,7 @@ from app.access.callers import ANYBODY, Caller
 from app.access.callers import Scope as Allowed
 from app.access.gate import Access
 from app.access.rates import Allowance
-from app.api.middleware import METHODS
+from app.api.middleware import METHODS, path_of
 from app.api.problems import PROBLEM, refuse
 from app.api.visit import CLIENT_LEFT, FAULT, VISIT, Visit
 from app.errors import (
@@ -72,7 +72,7 @@ class AccessControl:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path: str = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("\n")  # so lenient is the router too
+        path = path_of(scope)
         part = _PARTS.get(path.split("/", 2)[1] if path.startswith("/") else "", _IMAGES)
         audit = self._access.audit if part in _AUDITED else None
         if audit is None:

@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.dependencies import Service
+from app.api.middleware import path_of
 from app.api.problems import refuse
 from app.api.uploads import read_on
 from app.errors import QueueFull
@@ -29,7 +30,7 @@ class FullQueue:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] == "http" and scope["method"] == "POST":
-            route = self._routes.get(scope["path"].removeprefix(scope.get("root_path", "")))
+            route = self._routes.get(path_of(scope))
             service: Service | None = getattr(scope["app"].state, "service", None)
             if route is not None and service is not None and service.segmenter.ready:
                 try:

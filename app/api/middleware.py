@@ -85,6 +85,12 @@ class RequestScope:
         _log.log(level, "request", extra=fields)
 
 
+def path_of(scope: Scope) -> str:
+    """Return a request's path as routes have it: below where the service is mounted, and as lenient as the router."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.rstrip("\n")
+
+
 def _uuid(text: str | None) -> str:
     try:
         return str(uuid.UUID(text)) if text else str(uuid.uuid4())

@@ -2,6 +2,8 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.middleware import path_of
+
 _ALL = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -43,8 +45,7 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        wanted = self._documentation if path.startswith(_DOCUMENTATION_PATHS) else self._api
+        wanted = self._documentation if path_of(scope).startswith(_DOCUMENTATION_PATHS) else self._api
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

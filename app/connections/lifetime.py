@@ -107,15 +107,14 @@ class BoundedConnection(HttpToolsProtocol):
 
         async def send_together(message: Message) -> None:
             nonlocal head
-            if head is None and message["type"] == "http.response.start":
+            if head is not None:
+                beginning, head = head, None
+                with self._answers.first_with_second():
+                    await send(beginning)
+                    await send(message)
+            elif message["type"] == "http.response.start":
                 head = message
-                return
-            if head is None:
-                await send(message)
-                return
-            beginning, head = head, None
-            with self._answers.first_with_second():
-                await send(beginning)
+            else:
                 await send(message)
 
         try:

@@ -265,6 +265,7 @@ class Generation:
 
     def _hand_out_turns(self) -> None:
         """Have no lane wait for a turn which a front that did not end well has taken with it."""
-        for _ in range(0 if self._has_turns else self._shared.settings.cores):
-            self._turns.release()
+        if not self._has_turns:
+            for _ in range(self._shared.settings.cores):
+                self._turns.release()
         self._has_turns = True
