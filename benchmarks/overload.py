@@ -3,9 +3,11 @@
 The capacity is measured with wrk in a closed loop of 32 connections; then h2load sends a multiple of it, evenly,
 whether or not answers come. Health is asked all the while, as an orchestrator asks it. The capacity is measured again
 after each time of overload, and what was answered is a share of the two around it: machines get faster and slower by
-themselves.
+themselves. The client has the service's cores, and takes more of them when it sends more, so the share is stated twice:
+of the capacity, and of the part of it that the client left.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -13,18 +15,19 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import httpx2 as httpx
 
-from benchmarks.serving.load import Target, check_tools, closed_loop, open_loop, percentile
+from benchmarks.serving.load import OpenLoop, Target, check_tools, closed_loop, open_loop, percentile
 
 _ROOT = Path(__file__).parent.parent
 _PATCH = _ROOT / "examples" / "patches" / "cmu1-skin-2.png"
 _CONNECTIONS = 32
 _CAPACITY_SECONDS = 20
+_PATIENCE_SECONDS = 3.0
+"""How often each connection sends: seldom enough that most of those accepted are answered before it sends again."""
 
 
 @click.command()
@@ -58,37 +61,36 @@ def _address(log: Path) -> str:
 def _measure(url: str, seconds: float, times: float, rounds: int) -> None:
     target = Target(f"{url}/segment", _PATCH, "image/png")
     closed_loop(target, _CONNECTIONS, 3)
-    before = closed_loop(target, _CONNECTIONS, _CAPACITY_SECONDS).per_second
-    shares = []
+    before = closed_loop(target, _CONNECTIONS, _CAPACITY_SECONDS)
+    shares, shares_left = [], []
     for _ in range(rounds):
-        overload = _overload(url, target, times * before, seconds)
-        after = closed_loop(target, _CONNECTIONS, _CAPACITY_SECONDS).per_second
-        capacity = (before + after) / 2
-        shares.append(overload.answered / capacity)
+        load, health_ms = _overload(url, target, times * before.per_second, seconds)
+        after = closed_loop(target, _CONNECTIONS, _CAPACITY_SECONDS)
+        capacity = (before.per_second + after.per_second) / 2
+        cores = len(os.sched_getaffinity(0))
+        usual, busy = (before.cores + after.cores) / 2, load.sent * load.client_ms / 1000
+        left = capacity * (cores - busy) / (cores - usual)
+        shares.append(load.answered / capacity)
+        shares_left.append(load.answered / left)
         click.echo(
-            f"capacity: {before:.1f} patches a second before, {after:.1f} after\n"
-            f"sent: {overload.sent:.1f} a second for {seconds:g} s, {overload.sent / capacity:.1f} times the capacity;"
-            f" answered: {overload.answered:.1f}, {shares[-1]:.2f} of it\n"
-            f"answered ones took: median {overload.p50_ms:.0f} ms, p99 {overload.p99_ms:.0f} ms\n"
-            f"health: {len(overload.health_ms)} checks; median {percentile(overload.health_ms, 50):.0f} ms,"
-            f" p99 {percentile(overload.health_ms, 99):.0f}, longest {max(overload.health_ms):.0f}"
+            f"capacity: {before.per_second:.1f} patches a second before, {after.per_second:.1f} after\n"
+            f"sent: {load.sent:.1f} a second for {seconds:g} s, {load.sent / capacity:.1f} times the capacity;"
+            f" answered: {load.answered:.1f}, {shares[-1]:.2f} of it\n"
+            f"the client took {100 * busy / cores:.1f} % of the cores, and {100 * usual / cores:.1f} % to measure the"
+            f" capacity; answered: {shares_left[-1]:.2f} of what that left\n"
+            f"answered ones took: median {load.p50_ms:.0f} ms, p99 {load.p99_ms:.0f} ms\n"
+            f"health: {len(health_ms)} checks; median {percentile(health_ms, 50):.0f} ms,"
+            f" p99 {percentile(health_ms, 99):.0f}, longest {max(health_ms):.0f}"
         )
         before = after
-    click.echo(f"answered in all {rounds} rounds: {sum(shares) / rounds:.2f} of the capacity")
+    click.echo(
+        f"answered in all {rounds} rounds: {sum(shares) / rounds:.2f} of the capacity,"
+        f" {sum(shares_left) / rounds:.2f} of what the client left of it"
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Overload:
-    """What became of a time of overload: requests a second, and milliseconds."""
-
-    sent: float
-    answered: float
-    p50_ms: float
-    p99_ms: float
-    health_ms: list[float]
-
-
-def _overload(url: str, target: Target, rate: float, seconds: float) -> _Overload:
+def _overload(url: str, target: Target, rate: float, seconds: float) -> tuple[OpenLoop, list[float]]:
+    """Return what became of a time of overload, and how long each check of health took meanwhile, in ms."""
     took: list[float] = []
     over = threading.Event()
 
@@ -102,11 +104,11 @@ def _overload(url: str, target: Target, rate: float, seconds: float) -> _Overloa
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask_health)
         try:
-            load = open_loop(target, rate, seconds)
+            load = open_loop(target, rate, seconds, _PATIENCE_SECONDS)
         finally:
             over.set()
         asking.result()
-    return _Overload(load.sent, load.answered, load.p50_ms, load.p99_ms, took)
+    return load, took
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from functools import cache
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -213,7 +213,7 @@ def internal_error() -> Problem:
 
 def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """Return `problem` as a response."""
-    return JSONResponse(problem.model_dump(), problem.status, headers, MEDIA_TYPE)
+    return Response(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)
 
 
 def _problem(status: int, title: str, detail: str) -> Problem:

@@ -5,6 +5,7 @@ import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -12,6 +13,7 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 LogFormat = Literal["json", "text"]
 
+_encode = json.JSONEncoder(default=str).encode
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -29,7 +31,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _encode(line)
 
 
 class TextFormatter(logging.Formatter):
@@ -37,10 +39,15 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without a newline, and a traceback below it where there is one."""
-        when = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        when = _clock(int(record.created))
         details = "  ".join(f"{name}={value}" for name, value in extras(record).items())
         line = f"{when} {record.levelname.lower():7} {record.getMessage()}" + (f"  {details}" if details else "")
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+
+
+@lru_cache(maxsize=1)
+def _clock(second: int) -> str:
+    return datetime.fromtimestamp(second).strftime("%H:%M:%S")
 
 
 def extras(record: logging.LogRecord) -> dict[str, object]:

@@ -20,9 +20,7 @@ import numpy as np
 
 _LUA = Path(__file__).parent / "post.lua"
 _TIMEOUT = "30s"
-_LEAST_CLIENTS, _MOST_CLIENTS = 8, 500
-_SETTLING_SECONDS = 1.0
-"""Of an open loop: what its first and last second show is the ramp, and is not counted."""
+_LEAST_CLIENTS, _MOST_CLIENTS = 8, 800
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +72,11 @@ class ClosedLoop:
         """Good answers in a second."""
         return (self.requests - self.refused) / self.seconds
 
+    @property
+    def cores(self) -> float:
+        """Processor cores that wrk itself kept busy."""
+        return self.client_seconds / self.seconds
+
 
 @dataclass(frozen=True, slots=True)
 class OpenLoop:
@@ -87,6 +90,7 @@ class OpenLoop:
         failed: Those of them without an answer of status 200.
         p50_ms: Latency; likewise the others.
         waited: Share of requests whose answer took longer than the connection's period, so that the next was sent late.
+        client_ms: Processor time that h2load itself took for a request.
     """
 
     rate: float
@@ -98,6 +102,7 @@ class OpenLoop:
     p90_ms: float
     p99_ms: float
     waited: float
+    client_ms: float
 
 
 def check_tools() -> None:
@@ -136,32 +141,37 @@ def parse_wrk(output: str, client_seconds: float) -> ClosedLoop:
     return loop
 
 
-def open_loop(target: Target, rate: float, seconds: float) -> OpenLoop:
+def open_loop(target: Target, rate: float, seconds: float, patience_seconds: float = 1.0) -> OpenLoop:
     """Send `rate` requests a second, evenly, for `seconds` and the ramps before and after.
 
-    Each connection sends about once a second, or less often, so that one is free for each request unless an answer
-    takes that long; they start one after the other, since h2load's would all send at the same instant otherwise.
+    Each connection sends once in about `patience_seconds`, so that one is free for each request unless an answer takes
+    that long; they start one after the other, since h2load's would all send at the same instant otherwise.
     """
-    clients = min(_MOST_CLIENTS, max(_LEAST_CLIENTS, round(rate)))
+    clients = min(_MOST_CLIENTS, max(_LEAST_CLIENTS, round(rate * patience_seconds)))
     period_seconds = clients / rate
-    each = max(2, math.ceil((seconds + 2 * _SETTLING_SECONDS) / period_seconds))
+    each = max(2, math.ceil((seconds + 2 * patience_seconds) / period_seconds))
     command = ["h2load", "--h1", "-t1", f"-c{clients}", f"-n{clients * each}", f"--rps={1 / period_seconds:.6f}"]
     command += ["-r1", f"--rate-period={max(1, round(1000 * period_seconds / clients))}ms", "-d", str(target.body)]
     for name, value in target.all_headers.items():
         command += ["-H", f"{name}: {value}"]
+    before = _children_seconds()
     with tempfile.NamedTemporaryFile() as log:
         _run([*command, f"--log-file={log.name}", target.url], {})
-        return parse_h2load(Path(log.name).read_text(encoding="ascii"), rate, period_seconds, seconds)
+        text = Path(log.name).read_text(encoding="ascii")
+        spent = _children_seconds() - before
+        return parse_h2load(text, rate, period_seconds, seconds, patience_seconds, spent)
 
 
-def parse_h2load(log: str, rate: float, period_seconds: float, seconds: float) -> OpenLoop:
+def parse_h2load(
+    log: str, rate: float, period_seconds: float, seconds: float, settling_seconds: float, client_seconds: float
+) -> OpenLoop:
     """Read h2load's log: of each request its start in us, its status (-1 for none) and the us to its answer's end.
 
-    What began within `seconds` after the first ramp is counted. Each connection has its number of requests: those that
-    wait for answers need longer for it, and after that time are alone with the server.
+    What began within `seconds` after the first ramp, of `settling_seconds`, is counted. Each connection has its number
+    of requests: those that wait for answers need longer for it, and after that time are alone with the server.
     """
     rows = sorted(tuple(map(int, line.split("\t")[:3])) for line in log.splitlines())
-    settling_us = 1e6 * _SETTLING_SECONDS
+    settling_us = 1e6 * settling_seconds
     begin = rows[0][0] + settling_us
     end = min(begin + 1e6 * seconds, rows[-1][0] - settling_us)
     counted = [row for row in rows if begin <= row[0] <= end]
@@ -180,6 +190,7 @@ def parse_h2load(log: str, rate: float, period_seconds: float, seconds: float) -
         p90_ms=percentile(good_ms, 90),
         p99_ms=percentile(good_ms, 99),
         waited=sum(took > 1e6 * period_seconds for _, _, took in counted) / len(counted),
+        client_ms=1000 * client_seconds / len(rows),
     )
 
 

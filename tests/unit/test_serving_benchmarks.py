@@ -95,24 +95,29 @@ def h2load_log(starts_ms, took_ms, status=200):
     return "".join(f"{10**15 + int(MS * start)}\t{status}\t{int(MS * took_ms)}\n" for start in starts_ms)
 
 
+def read_loop(log, rate, seconds):
+    return parse_h2load(log, rate, period_seconds=1.0, seconds=seconds, settling_seconds=1.0, client_seconds=0.5)
+
+
 def test_an_open_loop_counts_what_lies_between_its_ramps():
     ramp, steady = h2load_log([0, 500, 4600, 5000], 900), h2load_log(range(1000, 4001, 100), 20)
-    loop = parse_h2load(ramp + steady, rate=10, period_seconds=1.0, seconds=60)
+    loop = read_loop(ramp + steady, rate=10, seconds=60)
     assert (loop.requests, loop.failed, loop.p99_ms, loop.waited) == (31, 0, 20.0, 0.0)
     assert loop.sent == pytest.approx(10)
+    assert loop.client_ms == pytest.approx(500 / 35)  # of all that it sent
 
 
 def test_an_open_loop_tells_failures_and_answers_that_outlast_the_period():
     ends = h2load_log([0, 5000], 5)
     log = ends + h2load_log([2000], 5, status=429) + h2load_log([2100], 5, status=-1) + h2load_log([2200, 2300], 1500)
-    loop = parse_h2load(log, rate=10, period_seconds=1.0, seconds=60)
+    loop = read_loop(log, rate=10, seconds=60)
     assert (loop.requests, loop.failed, loop.p50_ms, loop.waited) == (4, 2, 1500.0, 0.5)
 
 
 def test_an_open_loop_ends_with_its_time_whoever_still_has_something_to_send():
     busy = h2load_log(range(0, 3100, 100), 5, status=429) + h2load_log(range(0, 3100, 500), 700)
     tail = h2load_log(range(3500, 9001, 500), 100)
-    loop = parse_h2load(busy + tail, rate=12, period_seconds=1.0, seconds=2)
+    loop = read_loop(busy + tail, rate=12, seconds=2)
     assert (loop.requests, loop.failed, loop.p99_ms) == (26, 21, 700.0)
     assert loop.sent == pytest.approx(12.5)
     assert loop.answered == pytest.approx(2)  # at 1.2, 1.7, 2.2 and 2.7 s
@@ -120,7 +125,7 @@ def test_an_open_loop_ends_with_its_time_whoever_still_has_something_to_send():
 
 def test_an_open_loop_of_ramps_alone_is_refused():
     with pytest.raises(click.ClickException, match="too short"):
-        parse_h2load(h2load_log([0, 100, 200], 5), rate=10, period_seconds=1.0, seconds=60)
+        read_loop(h2load_log([0, 100, 200], 5), rate=10, seconds=60)
 
 
 def test_servers_are_named_with_or_without_their_variant():
