@@ -10,7 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model_export.errors import InvalidRecipe
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Below1 = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Zoom = Annotated[float, Field(ge=0.1, le=10.0)]
 
 DEFAULT_RECIPE = "luad-lite0"
 MAX_SEED = 2**32 - 1
@@ -95,15 +98,15 @@ class Recipe(BaseModel):
     learning_rate: Positive = 1e-3
     encoder_rate: Positive = 0.5
     warmup: Fraction = 0.05
-    weight_decay: float = Field(default=1e-2, ge=0.0)
-    dropout: Fraction = 0.2
+    weight_decay: NotNegative = 1e-2
+    dropout: Below1 = 0.2
     detail: bool = True
-    dice_weight: float = Field(default=0.5, ge=0.0)
-    label_weight: float = Field(default=0.2, ge=0.0)
+    dice_weight: NotNegative = 0.5
+    label_weight: NotNegative = 0.2
     precision: Literal["float32", "bfloat16"] = "float32"
-    average_decay: Fraction = 0.99
-    scale: tuple[Positive, Positive] = (0.7, 1.5)
-    stain_sigma: float = Field(default=0.1, ge=0.0)
+    average_decay: Below1 = 0.99
+    scale: tuple[Zoom, Zoom] = (0.7, 1.5)
+    stain_sigma: float = Field(default=0.1, ge=0.0, le=1.0)
     brightness: Fraction = 0.15
     rarity: Fraction = 0.5
     shares: dict[Source, Positive] = Field(default={"wsss4luad": 1.0}, min_length=1)
@@ -113,7 +116,7 @@ class Recipe(BaseModel):
     cutmix: Fraction = 0.0
     blur: Fraction = 0.0
     label_patch_px: int | None = Field(default=None, ge=32)
-    bag_weight: float = Field(default=0.0, ge=0.0)
+    bag_weight: NotNegative = 0.0
     slides: str | None = None
     teacher: Teacher | None = None
 
@@ -162,5 +165,5 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise InvalidRecipe(f"{name_or_path}: not readable as TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidRecipe(f"{name_or_path}: {where}: {first['msg']}") from error
+        where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        raise InvalidRecipe(f"{name_or_path}: {where}{first['msg']}") from error

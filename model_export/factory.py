@@ -18,6 +18,9 @@ from model_export.network import TissueNetwork
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "averaged")
 """Keys under which training programs commonly store the weights; the last is of the project's own `last.pth`."""
 
+_PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
+"""What wrappers put before each name, the outermost first; either may be around the other."""
+
 
 def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str | None = None) -> nn.Module:
     """Return the network with the checkpoint's weights, in evaluation mode.
@@ -32,12 +35,16 @@ def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str 
         InvalidCheckpoint: The factory does not import or run, or the checkpoint's weights do not fit its network.
     """
     weights = _weights(checkpoint, load_checkpoint(checkpoint))
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InvalidCheckpoint(f"{checkpoint}: {name} holds values that are no numbers, or infinite")
     if factory is None:
         label_count = sum(tissue.label for tissue in classes)
-        detail = any(name.startswith("detail.") for name in weights)
+        detail = any(".detail." in f".{name}" for name in weights)
         network: nn.Module = TissueNetwork(len(classes), label_count, pretrained=False, detail=detail)
     else:
         network = _call(factory)
+    weights = _unwrapped(weights, network.state_dict())
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     for name, shape in wanted.items():
@@ -81,7 +88,15 @@ def _weights(path: Path, state: dict[str, Any]) -> Mapping[str, Tensor]:
     if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise InvalidCheckpoint(f"{path}: holds no dictionary of weights, at its top or under {', '.join(_WRAPPERS)}")
     state.pop("n_averaged", None)  # AveragedModel's own, no weight
-    return {name.removeprefix("module."): value for name, value in state.items()}  # as DataParallel saves them
+    return state
+
+
+def _unwrapped(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the weights under the network's names: DataParallel and `torch.compile` put their own before each."""
+    for prefix in _PREFIXES:
+        if weights.keys() != wanted.keys() and all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
 
 
 def _call(factory: str) -> nn.Module:

@@ -101,25 +101,27 @@ def score_corruption(
     return scores.pixel_scores()
 
 
-def write_results(results: Results, images: int, out: Path, before: Path | None = None) -> None:
+def write_results(results: Results, images: int, out: Path, before: Results | None = None) -> None:
     """Write `robustness.json` and, as a table, `robustness.md` to the folder `out`.
 
     Args:
         results: What to write.
         images: How many images were scored.
         out: A folder; made when missing.
-        before: The `robustness.json` of another network, for the table.
-
-    Raises:
-        InvalidData: `before` is no such file.
+        before: Results of another network, for the table.
     """
-    text = table(results, _read_results(before) if before else None)
+    text = table(results, before)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / TABLE_FILE, text)
     write_text(out / RESULTS_FILE, json.dumps({"images": images, "corruptions": results}, indent=2) + "\n")
 
 
-def _read_results(path: Path) -> Results:
+def read_results(path: Path) -> Results:
+    """Read a `robustness.json`.
+
+    Raises:
+        InvalidData: It is no such file.
+    """
     try:
         results: Results = json.loads(path.read_text(encoding="utf-8"))["corruptions"]
         if not results:

@@ -9,7 +9,7 @@ from app.pathology.classes import WSSS4LUAD
 from model_export.cli.options import FILE, FOLDER
 from model_export.corruptions import CORRUPTIONS
 from model_export.evaluate import chosen_by_score, evaluate_checkpoint, held_out_of
-from model_export.robustness import checkpoints_of, held_out_by, score_corruption, write_results
+from model_export.robustness import checkpoints_of, held_out_by, read_results, score_corruption, write_results
 from model_export.training.dataset import read_pairs
 
 
@@ -21,12 +21,16 @@ from model_export.training.dataset import read_pairs
 def evaluate(pairs: Path, checkpoint: Path, out: Path, every: bool) -> None:
     """Score a checkpoint and draw image, truth and prediction side by side."""
     known = read_pairs(pairs, WSSS4LUAD)
-    held_out = [] if every else held_out_of(checkpoint, known)
-    if not held_out:
+    held_out = held_out_of(checkpoint, known)
+    scored = known if every else held_out or known
+    if every and held_out:
+        click.echo(f"note: {len(known) - len(held_out)} of these {len(known)} images may be ones that it learned from")
+    elif not held_out:
         click.echo("note: nothing was held out; these scores are of images the network may have learned from")
     for note in chosen_by_score(checkpoint) if held_out else []:
         click.echo(note)
-    scores = evaluate_checkpoint(checkpoint, held_out or known, WSSS4LUAD, out)
+    click.echo(f"scored: {len(scored)} of {len(known)} pairs" + ("" if every or not held_out else ", those held out"))
+    scores = evaluate_checkpoint(checkpoint, scored, WSSS4LUAD, out)
     for name, value in scores.as_dict().items():
         click.echo(f"{name:16} {value:.4f}")
     click.echo(f"written: {out}")
@@ -48,6 +52,7 @@ def robustness(
     if (run is None) == (checkpoint is None):
         raise click.UsageError("pass either --run or --checkpoint")
     checkpoints = checkpoints_of(run) if run else [checkpoint] if checkpoint else []
+    earlier = read_results(before) if before else None
     networks = held_out_by(checkpoints, read_pairs(pairs, WSSS4LUAD), WSSS4LUAD)
     for note in chosen_by_score(checkpoint) if checkpoint else []:
         click.echo(note)
@@ -56,5 +61,5 @@ def robustness(
         results[corruption.name] = score_corruption(corruption, networks, WSSS4LUAD)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in results[corruption.name].items())
         click.echo(f"{corruption.name:36} {shown}")
-    write_results(results, sum(len(samples) for _, samples in networks), out, before)
+    write_results(results, sum(len(samples) for _, samples in networks), out, earlier)
     click.echo(f"written: {out}")

@@ -49,6 +49,8 @@ def _network_options(command: Callable[..., None]) -> Callable[..., None]:
 def _card(
     classes: Path | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, stride: int, **rest: Any
 ) -> ModelCard:
+    if (mean is None) != (std is None):
+        raise click.UsageError("pass both --mean and --std, or neither: one belongs to the other")
     known = load_classes(classes) if classes else WSSS4LUAD
     return ModelCard(classes=known, mean=mean or INPUT_MEAN, std=std or INPUT_STD, stride=stride, **rest)
 

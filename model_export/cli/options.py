@@ -7,8 +7,9 @@ import click
 
 from app.pathology.classes import WSSS4LUAD
 from model_export.config import DEFAULT_RECIPE, MAX_SEED, Recipe, load_recipe, sources_of
+from model_export.errors import InvalidData
 from model_export.training.corpus import Corpus, read_corpus
-from model_export.training.slides import load_slides
+from model_export.training.slides import is_shipped, load_slides
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -55,5 +56,14 @@ def recipe_of(name: str, epochs: int | None, seed: int | None) -> Recipe:
 
 
 def corpus_of(recipe: Recipe, pairs: Path, patches: Path | None, folders: dict[str, Path | None]) -> Corpus:
-    """Read every image that `recipe` needs."""
-    return read_corpus(pairs, patches, folders, sources_of(recipe), WSSS4LUAD, load_slides(recipe.slides))
+    """Read every image that `recipe` needs.
+
+    Raises:
+        InvalidData: An image or a folder is wrong, or the recipe's own table of slides is of other images.
+    """
+    slides = load_slides(recipe.slides)
+    corpus = read_corpus(pairs, patches, folders, sources_of(recipe), WSSS4LUAD, slides)
+    if slides and not is_shipped(recipe.slides) and slides.keys().isdisjoint(pair.name for pair in corpus.pairs):
+        first = corpus.pairs[0].name
+        raise InvalidData(f"{recipe.slides}: names none of the pairs; its column image needs names such as {first}")
+    return corpus

@@ -5,12 +5,16 @@ from typing import cast
 
 import click
 
-from app.pathology.manifest import MODEL_FILE, Precision
+from app.pathology.manifest import MODEL_FILE, ModelManifest, Precision
 from model_export.bundle import read_manifest
 from model_export.cli.options import FILE, FOLDER, data_options
+from model_export.errors import InvalidCheckpoint, VerificationFailed
 from model_export.evaluate import chosen_by_score, held_out_of
+from model_export.export import ModelCard, serving_graph
+from model_export.factory import load_network
 from model_export.training.dataset import read_labelled_patches, read_pairs
 from model_export.variant import MAX_LOST, Trial, write_variant
+from model_export.verify import verify
 
 
 @click.command()
@@ -32,10 +36,13 @@ def quantize(
     overwrite: bool,
 ) -> None:
     """Write BUNDLE/int8 or BUNDLE/fp16; exit code 2, and nothing written, when it loses too much."""
-    classes = read_manifest(bundle).classes
+    manifest = read_manifest(bundle)
+    classes = manifest.classes
     known = read_pairs(pairs, classes)
     beside = read_labelled_patches(patches, classes) if patches else []
     held_out = held_out_of(checkpoint, known) if checkpoint else []
+    if checkpoint and held_out:
+        _check_weights(checkpoint, bundle, manifest)
     for note in chosen_by_score(checkpoint) if checkpoint else []:
         click.echo(note)
     if held_out:
@@ -54,3 +61,16 @@ def quantize(
     )
     megabytes = [(folder / MODEL_FILE).stat().st_size / 1e6 for folder in (bundle, bundle / precision)]
     click.echo(f"written: {bundle / precision} ({megabytes[1]:.1f} MB, fp32 {megabytes[0]:.1f} MB)")
+
+
+def _check_weights(checkpoint: Path, bundle: Path, manifest: ModelManifest) -> None:
+    """Refuse a checkpoint that the bundle was not exported from: another's held-out pairs may be what it learned from.
+
+    Raises:
+        InvalidCheckpoint: It answers otherwise.
+    """
+    card = ModelCard("", "", classes=manifest.classes, stride=manifest.stride, temperature=manifest.temperature)
+    try:
+        verify(serving_graph(load_network(checkpoint, manifest.classes), card), bundle / MODEL_FILE)
+    except VerificationFailed as error:
+        raise InvalidCheckpoint(f"{checkpoint}: not what {bundle} was exported from: {error}") from error

@@ -63,7 +63,11 @@ def train(
     require(logger)
     with opened(device, workers) as hardware:
         progress = Terminal(hardware)
-        sources, held_out = corpus_of(asked, pairs, patches, folders).part(held)
+        if resume and not (run / RECIPE_FILE).exists():
+            progress.line(f"{run}: nothing to resume, this is the start")
+        corpus = corpus_of(asked, pairs, patches, folders)
+        progress.line(f"pairs: {len(corpus.pairs)}, of {corpus.slides} slides")
+        sources, held_out = corpus.part(held)
         counts = ", ".join(f"{len(samples)} of {name}" for name, samples in sources.items())
         progress.line(f"images to learn from: {counts}; held out: {len(held_out)}")
         for note in untaught(sources, held_out, WSSS4LUAD, held):
@@ -117,12 +121,13 @@ def cross_validate_command(
         torch.set_num_threads(threads)
     asked = recipe_of(recipe, epochs, seed)
     require(logger)
+    corpus = corpus_of(asked, pairs, patches, folders)
+    click.echo(f"pairs: {len(corpus.pairs)}, of {corpus.slides} slides")
     if jobs > 1:
         given = {"pairs": pairs, "patches": patches, **folders, "recipe": recipe, "epochs": epochs, "seed": seed}
         given |= {"threads": threads or max(1, torch.get_num_threads() // jobs)}
         given |= {"logger": logger, "device": device, "workers": workers}
         run_side_by_side(_fold_commands(run, folds, given), jobs, click.echo)
-    corpus = corpus_of(asked, pairs, patches, folders)
     with opened(device, workers) as hardware:
         if hardware.processes > 1:
             raise InvalidRecipe(

@@ -57,7 +57,10 @@ def read_record(run: Path) -> Record:
     Raises:
         InvalidData: It holds neither a training nor a cross-validation, or one of its files is damaged.
     """
-    folds = sorted(run.glob(f"fold-*/{RECIPE_FILE}"), key=lambda path: int(path.parent.name.removeprefix("fold-")))
+    numbers = {path: path.parent.name.removeprefix("fold-") for path in run.glob(f"fold-*/{RECIPE_FILE}")}
+    folds = sorted(
+        (path for path, number in numbers.items() if number.isdecimal()), key=lambda path: int(numbers[path])
+    )
     if not folds and not (run / RECIPE_FILE).is_file():
         raise InvalidData(f"{run}: no run here: neither {RECIPE_FILE} nor fold-1/{RECIPE_FILE}")
     return Record(

@@ -31,6 +31,11 @@ class Corpus:
     pairs: Sequence[Sample]
     beside: Mapping[Source, Sequence[Sample]]
 
+    @property
+    def slides(self) -> int:
+        """How many slides the pairs are of, as far as is known."""
+        return len({sample.slide for sample in self.pairs})
+
     def part(self, fold: Fold) -> tuple[dict[Source, list[Sample]], list[Sample]]:
         """Return the training samples of `fold` by source, and what it holds out."""
         training, held_out = split(self.pairs, fold)

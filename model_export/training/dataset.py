@@ -24,6 +24,10 @@ IGNORE = 255
 LABEL_MIN_FRACTION = 0.005
 """A patch carries a label from this fraction of its known pixels on; less is an annotator's stray stroke."""
 
+_OTHER_IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".tif", ".tiff", ".webp"})
+_ORIENTATION = 0x0112
+"""EXIF's tag; 1 is upright."""
+
 _LABELS_IN_NAME = re.compile(r"(\[[01](?:, ?[01])*\])$")
 
 
@@ -74,10 +78,14 @@ def read_pairs(root: Path, classes: Sequence[TissueClass], slides: Mapping[str, 
         slides: The slide of each image by file name; one that it does not name is a slide of its own.
 
     Raises:
-        InvalidData: A folder or a mask is missing, a file does not decode, sizes differ, or a mask holds an index
-            or a colour outside the palette.
+        InvalidData: A folder, a mask or its image is missing, a file does not decode or is no PNG, sizes differ, or a
+            mask holds an index or a colour outside the palette.
     """
     images = _list_png(root / "img")
+    names = {path.name for path in images}
+    for path in sorted((root / "mask").glob("*.[pP][nN][gG]")):
+        if path.name not in names:
+            raise InvalidData(f"{path}: a mask whose image, {path.name} in img, is missing")
     samples = []
     for path in images:
         image = read_rgb(path)
@@ -118,7 +126,13 @@ def read_labelled_patches(root: Path, classes: Sequence[TissueClass]) -> list[Sa
 
 
 def _list_png(folder: Path) -> list[Path]:
-    paths = sorted(folder.glob("*.png")) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise InvalidData(f"{folder}: no such folder")
+    files = sorted(folder.iterdir())
+    for path in files:
+        if path.suffix.lower() in _OTHER_IMAGES:
+            raise InvalidData(f"{path}: images here are PNG files; convert it, or take it away")
+    paths = [path for path in files if path.suffix.lower() == ".png"]
     if not paths:
         raise InvalidData(f"{folder}: no PNG images here")
     return paths
@@ -127,29 +141,58 @@ def _list_png(folder: Path) -> list[Path]:
 def read_rgb(path: Path) -> RgbImage:
     """Read an image as (H, W, 3) uint8.
 
+    What the service would show the network otherwise than Pillow's plain conversion does is refused, not learned from.
+
     Raises:
-        InvalidData: It does not decode.
+        InvalidData: It does not decode, is not of 8 bits, has transparent pixels, or is to be turned by its EXIF.
     """
     try:
         with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
+            turned = image.getexif().get(_ORIENTATION, 1) != 1
+            plain = _plain(image)
+            pixels = np.array(image.convert("RGB")) if plain else None
+            mode = image.mode
     except _UNREADABLE as error:
         raise InvalidData(f"{path}: not a readable image: {error}") from error
+    if pixels is None or turned:
+        what = "is to be turned by its EXIF" if turned else f"is of mode {mode}, or has transparent pixels"
+        raise InvalidData(f"{path}: {what}; save it upright as opaque RGB of 8 bits")
+    return pixels
 
 
-def read_indices(path: Path) -> ClassMap:
+def _plain(image: Image.Image) -> bool:
+    """Whether `image` is of 8 bits, and opaque."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+    return image.mode in ("1", "L", "P", "RGB")
+
+
+def read_indices(path: Path, colors: Mapping[int, tuple[int, int, int]]) -> ClassMap:
     """Read a palette-mode or grey image as its (H, W) uint8 values.
 
+    Args:
+        path: The file.
+        colors: Every index that may be in it, with its colour.
+
     Raises:
-        InvalidData: It does not decode, or is of another mode.
+        InvalidData: It does not decode, is of another mode, or holds an index that is not in `colors`, or is painted
+            otherwise: a program that re-orders a palette changes what the same picture means.
     """
     try:
         with Image.open(path) as image:
             mode, values = image.mode, np.array(image)
+            palette = image.getpalette() if image.mode == "P" else None
     except _UNREADABLE as error:
         raise InvalidData(f"{path}: not a readable mask: {error}") from error
     if mode not in ("P", "L"):
         raise InvalidData(f"{path}: not a mask of indices but of mode {mode}")
+    for index in (int(value) for value in np.unique(values)):
+        if index not in colors:
+            *most, last = sorted(colors)
+            raise InvalidData(f"{path}: index {index} is none of {', '.join(map(str, most))} and {last}")
+        painted = tuple(palette[3 * index : 3 * index + 3]) if palette is not None else colors[index]
+        if painted != colors[index]:
+            raise InvalidData(f"{path}: index {index} is painted {painted}, not {colors[index]}")
     return values
 
 
@@ -158,20 +201,12 @@ def _read_mask(path: Path, classes: Sequence[TissueClass]) -> ClassMap:
     try:
         with Image.open(path) as image:
             indexed = image.mode in ("P", "L")
-            pixels = np.array(image if indexed else image.convert("RGB"))
-            palette = image.getpalette() if image.mode == "P" else None
+            pixels = None if indexed else np.array(image.convert("RGB"))
     except _UNREADABLE as error:
         raise InvalidData(f"{path}: not a readable mask: {error}") from error
-    if not indexed:
+    if pixels is not None:
         return _indices_of_colours(path, pixels, classes)
-    present = [int(index) for index in np.unique(pixels)]
-    if present[-1] >= len(classes):
-        raise InvalidData(f"{path}: index {present[-1]} is outside 0 to {len(classes) - 1}")
-    for index in present if palette is not None else []:
-        color = tuple(palette[3 * index : 3 * index + 3]) if palette is not None else ()
-        if color != classes[index].color:
-            raise InvalidData(f"{path}: index {index} is painted {color}, not {classes[index].color}")
-    return pixels
+    return read_indices(path, {index: tissue.color for index, tissue in enumerate(classes)})
 
 
 def _indices_of_colours(path: Path, pixels: RgbImage, classes: Sequence[TissueClass]) -> ClassMap:

@@ -14,6 +14,7 @@ import torch
 
 from model_export.atomic import write_text
 from model_export.config import Recipe, Source
+from model_export.errors import InvalidData
 from model_export.training.dataset import Sample
 from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
@@ -40,7 +41,19 @@ def asked_of(recipe: Recipe, fold: Fold) -> dict[str, Any]:
 
 
 def write_asked(run: Path, asked: Mapping[str, Any]) -> None:
-    """Write `recipe.json` to the run folder, which is made when missing."""
+    """Write `recipe.json` to the run folder, which is made when missing.
+
+    Raises:
+        InvalidData: The folder holds another; what is in it may follow from that one.
+    """
+    path = run / RECIPE_FILE
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InvalidData(f"{path}: not JSON; choose another run folder") from error
+        if before != asked:
+            raise InvalidData(f"{run}: started with {difference(before, asked)}")
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / RECIPE_FILE, json.dumps(asked, indent=2) + "\n")
 

@@ -27,6 +27,8 @@ from model_export.training.weak import labels_alone
 TEACHER_FOLDER = "teacher"
 LABELS_FOLDER = "labels"
 _ASKED_FILE = "teacher.json"
+_UNKNOWN = (128, 128, 128)
+"""Colour of a pixel whose class is not known."""
 
 
 def train_recipe(
@@ -129,7 +131,7 @@ def _labelled(
         if not sample.guesses:
             filled.append(sample)
         elif path.is_file():
-            filled.append(replace(sample, class_map=_read(path, sample, len(classes))))
+            filled.append(replace(sample, class_map=_read(path, sample, classes)))
         else:
             done = fill_unknown(networks, sample, teacher.confidence, teacher.scales)
             _write(path, done.class_map, classes)
@@ -137,20 +139,18 @@ def _labelled(
     return filled
 
 
-def _read(path: Path, sample: Sample, class_count: int) -> ClassMap:
-    class_map = read_indices(path)
+def _read(path: Path, sample: Sample, classes: Sequence[TissueClass]) -> ClassMap:
+    colors = {index: tissue.color for index, tissue in enumerate(classes)}
+    class_map = read_indices(path, {**colors, IGNORE: _UNKNOWN})
     if class_map.shape != sample.class_map.shape:
         raise InvalidData(f"{path}: not of {sample.name}; remove the folder to label anew")
-    foreign = class_map[(class_map >= class_count) & (class_map != IGNORE)]
-    if foreign.size:
-        raise InvalidData(f"{path}: index {foreign[0]} is neither a class, 0 to {class_count - 1}, nor {IGNORE}")
     return class_map
 
 
 def _write(path: Path, class_map: ClassMap, classes: Sequence[TissueClass]) -> None:
     """Write a palette PNG, grey where nothing is known, in one step."""
     palette = [channel for tissue in classes for channel in tissue.color]
-    palette += [128, 128, 128] * (IGNORE + 1 - len(classes))
+    palette += [*_UNKNOWN] * (IGNORE + 1 - len(classes))
     picture = Image.fromarray(class_map).convert("P")
     picture.putpalette(palette)
     path.parent.mkdir(parents=True, exist_ok=True)

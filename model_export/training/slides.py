@@ -3,9 +3,19 @@
 import csv
 from collections.abc import Mapping
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from model_export.errors import InvalidData
+
+
+def is_shipped(name_or_path: str | None) -> bool:
+    """Whether a table of this name ships with the project; it is of the images that the project was trained on."""
+    return name_or_path is not None and _shipped(name_or_path).is_file()
+
+
+def _shipped(name: str) -> Traversable:
+    return files("model_export") / "recipes" / f"{name}-slides.csv"
 
 
 def load_slides(name_or_path: str | None) -> Mapping[str, str]:
@@ -19,8 +29,7 @@ def load_slides(name_or_path: str | None) -> Mapping[str, str]:
     """
     if name_or_path is None:
         return {}
-    shipped = files("model_export") / "recipes" / f"{name_or_path}-slides.csv"
-    source = shipped if shipped.is_file() else Path(name_or_path)
+    source = _shipped(name_or_path) if is_shipped(name_or_path) else Path(name_or_path)
     try:
         rows = list(csv.DictReader(source.read_text(encoding="utf-8-sig").splitlines()))
         pairs = [(row["image"], row["slide"]) for row in rows]

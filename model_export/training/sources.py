@@ -109,6 +109,8 @@ def _indices(classes: Sequence[TissueClass]) -> tuple[int, ...]:
 
 
 def _list(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InvalidData(f"{folder}: no such folder")
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
     if not paths:
         raise InvalidData(f"{folder}: no JPEG or PNG images here")

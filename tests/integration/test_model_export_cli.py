@@ -182,7 +182,7 @@ def test_training_leaves_a_checkpoint_and_says_where(data, tmp_path):
 
     lines = ran(*training(data, folder, "--patches", data / "patches", "--fold", "1/2", "--threads", 1))
 
-    assert lines[0] == "images to learn from: 4 of wsss4luad; held out: 2"
+    assert lines[:2] == ["pairs: 4, of 4 slides", "images to learn from: 4 of wsss4luad; held out: 2"]
     assert lines[-1] == f"kept: {folder / 'best.pth'}"
     assert sum(line.startswith("epoch 2/2  validate  loss ") for line in lines) == 1
     assert {path.name for path in folder.iterdir()} == {
@@ -211,6 +211,7 @@ def test_a_finished_run_resumes_to_nothing_left_to_do(data, trained, tmp_path):
 def test_resuming_an_empty_folder_starts_a_training(data, tmp_path):
     lines = ran(*training(data, tmp_path / "run", "--epochs", 1, "--resume"))
 
+    assert lines[0] == f"{tmp_path / 'run'}: nothing to resume, this is the start"
     assert not any(line.startswith("resuming") for line in lines)
     assert (tmp_path / "run" / "best.pth").is_file()
 
@@ -263,7 +264,7 @@ def cut(path):
 @pytest.mark.parametrize(
     ("spoil", "named", "reason"),
     [
-        (lambda root: shutil.rmtree(root / "pairs"), "pairs/img", "no PNG images here"),
+        (lambda root: shutil.rmtree(root / "pairs"), "pairs/img", "no such folder"),
         (lambda root: (root / "pairs/mask/02.png").unlink(), "pairs/mask/02.png", "missing"),
         (lambda root: cut(root / "pairs/img/01.png"), "pairs/img/01.png", "not a readable image"),
         (lambda root: cut(root / "pairs/mask/01.png"), "pairs/mask/01.png", "not a readable mask"),
@@ -275,9 +276,9 @@ def cut(path):
         (
             lambda root: Image.fromarray(np.full((64, 64), 9, np.uint8)).save(root / "pairs/mask/00.png"),
             "pairs/mask/00.png",
-            "index 9 is outside 0 to 3",
+            "index 9 is none of 0, 1, 2 and 3",
         ),
-        (lambda root: shutil.rmtree(root / "patches"), "patches", "no PNG images here"),
+        (lambda root: shutil.rmtree(root / "patches"), "patches", "no such folder"),
         (lambda root: write_patches(root / "patches", "9.png"), "patches/9.png", "does not end in labels"),
         (lambda root: write_patches(root / "patches", "9-[1].png"), "patches/9-[1].png", "1 labels in the name"),
         (lambda root: (root / "tiny.toml").unlink(), "tiny.toml", "neither a recipe of the project nor a file"),
@@ -301,7 +302,7 @@ def test_wrong_training_data_end_in_one_line_and_no_run_folder(data, tmp_path, s
     ("given", "line"),
     [
         ((), "the recipe draws from lc25000: pass its folder with --lc25000"),
-        (("--lc25000", "none"), f"{Path('none/lung_n')}: no JPEG or PNG images here"),
+        (("--lc25000", "none"), f"{Path('none/lung_n')}: no such folder"),
     ],
 )
 def test_a_recipe_whose_source_is_not_there_is_refused_in_one_line(data, tmp_path, given, line):
@@ -323,9 +324,12 @@ def test_a_fold_that_cannot_be_held_out_is_refused(data, tmp_path, fold):
 def test_a_checkpoint_is_scored_on_what_its_training_held_out(data, trained, tmp_path):
     out = tmp_path / "out"
 
-    note, *lines = ran("evaluate", "--pairs", data / "pairs", "--checkpoint", trained / "best.pth", "--out", out)
+    note, scored, *lines = ran(
+        "evaluate", "--pairs", data / "pairs", "--checkpoint", trained / "best.pth", "--out", out
+    )
 
     assert note.startswith("note: best.pth is of the epoch with the least loss on these images")
+    assert scored == "scored: 2 of 4 pairs, those held out"
     assert {path.name for path in out.iterdir()} == {"scores.json", "grid.png"}
     written = json.loads((out / "scores.json").read_text())
     confusion = np.array(written["confusion"])
@@ -388,7 +392,9 @@ def test_scoring_what_was_learned_from_says_so(data, trained, tmp_path):
 
     lines = ran("evaluate", "--pairs", data / "pairs", *checkpoint)
 
-    assert lines[0].startswith("note: nothing was held out")
+    assert lines[0] == "note: 2 of these 4 images may be ones that it learned from"
+    assert lines[1].startswith("note: best.pth is of the epoch with the least loss on these images")
+    assert lines[2] == "scored: 4 of 4 pairs"
     written = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert np.array(written["confusion"]).sum() == 4 * 64 * 64
 
@@ -471,8 +477,19 @@ def test_the_recipes_table_of_slides_moves_a_folds_border(data, tmp_path):
 
     lines = ran(*training(data, tmp_path / "run", *given, "--fold", "1/2"))
 
-    assert lines[0] == "images to learn from: 1 of wsss4luad; held out: 3"
+    assert lines[:2] == ["pairs: 4, of 2 slides", "images to learn from: 1 of wsss4luad; held out: 3"]
     assert load_checkpoint(tmp_path / "run" / "best.pth")["held_out"] == ["00.png", "01.png", "02.png"]
+
+
+def test_a_table_of_slides_of_other_images_is_refused(data, tmp_path):
+    table = tmp_path / "slides.csv"
+    table.write_text("image,slide\n00,A\n01,A\n")  # without the suffix
+    recipe = write_recipe(tmp_path / "slides.toml", slides=f"'{table}'")
+
+    line = refused(*training(data, tmp_path / "run", "--recipe", recipe))
+
+    assert line == f"{table}: names none of the pairs; its column image needs names such as 00.png"
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_table_of_slides_that_is_nowhere_is_refused(data, tmp_path):
@@ -685,6 +702,16 @@ def test_wrong_channel_numbers_are_a_usage_error(tmp_path, option, text):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("given", [("--mean", "0.5,0.5,0.5"), ("--std", "0.2,0.2,0.2")])
+def test_a_mean_without_its_deviation_is_a_usage_error(tmp_path, given):
+    named = ("--checkpoint", "weights.pth", "--name", "x", "--version", "1", "--out", tmp_path / "bundle")
+
+    result = run("export", *named, *given)
+
+    assert result.exit_code == 2
+    assert "pass both --mean and --std, or neither" in result.stderr
+
+
 @pytest.mark.parametrize(
     "command", ["", "train", "evaluate", "cross-validate", "robustness", "report", "export", "verify"]
 )
@@ -697,7 +724,7 @@ def test_a_process_ends_with_exit_code_2_and_one_line(data, tmp_path):
 
     assert process.returncode == 2
     assert process.stdout == ""
-    assert process.stderr == f"error: {tmp_path / 'none' / 'img'}: no PNG images here\n"
+    assert process.stderr == f"error: {tmp_path / 'none' / 'img'}: no such folder\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -725,6 +752,16 @@ def test_a_fold_that_fails_ends_a_cross_validation_in_one_line(data, tmp_path):
     assert any(line.startswith("fold 1/2  error: ") for line in process.stdout.splitlines())
     [line] = process.stderr.splitlines()
     assert line.startswith("error: fold 1/2 ended with status 2; ")
+
+
+def test_wrong_data_end_a_cross_validation_before_its_first_fold(data, tmp_path):
+    root = Path(shutil.copytree(data, tmp_path / "data"))
+    (root / "pairs" / "mask" / "01.png").unlink()
+
+    line = refused(*validation(root, tmp_path / "run", "--jobs", 2))
+
+    assert line.startswith(f"{root / 'pairs' / 'mask' / '01.png'}: missing; ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_report_is_one_page_in_the_run_folder(scores, tmp_path):

@@ -1,5 +1,8 @@
+import importlib
 import json
 import pickle
+import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -98,7 +101,7 @@ def test_a_checkpoint_has_to_be_a_dictionary(tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
 def test_weights_are_found_where_training_programs_put_them(tmp_path, foreign, wrapper, prefix):
     path = tmp_path / "weights.pth"
     weights = weights_of(foreign)
@@ -110,6 +113,63 @@ def test_weights_are_found_where_training_programs_put_them(tmp_path, foreign, w
     assert not network.training
     assert type(network).__name__ == "Foreign"
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_a_networks_own_submodule_may_be_named_as_a_wrapper_is(tmp_path, foreign, monkeypatch):
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = nn.Linear(2, 2)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(importlib.import_module(foreign), "Holder", Holder, raising=False)
+    weights = Holder().state_dict()
+    save_checkpoint(tmp_path / "weights.pth", weights)
+
+    network = load_network(tmp_path / "weights.pth", TWO_CLASSES, f"{foreign}:Holder")
+
+    assert torch.equal(network.module.weight, weights["module.weight"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path, foreign, value):
+    path = tmp_path / "weights.pth"
+    weights = dict(weights_of(foreign))
+    weights["last.bias"] = torch.tensor([0.0, value])
+    save_checkpoint(path, weights)
+
+    message = refusal(load_network, path, TWO_CLASSES, f"{foreign}:Foreign")
+
+    assert message == f"{path}: last.bias holds values that are no numbers, or infinite"
+
+
+def test_a_whole_model_is_refused_with_what_would_be_right(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save(nn.Linear(2, 2), path)
+
+    message = refusal(load_checkpoint, path)
+
+    reason = "it holds more than tensors and plain values, such as a whole model; save its state_dict()"
+    assert message == f"{path}: not a checkpoint of tensors: {reason}"
+
+
+def test_a_checkpoint_that_cannot_be_written_names_its_file(tmp_path):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, {"weight": torch.zeros(1)})
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError) as caught:  # noqa: PT011  its file name is what matters, and is looked at
+            save_checkpoint(path, {"weight": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.pth"]
 
 
 def test_the_projects_own_network_is_sized_by_the_classes(tmp_path):

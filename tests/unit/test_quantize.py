@@ -1,3 +1,4 @@
+import copy
 import importlib
 import json
 import shutil
@@ -22,6 +23,7 @@ from model_export.bundle import sha256_of
 from model_export.checkpoint import save_checkpoint
 from model_export.cli import main
 from model_export.export import ModelCard, export_bundle
+from model_export.network import TissueNetwork
 from model_export.reduced_precision import to_int8
 from model_export.synthetic import draw_patch
 from model_export.training.dataset import read_pairs
@@ -207,22 +209,60 @@ def test_a_variant_that_loses_too_much_is_refused_and_leaves_nothing(bundle, pai
     assert sorted(path.name for path in bundle.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
 
 
-def test_the_pairs_that_a_checkpoint_held_out_are_judged_and_not_calibrated_on(bundle, pairs, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def own_network():
+    torch.manual_seed(2)
+    return TissueNetwork(len(WSSS4LUAD), 3, pretrained=False, detail=False).eval()
+
+
+@pytest.fixture(scope="module")
+def own_exported(own_network, tmp_path_factory):
+    """A bundle of the project's own network. Read it, do not write to it."""
+    target = tmp_path_factory.mktemp("own") / "bundle"
+    export_bundle(own_network, ModelCard("own", "1"), target)
+    return target
+
+
+@pytest.fixture
+def own_bundle(own_exported, tmp_path):
+    return Path(shutil.copytree(own_exported, tmp_path / "own" / "bundle"))
+
+
+def held_out_by(path, network, *names):
+    save_checkpoint(path, {"model": network.state_dict(), "held_out": list(names)})
+
+
+def test_what_another_network_held_out_is_not_believed(own_bundle, own_network, pairs, tmp_path):
+    other = copy.deepcopy(own_network)
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    held_out_by(tmp_path / "last.pth", other, "01.png")
+
+    result = quantize(own_bundle, "int8", pairs, "--checkpoint", str(tmp_path / "last.pth"), "--max-lost", "100")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {tmp_path / 'last.pth'}: not what {own_bundle} was exported from: ")
+    assert not (own_bundle / "int8").exists()
+
+
+def test_the_pairs_that_a_checkpoint_held_out_are_judged_and_not_calibrated_on(
+    own_bundle, own_network, pairs, tmp_path, monkeypatch
+):
     seen = []
     command = importlib.import_module("model_export.cli.quantize")
     monkeypatch.setattr(command, "write_variant", lambda *args: (seen.append(args[2]), write_variant(*args))[1])
-    save_checkpoint(tmp_path / "last.pth", {"held_out": ["01.png", "03.png"]})
+    held_out_by(tmp_path / "last.pth", own_network, "01.png", "03.png")
     patches = write_patches(tmp_path / "patches", "a[1, 0, 0].png")
 
     options = ("--checkpoint", str(tmp_path / "last.pth"), "--patches", str(patches), "--max-lost", "100")
-    result = quantize(bundle, "int8", pairs, *options)
+    result = quantize(own_bundle, "int8", pairs, *options)
 
     assert result.exit_code == 0, result.output
     assert [sample.name for sample in seen[0].judged] == ["01.png", "03.png"]
     assert len(seen[0].calibration) == 2 + 1
     held_out = {sample.image.tobytes() for sample in seen[0].judged}
     assert not held_out.intersection(image.tobytes() for image in seen[0].calibration)
-    assert load_bundle(bundle / "int8").manifest.variant.measured_on == "2 pairs that the network never saw"
+    assert load_bundle(own_bundle / "int8").manifest.variant.measured_on == "2 pairs that the network never saw"
 
 
 def test_the_same_images_give_the_same_bytes(varied, bundle, pairs):

@@ -136,6 +136,7 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_folds_come_in_their_order(tmp_path):
     for index in (10, 2, 1):
         write_run(tmp_path / f"fold-{index}")
+    write_run(tmp_path / "fold-old")
 
     assert [fold.folder.name for fold in read_record(tmp_path).folds] == ["fold-1", "fold-2", "fold-10"]
 

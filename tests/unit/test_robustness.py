@@ -10,7 +10,7 @@ from app.pathology.geometry import Size
 from model_export.checkpoint import save_checkpoint
 from model_export.corruptions import CORRUPTIONS
 from model_export.errors import InvalidCheckpoint, InvalidData
-from model_export.robustness import checkpoints_of, score_corruption, table, write_results
+from model_export.robustness import checkpoints_of, read_results, score_corruption, table, write_results
 from model_export.synthetic import draw_patch
 from tests.model_export_support import masked_sample, one_thread
 
@@ -130,7 +130,7 @@ def test_the_table_says_each_score_and_what_it_lost():
 
 def test_another_networks_results_stand_beside_and_a_missing_one_is_a_dash(tmp_path):
     write_results(BEFORE, 3, tmp_path / "first")
-    write_results(RESULTS, 3, tmp_path / "second", tmp_path / "first" / "robustness.json")
+    write_results(RESULTS, 3, tmp_path / "second", read_results(tmp_path / "first" / "robustness.json"))
 
     assert json.loads((tmp_path / "second" / "robustness.json").read_text()) == {"images": 3, "corruptions": RESULTS}
     assert (tmp_path / "second" / "robustness.md").read_text().splitlines()[2:] == [
@@ -140,16 +140,15 @@ def test_another_networks_results_stand_beside_and_a_missing_one_is_a_dash(tmp_p
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"corruptions": {}}', '{"corruptions": {"none": 3}}'])
-def test_results_that_are_none_are_refused_before_anything_is_written(tmp_path, content):
+def test_results_that_are_none_are_refused_by_name(tmp_path, content):
     path = tmp_path / "before.json"
     if content is not None:
         path.write_text(content)
 
     with pytest.raises(InvalidData) as caught:
-        write_results(RESULTS, 3, tmp_path / "out", path)
+        read_results(path)
 
     assert str(caught.value).startswith(f"{path}: not a robustness.json")
-    assert not (tmp_path / "out").exists()
 
 
 def write_fold(run, index, epochs_done=2, count=10):

@@ -85,4 +85,4 @@ def test_a_needed_source_whose_folder_is_not_there_is_refused_by_name(tmp_path):
     with pytest.raises(InvalidData) as caught:
         read_corpus(pairs, None, {**NOWHERE, "stas": folder}, {"stas"}, WSSS4LUAD)
 
-    assert str(caught.value) == f"{folder / 'img'}: no JPEG or PNG images here"
+    assert str(caught.value) == f"{folder / 'img'}: no such folder"

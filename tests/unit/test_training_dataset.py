@@ -63,12 +63,71 @@ def test_an_rgb_mask_is_read_by_its_colours(tmp_path):
     np.testing.assert_array_equal(read_pairs(tmp_path, WSSS4LUAD)[0].class_map, class_map)
 
 
-def test_an_rgba_image_is_read_without_its_alpha(tmp_path):
+def test_an_opaque_rgba_image_is_read_without_its_alpha(tmp_path):
     image, class_map = draw_patch(0, Size(32, 32))
     write_pair(tmp_path, "a.png", image, class_map)
     Image.fromarray(image).convert("RGBA").save(tmp_path / "img" / "a.png")
 
     np.testing.assert_array_equal(read_pairs(tmp_path, WSSS4LUAD)[0].image, image)
+
+
+def turned(path, image):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image).save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (
+            lambda path, image: Image.fromarray(image[..., 0].astype(np.uint16) << 8).save(path),
+            "is of mode I;16, or has transparent pixels",
+        ),
+        (
+            lambda path, image: Image.fromarray(np.dstack([image, image[..., :1] // 2])).save(path),
+            "is of mode RGBA, or has transparent pixels",
+        ),
+        (turned, "is to be turned by its EXIF"),
+    ],
+    ids=["16 bits", "transparent", "turned"],
+)
+def test_an_image_that_the_service_would_show_otherwise_is_refused_by_name(tmp_path, spoil, what):
+    image, class_map = draw_patch(0, Size(32, 32))
+    write_pair(tmp_path, "a.png", image, class_map)
+    path = tmp_path / "img" / "a.png"
+    spoil(path, image)
+
+    message = refusal(read_pairs, tmp_path, WSSS4LUAD)
+
+    assert message == f"{path}: {what}; save it upright as opaque RGB of 8 bits"
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path):
+    image, class_map = draw_patch(0, Size(32, 32))
+    write_pair(tmp_path, "a.PNG", image, class_map)
+    write_pair(tmp_path, "b.png", image, class_map)
+
+    assert [sample.name for sample in read_pairs(tmp_path, WSSS4LUAD)] == ["a.PNG", "b.png"]
+
+
+def test_an_image_of_another_format_is_not_passed_over(tmp_path):
+    write_pairs(tmp_path, 2)
+    path = tmp_path / "img" / "02.jpg"
+    Image.fromarray(draw_patch(0, Size(32, 32))[0]).save(path)
+
+    message = refusal(read_pairs, tmp_path, WSSS4LUAD)
+
+    assert message == f"{path}: images here are PNG files; convert it, or take it away"
+
+
+def test_a_mask_without_an_image_is_not_passed_over(tmp_path):
+    write_pairs(tmp_path, 2)
+    (tmp_path / "img" / "01.png").unlink()
+
+    message = refusal(read_pairs, tmp_path, WSSS4LUAD)
+
+    assert message == f"{tmp_path / 'mask' / '01.png'}: a mask whose image, 01.png in img, is missing"
 
 
 @pytest.mark.parametrize("made", ["nothing", "root", "empty img"])
@@ -79,7 +138,8 @@ def test_a_folder_without_images_is_refused_by_name(tmp_path, made):
     if made == "empty img":
         (root / "img").mkdir()
 
-    assert refusal(read_pairs, root, WSSS4LUAD) == f"{root / 'img'}: no PNG images here"
+    wrong = "no PNG images here" if made == "empty img" else "no such folder"
+    assert refusal(read_pairs, root, WSSS4LUAD) == f"{root / 'img'}: {wrong}"
 
 
 def test_a_missing_mask_is_refused_by_name(tmp_path):
@@ -113,7 +173,7 @@ def test_an_index_outside_the_palette_is_refused_by_name(tmp_path, mode):
     else:
         Image.fromarray(class_map).save(mask)
 
-    assert refusal(read_pairs, tmp_path, WSSS4LUAD) == f"{mask}: index 4 is outside 0 to 3"
+    assert refusal(read_pairs, tmp_path, WSSS4LUAD) == f"{mask}: index 4 is none of 0, 1, 2 and 3"
 
 
 def test_a_palette_painted_with_another_colour_is_refused_by_name(tmp_path):
@@ -216,7 +276,7 @@ def test_a_name_without_three_labels_is_refused(tmp_path, name, reason):
 
 
 def test_a_patch_folder_without_images_is_refused_by_name(tmp_path):
-    assert refusal(read_labelled_patches, tmp_path / "no", WSSS4LUAD) == f"{tmp_path / 'no'}: no PNG images here"
+    assert refusal(read_labelled_patches, tmp_path / "no", WSSS4LUAD) == f"{tmp_path / 'no'}: no such folder"
 
 
 def test_a_truncated_patch_is_refused_by_name(tmp_path):

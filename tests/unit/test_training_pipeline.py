@@ -162,7 +162,8 @@ def test_the_labels_on_disk_are_what_is_learned_from(copied, taught):
 
 
 def test_labels_of_another_teacher_are_not_taken_for_this_ones(copied, taught):
-    (copied / "last.pth").unlink()
+    for name in ("last.pth", "recipe.json"):
+        (copied / name).unlink()
     other = taught.model_copy(update={"teacher": taught.teacher.model_copy(update={"confidence": 0.9})})
 
     with pytest.raises(InvalidData) as caught:
@@ -207,6 +208,15 @@ def test_a_run_that_is_not_gone_on_with_keeps_what_it_says(copied, taught):
     assert (copied / "recipe.json").read_text() == before
 
 
+def test_a_run_whose_recipe_changed_while_its_teachers_learned_is_refused(copied, taught):
+    (copied / "last.pth").unlink()
+
+    with pytest.raises(InvalidData) as caught:
+        train(copied, taught.model_copy(update={"seed": 9}))
+
+    assert str(caught.value) == f"{copied}: started with seed {taught.seed}, not 9; choose another run folder"
+
+
 def test_a_run_with_another_teachers_recipe_is_not_gone_on_with(copied, taught, tmp_path):
     other = taught.teacher.model_copy(update={"recipe": str(write_recipe(tmp_path / "second.toml", crop_px=64))})
 
@@ -219,7 +229,8 @@ def test_a_run_with_another_teachers_recipe_is_not_gone_on_with(copied, taught, 
     [
         (lambda path: path.write_bytes(path.read_bytes()[:60]), "not a readable mask: "),
         (lambda path: save(path, np.zeros((5, 5))), "not of field-01.png; remove the folder to label anew"),
-        (lambda path: save(path, np.full((64, 64), 7)), "index 7 is neither a class, 0 to 3, nor 255"),
+        (lambda path: save(path, np.full((64, 64), 7)), "index 7 is none of 0, 1, 2, 3 and 255"),
+        (lambda path: Image.open(path).convert("RGB").quantize(4).save(path), "index 0 is painted "),
         (lambda path: save(path, np.zeros((64, 64, 3))), "not a mask of indices but of mode RGB"),
     ],
 )

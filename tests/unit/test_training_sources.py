@@ -200,7 +200,8 @@ def test_a_folder_that_is_missing_or_empty_is_refused_by_name(tmp_path, read, fo
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "notes.txt").write_text("no image")
 
-    assert refusal(read, tmp_path) == f"{tmp_path / folder}: no JPEG or PNG images here"
+    wrong = "no JPEG or PNG images here" if made else "no such folder"
+    assert refusal(read, tmp_path) == f"{tmp_path / folder}: {wrong}"
 
 
 def test_a_missing_mask_is_refused_by_name(tmp_path):
