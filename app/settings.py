@@ -22,6 +22,7 @@ MOST_FRONTS = 16
 """More would find the engine's one event loop busy; and each costs memory."""
 _GPU_NODES = ("/dev/nvidiactl", "/dev/dxg")
 """What NVIDIA's driver puts there: on Linux, and on Linux under Windows."""
+_Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
@@ -84,24 +85,24 @@ class Settings(AccessSettings):
     queue_pixels: int = Field(
         default=16 * 4096**2, ge=1, description="Pixels of the images in the service at once; more are refused (429)."
     )
-    request_timeout: float = Field(
+    request_timeout: _Seconds = Field(
         default=30.0,
-        gt=0,
         description="Seconds in which a request is answered, else 504; a request may lower it by X-Request-Timeout.",
     )
-    header_timeout: float = Field(
-        default=10.0, gt=0, description="Seconds in which a request's headers have come in, else its connection closes."
+    header_timeout: _Seconds = Field(
+        default=10.0, description="Seconds in which a request's headers have come in, else its connection closes."
     )
     max_connections: int = Field(default=1024, ge=1, description="Connections at once; more are refused (503).")
     shutdown_grace: float = Field(
         default=3.0,
         ge=0,
+        le=3600,
+        allow_inf_nan=False,
         description="Seconds after SIGTERM in which the service still takes requests while it says that it is not"
         " ready, so that a load balancer turns away first. SIGINT has none.",
     )
-    stall_timeout: float = Field(
+    stall_timeout: _Seconds = Field(
         default=2.0,
-        gt=0,
         description="Seconds that a batch may take, or ten times what it should where that is more; then its lane is"
         " stuck, and the service ends to be started anew.",
     )
@@ -121,8 +122,8 @@ class Settings(AccessSettings):
     sectra_max_pixels: int = Field(
         default=4096**2, ge=1, description="Most pixels of an area that Sectra orders, and of all of them at one time."
     )
-    sectra_slide_timeout: float = Field(
-        default=600.0, gt=0, description="Seconds for a whole slide that Sectra orders; areas have the request's."
+    sectra_slide_timeout: _Seconds = Field(
+        default=600.0, description="Seconds for a whole slide that Sectra orders; areas have the request's."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     log_format: Literal["json", "text"] = Field(default="text", description="One JSON object a line, or text.")
@@ -215,8 +216,8 @@ class ArchiveSettings(BaseSettings):
     ca_bundle: Path | None = Field(
         default=None, description="File of the certificates to trust, PEM; by default those of the certifi package."
     )
-    timeout: float = Field(
-        default=30.0, gt=0, description="Seconds to wait for the archive's answer to begin, and for each part of it."
+    timeout: _Seconds = Field(
+        default=30.0, description="Seconds to wait for the archive's answer to begin, and for each part of it."
     )
     token: SecretStr | None = Field(default=None, description="Bearer token for the archive.")
     username: str | None = Field(default=None, description="User name for the archive (HTTP Basic).")

@@ -99,8 +99,8 @@ def seconds_allowed(request: Request, most_seconds: float) -> float:
         seconds = float(stated)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise InvalidRequest(f"{TIMEOUT_HEADER} is a number of seconds above 0, as in 2.5")
+    if not 0 < seconds < math.inf or len(request.headers.getlist(TIMEOUT_HEADER)) > 1:
+        raise InvalidRequest(f"{TIMEOUT_HEADER} is one number of seconds above 0, as in 2.5")
     return min(seconds, most_seconds)
 
 

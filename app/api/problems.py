@@ -74,6 +74,10 @@ class UnsupportedMediaType(RequestRejected):
     """The body's declared media type is none that the route takes."""
 
 
+class UnsupportedContentEncoding(RequestRejected):
+    """The body is compressed as a whole, which images are already."""
+
+
 class NotAcceptable(RequestRejected):
     """The client accepts none of the media types that the route gives."""
 
@@ -105,6 +109,7 @@ _KINDS: dict[type[TesseraError], tuple[int, str]] = {
     UploadTooLarge: (413, "Upload too large"),
     ImageTooLarge: (413, "Image too large"),
     UnsupportedMediaType: (415, "Unsupported media type"),
+    UnsupportedContentEncoding: (415, "Unsupported content encoding"),
     UnsupportedImage: (415, "Unsupported image"),
     UnreadableImage: (422, "Unreadable image"),
     TooManyRegions: (422, "Too many regions"),
@@ -130,11 +135,12 @@ _KINDS: dict[type[TesseraError], tuple[int, str]] = {
 }
 
 
-_CHALLENGES: dict[type[TesseraError], dict[str, str]] = {
+_HEADERS: dict[type[TesseraError], dict[str, str]] = {
     CredentialsMissing: {"WWW-Authenticate": 'Bearer realm="tessera"'},
     CredentialsRejected: {"WWW-Authenticate": 'Bearer realm="tessera", error="invalid_token"'},
+    UnsupportedContentEncoding: {"Accept-Encoding": "identity"},
 }
-"""RFC 6750, section 3."""
+"""RFC 6750, section 3; RFC 9110, section 15.5.16."""
 
 
 class Problem(BaseModel):
@@ -161,7 +167,9 @@ def count_rejection(error: TesseraError, metrics: Metrics) -> None:
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:
-    """Answer every error of `app` with a problem document."""
+    """Answer every error of `app` with a problem document, and begin to count each kind of them."""
+    for kind in _KINDS:
+        metrics.rejections.labels(_slug(kind.__name__))  # at 0 from the start: a rate sees the first one
 
     @app.exception_handler(TesseraError)
     async def known(request: Request, error: TesseraError) -> Response:
@@ -193,7 +201,7 @@ def refuse(scope: Scope, error: TesseraError, metrics: Metrics) -> Response:
     """Return the answer to a request that met `error`; note the problem's kind in its scope, and count it."""
     count_rejection(error, metrics)
     scope[PROBLEM] = kind_of(error)
-    headers = _CHALLENGES.get(type(error), {})
+    headers = _HEADERS.get(type(error), {})
     if isinstance(error, ComeBackLater):
         headers = {"Retry-After": str(error.retry_after_seconds)}
     if isinstance(error, ScopeMissing):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from app.api.problems import InvalidRequest, UnsupportedMediaType, UploadTooLarge
+from app.api.problems import InvalidRequest, UnsupportedContentEncoding, UnsupportedMediaType, UploadTooLarge
 from app.imaging.decode import MEDIA_TYPES
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.slides.dicom import MEDIA_TYPE as DICOM
@@ -64,6 +64,7 @@ def stated_as(kind: type[_S]) -> Callable[[Request], Awaitable[_S]]:
     """Return a dependency that reads `kind` off the query; FastAPI's own costs a tenth of a request's whole time.
 
     Raises:
+        InvalidRequest: A parameter is there twice.
         RequestValidationError: A parameter is not known or makes no sense.
     """
     nothing = kind()
@@ -71,6 +72,9 @@ def stated_as(kind: type[_S]) -> Callable[[Request], Awaitable[_S]]:
     async def read(request: Request) -> _S:
         if not request.scope["query_string"]:
             return nothing
+        names = [name for name, _ in request.query_params.multi_items()]
+        if len(set(names)) < len(names):
+            raise InvalidRequest("the query has a parameter more than once; which of its values is meant?")
         try:
             return kind.model_validate(dict(request.query_params))
         except ValidationError as error:
@@ -105,12 +109,18 @@ async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
 
     Raises:
         UnsupportedMediaType: The body is neither a form nor one of the image types.
+        UnsupportedContentEncoding: It is compressed as a whole.
         UploadTooLarge: It has too many bytes or files.
         InvalidRequest: The form is malformed, has no `file` part, or has others.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.max_bytes:
         raise _too_many_bytes(limits)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedContentEncoding(
+            "send the body as it is, without Content-Encoding; images are compressed already"
+        )
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type == FORM:
         return await _read_form(request, limits)
@@ -177,6 +187,11 @@ async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
     try:
         form = await parser.parse()
     except MultiPartException as error:
+        if error.message.startswith("Part exceeded maximum size"):
+            raise InvalidRequest(
+                f"a part of the form has more than {_MAX_FIELD_BYTES} bytes and no file name; that of an image has one,"
+                f' as in name="{PART}"; filename="patch.png"'
+            ) from error
         if error.message.startswith("Too many files"):
             raise UploadTooLarge(f"more than {limits.max_files} files; send them in several requests") from error
         raise InvalidRequest(f"the form cannot be read: {error.message}") from error

@@ -30,7 +30,7 @@ class Metrics:
         self.requests = Counter("tessera_requests", "Finished HTTP requests.", ["route", "status"], registry=registry)
         self.request_duration = Histogram(
             "tessera_request_duration_seconds",
-            "From the first byte of a request to the last of its answer.",
+            "From the end of a request's headers to the last byte of its answer.",
             ["route"],
             buckets=_REQUEST_BUCKETS,
             registry=registry,

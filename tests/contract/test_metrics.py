@@ -79,3 +79,11 @@ def test_no_trace_is_made_of_a_request_whatever_collector_is_set_up(client, monk
     monkeypatch.setattr("opentelemetry._logs.get_logger_provider", lambda: collector)
     assert client.get("/model?patient=JANE").status_code == 200
     assert not collector.mock_calls
+
+
+def test_every_kind_of_problem_is_counted_from_zero(client):
+    rejections = families(client)["tessera_rejections"]
+
+    totals = {s.labels["reason"]: s.value for s in rejections.samples if s.name == "tessera_rejections_total"}
+    assert {"inference-failed", "queue-full", "too-many-connections", "out-of-memory"} <= totals.keys()
+    assert set(totals.values()) == {0.0}

@@ -1,6 +1,7 @@
 """Every refusal is an RFC 9457 problem document, and says nothing of the client's files."""
 
 import asyncio
+import gzip
 import logging
 import uuid
 
@@ -28,6 +29,35 @@ def post(client: TestClient, **request):
         ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported-media-type", "image/webp"),
         ({"content": b"x", "headers": {"Content-Type": "image/gif"}}, 415, "unsupported-media-type", "image/png"),
         ({"content": b"x"}, 415, "unsupported-media-type", "multipart/form-data"),
+        (
+            {"content": gzip.compress(encoded(noise(4, 4))), "headers": {**PNG, "Content-Encoding": "gzip"}},
+            415,
+            "unsupported-content-encoding",
+            "without Content-Encoding",
+        ),
+        (
+            {"params": [("mpp", "0.25"), ("mpp", "0.5")], "content": encoded(noise(4, 4)), "headers": PNG},
+            400,
+            "invalid-request",
+            "more than once",
+        ),
+        (
+            {"content": encoded(noise(4, 4)), "headers": [*PNG.items(), *2 * [("X-Request-Timeout", "9")]]},
+            400,
+            "invalid-request",
+            "X-Request-Timeout is one number",
+        ),
+        (
+            {
+                "content": b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+                + bytes(5000)
+                + b"\r\n--x--\r\n",
+                "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+            },
+            400,
+            "invalid-request",
+            'as in name="file"; filename="patch.png"',
+        ),
         ({"content": b"", "headers": PNG}, 422, "unreadable-image", "empty"),
         ({"content": b"GIF89a...", "headers": PNG}, 415, "unsupported-image", "PNG, JPEG, TIFF, WEBP, BMP or DICOM"),
         ({"content": encoded(noise(9, 9))[:200], "headers": PNG}, 422, "unreadable-image", "truncated"),
@@ -239,7 +269,7 @@ def test_a_request_may_lower_its_deadline_and_not_raise_it():
 def test_a_deadline_that_is_no_number_of_seconds_is_refused(client, stated):
     answer = post(client, content=encoded(noise(16, 16)), headers={**PNG, "X-Request-Timeout": stated})
     assert answer.status_code == 400
-    assert answer.json()["detail"] == "X-Request-Timeout is a number of seconds above 0, as in 2.5"
+    assert answer.json()["detail"] == "X-Request-Timeout is one number of seconds above 0, as in 2.5"
 
 
 def test_images_of_more_pixels_than_the_service_may_hold_at_once_are_told_to_come_back():
@@ -372,3 +402,15 @@ def test_no_name_reaches_a_log_a_metric_or_an_answer(client, caplog):
     ours = [record.getMessage() + str(vars(record)) for record in caplog.records if not record.name.startswith("http")]
     assert len(ours) >= 5
     assert CANARY not in everything + "".join(ours)
+
+
+def test_a_body_that_says_it_is_not_compressed_is_taken(client: TestClient) -> None:
+    assert (
+        post(client, content=encoded(noise(4, 4)), headers={**PNG, "Content-Encoding": "identity"}).status_code == 200
+    )
+
+
+def test_what_encoding_would_be_right_is_said(client: TestClient) -> None:
+    answer = post(client, content=b"x", headers={**PNG, "Content-Encoding": "br"})
+
+    assert answer.headers["Accept-Encoding"] == "identity"  # RFC 9110, section 15.5.16

@@ -38,6 +38,17 @@ def test_every_setting_is_a_flag_with_its_own_help():
         (["--port", "70000"], {}, "--port (TESSERA_PORT): Input should be less than or equal to 65535"),
         ([], {"TESSERA_DEVICE": "tpu"}, "--device (TESSERA_DEVICE): Input should be 'auto', 'cpu' or 'cuda'"),
         ([], {"TESSERA_QUEUE_CAPACITY": "3"}, "Error: --max-files (64) must not exceed --queue-capacity (3)"),
+        (
+            ["--shutdown-grace", "inf"],
+            {},
+            "--shutdown-grace (TESSERA_SHUTDOWN_GRACE): Input should be a finite number",
+        ),
+        (
+            [],
+            {"TESSERA_REQUEST_TIMEOUT": "inf"},
+            "--request-timeout (TESSERA_REQUEST_TIMEOUT): Input should be a finite number",
+        ),
+        (["--stall-timeout", "nan"], {}, "--stall-timeout (TESSERA_STALL_TIMEOUT): Input should be a finite number"),
         (["--device", "tpu"], {}, "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
     ],
 )
