@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 class RequestScope:
     """ASGI middleware around the whole application.
 
+    HEAD is answered as GET is (RFC 9110, section 9.3.2); the server leaves the content out. What is behind sees a GET.
+
     A caller's own X-Request-ID is kept when it is a UUID and replaced when it is anything else: an id ends up in logs,
     and free text there could be a patient's.
     """
@@ -39,6 +41,9 @@ class RequestScope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}
         current = _uuid(Headers(scope=scope).get("x-request-id"))
         token = request_id.set(current)
         start = time.perf_counter()
@@ -67,15 +72,15 @@ class RequestScope:
                 raise  # the answer has begun; the server can only cut it off
             await respond(internal_error())(scope, receive, send_with_id)
         finally:
-            self._record(scope, status, time.perf_counter() - start)
+            self._record(scope, method, status, time.perf_counter() - start)
             request_id.reset(token)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or _UNMATCHED
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_duration.labels(route).observe(seconds)
         fields = {
-            "method": scope["method"] if scope["method"] in METHODS else "other",
+            "method": method if method in METHODS else "other",
             "route": route,
             "status": status,
             "ms": round(seconds * 1000, 1),

@@ -23,14 +23,12 @@ async def model(service: ServiceDependency) -> ModelCard:
     return ModelCard(**known, device=segmenter.device, provider=segmenter.provider)
 
 
-@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> Health:
     """Say that the process answers; restart it when this does not."""
     return Health(status="live")
 
 
-@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses={503: {"model": Health}})
 async def ready(request: Request) -> JSONResponse:
     """Say whether images are taken now; send none while this is 503."""

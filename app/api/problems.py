@@ -139,8 +139,9 @@ _HEADERS: dict[type[TesseraError], dict[str, str]] = {
     CredentialsMissing: {"WWW-Authenticate": 'Bearer realm="tessera"'},
     CredentialsRejected: {"WWW-Authenticate": 'Bearer realm="tessera", error="invalid_token"'},
     UnsupportedContentEncoding: {"Accept-Encoding": "identity"},
+    NotAcceptable: {"Vary": "Accept"},
 }
-"""RFC 6750, section 3; RFC 9110, section 15.5.16."""
+"""RFC 6750, section 3; RFC 9110, sections 15.5.16 and 12.5.5."""
 
 
 class Problem(BaseModel):
@@ -193,7 +194,11 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         if error.status_code == http.HTTPStatus.NOT_FOUND:
             detail = "no such path; /docs lists those that are, and /viewer is the page to drop patches on"
         elif error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
-            detail = f"not with this method; this path takes {(error.headers or {}).get('Allow', 'another')}"
+            allowed = sorted(set((error.headers or {}).get("Allow", "").split(", ")) - {""})
+            if "GET" in allowed:
+                allowed = sorted({*allowed, "HEAD"})  # see `RequestScope`
+            detail = f"not with this method; this path takes {', '.join(allowed) or 'another'}"
+            return respond(_problem(error.status_code, title, detail), {"Allow": ", ".join(allowed)})
         return respond(_problem(error.status_code, title, detail), error.headers)
 
 

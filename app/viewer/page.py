@@ -9,7 +9,6 @@ from fastapi.staticfiles import StaticFiles
 router = APIRouter(prefix="/viewer", include_in_schema=False)
 
 _STATIC = StaticFiles(directory=Path(__file__).parent / "static")
-_READ = ["GET", "HEAD"]
 _EMPTY = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 """Digest of nothing: the one inline style of the page is an empty mark that OpenSeadragon looks for."""
 _HEADERS = {
@@ -25,19 +24,19 @@ _HEADERS = {
 }
 
 
-@router.api_route("", methods=_READ)
+@router.get("")
 async def page(request: Request) -> Response:
     """Give the page."""
     return await _file("index.html", request)
 
 
-@router.api_route("/", methods=_READ)
+@router.get("/")
 async def page_with_slash() -> Response:
     """Lead to the page: its links are relative, so that it also works behind a proxy that adds a prefix."""
     return RedirectResponse("../viewer", 308)
 
 
-@router.api_route("/{path:path}", methods=_READ)
+@router.get("/{path:path}")
 async def file(path: str, request: Request) -> Response:
     """Give one of the page's scripts, styles or pictures."""
     return await _file(path, request)

@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 
+import httpx2 as httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -176,9 +177,31 @@ def test_uploads_never_touch_the_disk(monkeypatch):
         assert client.post("/segment", files=[("file", large)]).status_code == 200
 
 
-def test_health_may_be_asked_by_head(client):
-    assert client.head("/health/live").status_code == 200
-    assert client.head("/health/ready").status_code == 200
+@pytest.mark.parametrize(
+    "path", ["/health/live", "/health/ready", "/model", "/docs", "/viewer", "/openapi.json", "/nothing"]
+)
+def test_head_says_what_get_would_without_the_content(service, path):
+    answers = [httpx.request(method, service.url + path) for method in ("GET", "HEAD")]
+
+    assert {answer.status_code for answer in answers} == {404 if path == "/nothing" else 200}
+    assert len({answer.headers["content-length"] for answer in answers}) == 1
+    assert answers[1].content == b""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("HEAD", "/segment", "POST"), ("POST", "/model", "GET, HEAD"), ("DELETE", "/health/live", "GET, HEAD")],
+)
+def test_a_method_that_is_not_taken_is_refused_with_those_that_are(client, method, path, allowed):
+    answer = client.request(method, path)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+def test_a_refused_type_of_answer_says_what_the_choice_went_by(client):
+    answer = client.post("/segment", content=encoded(noise(4, 4)), headers={**PNG, "Accept": "text/html"})
+
+    assert (answer.status_code, answer.headers["vary"]) == (406, "Accept")
 
 
 def test_health_and_documentation_answer_without_reaching_outside(client):
