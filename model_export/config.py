@@ -165,5 +165,5 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise InvalidRecipe(f"{name_or_path}: not readable as TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
-        raise InvalidRecipe(f"{name_or_path}: {where}{first['msg']}") from error
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidRecipe(f"{name_or_path}: {where + ': ' if where else ''}{first['msg']}") from error

@@ -66,6 +66,8 @@ def quantize(
 def _check_weights(checkpoint: Path, bundle: Path, manifest: ModelManifest) -> None:
     """Refuse a checkpoint that the bundle was not exported from: another's held-out pairs may be what it learned from.
 
+    A bundle does not say by which mean and deviation it was exported: the project's are taken.
+
     Raises:
         InvalidCheckpoint: It answers otherwise.
     """
@@ -73,4 +75,6 @@ def _check_weights(checkpoint: Path, bundle: Path, manifest: ModelManifest) -> N
     try:
         verify(serving_graph(load_network(checkpoint, manifest.classes), card), bundle / MODEL_FILE)
     except VerificationFailed as error:
-        raise InvalidCheckpoint(f"{checkpoint}: not what {bundle} was exported from: {error}") from error
+        raise InvalidCheckpoint(
+            f"{checkpoint}: not what {bundle} was exported from, or not by the default --mean: {error}"
+        ) from error
