@@ -19,7 +19,7 @@ from app.access_settings import access_of
 from app.api import admin, operations, problems, segment
 from app.api.access import AccessControl
 from app.api.dependencies import Service
-from app.api.full_queue import FullQueue
+from app.api.door import Door
 from app.api.middleware import RequestScope
 from app.api.openapi import describe_access
 from app.api.phase import Phase, is_ready
@@ -140,8 +140,9 @@ def create_app(
     for router in routers:
         app.include_router(router)
     problems.install(app, metrics)
-    app.add_middleware(FullQueue, routes=segment.router.routes)  # the last added is the outermost
+    app.state.door = Door(app, segment.router.routes, metrics)
     routes = [route for router in routers for route in router.routes]
+    # The last added is the outermost.
     app.add_middleware(AccessControl, access=access, metrics=metrics, routes=routes)
     if access.origins:
         app.add_middleware(CORSMiddleware, **_foreign_pages(access.origins))

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
@@ -113,7 +113,7 @@ class AccessControl:
         needed = _NEEDS.get(part, Allowed.SEGMENT)
         if needed is None or part in access.public:
             return ANYBODY
-        caller = await access.caller_of(_credential(scope))
+        caller = await access.caller_of(_credential(scope["headers"]))
         scope[VISIT] = Visit(caller, Allowance(None, caller), is_audited=False)
         if needed not in caller.scopes:
             raise ScopeMissing(f"this key or token does not allow {needed}", needed)
@@ -192,7 +192,18 @@ def _model(scope: Scope) -> dict[str, Any] | None:
     return service.segmenter.manifest.model_dump(include={"name", "version", "sha256"}) if service else None
 
 
-def _credential(scope: Scope) -> str:
+def may_send_images(access: Access, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Return whether it can be told at once, by a key or for want of any, that a request with these headers may."""
+    if not access.is_guarded:
+        return True
+    try:
+        caller = access.keys.caller_of(_credential(headers)) if access.keys else None
+    except TesseraError:
+        return False
+    return caller is not None and Allowed.SEGMENT in caller.scopes
+
+
+def _credential(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Return the one key or token that a request shows.
 
     Raises:
@@ -200,7 +211,7 @@ def _credential(scope: Scope) -> str:
         CredentialsRejected: It shows several, and which of them counts would be a guess.
     """
     shown: set[bytes] = set()
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"x-api-key":
             shown.add(value.strip())
         elif name == b"authorization":

@@ -15,7 +15,7 @@ from app.telemetry.logging import request_id
 from app.telemetry.metrics import Metrics
 
 _UNMATCHED = "unmatched"
-_CLIENT_LEFT = 499
+CLIENT_LEFT = 499
 """What the log and metrics show for a client that left; nginx's number, since HTTP has none."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
@@ -44,7 +44,7 @@ class RequestScope:
         method = scope["method"]
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
-        current = _uuid(Headers(scope=scope).get("x-request-id"))
+        current = request_id_of(Headers(scope=scope))
         token = request_id.set(current)
         start = time.perf_counter()
         status = 0
@@ -62,7 +62,7 @@ class RequestScope:
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            status = _CLIENT_LEFT
+            status = CLIENT_LEFT
         except asyncio.CancelledError:  # the server's time to end is over, and it says so to the client itself
             status = status or 500
             raise
@@ -72,32 +72,36 @@ class RequestScope:
                 raise  # the answer has begun; the server can only cut it off
             await respond(internal_error())(scope, receive, send_with_id)
         finally:
-            self._record(scope, method, status, time.perf_counter() - start)
+            route = getattr(scope.get("route"), "path", None) or _UNMATCHED
+            note(self._metrics, method, route, status, time.perf_counter() - start)
             request_id.reset(token)
 
-    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", None) or _UNMATCHED
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.request_duration.labels(route).observe(seconds)
-        fields = {
-            "method": method if method in METHODS else "other",
-            "route": route,
-            "status": status,
-            "ms": round(seconds * 1000, 1),
-        }
-        # Probes and scrapes come every few seconds and would drown the rest.
-        level = logging.DEBUG if route in PROBES else logging.INFO
-        _log.log(level, "request", extra=fields)
+
+def note(metrics: Metrics, method: str, route: str, status: int, seconds: float) -> None:
+    """Count a request that has ended, and log its line."""
+    metrics.requests.labels(route, str(status)).inc()
+    metrics.request_duration.labels(route).observe(seconds)
+    fields = {
+        "method": method if method in METHODS else "other",
+        "route": route,
+        "status": status,
+        "ms": round(seconds * 1000, 1),
+    }
+    # Probes and scrapes come every few seconds and would drown the rest.
+    level = logging.DEBUG if route in PROBES else logging.INFO
+    _log.log(level, "request", extra=fields)
+
+
+def request_id_of(headers: Headers) -> str:
+    """Return the id of the request that has these headers: a UUID, its own or a new one."""
+    text = headers.get("x-request-id")
+    try:
+        return str(uuid.UUID(text)) if text else str(uuid.uuid4())
+    except ValueError:
+        return str(uuid.uuid4())
 
 
 def path_of(scope: Scope) -> str:
     """Return a request's path as routes have it: below where the service is mounted, and as lenient as the router."""
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     return path.rstrip("\n")
-
-
-def _uuid(text: str | None) -> str:
-    try:
-        return str(uuid.UUID(text)) if text else str(uuid.uuid4())
-    except ValueError:
-        return str(uuid.uuid4())

@@ -36,9 +36,8 @@ class SecurityHeaders:
 
     def __init__(self, app: ASGIApp, has_tls: bool) -> None:
         self._app = app
-        always = (*_ALL, _HSTS) if has_tls else _ALL
-        self._api = (*always, *_API)
-        self._documentation = (*always, *_DOCUMENTATION)
+        self._api = headers_of_answers(has_tls=has_tls)
+        self._documentation = (*_always(has_tls), *_DOCUMENTATION)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; anything but HTTP passes through."""
@@ -54,3 +53,12 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+def headers_of_answers(*, has_tls: bool) -> tuple[tuple[bytes, bytes], ...]:
+    """Return those of an answer that is no page."""
+    return (*_always(has_tls), *_API)
+
+
+def _always(has_tls: bool) -> tuple[tuple[bytes, bytes], ...]:
+    return (*_ALL, _HSTS) if has_tls else _ALL

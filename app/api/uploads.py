@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import InvalidRequest, UnsupportedContentEncoding, UnsupportedMediaType, UploadTooLarge
@@ -31,7 +31,8 @@ _S = TypeVar("_S", bound="Stated")
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 4096
 _LITTLE_BYTES = 2**20
-_SOON_SECONDS = 1.0
+SOON_SECONDS = 1.0
+"""In which the rest of a refused request comes, or not at all; see `comes_soon`."""
 _MAX_PIECES = 200_000
 """What the form's parser hands on, each at the price of a hundred bytes: a piece for each that came over the network,
 and one more for whatever looks like the beginning of a boundary."""
@@ -129,17 +130,22 @@ async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
     raise UnsupportedMediaType(f"send {FORM} with {PART} parts, or one of {', '.join(UPLOADED)}")
 
 
-async def read_on(request: Request) -> None:
-    """Read what is left of a refused request's body, if that is little and comes soon, and keep nothing of it.
+def comes_soon(headers: Headers) -> bool:
+    """Whether it is worth waiting for the body of a refused request: it is little, and the client sends it unasked.
 
     Then the client has sent all when it reads the answer, as simple clients must, and keeps its connection: when many
     are refused, many would connect anew.
     """
-    declared = request.headers.get("content-length", "")
-    if not declared.isdecimal() or int(declared) > _LITTLE_BYTES or "expect" in request.headers:
+    declared = headers.get("content-length", "")
+    return declared.isdecimal() and int(declared) <= _LITTLE_BYTES and "expect" not in headers
+
+
+async def read_on(request: Request) -> None:
+    """Read what is left of a refused request's body, if that comes soon, and keep nothing of it."""
+    if not comes_soon(request.headers):
         return
     with suppress(TimeoutError):  # else the connection ends with the answer
-        async with asyncio.timeout(_SOON_SECONDS):
+        async with asyncio.timeout(SOON_SECONDS):
             async for _ in request.stream():
                 pass
 

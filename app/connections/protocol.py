@@ -12,8 +12,9 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserInvali
 from app.api.problems import InvalidRequest, RequestRejected, RequestTimeout
 from app.connections import head
 from app.connections.alarm import Alarm
-from app.connections.lifetime import BoundedConnection, Stage, tell_that_it_ends
+from app.connections.lifetime import Stage, tell_that_it_ends
 from app.connections.limits import ConnectionLimits
+from app.connections.turning_away import SelectiveConnection, TurnAway
 from app.telemetry.metrics import Metrics
 
 _MOST_PIPELINED = 16
@@ -22,26 +23,27 @@ _MOST_PIPELINED = 16
 _log = logging.getLogger(__name__)
 
 
-def guarded(limits: ConnectionLimits, metrics: Metrics) -> type[asyncio.Protocol]:
+def guarded(limits: ConnectionLimits, metrics: Metrics, turn_away: TurnAway) -> type[asyncio.Protocol]:
     """Return what uvicorn is to make of each connection."""
 
     def connection(**uvicorns: Any) -> GuardedConnection:
-        return GuardedConnection(limits, metrics, **uvicorns)
+        return GuardedConnection(turn_away, limits, metrics, **uvicorns)
 
     return cast("type[asyncio.Protocol]", connection)
 
 
-class GuardedConnection(BoundedConnection):
+class GuardedConnection(SelectiveConnection):
     """Speaks HTTP/1.1 within limits; what is refused here gets a problem document and ends the connection.
 
     Args:
+        turn_away: Decides whom there is no place for.
         limits: What the client may do.
         metrics: Told of what is refused.
         uvicorns: What uvicorn gives its own.
     """
 
-    def __init__(self, limits: ConnectionLimits, metrics: Metrics, **uvicorns: Any) -> None:
-        super().__init__(limits, metrics, **uvicorns)
+    def __init__(self, turn_away: TurnAway, limits: ConnectionLimits, metrics: Metrics, **uvicorns: Any) -> None:
+        super().__init__(turn_away, limits, metrics, **uvicorns)
         self._heard = False
         self._overhead_bytes = 0
         self._header_bytes = 0
@@ -63,6 +65,7 @@ class GuardedConnection(BoundedConnection):
         if self._refusal is not None:
             return
         self._unset_keepalive_if_required()
+        self._has_turned_away = False
         self._heard = True
         self._overhead_bytes += len(data)
         try:
@@ -73,7 +76,8 @@ class GuardedConnection(BoundedConnection):
             self._refuse(_behind(error))
             return
         if self._stage is Stage.ANY:
-            if not self._unanswered and not self.transport.is_closing():  # empty lines, of which some may precede
+            is_busy = self._unanswered or self._has_turned_away or self.transport.is_closing()
+            if not is_busy:  # empty lines, of which some may precede
                 self._expect_headers()
         elif self._overhead_bytes > head.MOST_BYTES:
             self._refuse(head.too_large())
@@ -106,10 +110,11 @@ class GuardedConnection(BoundedConnection):
         head.check(self.parser, self.url, self.headers)
         if len(self.pipeline) >= _MOST_PIPELINED:
             raise InvalidRequest("too many requests at once on one connection; wait for their answers")
+        if self._is_turned_away():
+            self._begin_body()
+            return
         super().on_headers_complete()
-        self._headers_due.clear()
-        self._stage = Stage.BODY
-        self._overhead_bytes = 0
+        self._begin_body()
         self._unanswered.append(self.cycle)
         # Kept for another request once this one has come in whole: of a body that nobody reads the end may never come.
         self._may_keep = self.cycle.keep_alive and not self._is_extra and not self.parser.should_upgrade()
@@ -119,17 +124,26 @@ class GuardedConnection(BoundedConnection):
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
         self._overhead_bytes = 0
-        super().on_body(body)
+        if self._turned_away is None:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End a request."""
-        super().on_message_complete()
         self._stage = Stage.ANY
         self._overhead_bytes = 0
+        if self._turned_away is not None:
+            self._answer_turned_away()
+            return
+        super().on_message_complete()
         if self._ending.lingers:
             self._ending.end()
         elif not self.cycle.response_started:
             self.cycle.keep_alive = self._may_keep
+
+    def _begin_body(self) -> None:
+        self._headers_due.clear()
+        self._stage = Stage.BODY
+        self._overhead_bytes = 0
 
     def _expect_headers(self) -> None:
         self._headers_due.set(self._limits.header_seconds)

@@ -291,6 +291,19 @@ def test_a_full_service_asks_for_the_key_first_and_writes_down_whom_it_refuses(k
     ]
 
 
+@pytest.mark.parametrize(
+    ("shown", "is_turned_away"),
+    [({}, False), ({"X-API-Key": new_key()}, False), (bearer("metrics"), False), (bearer("segment"), True)],
+)
+def test_a_full_service_turns_away_at_the_door_who_may_send_images_alone(keys_file, shown, is_turned_away):
+    sent = [(name.lower().encode(), value.encode()) for name, value in {"Content-Length": "9", **shown}.items()]
+    with (
+        running(keys_file=keys_file, queue_capacity=1, max_files=1) as client,
+        client.portal.wrap_async_context_manager(_Full(client)),
+    ):
+        assert (client.app.state.door.turn_away(b"POST", b"/segment", sent) is not None) == is_turned_away
+
+
 class _Full:
     """Takes a place of the service's."""
 

@@ -8,6 +8,7 @@ import uuid
 import pytest
 from fastapi.testclient import TestClient
 
+from app.api.phase import Phase
 from app.api.problems import _KINDS, RequestRejected
 from app.errors import ImageRejected, NotServed, ProcessEnded, StartupError, TesseraError
 from app.main import create_app
@@ -16,6 +17,7 @@ from tests.fakes import ColourSegmenter
 from tests.pictures import encoded, noise, plain
 
 CANARY = "JANE-DOE-1952"
+ID = "6b1bd3ce-3ba2-4f62-8dbb-6f3ce5ea2a2d"
 PNG = {"Content-Type": "image/png"}
 
 
@@ -171,22 +173,63 @@ def test_a_full_queue_refuses_with_a_time_to_come_back():
         assert post(client, content=data, headers=PNG).status_code == 200
 
 
-def test_a_full_service_refuses_before_it_looks_at_anything_else():
+FULL = [(b"host", b"t"), (b"content-type", b"image/png"), (b"content-length", b"9")]
+
+
+def test_a_full_service_turns_images_away_as_the_routes_would_refuse_them():
     with TestClient(create_app(Settings(queue_capacity=1, max_files=1), ColourSegmenter())) as client:
+        turn_away = client.app.state.door.turn_away
+        assert turn_away(b"POST", b"/segment", FULL) is None
         with client.portal.wrap_async_context_manager(_Held(client)):
-            senseless = client.post("/classify?colour=red", content=b"x", headers={"Accept": "text/csv"})
-            assert (senseless.status_code, senseless.json()["detail"]) == (
-                429,
-                "the queue is full (1 of 1 images); try again later",
-            )
-            assert senseless.headers["x-request-id"] == senseless.json()["request_id"]
-            assert senseless.headers["x-content-type-options"] == "nosniff"
-            for method, path, status in (("GET", "/segment", 405), ("POST", "/nothing", 404), ("GET", "/model", 200)):
-                assert client.request(method, path).status_code == status
+            own_id = [*FULL, (b"x-request-id", ID.encode())]
+            turned = turn_away(b"POST", b"/segment?colour=red", own_id).answer(is_last=False)
+            refused = client.post("/segment", content=b"x" * 9, headers={**PNG, "X-Request-ID": ID})
+            assert (turned.status_code, turned.body) == (refused.status_code, refused.content)
+            assert turned.status_code == 429
+            assert dict(turned.headers) == dict(refused.headers)
+            assert turn_away(b"POST", b"/classify", FULL).answer(is_last=True).headers["connection"] == "close"
+            turn_away(b"POST", b"/classify", FULL).left()
             metrics = client.get("/metrics").text
-        assert 'tessera_requests_total{route="/classify",status="429"} 1.0' in metrics
-        assert 'tessera_rejections_total{reason="queue-full"} 1.0' in metrics
-        assert client.post("/classify?colour=red", content=b"x").status_code == 400
+        for counted in (
+            'requests_total{route="/segment",status="429"} 2.0',
+            'requests_total{route="/classify",status="429"} 1.0',
+            'requests_total{route="/classify",status="499"} 1.0',
+            'request_duration_seconds_count{route="/classify"} 2.0',
+            'rejections_total{reason="queue-full"} 3.0',
+        ):
+            assert f"tessera_{counted}" in metrics
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "more", "settings"),
+    [
+        (b"GET", b"/segment", [], {}),
+        (b"POST", b"/nothing", [], {}),
+        (b"POST", b"/%73egment", [], {}),
+        (b"POST", b"/segment", [(b"expect", b"100-continue")], {}),
+        (b"POST", b"/segment", [(b"origin", b"https://viewer.example")], {"cors_origins": "https://viewer.example"}),
+        (b"POST", b"/segment", [], {"audit_log": "audit.jsonl"}),
+    ],
+)
+def test_what_is_no_image_or_is_to_be_looked_at_passes_the_door(tmp_path, method, target, more, settings):
+    if "audit_log" in settings:
+        settings = {"audit_log": tmp_path / settings["audit_log"]}
+    with TestClient(create_app(Settings(queue_capacity=1, max_files=1, **settings), ColourSegmenter())) as client:
+        door = client.app.state.door
+        with client.portal.wrap_async_context_manager(_Held(client)):
+            assert door.turn_away(method, target, [*FULL, *more]) is None
+
+
+@pytest.mark.parametrize("length", [None, b"1048577", b"x"])
+def test_a_body_that_would_not_come_soon_passes_the_door(length):
+    headers = [] if length is None else [(b"content-length", length)]
+    with TestClient(create_app(Settings(queue_capacity=1, max_files=1), ColourSegmenter())) as client:
+        door = client.app.state.door
+        with client.portal.wrap_async_context_manager(_Held(client)):
+            assert door.turn_away(b"POST", b"/segment", headers) is None
+            assert door.turn_away(b"POST", b"/segment", FULL) is not None
+            client.app.state.phase = Phase.LEAVING
+            assert door.turn_away(b"POST", b"/segment", FULL) is None
 
 
 class _Held:

@@ -90,7 +90,7 @@ async def app(scope, _receive, send):
 async def all_that_comes(asked):
     config = uvicorn.Config(
         app,
-        http=guarded(ConnectionLimits(3, 20, 2), Metrics(CollectorRegistry())),
+        http=guarded(ConnectionLimits(3, 20, 2), Metrics(CollectorRegistry()), lambda *_: None),
         ws="none",
         lifespan="off",
         log_config=None,

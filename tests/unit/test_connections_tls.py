@@ -94,7 +94,11 @@ def answering(body, unread_seconds):
 
     limits = ConnectionLimits(MOST, 20, unread_seconds)
     config = uvicorn.Config(
-        app, http=guarded(limits, Metrics(CollectorRegistry())), ws="none", lifespan="off", log_config=None
+        app,
+        http=guarded(limits, Metrics(CollectorRegistry()), lambda *_: None),
+        ws="none",
+        lifespan="off",
+        log_config=None,
     )
     config.load()
     state = uvicorn.server.ServerState()

@@ -1,0 +1,129 @@
+"""Turns images away while the service has no place for one, before their request is handed on.
+
+The way through the application would cost twice as much, and a service that is asked for several times what it can do
+would spend on refusals what its answers need.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from app.access.gate import Access
+from app.api.access import may_send_images
+from app.api.dependencies import Service
+from app.api.middleware import CLIENT_LEFT, note, request_id_of
+from app.api.phase import Phase
+from app.api.problems import refuse
+from app.api.security_headers import headers_of_answers
+from app.api.uploads import comes_soon
+from app.errors import QueueFull
+from app.telemetry.logging import request_id
+from app.telemetry.metrics import Metrics
+
+
+class Door:
+    """Looks at requests whose headers have come.
+
+    It takes no place: whoever passes it may still find none in `uploaded_images`. It turns away those alone of whom
+    there is nothing else to say or to do: who shows no key that lets images in, who is to be written down, and whose
+    browser has to be told that a page may read the answer, passes.
+
+    Args:
+        app: Where they go; its state has whom it serves, and from when on its service.
+        routes: Those that take images.
+        metrics: Told of who is turned away.
+    """
+
+    def __init__(self, app: FastAPI, routes: Iterable[BaseRoute], metrics: Metrics) -> None:
+        access: Access = app.state.access
+        self._app = app
+        self._access = access
+        self._metrics = metrics
+        self._headers = headers_of_answers(has_tls=access.certificate is not None)
+        self._routes = {route.path.encode(): route.path for route in routes if isinstance(route, Route)}
+
+    def turn_away(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> "TurnedAway | None":
+        """Return what to answer a request with once it has come in whole; None for one that is to be handed on.
+
+        Args:
+            method: The request's, as it came.
+            target: Likewise: a path, and perhaps a query. A path in another spelling than the route's is handed on.
+            headers: Likewise, their names in lower case.
+        """
+        route = self._routes.get(target.partition(b"?")[0])
+        service: Service | None = getattr(self._app.state, "service", None)
+        if route is None or method != b"POST" or service is None or not service.segmenter.ready:
+            return None
+        try:
+            service.admission.expect_place()
+        except QueueFull as error:
+            stated = Headers(raw=list(headers))
+            if self._is_plain(stated) and may_send_images(self._access, headers):
+                return TurnedAway(error, route, request_id_of(stated), self._metrics, self._headers)
+        return None
+
+    def _is_plain(self, headers: Headers) -> bool:
+        is_foreign = bool(self._access.origins) and "origin" in headers
+        is_written_down = self._access.audit is not None
+        is_serving = self._app.state.phase is Phase.SERVING  # else connections are told to end
+        return is_serving and not is_foreign and not is_written_down and comes_soon(headers)
+
+
+class TurnedAway:
+    """A request that is turned away.
+
+    Args:
+        error: Why.
+        route: Where it wanted to go.
+        current: Its id.
+        metrics: Told what came of it.
+        headers: Of every answer.
+    """
+
+    def __init__(
+        self,
+        error: QueueFull,
+        route: str,
+        current: str,
+        metrics: Metrics,
+        headers: Iterable[tuple[bytes, bytes]],
+    ) -> None:
+        self._error = error
+        self._route = route
+        self._id = current
+        self._metrics = metrics
+        self._headers = headers
+        self._start = time.perf_counter()
+
+    def answer(self, *, is_last: bool) -> Response:
+        """Return the answer, and note that it is given.
+
+        Args:
+            is_last: Whether the connection ends with it.
+        """
+        token = request_id.set(self._id)
+        try:
+            response = refuse({"type": "http"}, self._error, self._metrics)
+            self._note(response.status_code)
+        finally:
+            request_id.reset(token)
+        response.headers["X-Request-ID"] = self._id
+        if is_last:
+            response.headers["Connection"] = "close"
+        response.raw_headers.extend(self._headers)
+        return response
+
+    def left(self) -> None:
+        """Note that its client left."""
+        token = request_id.set(self._id)
+        try:
+            self._note(CLIENT_LEFT)
+        finally:
+            request_id.reset(token)
+
+    def _note(self, status: int) -> None:
+        note(self._metrics, "POST", self._route, status, time.perf_counter() - self._start)
