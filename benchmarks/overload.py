@@ -64,11 +64,13 @@ def _measure(url: str, seconds: float, times: float, rounds: int) -> None:
     before = closed_loop(target, _CONNECTIONS, _CAPACITY_SECONDS)
     shares, shares_left = [], []
     for _ in range(rounds):
+        own_seconds, started = time.process_time(), time.monotonic()
         load, health_ms = _overload(url, target, times * before.per_second, seconds)
+        health_cores = (time.process_time() - own_seconds) / (time.monotonic() - started)
         after = closed_loop(target, _CONNECTIONS, _CAPACITY_SECONDS)
         capacity = (before.per_second + after.per_second) / 2
         cores = len(os.sched_getaffinity(0))
-        usual, busy = (before.cores + after.cores) / 2, load.sent * load.client_ms / 1000
+        usual, busy = (before.cores + after.cores) / 2, load.sent * load.client_ms / 1000 + health_cores
         left = capacity * (cores - busy) / (cores - usual)
         shares.append(load.answered / capacity)
         shares_left.append(load.answered / left)
@@ -76,7 +78,7 @@ def _measure(url: str, seconds: float, times: float, rounds: int) -> None:
             f"capacity: {before.per_second:.1f} patches a second before, {after.per_second:.1f} after\n"
             f"sent: {load.sent:.1f} a second for {seconds:g} s, {load.sent / capacity:.1f} times the capacity;"
             f" answered: {load.answered:.1f}, {shares[-1]:.2f} of it\n"
-            f"the client took {100 * busy / cores:.1f} % of the cores, and {100 * usual / cores:.1f} % to measure the"
+            f"the clients took {100 * busy / cores:.1f} % of the cores, and {100 * usual / cores:.1f} % to measure the"
             f" capacity; answered: {shares_left[-1]:.2f} of what that left\n"
             f"answered ones took: median {load.p50_ms:.0f} ms, p99 {load.p99_ms:.0f} ms\n"
             f"health: {len(health_ms)} checks; median {percentile(health_ms, 50):.0f} ms,"

@@ -90,14 +90,15 @@ class Admission:
         """Hold `images` places, or none, for the length of the block.
 
         Raises:
-            QueueFull: Fewer are free; none is taken.
+            QueueFull: Fewer are free for this front; none is taken.
         """
         if not images:  # what is held already must not be refused for what others ask for in this moment
             yield
             return
+        most = self._most_now()
         self._places.take(images=images)  # before looking: of two fronts that find one place, both may go, never stay
         inside = self._places.images
-        if inside > self._most_images:
+        if inside > most:
             self._places.take(images=-images)
             raise self._full_of_images(inside - images, images)
         finished = images
@@ -117,7 +118,7 @@ class Admission:
             QueueFull: It would find none.
         """
         inside = self._places.images
-        if inside >= self._most_images:
+        if inside >= self._most_now():
             raise self._full_of_images(inside, 1)
 
     @contextmanager
@@ -141,6 +142,15 @@ class Admission:
         finally:
             self._places.take(pixels=-share)
             self._pixels_done.note(share)
+
+    def _most_now(self) -> int:
+        """Return how many images there may be after this front has taken some more.
+
+        One that has more than its share leaves the last place to the others. All answer at one pace, and a place goes to
+        whoever asks first: left to chance, one front would come to have all of them, and its callers to wait longest.
+        """
+        has_more = self._places.own_images * self._places.fronts > self._most_images
+        return self._most_images - has_more
 
     def _full_of_images(self, inside: int, more: int) -> QueueFull:
         return QueueFull(
