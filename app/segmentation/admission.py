@@ -146,8 +146,8 @@ class Admission:
     def _most_now(self) -> int:
         """Return how many images there may be after this front has taken some more.
 
-        One that has more than its share leaves the last place to the others. All answer at one pace, and a place goes to
-        whoever asks first: left to chance, one front would come to have all of them, and its callers to wait longest.
+        One that has more than its share leaves the last place to the others. All answer at one pace, and a place goes
+        to whoever asks first: left to chance, one front would come to have all, and its callers to wait longest.
         """
         has_more = self._places.own_images * self._places.fronts > self._most_images
         return self._most_images - has_more

@@ -178,9 +178,8 @@ def test_who_is_inside_is_not_refused_for_another_who_only_looks():
 def test_a_front_with_more_than_its_share_leaves_the_last_place_to_the_others():
     places = Places(2)
     one, other = (Admission(6, 10**6, Metrics(CollectorRegistry()), places.seen_by(index)) for index in (0, 1))
-    with one.admit(3), other.admit(2), one.admit(1):  # its share, and the last place
-        with pytest.raises(QueueFull), other.admit(1):
-            pass
+    with one.admit(3), other.admit(2), one.admit(1), pytest.raises(QueueFull), other.admit(1):
+        pass  # one had its share, and took the last place
     with one.admit(4), other.admit(1):
         with pytest.raises(QueueFull, match=r"5 of 6 images"), one.admit(1):
             pass
