@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
         limits = ConnectionLimits(most, settings.header_timeout, settings.request_timeout)
         config = uvicorn.Config(
             app,
-            http=guarded(limits, app.state.metrics, app.state.door.turn_away),
+            http=guarded(limits, app.state.metrics, app.state.door),
             ws="none",
             lifespan="on",
             log_config=None,

@@ -73,7 +73,7 @@ async def uploaded_images(request: Request, service: Service) -> AsyncIterator[l
                     images = await read_images(request, service.limits)
                     is_read = True
                     await visit.received(images)
-                    with service.admission.admit(len(images) - 1):
+                    with service.admission.admit(len(images) - 1, is_rest=True):
                         async with while_connected(request):
                             yield images
         except DeadlineExceeded:

@@ -39,11 +39,10 @@ class Door:
     """
 
     def __init__(self, app: FastAPI, routes: Iterable[BaseRoute], metrics: Metrics) -> None:
-        access: Access = app.state.access
         self._app = app
-        self._access = access
+        self._access: Access = app.state.access
         self._metrics = metrics
-        self._headers = headers_of_answers(has_tls=access.certificate is not None)
+        self._headers = headers_of_answers(has_tls=self._access.certificate is not None)
         self._routes = {route.path.encode(): route.path for route in routes if isinstance(route, Route)}
 
     def turn_away(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> "TurnedAway | None":
@@ -66,11 +65,14 @@ class Door:
                 return TurnedAway(error, route, request_id_of(stated), self._metrics, self._headers)
         return None
 
+    def keeps_connections(self) -> bool:
+        """Return whether a connection may be kept for another request."""
+        return self._app.state.phase is Phase.SERVING
+
     def _is_plain(self, headers: Headers) -> bool:
         is_foreign = bool(self._access.origins) and "origin" in headers
         is_written_down = self._access.audit is not None
-        is_serving = self._app.state.phase is Phase.SERVING  # else connections are told to end
-        return is_serving and not is_foreign and not is_written_down and comes_soon(headers)
+        return not is_foreign and not is_written_down and comes_soon(headers)
 
 
 class TurnedAway:

@@ -31,6 +31,8 @@ _S = TypeVar("_S", bound="Stated")
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 4096
 _LITTLE_BYTES = 2**20
+_MOST_DIGITS = 20
+"""Of a length, which is too much then; Python reads no number of thousands."""
 SOON_SECONDS = 1.0
 """In which the rest of a refused request comes, or not at all; see `comes_soon`."""
 _MAX_PIECES = 200_000
@@ -114,8 +116,7 @@ async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
         UploadTooLarge: It has too many bytes or files.
         InvalidRequest: The form is malformed, has no `file` part, or has others.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limits.max_bytes:
+    if (declared_bytes(request.headers) or 0) > limits.max_bytes:
         raise _too_many_bytes(limits)
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
@@ -136,8 +137,14 @@ def comes_soon(headers: Headers) -> bool:
     Then the client has sent all when it reads the answer, as simple clients must, and keeps its connection: when many
     are refused, many would connect anew.
     """
+    declared = declared_bytes(headers)
+    return declared is not None and declared <= _LITTLE_BYTES and "expect" not in headers
+
+
+def declared_bytes(headers: Headers) -> int | None:
+    """Return how long a body is said to be; None where that is not said."""
     declared = headers.get("content-length", "")
-    return declared.isdecimal() and int(declared) <= _LITTLE_BYTES and "expect" not in headers
+    return int(declared.lstrip("0")[:_MOST_DIGITS] or 0) if declared.isdecimal() else None
 
 
 async def read_on(request: Request) -> None:

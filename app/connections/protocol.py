@@ -9,12 +9,13 @@ from typing import Any, cast
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade
 
+from app.api.door import Door
 from app.api.problems import InvalidRequest, RequestRejected, RequestTimeout
 from app.connections import head
 from app.connections.alarm import Alarm
 from app.connections.lifetime import Stage, tell_that_it_ends
 from app.connections.limits import ConnectionLimits
-from app.connections.turning_away import SelectiveConnection, TurnAway
+from app.connections.turning_away import SelectiveConnection
 from app.telemetry.metrics import Metrics
 
 _MOST_PIPELINED = 16
@@ -23,11 +24,11 @@ _MOST_PIPELINED = 16
 _log = logging.getLogger(__name__)
 
 
-def guarded(limits: ConnectionLimits, metrics: Metrics, turn_away: TurnAway) -> type[asyncio.Protocol]:
+def guarded(limits: ConnectionLimits, metrics: Metrics, door: Door) -> type[asyncio.Protocol]:
     """Return what uvicorn is to make of each connection."""
 
     def connection(**uvicorns: Any) -> GuardedConnection:
-        return GuardedConnection(turn_away, limits, metrics, **uvicorns)
+        return GuardedConnection(door, limits, metrics, **uvicorns)
 
     return cast("type[asyncio.Protocol]", connection)
 
@@ -36,14 +37,14 @@ class GuardedConnection(SelectiveConnection):
     """Speaks HTTP/1.1 within limits; what is refused here gets a problem document and ends the connection.
 
     Args:
-        turn_away: Decides whom there is no place for.
+        door: Turns away whom there is no place for.
         limits: What the client may do.
         metrics: Told of what is refused.
         uvicorns: What uvicorn gives its own.
     """
 
-    def __init__(self, turn_away: TurnAway, limits: ConnectionLimits, metrics: Metrics, **uvicorns: Any) -> None:
-        super().__init__(turn_away, limits, metrics, **uvicorns)
+    def __init__(self, door: Door, limits: ConnectionLimits, metrics: Metrics, **uvicorns: Any) -> None:
+        super().__init__(door, limits, metrics, **uvicorns)
         self._heard = False
         self._overhead_bytes = 0
         self._header_bytes = 0
@@ -113,6 +114,7 @@ class GuardedConnection(SelectiveConnection):
         if self._is_turned_away():
             self._begin_body()
             return
+        self._unset_keepalive_if_required()  # of one that was turned away in the same read
         super().on_headers_complete()
         self._begin_body()
         self._unanswered.append(self.cycle)

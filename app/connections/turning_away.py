@@ -3,12 +3,11 @@
 Such a request never becomes one of uvicorn's: no task, no way through the application. What it brings is thrown away.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api.door import TurnedAway
+from app.api.door import Door, TurnedAway
 from app.api.uploads import SOON_SECONDS
 from app.connections.alarm import Alarm
 from app.connections.lifetime import BoundedConnection
@@ -16,23 +15,20 @@ from app.connections.limits import ConnectionLimits
 from app.connections.refusals import written
 from app.telemetry.metrics import Metrics
 
-TurnAway: TypeAlias = Callable[[bytes, bytes, Sequence[tuple[bytes, bytes]]], TurnedAway | None]
-"""`Door.turn_away`."""
-
 
 class SelectiveConnection(BoundedConnection):
     """Turns requests away, one of those that come in one read: the others take their turn among all connections.
 
     Args:
-        turn_away: Decides.
+        door: Decides.
         limits: What the client may do.
         metrics: Told of what is refused.
         uvicorns: What uvicorn gives its own.
     """
 
-    def __init__(self, turn_away: TurnAway, limits: ConnectionLimits, metrics: Metrics, **uvicorns: Any) -> None:
+    def __init__(self, door: Door, limits: ConnectionLimits, metrics: Metrics, **uvicorns: Any) -> None:
         super().__init__(limits, metrics, **uvicorns)
-        self._turn_away = turn_away
+        self._door = door
         self._turned_away: TurnedAway | None = None
         self._has_turned_away = False
         self._rest_due = Alarm(self.loop, self._miss_rest)
@@ -56,7 +52,7 @@ class SelectiveConnection(BoundedConnection):
         is_plain = not (self._unanswered or self._is_extra or self.flow.write_paused or self.parser.should_upgrade())
         if not is_plain or self._has_turned_away:
             return False
-        self._turned_away = self._turn_away(self.parser.get_method(), self.url, self.headers)
+        self._turned_away = self._door.turn_away(self.parser.get_method(), self.url, self.headers)
         if self._turned_away is None:
             return False
         self._may_keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
@@ -67,9 +63,10 @@ class SelectiveConnection(BoundedConnection):
         """Answer it: it has come in whole."""
         self._has_turned_away = True
         self._rest_due.clear()
-        self._answers.write(self._refused(is_last=not self._may_keep))
+        is_last = not self._may_keep or not self._door.keeps_connections()
+        self._answers.write(self._refused(is_last=is_last))
         HttpToolsProtocol.on_response_complete(self)  # nothing of uvicorn's has ended
-        if not self._may_keep:
+        if is_last:
             self._close()
 
     def _miss_rest(self) -> None:

@@ -86,8 +86,12 @@ class Admission:
         metrics.images_in_flight.set_function(lambda: self._places.own_images)
 
     @contextmanager
-    def admit(self, images: int) -> Iterator[None]:
+    def admit(self, images: int, *, is_rest: bool = False) -> Iterator[None]:
         """Hold `images` places, or none, for the length of the block.
+
+        Args:
+            images: How many.
+            is_rest: Whether the request that they are of has a place already.
 
         Raises:
             QueueFull: Fewer are free for this front; none is taken.
@@ -95,7 +99,7 @@ class Admission:
         if not images:  # what is held already must not be refused for what others ask for in this moment
             yield
             return
-        most = self._most_now()
+        most = self._most_images if is_rest else self._most_to_begin()
         self._places.take(images=images)  # before looking: of two fronts that find one place, both may go, never stay
         inside = self._places.images
         if inside > most:
@@ -118,7 +122,7 @@ class Admission:
             QueueFull: It would find none.
         """
         inside = self._places.images
-        if inside >= self._most_now():
+        if inside >= self._most_to_begin():
             raise self._full_of_images(inside, 1)
 
     @contextmanager
@@ -143,8 +147,8 @@ class Admission:
             self._places.take(pixels=-share)
             self._pixels_done.note(share)
 
-    def _most_now(self) -> int:
-        """Return how many images there may be after this front has taken some more.
+    def _most_to_begin(self) -> int:
+        """Return how many images there may be once this front has taken another request's.
 
         One that has more than its share leaves the last place to the others. All answer at one pace, and a place goes
         to whoever asks first: left to chance, one front would come to have all, and its callers to wait longest.

@@ -220,7 +220,7 @@ def test_what_is_no_image_or_is_to_be_looked_at_passes_the_door(tmp_path, method
             assert door.turn_away(method, target, [*FULL, *more]) is None
 
 
-@pytest.mark.parametrize("length", [None, b"1048577", b"x"])
+@pytest.mark.parametrize("length", [None, b"1048577", b"x", b"1" * 5000])
 def test_a_body_that_would_not_come_soon_passes_the_door(length):
     headers = [] if length is None else [(b"content-length", length)]
     with TestClient(create_app(Settings(queue_capacity=1, max_files=1), ColourSegmenter())) as client:
@@ -228,8 +228,10 @@ def test_a_body_that_would_not_come_soon_passes_the_door(length):
         with client.portal.wrap_async_context_manager(_Held(client)):
             assert door.turn_away(b"POST", b"/segment", headers) is None
             assert door.turn_away(b"POST", b"/segment", FULL) is not None
+            assert door.turn_away(b"POST", b"/segment", [(b"content-length", b"0" * 5000 + b"9")]) is not None
+            assert door.keeps_connections()
             client.app.state.phase = Phase.LEAVING
-            assert door.turn_away(b"POST", b"/segment", FULL) is None
+            assert not door.keeps_connections()
 
 
 class _Held:

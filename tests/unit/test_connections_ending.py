@@ -2,6 +2,7 @@
 
 import asyncio
 from functools import partial
+from types import SimpleNamespace
 from unittest.mock import Mock, call
 
 import pytest
@@ -12,6 +13,8 @@ from app.connections.ending import AnswersTransport
 from app.connections.limits import ConnectionLimits
 from app.connections.protocol import guarded
 from app.telemetry.metrics import Metrics
+
+OPEN_DOOR = SimpleNamespace(turn_away=lambda *_: None)
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ async def app(scope, _receive, send):
 async def all_that_comes(asked):
     config = uvicorn.Config(
         app,
-        http=guarded(ConnectionLimits(3, 20, 2), Metrics(CollectorRegistry()), lambda *_: None),
+        http=guarded(ConnectionLimits(3, 20, 2), Metrics(CollectorRegistry()), OPEN_DOOR),
         ws="none",
         lifespan="off",
         log_config=None,

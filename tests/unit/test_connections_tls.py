@@ -6,6 +6,7 @@ import ssl
 import time
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import uvicorn
@@ -18,6 +19,7 @@ from app.telemetry.metrics import Metrics
 from tests.certificates import signed_by_itself
 from tests.issuer import pem
 
+OPEN_DOOR = SimpleNamespace(turn_away=lambda *_: None)
 MOST = 3
 SECONDS = 0.5
 
@@ -95,7 +97,7 @@ def answering(body, unread_seconds):
     limits = ConnectionLimits(MOST, 20, unread_seconds)
     config = uvicorn.Config(
         app,
-        http=guarded(limits, Metrics(CollectorRegistry()), lambda *_: None),
+        http=guarded(limits, Metrics(CollectorRegistry()), OPEN_DOOR),
         ws="none",
         lifespan="off",
         log_config=None,

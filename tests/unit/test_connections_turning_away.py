@@ -12,7 +12,7 @@ from app.connections.protocol import guarded
 from app.errors import QueueFull
 from app.telemetry.metrics import Metrics
 
-HEADER_SECONDS, IDLE_SECONDS = 0.3, 2
+HEADER_SECONDS, IDLE_SECONDS = 0.3, 1
 SOON_SECONDS = 0.2
 ID = "6b1bd3ce-3ba2-4f62-8dbb-6f3ce5ea2a2d"
 BODY = b"x" * 100_000
@@ -33,6 +33,7 @@ class Server:
         self.metrics = Metrics(CollectorRegistry())
         self.state = uvicorn.server.ServerState()
         self.handed_on = []
+        self.leaves = False
 
     def turn_away(self, method, target, headers):
         assert method == b"POST"
@@ -40,10 +41,13 @@ class Server:
         full = QueueFull("full", 7)
         return TurnedAway(full, "/full", ID, self.metrics, [(b"x-all", b"have it")]) if target == b"/full" else None
 
+    def keeps_connections(self):
+        return not self.leaves
+
     async def app(self, scope, _receive, send):
         self.handed_on.append(scope["path"])
         if scope["path"] == "/slow":
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(IDLE_SECONDS + 0.5)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ab"})
 
@@ -54,7 +58,7 @@ class Server:
     async def __aenter__(self):
         config = uvicorn.Config(
             self.app,
-            http=guarded(ConnectionLimits(3, HEADER_SECONDS, 2), self.metrics, self.turn_away),
+            http=guarded(ConnectionLimits(3, HEADER_SECONDS, 2), self.metrics, self),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -143,10 +147,33 @@ def test_of_many_at_once_one_is_turned_away_and_all_are_answered_in_order(run):
     run(scenario)
 
 
+def test_what_comes_with_one_that_is_turned_away_has_all_the_time_that_it_needs(run):
+    async def scenario(server):
+        server.writer.write(request() + request(b"/slow", more=b"Connection: close\r\n"))
+        assert statuses(await server.rest()) == [429, 200]
+
+    run(scenario)
+
+
+def test_a_process_that_leaves_keeps_no_connection(run):
+    async def scenario(server):
+        whole = request(body=BODY)
+        server.writer.write(whole[:-1])
+        await asyncio.sleep(0.05)
+        server.leaves = True
+        server.writer.write(whole[-1:])
+        came = await server.rest()
+        assert statuses(came) == [429]
+        assert b"\r\nconnection: close\r\n" in came.lower()
+
+    run(scenario)
+
+
 def test_none_is_turned_away_before_the_one_before_it_is_answered(run):
     async def scenario(server):
         server.writer.write(request(b"/slow"))
-        await asyncio.sleep(0.03)
+        while not server.handed_on:
+            await asyncio.sleep(0.01)
         server.writer.write(request() + LAST)
         assert statuses(await server.rest()) == [200, 200, 200]
 

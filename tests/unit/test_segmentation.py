@@ -190,6 +190,8 @@ def test_a_front_with_more_than_its_share_leaves_the_last_place_to_the_others():
             pass
     with one.admit(4), one.admit(1):  # as long as another place is free
         pass
+    with one.admit(1), one.admit(5, is_rest=True):  # a list is not cut short
+        pass
 
 
 def test_a_place_is_free_again_after_a_failure():
