@@ -155,20 +155,6 @@ def test_what_comes_with_one_that_is_turned_away_has_all_the_time_that_it_needs(
     run(scenario)
 
 
-def test_a_process_that_leaves_keeps_no_connection(run):
-    async def scenario(server):
-        whole = request(body=BODY)
-        server.writer.write(whole[:-1])
-        await asyncio.sleep(0.05)
-        server.leaves = True
-        server.writer.write(whole[-1:])
-        came = await server.rest()
-        assert statuses(came) == [429]
-        assert b"\r\nconnection: close\r\n" in came.lower()
-
-    run(scenario)
-
-
 def test_none_is_turned_away_before_the_one_before_it_is_answered(run):
     async def scenario(server):
         server.writer.write(request(b"/slow"))
@@ -216,13 +202,16 @@ def test_a_client_that_leaves_before_it_is_turned_away_is_counted_as_one_that_le
     run(scenario)
 
 
-def test_a_server_that_ends_answers_whom_it_turns_away(run):
+@pytest.mark.parametrize("is_over", [False, True], ids=["begins to leave", "ends"])
+def test_a_server_that_leaves_answers_whom_it_turns_away_and_keeps_no_connection(run, is_over):
     async def scenario(server):
         whole = request(body=BODY)
         server.writer.write(whole[:-1])
         await asyncio.sleep(0.05)
-        [connection] = server.state.connections
-        connection.shutdown()
+        server.leaves = not is_over
+        if is_over:
+            [connection] = server.state.connections
+            connection.shutdown()
         server.writer.write(whole[-1:])
         came = await server.rest()
         assert statuses(came) == [429]

@@ -190,7 +190,7 @@ def test_a_front_with_more_than_its_share_leaves_the_last_place_to_the_others():
             pass
     with one.admit(4), one.admit(1):  # as long as another place is free
         pass
-    with one.admit(1), one.admit(5, is_rest=True):  # a list is not cut short
+    with one.admit(4), one.admit(2, is_rest=True):  # a list is not cut short
         pass
 
 
