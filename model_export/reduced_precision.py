@@ -8,11 +8,12 @@ the others are a few operations whose rounding everyone would see. Measured in d
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.utils
 
@@ -29,6 +30,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from app.pathology.arrays import RgbBatch
 from app.pathology.manifest import GRAPH_INPUT
+from model_export.bias_correction import correct_biases
 from model_export.errors import InvalidData
 
 RUNTIME_VERSION: str = onnxruntime.__version__
@@ -39,12 +41,12 @@ _LEAST_STRIDE = 8
 """Before it, an encoder has large tensors of few channels: int8 gains little time there, and loses the most."""
 
 
-def to_int8(model: Path, images: Iterable[RgbBatch]) -> onnx.ModelProto:
+def to_int8(model: Path, images: Sequence[RgbBatch]) -> onnx.ModelProto:
     """Return the graph with its encoder in int8: QDQ format, a scale for each weight's channel, fixed for activations.
 
     Activations are uint8 between the least and the greatest value that `images` give. Weights have 7 bits: without VNNI
     instructions, x86 adds two products of 8-bit numbers in 16 bits, which overflow; with 7 bits they cannot, so that
-    every CPU computes the same.
+    every CPU computes the same. What rounding the weights does to the means is taken out of the biases.
 
     Args:
         model: The float32 graph's file.
@@ -53,13 +55,16 @@ def to_int8(model: Path, images: Iterable[RgbBatch]) -> onnx.ModelProto:
     Raises:
         InvalidData: Nothing in the graph gains by int8, or it cannot be converted.
     """
-    nodes = _int8_nodes(onnx.load(model).graph)
+    fp32 = onnx.load(model)
+    nodes = _int8_nodes(fp32.graph)
     if not nodes:
         raise InvalidData(f"{model}: no convolution that int8 would speed up; it is for encoders of many channels")
     with tempfile.TemporaryDirectory() as folder, _one_line(model, "int8"):
-        out = Path(folder) / "int8.onnx"
+        with_biases, out = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        _give_biases(fp32.graph, set(nodes))
+        onnx.save(fp32, with_biases)
         quantize_static(
-            model,
+            with_biases,
             out,
             _Images(images),
             quant_format=QuantFormat.QDQ,
@@ -71,7 +76,9 @@ def to_int8(model: Path, images: Iterable[RgbBatch]) -> onnx.ModelProto:
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
-        return onnx.load(out)
+        int8 = onnx.load(out)
+        correct_biases(int8, fp32, images)
+        return int8
 
 
 def to_fp16(model: Path) -> onnx.ModelProto:
@@ -118,7 +125,7 @@ def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    def __init__(self, images: Iterable[RgbBatch]) -> None:
+    def __init__(self, images: Sequence[RgbBatch]) -> None:
         self._images: Iterator[RgbBatch] = iter(images)
 
     def get_next(self) -> dict[str, RgbBatch] | None:
@@ -140,6 +147,16 @@ def _int8_nodes(graph: onnx.GraphProto) -> list[str]:
         and strides[node.name] >= _LEAST_STRIDE
     ]
     return [node.name for node in chosen] if any(node.op_type == "Conv" for node in chosen) else []
+
+
+def _give_biases(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Give those of the named convolutions that have no bias one of zeros, to be corrected."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Conv" and node.name in names and len(node.input) == 2:
+            zeros = np.zeros(weights[node.input[1]].dims[0], np.float32)
+            node.input.append(f"{node.name}/bias")
+            graph.initializer.append(onnx.numpy_helper.from_array(zeros, node.input[2]))
 
 
 def _between_convolutions(graph: onnx.GraphProto) -> set[str]:

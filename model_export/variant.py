@@ -61,7 +61,7 @@ def write_variant(
         raise InvalidData(f"{target}: holds something else than a bundle; --overwrite replaces bundles only")
     with new_folder(target, overwrite) as folder:
         made = folder / MODEL_FILE
-        images = (_padded(image, manifest.stride) for image in trial.calibration)
+        images = [_padded(image, manifest.stride) for image in trial.calibration]
         graph = to_int8(model, images) if precision == "int8" else to_fp16(model)
         strip_traces(graph.graph)
         onnx.save(graph, made)

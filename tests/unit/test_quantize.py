@@ -49,7 +49,7 @@ class Small(nn.Module):
             *(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU6(), nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU6()),
             *(nn.Conv2d(24, 32, 3, 2, 1), nn.ReLU6()),
         )
-        self.first, self.second = nn.Conv2d(32, 32, 3, 1, 1), nn.Conv2d(32, 32, 1)
+        self.first, self.second = nn.Conv2d(32, 32, 3, 1, 1), nn.Conv2d(32, 32, 1, bias=False)
         self.segment, self.classify = nn.Conv2d(32, 4, 1), nn.Conv2d(32, 3, 1)
 
     def forward(self, images):
@@ -147,6 +147,19 @@ def test_weights_have_seven_bits_and_a_scale_each_channel(varied):
         assert np.abs(kernel).max() <= 64
         largest = np.abs(kernel).reshape(len(kernel), -1).max(axis=1)
         assert (largest >= 63).all(), "a channel with a scale of its own uses all of its range"
+
+
+def test_a_convolution_without_a_bias_is_corrected_too(varied):
+    originals = [node for node in onnx.load(varied / MODEL_FILE).graph.node if node.op_type == "Conv"]
+    assert [len(node.input) for node in originals].count(2) == 1
+    graph = onnx.load(varied / "int8" / MODEL_FILE).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in makers]
+
+    assert len(convolutions) == 2
+    for convolution in convolutions:
+        assert arrays[makers[convolution.input[2]].input[0]].all(), "no channel's weights are rounded without a trace"
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
