@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,8 +19,9 @@ from fastapi import FastAPI
 from app.access.gate import Certificate
 from app.api.phase import Phase
 from app.connections.limits import ConnectionLimits
+from app.connections.listener import Listener
 from app.connections.protocol import guarded
-from app.connections.tls import PrivateListener
+from app.connections.sharing import Share
 from app.errors import AddressUnavailable
 from app.settings import Settings
 
@@ -30,7 +30,7 @@ RETIRED_SECONDS = 6.0
 """For which one that retires keeps a connection on which nothing comes: longer than one that serves does."""
 _KEEP_ALIVE_SECONDS = 5
 _JUST_TAKEN_SECONDS = 1.0
-"""In which a connection that was taken last is seen at the latest: before that, the two sides settle on TLS."""
+"""In which a connection that was taken last is seen at the latest: before that, another front may hand it over."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Server(uvicorn.Server):
         settings: How.
         started: Called on the event loop when it takes connections.
         fronts: How many processes share the connections.
+        share: What this one knows of the others'; None where it is alone.
         signals: Those that it takes itself.
     """
 
@@ -55,6 +56,7 @@ class Server(uvicorn.Server):
         settings: Settings,
         started: Callable[[], None],
         fronts: int = 1,
+        share: Share | None = None,
         signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
     ) -> None:
         certificate: Certificate | None = app.state.access.certificate
@@ -74,6 +76,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._limits = limits
         self._tls = certificate.context() if certificate else None
+        self._share = share
         self._app = app
         self._started = started
         self._grace_seconds = settings.shutdown_grace
@@ -87,24 +90,27 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say so."""
-        await super().startup(sockets if self._tls is None else [])
-        if self._tls is not None:
-            private = [self._privately(listener, self._tls) for listener in sockets or ()]
-            self.servers = cast("list[asyncio.Server]", private)
+        is_uvicorns = self._tls is None and self._share is None
+        await super().startup(sockets if is_uvicorns else [])
+        if not is_uvicorns:
+            self.servers = cast("list[asyncio.Server]", [self._listener(listener) for listener in sockets or ()])
         if self.started:
             self._started()
 
-    def _privately(self, listener: socket.socket, tls: ssl.SSLContext) -> PrivateListener:
+    def _listener(self, listener: socket.socket) -> Listener:
         make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
         protocol = partial(make, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-        return PrivateListener(listener, protocol, tls, self._limits, self.config.backlog)
+        connections, backlog = self.server_state.connections, self.config.backlog
+        return Listener(listener, protocol, connections, self._limits, backlog, self._tls, self._share)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether it is time to end."""
         now = time.monotonic()
         is_due = await super().on_tick(counter) or now >= self._leave_at or not self.ended_well
-        settling = any(isinstance(server, PrivateListener) and server.settling for server in self.servers)
-        has_some = bool(self.server_state.connections) or settling
+        listeners = [server for server in self.servers if isinstance(server, Listener)]
+        for listener in listeners:
+            listener.tell()
+        has_some = bool(self.server_state.connections) or any(listener.beginning for listener in listeners)
         return is_due or (now >= self._retired_at + _JUST_TAKEN_SECONDS and not has_some)
 
     def leave(self, number: int) -> None:
@@ -140,7 +146,7 @@ class Server(uvicorn.Server):
 
 
 def bind_each(host: str, port: int, count: int) -> list[socket.socket]:
-    """Take an address for several processes, a socket for each, among which the kernel spreads connections evenly.
+    """Take an address for several processes, a socket for each, among which the kernel deals out connections.
 
     Linux alone does. Between processes that accept from one socket it does not: who wakes first takes all that wait.
 

@@ -5,6 +5,7 @@ import signal
 import socket
 
 from app.access.gate import Access
+from app.connections.sharing import Share
 from app.errors import ExtraMissing, StartupError
 from app.inference.remote import EngineFacts
 from app.inference.segmenter import Segmenter
@@ -23,6 +24,7 @@ def run_front(
     places: Places,
     access: Access,
     listener: socket.socket,
+    share: Share | None,
     pipe: Pipe,
 ) -> None:
     """Be a front, until the supervisor says so, another takes its place, or the supervisor is gone.
@@ -34,6 +36,7 @@ def run_front(
         places: Where it counts its images.
         access: Who may ask.
         listener: Where it takes connections.
+        share: By which it hands them to other fronts; None where there are none.
         pipe: To the supervisor.
     """
     channel = Channel(pipe, metrics.registry)
@@ -54,7 +57,7 @@ def run_front(
         if not server.should_exit:  # a second SIGINT would cut off what is under way
             server.leave(signal.SIGINT)
 
-    server = Server(app, settings, started, places.fronts, signals=())  # which are the supervisor's
+    server = Server(app, settings, started, places.fronts, share, signals=())  # which are the supervisor's
     server.run(sockets=[listener])
     channel.farewell()
     if not server.ended_well:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from prometheus_client import CollectorRegistry
 
 from app.access.gate import Access
+from app.connections.sharing import Sharing
 from app.errors import InvalidBundle, StartupError
 from app.inference.bundle import read_manifest
 from app.inference.exchange import Exchange
@@ -78,6 +79,7 @@ class Generation:
         self._shared = shared
         self._suffix = f" of generation {number}" if number else ""
         self._exchanges: list[Exchange] = []
+        self._sharing: Sharing | None = None
         self._tried: ModelManifest | None = None
         # For the lanes of fronts that have models of their own: as many run as are cores.
         self._turns = multiprocessing.get_context("fork").Semaphore(shared.settings.cores)
@@ -183,8 +185,14 @@ class Generation:
     def _fork_fronts(self, be: _BeFront) -> None:
         gc.collect()
         gc.freeze()  # what all fronts share is not looked at by their collectors, whose marks would unshare it
-        for index in range(len(self._shared.listeners)):
-            self.fronts.append(self._shared.begin(f"front {index}{self._suffix}", partial(be, index)))
+        count = len(self._shared.listeners)
+        self._sharing = Sharing(count) if count > 1 else None
+        try:
+            for index in range(count):
+                self.fronts.append(self._shared.begin(f"front {index}{self._suffix}", partial(be, index)))
+        finally:
+            if self._sharing is not None:
+                self._sharing.close()
         self._close_exchanges()
 
     def _be_trial(self, pipe: Pipe) -> None:
@@ -216,7 +224,11 @@ class Generation:
                 exchange.front_end.close()
         shared = self._shared
         places = shared.places.seen_by(index, self.group)
-        run_front(shared.settings, segmenter, metrics, places, shared.access, shared.listeners[index], pipe)
+        share = None
+        if self._sharing is not None:
+            share = self._sharing.seen_by(index)
+            self._sharing.close()
+        run_front(shared.settings, segmenter, metrics, places, shared.access, shared.listeners[index], share, pipe)
 
     def retire(self) -> None:
         """Another has its place: it answers what it has, and ends."""

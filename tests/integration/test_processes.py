@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2 as httpx
@@ -32,6 +33,15 @@ def scraped(service: RunningService) -> dict[tuple[str, str], float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def connections_of(process: int, service: RunningService) -> int:
+    """Return how many connections to the service's address a process has, by proc(5)."""
+    port = f":{httpx.URL(service.url).port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {row[9] for row in rows if row[1].endswith(port) and row[3] == "01"}  # established
+    files = [str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()]
+    return sum(file == f"socket:[{inode}]" for file in files for inode in inodes)
 
 
 def several_at_once(
@@ -75,6 +85,16 @@ def test_one_scrape_counts_all_processes(service):
         assert now["tessera_ready", ""] == 1
         assert now["tessera_images_in_flight", ""] == 0
     assert "cpu,CPUExecutionProvider" in {labels for name, labels in after[0] if name == "tessera_device_info"}
+
+
+def test_connections_that_stay_are_shared_out(service):
+    """Of two times as many as there are fronts each has two, whatever the system made of their addresses."""
+    flags = service.process.args
+    fronts = int(flags[flags.index("--fronts") + 1])
+    with ExitStack() as clients:
+        for _ in range(2 * fronts):
+            assert clients.enter_context(httpx.Client()).get(f"{service.url}/health/live").status_code == 200
+        assert [count for child in children(service) if (count := connections_of(child, service))] == [2] * fronts
 
 
 def test_the_answer_is_the_same_from_every_front(service):

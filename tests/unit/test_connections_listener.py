@@ -1,4 +1,4 @@
-"""Connections before the two sides have settled on TLS, on both event loops that the service runs on."""
+"""Connections of TLS before the two sides have settled, on both event loops that the service runs on."""
 
 import asyncio
 import socket
@@ -13,8 +13,8 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from app.connections.limits import ConnectionLimits
+from app.connections.listener import Listener
 from app.connections.protocol import guarded
-from app.connections.tls import PrivateListener
 from app.telemetry.metrics import Metrics
 from tests.certificates import signed_by_itself
 from tests.issuer import pem
@@ -53,7 +53,7 @@ async def listening(certificate, header_seconds=SECONDS, protocol=Echo):
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)  # so that most of an answer waits in this process
     address = listener.getsockname()
     limits = ConnectionLimits(MOST, header_seconds, 1)
-    private = PrivateListener(listener, protocol, context, limits, backlog=100)
+    private = Listener(listener, protocol, (), limits, 100, context, share=None)
     try:
         yield address, private
     finally:

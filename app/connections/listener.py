@@ -1,0 +1,145 @@
+"""Where connections come in: those of TLS settle first, and each goes to the front that has the fewest.
+
+An event loop's own server hands none on. Of TLS it knows none before the two sides have settled, and waits a minute for
+that: silent clients could take all file descriptors of a process, whatever its limits.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Collection
+
+from app.connections.alarm import Alarm
+from app.connections.limits import ConnectionLimits
+from app.connections.sharing import Share
+
+_ENDING_SECONDS = 24 * 3600.0
+"""Within which an event loop's own TLS ends, whatever of an answer is still to be sent; `Ending` is its judge."""
+_PAUSE_SECONDS = 1.0
+"""Before the next try, where no connection can be taken: there are no file descriptors left, or no memory."""
+
+_log = logging.getLogger(__name__)
+
+
+class Listener:
+    """Takes connections, and begins with each in bounded time.
+
+    Where as many have not begun as there may be connections, whoever has been at it for longest gives way: of a crowd
+    that says nothing that is one of the crowd, and who speaks is done within milliseconds.
+
+    Args:
+        listener: Bound to an address; it is closed with this.
+        protocol: Makes what speaks on a connection.
+        connections: Those that have begun and not ended.
+        limits: What clients may do.
+        backlog: How many connections the system may keep waiting.
+        context: With the certificate; None for connections without TLS.
+        share: What other fronts have; None where there are none.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+        connections: Collection[object],
+        limits: ConnectionLimits,
+        backlog: int,
+        context: ssl.SSLContext | None,
+        share: Share | None,
+    ) -> None:
+        listener.setblocking(False)
+        listener.listen(backlog)
+        self._listener = listener
+        self._protocol = protocol
+        self._connections = connections
+        self._limits = limits
+        self._context = context
+        self._share = share
+        self._loop = asyncio.get_running_loop()
+        self._beginning: dict[asyncio.Task[None], None] = {}
+        self._pausing = Alarm(self._loop, self._go_on)
+        self._go_on()
+        if share is not None:
+            self._loop.add_reader(share.way_in, self._receive)
+
+    @property
+    def beginning(self) -> int:
+        """How many connections have not begun yet."""
+        return len(self._beginning)
+
+    def tell(self) -> None:
+        """Let other fronts know how many connections there are here."""
+        if self._share is not None:
+            self._share.tell(len(self._connections) + self.beginning)
+
+    def close(self) -> None:
+        """Take no further connection: those that wait are for another process with this socket."""
+        self._pausing.clear()
+        if self._listener.fileno() < 0:  # closed already
+            return
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        if self._share is not None:
+            self._loop.remove_reader(self._share.way_in)
+            self._share.refuse_more()
+            self._receive()
+            self._share.close()
+
+    async def wait_closed(self) -> None:
+        """Give up those that have not begun."""
+        await asyncio.sleep(0)  # what was taken last begins: from then on its socket is its own to close
+        for one in self._beginning:
+            one.cancel()
+        await asyncio.gather(*self._beginning, return_exceptions=True)
+
+    def _go_on(self) -> None:
+        self._loop.add_reader(self._listener, self._take)
+
+    def _take(self) -> None:
+        """Take one connection; in a crowd, others have a turn before the next."""
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):  # another process has it, or it is gone already
+            return
+        except OSError as error:
+            _log.error("no connection can be taken: %s", error)
+            self._loop.remove_reader(self._listener)
+            self._pausing.set(_PAUSE_SECONDS)
+            return
+        self.tell()
+        if self._share is None or not self._share.hand_over(connection):
+            self._begin(connection)
+
+    def _receive(self) -> None:
+        """Take the connections that other fronts have handed over."""
+        share = self._share
+        while share is not None:
+            try:
+                connection = share.receive()
+            except OSError as error:
+                _log.error("no connection can be taken: %s", error)
+                continue
+            if connection is None:
+                return
+            self._begin(connection)
+
+    def _begin(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        if len(self._beginning) >= self._limits.most:
+            oldest = next(iter(self._beginning))
+            del self._beginning[oldest]
+            oldest.cancel()
+        one = self._loop.create_task(self._settle(connection))
+        self._beginning[one] = None
+        one.add_done_callback(lambda done: self._beginning.pop(done, None))
+        self.tell()
+
+    async def _settle(self, connection: socket.socket) -> None:
+        times = {"ssl_handshake_timeout": self._limits.header_seconds, "ssl_shutdown_timeout": _ENDING_SECONDS}
+        try:
+            await self._loop.connect_accepted_socket(
+                self._protocol, connection, ssl=self._context, **(times if self._context else {})
+            )
+        except OSError as error:
+            _log.debug("a connection did not begin: %s", error)

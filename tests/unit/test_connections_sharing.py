@@ -1,0 +1,200 @@
+"""Connections that fronts hand to each other, on both event loops that the service runs on."""
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import pytest
+
+from app.connections.limits import ConnectionLimits
+from app.connections.listener import Listener
+from app.connections.sharing import Sharing
+
+LIMITS = ConnectionLimits(100, 20, 20)
+
+
+class Named(asyncio.Protocol):
+    """Says whose it is when it is asked anything."""
+
+    def __init__(self, name, connections):
+        self._name = name
+        self._connections = connections
+
+    def connection_made(self, transport):
+        self._transport = transport
+        self._connections.add(self)
+
+    def connection_lost(self, _):
+        self._connections.discard(self)
+
+    def data_received(self, _):
+        self._transport.write(self._name)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request):
+    loop = asyncio.run if request.param == "asyncio" else pytest.importorskip("uvloop").run
+    return lambda scenario: loop(asyncio.wait_for(scenario(), 20))
+
+
+class Clients:
+    """Connections of clients, kept until they are let go of."""
+
+    def __init__(self):
+        self._writers = []
+
+    async def connect(self, address):
+        """Return whose a new connection is."""
+        reader, writer = await asyncio.open_connection(*address)
+        name = None
+        try:
+            writer.write(b"whose?")
+            name = await reader.readexactly(1)
+        finally:
+            self._writers.append((name, writer))
+        return name
+
+    async def connect_in_turn(self, address, count):
+        return [await self.connect(address) for _ in range(count)]
+
+    async def let_go(self, of=None):
+        for name, writer in self._writers:
+            if of in (None, name):
+                writer.close()
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
+
+
+@asynccontextmanager
+async def fronts(count):
+    """Listen with as many fronts, each at an address of its own, which the system would have dealt connections to."""
+    sharing = Sharing(count)
+    addresses, listeners = [], []
+    for index in range(count):
+        bound = socket.create_server(("127.0.0.1", 0))
+        addresses.append(bound.getsockname())
+        connections = set()
+        make = lambda name=b"%d" % index, connections=connections: Named(name, connections)  # noqa: E731
+        listeners.append(Listener(bound, make, connections, LIMITS, 100, None, sharing.seen_by(index)))
+    sharing.close()
+    clients = Clients()
+    try:
+        yield addresses, listeners, clients
+    finally:
+        await clients.let_go()
+        for listener in listeners:
+            listener.close()
+            await listener.wait_closed()
+
+
+def test_each_goes_to_the_front_that_has_the_fewest(run):
+    async def scenario():
+        async with fronts(3) as (addresses, _, clients):
+            found = await clients.connect_in_turn(addresses[0], 9)
+            assert sorted(found) == [b"0"] * 3 + [b"1"] * 3 + [b"2"] * 3
+
+    run(scenario)
+
+
+def test_a_crowd_that_comes_at_once_is_shared_out_too(run):
+    async def scenario():
+        async with fronts(3) as (addresses, _, clients):
+            names = await asyncio.gather(*(clients.connect(addresses[index % 2]) for index in range(30)))
+            counts = [names.count(b"%d" % index) for index in range(3)]
+            assert max(counts) - min(counts) <= 2, "one that just begins may count twice for a moment"
+
+    run(scenario)
+
+
+def test_who_has_lost_some_gets_the_next(run):
+    async def scenario():
+        async with fronts(2) as (addresses, listeners, clients):
+            await clients.connect_in_turn(addresses[0], 8)
+            await clients.let_go(of=b"1")
+            await asyncio.sleep(0.1)
+            listeners[1].tell()
+            found = await clients.connect_in_turn(addresses[0], 4)
+            assert found == [b"1"] * 4
+
+    run(scenario)
+
+
+def test_a_front_without_others_to_take_them_keeps_its_own(run):
+    async def scenario():
+        async with fronts(2) as (addresses, listeners, clients):
+            listeners[1].close()
+            found = await clients.connect_in_turn(addresses[0], 4)
+            assert found == [b"0"] * 4
+            with pytest.raises(ConnectionError):
+                await clients.connect(addresses[1])
+
+    run(scenario)
+
+
+def test_what_was_handed_over_before_a_front_closed_is_served(run):
+    async def scenario():
+        async with fronts(2) as (addresses, listeners, clients):
+            await clients.connect(addresses[0])
+            with socket.create_connection(addresses[0]) as waiting:
+                listeners[0]._take()  # hands it over; the other front has not looked yet
+                listeners[1].close()
+                waiting.setblocking(False)
+                await asyncio.get_running_loop().sock_sendall(waiting, b"whose?")
+                assert await asyncio.get_running_loop().sock_recv(waiting, 1) == b"1"
+
+    run(scenario)
+
+
+@contextmanager
+def no_more_descriptors():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.dup(0)
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_one_that_there_is_no_room_for_is_lost_and_the_next_is_not():
+    sharing = Sharing(2)
+    giver, taker = sharing.seen_by(0), sharing.seen_by(1)
+    sharing.close()
+    giver.tell(1)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as first,
+        socket.create_connection(listener.getsockname()) as second,
+    ):
+        assert giver.hand_over(listener.accept()[0])
+        with no_more_descriptors(), pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            taker.receive()
+        assert first.recv(1) == b"", "its client is told at once"
+
+        assert giver.hand_over(listener.accept()[0])
+        with taker.receive() as received:
+            assert received.getpeername() == second.getsockname()
+        assert taker.receive() is None
+    giver.close()
+    taker.close()
+
+
+def test_nobody_hands_over_to_who_has_as_many():
+    sharing = Sharing(2)
+    giver, taker = sharing.seen_by(0), sharing.seen_by(1)
+    sharing.close()
+    giver.tell(2)
+    taker.tell(2)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as taken,
+    ):
+        assert not giver.hand_over(taken)
+        assert taken.fileno() >= 0
+    giver.close()
+    taker.close()
