@@ -5,17 +5,18 @@ a channel is off by is measured on images, as its appendix does, not derived fro
 no more.
 """
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from app.pathology.arrays import RgbBatch
-from app.pathology.manifest import GRAPH_INPUT
+from model_export.verify import run_onnx
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,16 @@ class _Rounded:
     step: NDArray[np.float32]
 
 
-def correct_biases(int8: onnx.ModelProto, fp32: onnx.ModelProto, images: Iterable[RgbBatch]) -> None:
+def correct_biases(int8: onnx.ModelProto, fp32: onnx.ModelProto, images: Sequence[RgbBatch]) -> None:
     """Have each int8 convolution give on average, over all pixels of `images`, what it gives with unrounded weights.
 
     Args:
         int8: Changed. In QDQ format, its convolutions named as in `fp32`, each with a bias.
         fp32: What it was made from.
-        images: RGB like that to be served, uint8 (N, H, W, 3).
+        images: Batches of RGB like those to be served, uint8 (N, H, W, 3).
+
+    Raises:
+        VerificationFailed: ONNX Runtime does not run `fp32`.
     """
     rounded = _rounded(int8.graph, fp32.graph)
     for one, mean in zip(rounded, _means_of_what_is_lost(fp32, rounded, images), strict=True):
@@ -69,7 +73,7 @@ def _rounded(int8: onnx.GraphProto, fp32: onnx.GraphProto) -> list[_Rounded]:
 
 
 def _means_of_what_is_lost(
-    fp32: onnx.ModelProto, rounded: list[_Rounded], images: Iterable[RgbBatch]
+    fp32: onnx.ModelProto, rounded: list[_Rounded], images: Sequence[RgbBatch]
 ) -> list[NDArray[np.float64]]:
     """Return what each convolution's output loses, a mean each channel: its input, convolved with what weights lost."""
     measuring = onnx.ModelProto()
@@ -85,13 +89,10 @@ def _means_of_what_is_lost(
         mean = helper.make_node("GlobalAveragePool", [f"{name}/map"], [name], f"{name}/mean")
         measuring.graph.node.extend([convolution, mean])
         measuring.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(measuring.SerializeToString(), options, ["CPUExecutionProvider"])
-    pixels, sums = 0, [np.zeros(len(one.lost)) for one in rounded]
-    for batch in images:
-        count = batch[..., 0].size
-        means = [found.mean(axis=(0, 2, 3), dtype=np.float64) for found in session.run(names, {GRAPH_INPUT: batch})]
-        sums = [total + count * mean for total, mean in zip(sums, means, strict=True)]
-        pixels += count
-    return [total / pixels for total in sums]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lost.onnx"
+        onnx.save(measuring, path)
+        found = run_onnx(path, images, names)
+    weights = np.array([batch[..., 0].size for batch in images], np.float64)
+    means = [[mean.mean(axis=(0, 2, 3), dtype=np.float64) for mean in of_image] for of_image in found]
+    return [np.average(of_channels, axis=0, weights=weights) for of_channels in zip(*means, strict=True)]

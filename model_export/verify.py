@@ -5,7 +5,7 @@ compared, on images that look like tissue, at several sizes and batch sizes.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,8 @@ def trial_batches(stride: int) -> Iterator[RgbBatch]:
         yield np.stack([draw_patch(seed, size, _TISSUES[seed % len(_TISSUES)])[0] for seed in range(count)])
 
 
-def run_onnx(model: Path, batches: list[RgbBatch]) -> list[Outputs]:
-    """Run the exported graph on the CPU, in one thread, on each batch.
+def run_onnx(model: Path, batches: Iterable[RgbBatch], outputs: Sequence[str] = GRAPH_OUTPUTS) -> list[Outputs]:
+    """Run the exported graph on the CPU, in one thread, on each batch, and return these of its outputs.
 
     Raises:
         VerificationFailed: ONNX Runtime does not load or run the graph.
@@ -90,7 +90,7 @@ def run_onnx(model: Path, batches: list[RgbBatch]) -> list[Outputs]:
     options.log_severity_level = 4  # what it refuses is told by the exception, once
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        return [session.run(list(GRAPH_OUTPUTS), {GRAPH_INPUT: batch}) for batch in batches]
+        return [session.run(list(outputs), {GRAPH_INPUT: batch}) for batch in batches]
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise VerificationFailed(f"{model.name}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from error
 
