@@ -30,7 +30,7 @@ RETIRED_SECONDS = 6.0
 """For which one that retires keeps a connection on which nothing comes: longer than one that serves does."""
 _KEEP_ALIVE_SECONDS = 5
 _JUST_TAKEN_SECONDS = 1.0
-"""In which a connection that was taken last is seen at the latest: before that, another front may hand it over."""
+"""In which a connection that was taken last is seen at the latest: before that, it begins."""
 
 _log = logging.getLogger(__name__)
 

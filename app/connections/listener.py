@@ -5,6 +5,7 @@ that: silent clients could take all file descriptors of a process, whatever its 
 """
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
@@ -25,8 +26,9 @@ _log = logging.getLogger(__name__)
 class Listener:
     """Takes connections, and begins with each in bounded time.
 
-    Where as many have not begun as there may be connections, whoever has been at it for longest gives way: of a crowd
-    that says nothing that is one of the crowd, and who speaks is done within milliseconds.
+    Where as many have not settled on TLS as there may be connections, whoever has been at it for longest gives way: of
+    a crowd that says nothing that is one of the crowd, and who speaks is done within milliseconds. Without TLS there is
+    nothing to settle, and `BoundedConnection` refuses what is too many.
 
     Args:
         listener: Bound to an address; it is closed with this.
@@ -71,20 +73,22 @@ class Listener:
     def tell(self) -> None:
         """Let other fronts know how many connections there are here."""
         if self._share is not None:
-            self._share.tell(len(self._connections) + self.beginning)
+            self._share.tell(len(self._connections) + self.beginning if self._is_taking else None)
 
     def close(self) -> None:
         """Take no further connection: those that wait are for another process with this socket."""
         self._pausing.clear()
         if self._listener.fileno() < 0:  # closed already
             return
-        self._loop.remove_reader(self._listener)
+        self._pause()
         self._listener.close()
         if self._share is not None:
             self._loop.remove_reader(self._share.way_in)
             self._share.refuse_more()
-            self._receive()
+            while self._receive():
+                pass
             self._share.close()
+            self._share = None
 
     async def wait_closed(self) -> None:
         """Give up those that have not begun."""
@@ -94,7 +98,20 @@ class Listener:
         await asyncio.gather(*self._beginning, return_exceptions=True)
 
     def _go_on(self) -> None:
+        self._is_taking = True
         self._loop.add_reader(self._listener, self._take)
+        self.tell()
+
+    def _pause(self) -> None:
+        self._is_taking = False
+        self._loop.remove_reader(self._listener)
+        self.tell()
+
+    def _miss(self, error: OSError) -> None:
+        _log.error("no connection can be taken: %s", error)
+        if self._is_taking:
+            self._pause()
+            self._pausing.set(_PAUSE_SECONDS)
 
     def _take(self) -> None:
         """Take one connection; in a crowd, others have a turn before the next."""
@@ -103,30 +120,30 @@ class Listener:
         except (BlockingIOError, ConnectionError):  # another process has it, or it is gone already
             return
         except OSError as error:
-            _log.error("no connection can be taken: %s", error)
-            self._loop.remove_reader(self._listener)
-            self._pausing.set(_PAUSE_SECONDS)
+            self._miss(error)
             return
         self.tell()
         if self._share is None or not self._share.hand_over(connection):
             self._begin(connection)
 
-    def _receive(self) -> None:
-        """Take the connections that other fronts have handed over."""
-        share = self._share
-        while share is not None:
-            try:
-                connection = share.receive()
-            except OSError as error:
-                _log.error("no connection can be taken: %s", error)
-                continue
-            if connection is None:
-                return
+    def _receive(self) -> bool:
+        """Take one connection that another front has handed over; return whether another may wait."""
+        assert self._share is not None  # noqa: S101  nobody else calls this
+        try:
+            connection = self._share.receive()
+        except EOFError:
+            self._loop.remove_reader(self._share.way_in)
+            return False
+        except OSError as error:
+            self._miss(error)
+            return error.errno == errno.EMFILE  # then it took one, if only to lose it
+        if connection is not None:
             self._begin(connection)
+        return connection is not None
 
     def _begin(self, connection: socket.socket) -> None:
         connection.setblocking(False)
-        if len(self._beginning) >= self._limits.most:
+        if self._context is not None and len(self._beginning) >= self._limits.most:
             oldest = next(iter(self._beginning))
             del self._beginning[oldest]
             oldest.cancel()

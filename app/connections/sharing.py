@@ -10,12 +10,15 @@ import errno
 import mmap
 import os
 import socket
+from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 _COUNT_BYTES = 8
 _WORD = b"\0"
 """What a descriptor travels with: a message must hold something."""
+_AWAY = 2**62
+"""The number of connections of a front that takes none: it has not begun to, or is about to leave, or has no room."""
 
 
 class Sharing:
@@ -30,6 +33,7 @@ class Sharing:
 
     def __init__(self, fronts: int) -> None:
         self._cells = memoryview(mmap.mmap(-1, (fronts + 2) * fronts * _COUNT_BYTES)).cast("q")
+        self._cells[:fronts] = memoryview(array("q", [_AWAY] * fronts))
         with ExitStack() as unless_made:
             self._ways = []
             for _ in range(fronts):
@@ -73,9 +77,9 @@ class Share:
         rows = range(2, fronts + 2)
         self._handed = [cells[row * fronts : (row + 1) * fronts] for row in rows]
 
-    def tell(self, held: int) -> None:
-        """Let the others know how many connections this front has."""
-        self._held[self._index] = held
+    def tell(self, held: int | None) -> None:
+        """Let the others know how many connections this front has; None where it takes none now."""
+        self._held[self._index] = _AWAY if held is None else held
 
     def hand_over(self, connection: socket.socket) -> bool:
         """Give a connection that this front does not have yet to another, if one has fewer; return whether it did.
@@ -98,18 +102,21 @@ class Share:
         """Return a connection that another front handed over; None where none waits.
 
         Raises:
-            OSError: There is no room for a further descriptor; the connection is lost.
+            EOFError: None will come any more.
+            OSError: There is no room for a further descriptor (EMFILE), so that the connection is lost.
         """
         try:
             word, descriptors, _, _ = socket.recv_fds(self.way_in, len(_WORD), 1)
         except BlockingIOError:
             return None
-        if not word:  # nobody is left who could hand one over
-            return None
+        if not word:
+            raise EOFError
         self._received[self._index] += 1
         if not descriptors:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return socket.socket(fileno=descriptors[0])
+        received = socket.socket(fileno=descriptors[0])
+        received.set_inheritable(False)  # as those are that were accepted
+        return received
 
     def refuse_more(self) -> None:
         """Let none be handed over any more; those that were can still be received."""

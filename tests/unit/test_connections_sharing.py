@@ -5,7 +5,8 @@ import errno
 import os
 import resource
 import socket
-from contextlib import asynccontextmanager, contextmanager, suppress
+import time
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 import pytest
 
@@ -69,7 +70,7 @@ class Clients:
 
 
 @asynccontextmanager
-async def fronts(count):
+async def fronts(count, limits=LIMITS):
     """Listen with as many fronts, each at an address of its own, which the system would have dealt connections to."""
     sharing = Sharing(count)
     addresses, listeners = [], []
@@ -78,7 +79,7 @@ async def fronts(count):
         addresses.append(bound.getsockname())
         connections = set()
         make = lambda name=b"%d" % index, connections=connections: Named(name, connections)  # noqa: E731
-        listeners.append(Listener(bound, make, connections, LIMITS, 100, None, sharing.seen_by(index)))
+        listeners.append(Listener(bound, make, connections, limits, 100, None, sharing.seen_by(index)))
     sharing.close()
     clients = Clients()
     try:
@@ -148,6 +149,81 @@ def test_what_was_handed_over_before_a_front_closed_is_served(run):
     run(scenario)
 
 
+def test_a_crowd_at_once_is_all_begun_with(run):
+    """What is too many is for the protocol to refuse, which says so."""
+
+    async def scenario():
+        limits = ConnectionLimits(2, 20, 20)
+        async with fronts(2, limits) as (_, listeners, clients):
+            with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+                connecting = [asyncio.create_task(clients.connect(elsewhere.getsockname())) for _ in range(20)]
+                await asyncio.sleep(0.1)
+                for _ in range(20):  # between two turns of the event loop
+                    listeners[0]._begin(elsewhere.accept()[0])
+                assert await asyncio.gather(*connecting) == [b"0"] * 20
+            assert len(listeners[0]._connections) == 20
+
+    run(scenario)
+
+
+def test_it_knows_itself_when_it_looks(run):
+    async def scenario():
+        async with fronts(2) as (addresses, listeners, clients):
+            listeners[0]._share.tell(50)  # of which all have ended since
+            assert await clients.connect(addresses[0]) == b"0"
+
+    run(scenario)
+
+
+def test_a_front_that_has_not_begun_gets_none(run):
+    async def scenario():
+        sharing = Sharing(2)
+        with socket.create_server(("127.0.0.1", 0)) as bound:
+            connections, clients = set(), Clients()
+            address = bound.getsockname()
+            only = Listener(bound, lambda: Named(b"0", connections), connections, LIMITS, 100, None, sharing.seen_by(0))
+            assert await clients.connect_in_turn(address, 3) == [b"0"] * 3
+            await clients.let_go()
+            only.close()
+            await only.wait_closed()
+        sharing.close()
+
+    run(scenario)
+
+
+def test_the_last_of_the_fronts_does_not_listen_for_others(run):
+    async def scenario():
+        async with fronts(2) as (addresses, listeners, clients):
+            listeners[1].close()
+            await asyncio.sleep(0.05)
+            before = time.process_time()
+            await asyncio.sleep(0.5)
+            assert time.process_time() - before < 0.25
+            assert await clients.connect(addresses[0]) == b"0"
+
+    run(scenario)
+
+
+def test_what_lies_in_the_way_can_be_received_after_more_was_refused():
+    sharing = Sharing(2)
+    giver, taker = sharing.seen_by(0), sharing.seen_by(1)
+    sharing.close()
+    giver.tell(5)
+    taker.tell(0)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as clients:
+        for _ in range(2):
+            clients.enter_context(socket.create_connection(listener.getsockname()))
+        assert giver.hand_over(listener.accept()[0])
+        taker.refuse_more()
+        with listener.accept()[0] as kept:
+            assert not giver.hand_over(kept)
+        taker.receive().close()
+        with pytest.raises(EOFError):
+            taker.receive()
+    giver.close()
+    taker.close()
+
+
 @contextmanager
 def no_more_descriptors():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -165,6 +241,7 @@ def test_one_that_there_is_no_room_for_is_lost_and_the_next_is_not():
     giver, taker = sharing.seen_by(0), sharing.seen_by(1)
     sharing.close()
     giver.tell(1)
+    taker.tell(0)
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as first,
@@ -183,9 +260,10 @@ def test_one_that_there_is_no_room_for_is_lost_and_the_next_is_not():
     taker.close()
 
 
-def test_nobody_hands_over_to_who_has_as_many():
+@pytest.mark.parametrize("index", [0, 1])
+def test_nobody_hands_over_to_who_has_as_many(index):
     sharing = Sharing(2)
-    giver, taker = sharing.seen_by(0), sharing.seen_by(1)
+    giver, taker = sharing.seen_by(index), sharing.seen_by(1 - index)
     sharing.close()
     giver.tell(2)
     taker.tell(2)
