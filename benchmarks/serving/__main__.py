@@ -24,7 +24,7 @@ from benchmarks.serving.servers import DEFAULT, ROOT, SERVERS, Launch, chosen
 from benchmarks.serving.uploads import patch, write_png
 from benchmarks.serving.visit import Plan, free_port
 
-FORMAT = 1
+FORMAT = 2
 RESULTS = ROOT / "benchmarks" / "results"
 _SHARES = (0.5, 0.7, 0.9)
 _ALONE = ("big", "uploads", "batches")

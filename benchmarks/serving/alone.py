@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from app.imaging.tiling import pad_to_stride, plan_windows
-from app.inference.bundle import load_bundle
+from app.inference.bundle import find_precision, load_bundle
 from app.inference.session import open_session
 from app.pathology.geometry import Size
 from benchmarks.serving.load import Target, closed_loop, fixed_count
 from benchmarks.serving.processes import Memory, ServerFailed, memory
 from benchmarks.serving.roofline import Roofline
-from benchmarks.serving.servers import SERVERS, Launch
+from benchmarks.serving.servers import SERVERS, Launch, picked
 from benchmarks.serving.uploads import Upload, big_patch, patch, write_form, write_jpeg, write_png
 from benchmarks.serving.visit import drain, post, started
 
@@ -33,7 +33,7 @@ def big(launch: Launch, folder: Path, rounds: int) -> dict[str, float]:
     """
     image = big_patch()
     upload, small = write_png(folder, "big", image), write_png(folder, "patch", patch())
-    bundle = load_bundle(launch.bundle)
+    bundle = load_bundle(find_precision(launch.bundle, picked(launch.bundle)))
     manifest = bundle.manifest
     session = open_session(bundle.model, "cpu")
     windows = [
@@ -75,7 +75,7 @@ def uploads(launch: Launch, folder: Path, seconds: float) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for name, (single, upload) in kinds.items():
-        roofline = Roofline(launch.bundle, single.file.read_bytes())
+        roofline = Roofline(launch.bundle, picked(launch.bundle), single.file.read_bytes())
         with started(_TESSERA, "serve", launch, "", upload) as (target, _):
             connections = max(2, _CONNECTIONS // upload.images)
             closed_loop(target, connections, 1)

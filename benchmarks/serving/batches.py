@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from app.inference.bundle import load_bundle
+from app.inference.bundle import find_precision, load_bundle
 from app.inference.session import Device
-from app.pathology.manifest import GRAPH_INPUT, GRAPH_OUTPUTS
+from app.pathology.manifest import GRAPH_INPUT, GRAPH_OUTPUTS, Precision
 from benchmarks.serving.load import closed_loop, open_loop
 from benchmarks.serving.processes import ServerFailed
-from benchmarks.serving.servers import SERVERS, Launch
+from benchmarks.serving.servers import SERVERS, Launch, picked
 from benchmarks.serving.uploads import patch, write_form, write_jpeg
 from benchmarks.serving.visit import drain, started
 
@@ -35,7 +35,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 def batches(launch: Launch, folder: Path, seconds: float) -> dict[str, Any]:
     """Return images a second of forms of 16 JPEGs, those of the session alone, and the latency at half of the load."""
     device: Device = "cuda" if launch.device == "cuda" else "cpu"
-    session = _session(launch.bundle, device)
+    session = _session(launch.bundle, picked(launch.bundle, device), device)
     upload = write_form(folder, write_jpeg(folder, "patch", patch()), IMAGES_A_REQUEST)
     before = {batch: raw_images_per_second(session, device, batch, launch.cores, seconds) for batch in _BATCHES[device]}
     with started(SERVERS["tessera"], "serve", launch, "", upload) as (target, _):
@@ -102,13 +102,14 @@ def _bound(session: onnxruntime.InferenceSession, device: Device, images: np.nda
     return run
 
 
-def _session(bundle: Path, device: Device) -> onnxruntime.InferenceSession:
+def _session(bundle: Path, precision: Precision, device: Device) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     if device == "cuda":
         onnxruntime.preload_dlls()
-    session = onnxruntime.InferenceSession(load_bundle(bundle).model, options, providers=[_PROVIDERS[device]])
+    model = load_bundle(find_precision(bundle, precision)).model
+    session = onnxruntime.InferenceSession(model, options, providers=[_PROVIDERS[device]])
     if session.get_providers()[0] != _PROVIDERS[device]:
         raise ServerFailed("CUDA cannot be used here: install requirements/cuda.txt on a machine with a GPU")
     return session

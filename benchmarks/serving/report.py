@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.charts import write_capacity, write_latency, write_soak
-from benchmarks.serving.figures import DISTURBED, OWN, Row, absent, rows, targets
+from benchmarks.serving.figures import DISTURBED, OWN, Row, absent, own_limit, rows, targets
 
 _NETWORKS = {
     "default": ("The default network", "The bundle that is shipped: what a user gets."),
@@ -21,7 +21,7 @@ def write_report(result: dict[str, Any], name: str, docs: Path) -> None:
     images = docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     found = {network: rows(measured) for network, measured in result["networks"].items()}
-    limits = {network: measured["roofline"]["per_second"] for network, measured in result["networks"].items()}
+    limits = {network: own_limit(measured) for network, measured in result["networks"].items()}
     write_capacity(found, limits, images / "performance-capacity.png")
     shown = "default" if "default" in found else next(iter(found))
     write_latency(shown, found[shown], images / "performance-latency.png")
@@ -73,22 +73,22 @@ def _targets(result: dict[str, Any]) -> str:
 
 def _network(kind: str, measured: dict[str, Any], settings: dict[str, Any]) -> str:
     title, meaning = _NETWORKS[kind]
-    limit, found = measured["roofline"], rows(measured)
+    found = rows(measured)
     own = next((row for row in found if row.name == OWN), None)
     parts = [
-        f"## {title}\n\n{meaning} Roofline, one thread alone times the cores: decode {limit['decode_ms']:.2f} ms, infer"
-        f" {limit['infer_ms']:.2f} ms, encode {limit['encode_ms']:.2f} ms, so {limit['per_second']:.1f} patches a"
-        " second.\n",
+        f"## {title}\n\n{meaning} Roofline, one thread alone times the cores:"
+        f" {'; '.join(_limit(name, limit) for name, limit in measured['rooflines'].items())}.\n",
         _table(
             (
                 "server",
+                "model in",
                 "patches a second",
-                "of the roofline",
+                "of its roofline",
                 "against tessera",
                 "processor time a patch",
                 "others took",
             ),
-            (_capacity_cells(row, limit["per_second"], own) for row in found),
+            (_capacity_cells(row, own) for row in found),
         ),
     ]
     shares = sorted({share for row in found for share in row.opened})
@@ -126,11 +126,19 @@ def _network(kind: str, measured: dict[str, Any], settings: dict[str, Any]) -> s
     return "\n".join(parts)
 
 
-def _capacity_cells(row: Row, limit: float, own: Row | None) -> tuple[str, ...]:
+def _limit(precision: str, limit: dict[str, float]) -> str:
+    return (
+        f"decode {limit['decode_ms']:.2f} ms, infer in {precision} {limit['infer_ms']:.2f} ms, encode"
+        f" {limit['encode_ms']:.2f} ms, so {limit['per_second']:.1f} patches a second"
+    )
+
+
+def _capacity_cells(row: Row, own: Row | None) -> tuple[str, ...]:
     return (
         row.title,
+        row.precision,
         f"{row.per_second:.1f}",
-        f"{row.per_second / limit:.2f}",
+        f"{row.per_second / row.limit:.2f}",
         f"{row.per_second / own.per_second:.2f}" if own else "",
         f"{row.server_ms:.2f} ms",
         f"{100 * row.others_share:.0f} %",

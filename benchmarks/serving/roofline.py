@@ -11,9 +11,10 @@ from pathlib import Path
 
 from app.imaging.decode import decode
 from app.imaging.paint import paint_mask
-from app.inference.bundle import load_bundle
+from app.inference.bundle import find_precision, load_bundle
 from app.inference.session import open_session
 from app.pathology.arrays import ClassMap
+from app.pathology.manifest import Precision
 from app.settings import Settings
 
 STEPS = ("decode", "infer", "encode")
@@ -25,11 +26,12 @@ class Roofline:
 
     Args:
         bundle: The model.
+        precision: In which of those that the bundle has.
         data: The image, as it is uploaded.
     """
 
-    def __init__(self, bundle: Path, data: bytes) -> None:
-        loaded = load_bundle(bundle)
+    def __init__(self, bundle: Path, precision: Precision, data: bytes) -> None:
+        loaded = load_bundle(find_precision(bundle, precision))
         session = open_session(loaded.model, "cpu")
         limit_px: int = Settings.model_fields["max_side_px"].default
         image = decode(data, limit_px)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from benchmarks.serving.roofline import Roofline
-from benchmarks.serving.servers import Launch, Server
+from benchmarks.serving.servers import Launch, Server, picked
 from benchmarks.serving.uploads import Upload
 from benchmarks.serving.visit import Plan, free_port, visit
 
@@ -37,9 +37,15 @@ class Contest:
 def contend(contest: Contest, bundle: Path, rounds: int, network: str) -> dict[str, Any]:
     """Visit every server `rounds` times, with the roofline sampled before each visit and at the end.
 
-    A server that fails is left out of the rounds that follow, and the result says why.
+    A server that fails is left out of the rounds that follow, and the result says why. One that would be a second of
+    the same, since the bundle has nothing else for it to pick, is not visited.
     """
-    roofline = Roofline(bundle, contest.upload.file.read_bytes())
+    contestants = [pair for pair in contest.contestants if not _is_double(pair[0], bundle)]
+    data = contest.upload.file.read_bytes()
+    rooflines = {
+        precision: Roofline(bundle, precision, data)
+        for precision in sorted({server.precision_of(bundle) for server, _ in contestants})
+    }
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     servers: dict[str, dict[str, Any]] = {
         _key(server, variant, contest): {
@@ -47,21 +53,22 @@ def contend(contest: Contest, bundle: Path, rounds: int, network: str) -> dict[s
             "title": server.title,
             "variant": variant,
             "how": server.variants[variant],
+            "precision": server.precision_of(bundle),
             "visits": [],
         }
-        for server, variant in contest.contestants
+        for server, variant in contestants
     }
     for number in range(rounds):
-        for server, variant in contest.contestants if number % 2 == 0 else reversed(contest.contestants):
+        for server, variant in contestants if number % 2 == 0 else reversed(contestants):
             entry = servers[_key(server, variant, contest)]
             if "did_not_run" in entry:
                 continue
-            roofline.sample(_ROOFLINE_RUNS)
+            for roofline in rooflines.values():
+                roofline.sample(_ROOFLINE_RUNS)
             launch = replace(contest.launches[server.name], bundle=bundle, port=free_port())
+            expected = rooflines[server.precision_of(bundle)].class_map
             try:
-                visited = visit(
-                    server, variant, launch, contest.decoder, contest.upload, roofline.class_map, contest.plan
-                )
+                visited = visit(server, variant, launch, contest.decoder, contest.upload, expected, contest.plan)
             except click.ClickException as error:
                 entry["did_not_run"] = error.message
                 click.echo(f"{network}, round {number + 1}: {error.message}")
@@ -73,10 +80,16 @@ def contend(contest: Contest, bundle: Path, rounds: int, network: str) -> dict[s
                 f" {capacity['server_ms']:.1f} ms of processor time each; others took"
                 f" {100 * capacity['others_share']:.0f} % of the machine"
             )
-    roofline.sample(_ROOFLINE_RUNS)
+    for roofline in rooflines.values():
+        roofline.sample(_ROOFLINE_RUNS)
     cores = next(iter(contest.launches.values())).cores
     model = {name: manifest[name] for name in ("name", "version", "sha256")}
-    return {"model": model, "roofline": roofline.result(cores), "servers": servers}
+    limits = {precision: roofline.result(cores) for precision, roofline in rooflines.items()}
+    return {"model": model, "rooflines": limits, "servers": servers}
+
+
+def _is_double(server: Server, bundle: Path) -> bool:
+    return server.package is None and server.precision is not None and server.precision == picked(bundle)
 
 
 def _key(server: Server, variant: str, contest: Contest) -> str:

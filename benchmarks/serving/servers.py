@@ -16,7 +16,9 @@ import click
 import numpy as np
 from PIL import Image
 
+from app.inference.bundle import precisions_of
 from app.pathology.arrays import ClassMap
+from app.pathology.manifest import Precision
 
 ROOT = Path(__file__).parents[2]
 PEERS = Path(__file__).parent / "peers"
@@ -55,6 +57,7 @@ class Server:
         headers: What its requests need beside the media type.
         read: Makes the JSON of an answer of the project's form out of its own.
         interpreter: What its environment is made with; None for the one that runs the benchmark.
+        precision: In which it runs the model; None where it picks what the bundle has for a CPU.
     """
 
     name: str
@@ -66,6 +69,11 @@ class Server:
     headers: dict[str, str] = field(default_factory=dict)
     read: Callable[[bytes], bytes] = bytes
     interpreter: str | None = None
+    precision: Precision | None = "fp32"
+
+    def precision_of(self, bundle: Path) -> Precision:
+        """Return in which precision it runs a bundle."""
+        return self.precision or picked(bundle)
 
     @property
     def folder(self) -> Path:
@@ -93,6 +101,16 @@ def _program(launch: Launch) -> list[str]:
     return [str(launch.python), "server.py"]
 
 
+def picked(bundle: Path, device: str = "cpu") -> Precision:
+    """Return in which precision the service runs a bundle on a device."""
+    suits: Precision = "fp16" if device == "cuda" else "int8"
+    return suits if suits in precisions_of(bundle) else "fp32"
+
+
+def _tessera_fp32(launch: Launch) -> list[str]:
+    return [*_tessera(launch), "--precision", "fp32"]
+
+
 def _tessera(launch: Launch) -> list[str]:
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(launch.port), "--bundle", str(launch.bundle)]
     return [*command, "--cores", str(launch.cores), "--device", launch.device, "--log-level", "warning"]
@@ -117,7 +135,8 @@ def _read_triton(body: bytes) -> bytes:
 SERVERS = {
     server.name: server
     for server in (
-        Server("tessera", "tessera", None, _tessera, {"serve": "`tessera serve`"}),
+        Server("tessera", "tessera", None, _tessera, {"serve": "`tessera serve`"}, precision=None),
+        Server("tessera-fp32", "tessera in fp32", None, _tessera_fp32, {"serve": "`tessera serve --precision fp32`"}),
         Server(
             "fastapi",
             "FastAPI",
@@ -187,7 +206,7 @@ SERVERS = {
     )
 }
 
-DEFAULT = "tessera,fastapi,litserve:batches,litserve:plain,mosec,bentoml,ray_serve,pytriton"
+DEFAULT = "tessera,tessera-fp32,fastapi,litserve:batches,litserve:plain,mosec,bentoml,ray_serve,pytriton"
 """Where one variant was not clearly the best, both."""
 
 

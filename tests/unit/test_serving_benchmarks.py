@@ -1,7 +1,10 @@
 import json
 import math
+import shutil
+import sys
 from base64 import b64encode
 from email.parser import BytesParser
+from pathlib import Path
 
 import click
 import numpy as np
@@ -11,12 +14,13 @@ from app.imaging.paint import paint_mask
 from app.inference.bundle import load_bundle
 from app.inference.session import open_session
 from app.pathology.classes import WSSS4LUAD
-from benchmarks.serving import uploads
+from app.settings import DEFAULT_BUNDLE
+from benchmarks.serving import rounds, uploads
 from benchmarks.serving.figures import rows, targets
 from benchmarks.serving.free_network import BLOCK_PX, write_free_bundle
 from benchmarks.serving.load import parse_h2load, parse_wrk, percentile
 from benchmarks.serving.report import page, write_report
-from benchmarks.serving.servers import SERVERS, chosen, class_map_of
+from benchmarks.serving.servers import SERVERS, Launch, chosen, class_map_of
 
 MS = 1000
 
@@ -36,14 +40,17 @@ def visit(per_second=50.0, alone_ms=30.0, p99_ms=60.0, failed=0, others=0.02):
     }
 
 
-def server(name, visits, **more):
-    return {"server": name, "title": name.title(), "variant": "one", "how": "as it is", "visits": visits, **more}
+def server(name, visits, precision="fp32", **more):
+    said = {"server": name, "title": name.title(), "variant": "one", "how": "as it is", "precision": precision}
+    return {**said, "visits": visits, **more}
 
 
 def result(own=58.0, peer=50.0, **alone):
-    roofline = {"decode_ms": 2.0, "infer_ms": 30.0, "encode_ms": 0.5, "patch_ms": 32.5, "per_second": 61.5}
+    limit = {"decode_ms": 2.0, "infer_ms": 30.0, "encode_ms": 0.5, "patch_ms": 32.5, "per_second": 61.5}
+    rooflines = {"int8": limit, "fp32": {**limit, "infer_ms": 37.5, "per_second": 50.0}}
     servers = {
-        "tessera": server("tessera", [visit(own - 1), visit(own + 1)]),
+        "tessera": server("tessera", [visit(own - 1), visit(own + 1)], "int8"),
+        "tessera-fp32": server("tessera-fp32", [visit(own - 7)]),
         "peer": server("peer", [visit(peer, others=0.3)]),
         "lost": server("lost", [], did_not_run="Lost did not start: no such port"),
     }
@@ -61,7 +68,7 @@ def result(own=58.0, peer=50.0, **alone):
             "decoder_of_peers": "pillow",
             "upload_bytes": 121_393,
         },
-        "networks": {"default": {"model": {"name": "m"}, "roofline": roofline, "servers": servers}},
+        "networks": {"default": {"model": {"name": "m"}, "rooflines": rooflines, "servers": servers}},
         "alone": alone,
     }
 
@@ -178,9 +185,39 @@ def test_the_big_patch_is_4096_px():
 
 
 def test_rows_are_medians_of_visits_the_fastest_first():
-    own, peer = rows(result()["networks"]["default"])
+    own, ours_like_peers, peer = rows(result()["networks"]["default"])
+    assert (own.precision, own.limit, ours_like_peers.precision, peer.limit) == ("int8", 61.5, "fp32", 50.0)
     assert (own.name, own.per_second, own.opened) == ("tessera", 58.0, {0.7: (30.0, 60.0)})
     assert (peer.name, peer.others_share) == ("peer", 0.3)
+
+
+def test_a_peer_that_is_tessera_is_no_peer():
+    assert [target.found for target in targets(result(own=58.0, peer=29.0))][1] == "2.00"
+
+
+@pytest.mark.parametrize(("variants", "visited"), [((), ["tessera"]), (("int8",), ["tessera", "tessera-fp32"])])
+def test_tessera_is_visited_once_for_each_precision(tmp_path, monkeypatch, variants, visited):
+    bundle = Path(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle", ignore=shutil.ignore_patterns("fp16", "int8")))
+    for variant in variants:
+        shutil.copytree(DEFAULT_BUNDLE / variant, bundle / variant)
+    expected = {}
+
+    def visit(server, _variant, _launch, _decoder, _upload, class_map, _plan):
+        expected[server.name] = class_map
+        return {"capacity": {"per_second": 1.0, "server_ms": 1.0, "others_share": 0.0}}
+
+    monkeypatch.setattr(rounds, "visit", visit)
+    upload = uploads.write_png(tmp_path, "patch", uploads.patch())
+    contestants = chosen("tessera,tessera-fp32")
+    launches = {server.name: Launch(Path(sys.executable), bundle, 0, 2) for server, _ in contestants}
+    found = rounds.contend(rounds.Contest(contestants, launches, "pillow", upload, None), bundle, 1, "default")
+
+    assert list(found["servers"]) == list(expected) == visited
+    assert set(found["rooflines"]) == {"fp32", *variants}
+    if variants:
+        assert [server["precision"] for server in found["servers"].values()] == ["int8", "fp32"]
+        agreement = (expected["tessera"] == expected["tessera-fp32"]).mean()
+        assert 0.98 < agreement < 1, "each is compared with what its own graph says"
 
 
 def test_targets_are_judged_or_not_measured():
@@ -205,7 +242,7 @@ def test_the_page_says_who_did_not_run_and_that_the_run_was_disturbed():
     text = page(result(), "some.json")
     assert "Lost did not run: Lost did not start: no such port" in text
     assert "up to 30 % of the machine" in text
-    assert "| Tessera | 58.0 | 0.94 | 1.00 |" in text
+    assert "| Tessera | int8 | 58.0 | 0.94 | 1.00 |" in text
 
 
 def test_the_report_is_drawn(tmp_path):
