@@ -14,6 +14,7 @@ from app.settings import DEFAULT_BUNDLE, available_cores
 from benchmarks.serving.alone import big, soak, uploads
 from benchmarks.serving.batches import batches
 from benchmarks.serving.environments import DEFAULT_FOLDER, python_of, versions_of
+from benchmarks.serving.figures import with_alone
 from benchmarks.serving.free_network import write_free_bundle
 from benchmarks.serving.load import check_tools
 from benchmarks.serving.machine import hardware, tools
@@ -110,10 +111,22 @@ def main(
 
 @main.command()
 @click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("alone", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "docs", help="Folder of the page.")
-def report(result: Path, out: Path) -> None:
-    """Draw performance.md and its plots of RESULT, a file that a run wrote."""
-    write_report(json.loads(result.read_text(encoding="utf-8")), result.name, out)
+def report(result: Path, alone: Path | None, out: Path) -> None:
+    """Draw performance.md and its plots of RESULT, a file that a run wrote.
+
+    What RESULT does not hold of tessera alone is taken from ALONE, another run's on the same machine: it is compared
+    with no peer.
+    """
+    measured, names = json.loads(result.read_text(encoding="utf-8")), [result.name]
+    if alone is not None:
+        try:
+            measured = with_alone(measured, json.loads(alone.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise click.BadParameter(f"{alone}: {error}") from error
+        names.append(alone.name)
+    write_report(measured, names, out)
 
 
 def _alone(

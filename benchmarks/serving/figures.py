@@ -76,6 +76,23 @@ class Target:
     verdict: Verdict
 
 
+def with_alone(result: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return a result with what another run measured of tessera alone and this one did not.
+
+    Raises:
+        ValueError: They are of other hardware, of another model or of other versions.
+    """
+    for what in ("format", "hardware"):
+        if result[what] != other[what]:
+            raise ValueError(f"its {what} is {other[what]}, not {result[what]}")
+    if result["versions"]["tessera"] != other["versions"]["tessera"]:
+        raise ValueError("it is of other versions of what tessera stands on")
+    models = [one["networks"]["default"]["model"] for one in (result, other)]
+    if models[0] != models[1]:
+        raise ValueError(f"its model is {models[1]}, not {models[0]}")
+    return {**result, "alone": {**other["alone"], **result["alone"]}}
+
+
 def rows(network: dict[str, Any]) -> list[Row]:
     """Return the figures of a network's servers that were visited, the fastest first."""
     measured = [

@@ -16,8 +16,8 @@ _NETWORKS = {
 }
 
 
-def write_report(result: dict[str, Any], name: str, docs: Path) -> None:
-    """Write `performance.md`, and its plots to `images/`, in the folder `docs`; `name` is the result's file name."""
+def write_report(result: dict[str, Any], names: Sequence[str], docs: Path) -> None:
+    """Write `performance.md`, and its plots to `images/`, in the folder `docs`; `names` are the files it is of."""
     images = docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     found = {network: rows(measured) for network, measured in result["networks"].items()}
@@ -27,18 +27,18 @@ def write_report(result: dict[str, Any], name: str, docs: Path) -> None:
     write_latency(shown, found[shown], images / "performance-latency.png")
     if soak := result["alone"].get("soak"):
         write_soak(soak["along"], images / "performance-memory.png")
-    (docs / "performance.md").write_text(page(result, name), encoding="utf-8")
+    (docs / "performance.md").write_text(page(result, names), encoding="utf-8")
 
 
-def page(result: dict[str, Any], name: str) -> str:
+def page(result: dict[str, Any], names: Sequence[str]) -> str:
     """Return the page as Markdown."""
-    parts = [_head(result, name), _targets(result), "![Patches a second](images/performance-capacity.png)\n"]
+    parts = [_head(result, names), _targets(result), "![Patches a second](images/performance-capacity.png)\n"]
     parts += [_network(kind, measured, result["settings"]) for kind, measured in result["networks"].items()]
     parts += ["![Latency and memory](images/performance-latency.png)\n", _alone(result["alone"]), _method(result)]
     return "\n".join(part for part in parts if part)
 
 
-def _head(result: dict[str, Any], name: str) -> str:
+def _head(result: dict[str, Any], names: Sequence[str]) -> str:
     hardware, settings = result["hardware"], result["settings"]
     most = max((row.others_share for measured in result["networks"].values() for row in rows(measured)), default=0.0)
     lines = [
@@ -50,7 +50,7 @@ def _head(result: dict[str, Any], name: str) -> str:
         f" {hardware['memory_gib']:g} GiB, {hardware['system']}. A patch is a PNG of 224 px,"
         f" {settings['upload_bytes']:,} bytes; {settings['connections']} connections; visits"
         f" to each server: {settings['rounds']}, of which medians; each load {settings['seconds']:g} s."
-        f" All figures: `benchmarks/results/{name}`.",
+        f" All figures: {' and, of tessera alone, '.join(f'`benchmarks/results/{name}`' for name in names)}.",
     ]
     if result["kind"] != "full":
         lines += ["", "**A quick run**: enough to see that all works, too short to decide anything."]
@@ -209,7 +209,7 @@ def _method(result: dict[str, Any]) -> str:
 ```
 apt-get install wrk nghttp2-client
 python -m benchmarks.serving [--quick] [--soak 50000] [--device cuda]
-python -m benchmarks.serving report benchmarks/results/RESULT.json
+python -m benchmarks.serving report benchmarks/results/RESULT.json [benchmarks/results/ALONE.json]
 ```
 
 - One server runs at a time; each round visits all of them, the next in the opposite order. Before and after its loads

@@ -16,7 +16,7 @@ from app.inference.session import open_session
 from app.pathology.classes import WSSS4LUAD
 from app.settings import DEFAULT_BUNDLE
 from benchmarks.serving import rounds, uploads
-from benchmarks.serving.figures import rows, targets
+from benchmarks.serving.figures import rows, targets, with_alone
 from benchmarks.serving.free_network import BLOCK_PX, write_free_bundle
 from benchmarks.serving.load import parse_h2load, parse_wrk, percentile
 from benchmarks.serving.report import page, write_report
@@ -239,15 +239,30 @@ def test_a_gpu_target_is_not_measured_on_a_cpu():
 
 
 def test_the_page_says_who_did_not_run_and_that_the_run_was_disturbed():
-    text = page(result(), "some.json")
+    text = page(result(), ["some.json"])
     assert "Lost did not run: Lost did not start: no such port" in text
     assert "up to 30 % of the machine" in text
     assert "| Tessera | int8 | 58.0 | 0.94 | 1.00 |" in text
 
 
+def test_what_was_not_measured_of_tessera_alone_is_taken_from_another_run_of_the_same():
+    first, second = result(big={"ratio": 0.5}), result(big={"ratio": 9.0}, uploads={})
+    assert with_alone(first, second)["alone"] == {"big": {"ratio": 0.5}, "uploads": {}}
+    assert "`benchmarks/results/a.json` and, of tessera alone, `benchmarks/results/b.json`" in page(
+        result(), ["a.json", "b.json"]
+    )
+    with pytest.raises(ValueError, match="its hardware is"):
+        with_alone(first, {**second, "hardware": {**second["hardware"], "cores": 4}})
+    with pytest.raises(ValueError, match="other versions"):
+        with_alone(first, {**second, "versions": {"tessera": {"python": "3.12.0"}}})
+    second["networks"]["default"]["model"] = {"name": "another"}
+    with pytest.raises(ValueError, match="its model is"):
+        with_alone(first, second)
+
+
 def test_the_report_is_drawn(tmp_path):
     along = [{"requests": count, "pss_mb": 180 + count / 50_000} for count in (0, 25_000, 50_000)]
-    write_report(result(soak={"along": along, "growth_mb": 1.0, "growth_mb_per_10000": 0.2}), "some.json", tmp_path)
+    write_report(result(soak={"along": along, "growth_mb": 1.0, "growth_mb_per_10000": 0.2}), ["some.json"], tmp_path)
     assert (tmp_path / "performance.md").read_text(encoding="utf-8").startswith("# Performance\n")
     drawn = sorted(file.name for file in (tmp_path / "images").iterdir())
     assert drawn == ["performance-capacity.png", "performance-latency.png", "performance-memory.png"]
