@@ -138,8 +138,8 @@ def _capacity_cells(row: Row, own: Row | None) -> tuple[str, ...]:
         row.title,
         row.precision,
         f"{row.per_second:.1f}",
-        f"{row.per_second / row.limit:.2f}",
-        f"{row.per_second / own.per_second:.2f}" if own else "",
+        f"{row.share:.2f}",
+        f"{row.in_fp32 / own.in_fp32:.2f}" if own else "",
         f"{row.server_ms:.2f} ms",
         f"{100 * row.others_share:.0f} %",
     )
@@ -216,6 +216,8 @@ python -m benchmarks.serving report benchmarks/results/RESULT.json [benchmarks/r
   a server's answer is compared with what ONNX Runtime says of the image.
 - Closed loop: wrk {tools["wrk"]}, all connections busy: patches a second. Open loop: h2load {tools["h2load"]}, evenly
   spaced, at shares of the server's own capacity: latency from sending to the answer's end.
+- The roofline is sampled before and after each visit: a machine may be faster at one time than at another, so servers
+  are compared by their share of it, that of float32 for all, and not by their rates.
 - Client and server share the cores. "Others took" is what neither used of them: other programs, the kernel, other
   virtual machines.
 - Memory is the proportional set size (PSS) of all of a server's processes: a page that they share counts once.

@@ -52,8 +52,13 @@ class Roofline:
                 if index >= _WARM_UP:
                     self._spent[name].append(1000 * (time.thread_time() - start))
 
-    def result(self, cores: int) -> dict[str, float]:
-        """Return each step's median in ms of processor time, their sum, and the images a second of `cores`."""
-        medians = {f"{name}_ms": statistics.median(spent) for name, spent in self._spent.items()}
+    def result(self, cores: int, last: int = 0) -> dict[str, float]:
+        """Return each step's median in ms of processor time, their sum, and the images a second of `cores`.
+
+        Args:
+            cores: How many.
+            last: Of how many runs of each step, counted back from the last one; 0 for all of them.
+        """
+        medians = {f"{name}_ms": statistics.median(spent[-last:]) for name, spent in self._spent.items()}
         total = sum(medians.values())
         return {**medians, "patch_ms": total, "per_second": 1000 * cores / total}

@@ -35,7 +35,7 @@ class Contest:
 
 
 def contend(contest: Contest, bundle: Path, rounds: int, network: str) -> dict[str, Any]:
-    """Visit every server `rounds` times, with the roofline sampled before each visit and at the end.
+    """Visit every server `rounds` times, with the roofline sampled before and after each visit.
 
     A server that fails is left out of the rounds that follow, and the result says why. One that would be a second of
     the same, since the bundle has nothing else for it to pick, is not visited.
@@ -44,7 +44,7 @@ def contend(contest: Contest, bundle: Path, rounds: int, network: str) -> dict[s
     data = contest.upload.file.read_bytes()
     rooflines = {
         precision: Roofline(bundle, precision, data)
-        for precision in sorted({server.precision_of(bundle) for server, _ in contestants})
+        for precision in sorted({"fp32", *(server.precision_of(bundle) for server, _ in contestants)})
     }
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     servers: dict[str, dict[str, Any]] = {
@@ -73,6 +73,12 @@ def contend(contest: Contest, bundle: Path, rounds: int, network: str) -> dict[s
                 entry["did_not_run"] = error.message
                 click.echo(f"{network}, round {number + 1}: {error.message}")
                 continue
+            for roofline in rooflines.values():
+                roofline.sample(_ROOFLINE_RUNS)
+            visited["limits"] = {
+                precision: roofline.result(launch.cores, last=2 * _ROOFLINE_RUNS)["per_second"]
+                for precision, roofline in rooflines.items()
+            }
             entry["visits"].append(visited)
             capacity = visited["capacity"]
             click.echo(
@@ -80,8 +86,6 @@ def contend(contest: Contest, bundle: Path, rounds: int, network: str) -> dict[s
                 f" {capacity['server_ms']:.1f} ms of processor time each; others took"
                 f" {100 * capacity['others_share']:.0f} % of the machine"
             )
-    for roofline in rooflines.values():
-        roofline.sample(_ROOFLINE_RUNS)
     cores = next(iter(contest.launches.values())).cores
     model = {name: manifest[name] for name in ("name", "version", "sha256")}
     limits = {precision: roofline.result(cores) for precision, roofline in rooflines.items()}

@@ -25,7 +25,7 @@ from benchmarks.serving.servers import SERVERS, Launch, chosen, class_map_of
 MS = 1000
 
 
-def visit(per_second=50.0, alone_ms=30.0, p99_ms=60.0, failed=0, others=0.02):
+def visit(per_second=50.0, alone_ms=30.0, p99_ms=60.0, failed=0, others=0.02, speed=1.0):
     loop = {"requests": 100, "seconds": 2.0, "failed": failed, "refused": 0, "client_seconds": 0.01}
     latency = {"p50_ms": alone_ms, "p90_ms": alone_ms, "p99_ms": p99_ms}
     memory = {"pss_mb": 180.0, "rss_mb": 220.0, "processes": 3}
@@ -36,6 +36,7 @@ def visit(per_second=50.0, alone_ms=30.0, p99_ms=60.0, failed=0, others=0.02):
         "after": {**memory, "pss_mb": 185.0},
         "alone": {**loop, **latency},
         "capacity": {**loop, **latency, "per_second": per_second, "server_ms": 30.0, "others_share": others},
+        "limits": {"int8": 61.5 * speed, "fp32": 50.0 * speed},
         "open": [opened],
     }
 
@@ -186,9 +187,18 @@ def test_the_big_patch_is_4096_px():
 
 def test_rows_are_medians_of_visits_the_fastest_first():
     own, ours_like_peers, peer = rows(result()["networks"]["default"])
-    assert (own.precision, own.limit, ours_like_peers.precision, peer.limit) == ("int8", 61.5, "fp32", 50.0)
+    assert (own.precision, round(own.share, 2), round(own.in_fp32, 2)) == ("int8", 0.94, 1.16)
+    assert (ours_like_peers.precision, ours_like_peers.share, peer.in_fp32) == ("fp32", 1.02, 1.0)
     assert (own.name, own.per_second, own.opened) == ("tessera", 58.0, {0.7: (30.0, 60.0)})
     assert (peer.name, peer.others_share) == ("peer", 0.3)
+
+
+def test_servers_are_compared_by_what_the_machine_could_do_when_they_were_visited():
+    measured = result()
+    slow = [visit(29.0, speed=0.5), visit(58.0), visit(63.8, speed=1.1)]
+    measured["networks"]["default"]["servers"]["peer"]["visits"] = slow
+    assert {row.name: round(row.in_fp32, 2) for row in rows(measured["networks"]["default"])}["peer"] == 1.16
+    assert [target.found for target in targets(measured)][1] == "1.00"
 
 
 def test_a_peer_that_is_tessera_is_no_peer():
