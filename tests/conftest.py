@@ -13,12 +13,15 @@ from typing import IO, Self
 import pytest
 from fastapi.testclient import TestClient
 
+from app.inference.bundle import find_precision
 from app.main import create_app
-from app.settings import Settings
+from app.settings import DEFAULT_BUNDLE, Settings
 from tests.fakes import ColourSegmenter
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 60
+SERVED_BUNDLE = find_precision(DEFAULT_BUNDLE, "int8")
+"""What a service on a CPU runs of the shipped bundle."""
 
 
 @pytest.fixture(autouse=True)

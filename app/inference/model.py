@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TypeAlias
 
 from app.errors import InvalidBundle, ModelNotReady
@@ -141,22 +140,20 @@ _Warm: TypeAlias = tuple[Bundle, OnnxSession, float]
 def _load(choice: ModelChoice) -> _Warm:
     """Return a bundle in the precision of choice, on its device, and warm."""
     if choice.precision != "auto":
-        return _warm(find_precision(choice.bundle, choice.precision), choice.device)
-    warm = _warm(choice.bundle, choice.device)
-    bundle, session, _ = warm
-    suited = _SUITED[session.device]
-    if suited not in precisions_of(choice.bundle) or bundle.manifest.precision == suited:
-        return warm
-    place = find_precision(choice.bundle, suited)
-    try:
-        return _warm(place, session.device)
-    except InvalidBundle as error:  # what it was made on can do what this device cannot
-        _log.warning("%s is not used on this device; running in %s: %s", suited, bundle.manifest.precision, error)
-        return warm
+        return _warm(load_bundle(find_precision(choice.bundle, choice.precision)), choice.device)
+    whole = load_bundle(choice.bundle)  # so that its files are checked, also where a variant runs
+    device = choice.device if choice.device == "cpu" else open_session(whole.model, choice.device).device
+    suited = _SUITED[device]
+    if suited in precisions_of(choice.bundle) and whole.manifest.precision != suited:
+        place = find_precision(choice.bundle, suited)
+        try:
+            return _warm(load_bundle(place), device)
+        except InvalidBundle as error:  # what it was made on can do what this device cannot
+            _log.warning("%s is not used on this device; running in %s: %s", suited, whole.manifest.precision, error)
+    return _warm(whole, choice.device)
 
 
-def _warm(folder: Path, device: DeviceChoice) -> _Warm:
-    bundle = load_bundle(folder)
+def _warm(bundle: Bundle, device: DeviceChoice) -> _Warm:
     session = open_session(bundle.model, device)
     check_golden(bundle, session)
     start = time.perf_counter()

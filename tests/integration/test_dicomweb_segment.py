@@ -34,7 +34,7 @@ from app.segmentation.windows import segment_windows
 from app.settings import DEFAULT_BUNDLE
 from app.slides.dicomweb import DicomwebSlide
 from app.telemetry.metrics import Metrics
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SERVED_BUNDLE
 from tests.dicom_sources import CANARY
 from tests.orthanc import Orthanc, free_port, running_orthanc
 from tests.slides import TILE_PX, cmu1, write_slide
@@ -115,7 +115,7 @@ def test_a_level_of_one_window_comes_back_as_the_graph_itself_answers(archive, t
     uid = told(segment(archive.dicomweb_url, header(paths[0]), "--um-per-px", "1"))
     image = pixels(paths[1])
     assert image.shape == (576, 768, 3)
-    session = open_session(load_bundle(DEFAULT_BUNDLE).model, "cpu")
+    session = open_session(load_bundle(SERVED_BUNDLE).model, "cpu")
     seg = fetched(archive, header(paths[0]), uid)
     assert np.array_equal(class_map_of(seg), session.run(image[None]).class_maps[0])
 

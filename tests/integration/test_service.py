@@ -21,11 +21,9 @@ from app.inference.session import open_session
 from app.pathology.geometry import Size
 from app.settings import DEFAULT_BUNDLE
 from model_export.synthetic import draw_patch
-from tests.conftest import ROOT, RunningService
+from tests.conftest import ROOT, SERVED_BUNDLE, RunningService
 from tests.pictures import encoded, from_base64, noise, opened
 
-SERVED = find_precision(DEFAULT_BUNDLE, "int8")
-"""What the shipped bundle has for a CPU."""
 PATCHES = sorted((ROOT / "examples" / "patches").glob("*.png"))
 
 
@@ -76,7 +74,7 @@ def test_the_glass_around_tissue_does_not_change_its_labels(service, side):
 
 def test_the_answer_is_the_models_own(service):
     """HTTP, decoding, padding, batching, stitching and painting change nothing of what the graph says."""
-    session = open_session(load_bundle(SERVED).model, "cpu")
+    session = open_session(load_bundle(SERVED_BUNDLE).model, "cpu")
     image, _ = draw_patch(5, Size(250, 190))
     padded = np.pad(image, ((0, 2), (0, 6), (0, 0)), mode="reflect")
     expected = session.run(padded[None])
@@ -91,7 +89,7 @@ def test_the_same_upload_gives_the_same_bytes_at_any_load(service):
     sizes = (Size(230, 220), Size(64, 64), Size(260, 96), Size(700, 300))
     patches = [encoded(draw_patch(seed, size)[0]) for seed, size in enumerate(sizes)]
     identity = str(uuid.uuid4())
-    manifest = load_bundle(SERVED).manifest
+    manifest = load_bundle(SERVED_BUNDLE).manifest
 
     def post(data: bytes, accept: str) -> bytes:
         headers = {"Content-Type": "image/png", "Accept": accept, "X-Request-ID": identity}
@@ -165,7 +163,7 @@ def test_the_smallest_patch_is_answered(service):
 
 def test_device_and_model_are_told_alike_everywhere(service):
     card = httpx.get(f"{service.url}/model").json()
-    manifest = load_bundle(SERVED).manifest
+    manifest = load_bundle(SERVED_BUNDLE).manifest
     assert (card["device"], card["provider"]) == ("cpu", "CPUExecutionProvider")
     assert card["sha256"] == manifest.sha256
     metrics = httpx.get(f"{service.url}/metrics").text

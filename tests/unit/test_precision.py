@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app.errors import InvalidBundle
+from app.inference import model
 from app.inference.model import load_segmenter
 from app.inference.segmenter import ModelChoice
 from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE
@@ -86,5 +87,20 @@ def test_the_same_asked_for_by_name_ends_the_start(bundle):
         run_in(bundle, "int8")
 
 
+def test_a_bundle_whose_own_model_is_damaged_is_refused_also_where_its_variant_runs(bundle):
+    (bundle / MODEL_FILE).write_bytes((bundle / MODEL_FILE).read_bytes()[:-1])
+    with pytest.raises(InvalidBundle, match=f"{MODEL_FILE}: "):
+        run_in(bundle, "auto")
+
+
+def test_only_what_runs_is_loaded(bundle, monkeypatch):
+    opened = []
+    real = model.open_session
+    monkeypatch.setattr(model, "open_session", lambda graph, device: (opened.append(device), real(graph, device))[1])
+    assert run_in(bundle, "auto") == "int8"
+    assert opened == ["cpu"]
+
+
 def test_the_shipped_variants_are_of_the_shipped_model():
     assert run_in(DEFAULT_BUNDLE, "fp16") == "fp16"
+    assert run_in(DEFAULT_BUNDLE, "auto") == "int8"
