@@ -85,9 +85,11 @@ def with_alone(result: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: They are of other hardware, of another model or of other versions.
     """
-    for what in ("format", "hardware"):
-        if result[what] != other[what]:
-            raise ValueError(f"its {what} is {other[what]}, not {result[what]}")
+    if result["format"] != other["format"]:
+        raise ValueError(f"its format is {other['format']}, not {result['format']}")
+    for what, value in result["hardware"].items():
+        if what != "load_average" and other["hardware"].get(what) != value:
+            raise ValueError(f"its hardware is another: {what} {other['hardware'].get(what)}, not {value}")
     if result["versions"]["tessera"] != other["versions"]["tessera"]:
         raise ValueError("it is of other versions of what tessera stands on")
     models = [one["networks"]["default"]["model"] for one in (result, other)]

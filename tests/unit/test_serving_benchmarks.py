@@ -257,11 +257,12 @@ def test_the_page_says_who_did_not_run_and_that_the_run_was_disturbed():
 
 def test_what_was_not_measured_of_tessera_alone_is_taken_from_another_run_of_the_same():
     first, second = result(big={"ratio": 0.5}), result(big={"ratio": 9.0}, uploads={})
+    first["hardware"]["load_average"], second["hardware"]["load_average"] = 0.1, 2.0
     assert with_alone(first, second)["alone"] == {"big": {"ratio": 0.5}, "uploads": {}}
     assert "`benchmarks/results/a.json` and, of tessera alone, `benchmarks/results/b.json`" in page(
         result(), ["a.json", "b.json"]
     )
-    with pytest.raises(ValueError, match="its hardware is"):
+    with pytest.raises(ValueError, match="its hardware is another: cores 4, not 2"):
         with_alone(first, {**second, "hardware": {**second["hardware"], "cores": 4}})
     with pytest.raises(ValueError, match="other versions"):
         with_alone(first, {**second, "versions": {"tessera": {"python": "3.12.0"}}})
