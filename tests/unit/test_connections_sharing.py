@@ -41,6 +41,17 @@ def run(request):
     return lambda scenario: loop(asyncio.wait_for(scenario(), 20))
 
 
+@pytest.fixture
+def two():
+    """The parts of two fronts, without anybody who listens."""
+    sharing = Sharing(2)
+    shares = sharing.seen_by(0), sharing.seen_by(1)
+    sharing.close()
+    yield shares
+    for share in shares:
+        share.close()
+
+
 class Clients:
     """Connections of clients, kept until they are let go of."""
 
@@ -204,10 +215,8 @@ def test_the_last_of_the_fronts_does_not_listen_for_others(run):
     run(scenario)
 
 
-def test_what_lies_in_the_way_can_be_received_after_more_was_refused():
-    sharing = Sharing(2)
-    giver, taker = sharing.seen_by(0), sharing.seen_by(1)
-    sharing.close()
+def test_what_lies_in_the_way_can_be_received_after_more_was_refused(two):
+    giver, taker = two
     giver.tell(5)
     taker.tell(0)
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as clients:
@@ -220,8 +229,6 @@ def test_what_lies_in_the_way_can_be_received_after_more_was_refused():
         taker.receive().close()
         with pytest.raises(EOFError):
             taker.receive()
-    giver.close()
-    taker.close()
 
 
 @contextmanager
@@ -236,10 +243,8 @@ def no_more_descriptors():
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_one_that_there_is_no_room_for_is_lost_and_the_next_is_not():
-    sharing = Sharing(2)
-    giver, taker = sharing.seen_by(0), sharing.seen_by(1)
-    sharing.close()
+def test_one_that_there_is_no_room_for_is_lost_and_the_next_is_not(two):
+    giver, taker = two
     giver.tell(1)
     taker.tell(0)
     with (
@@ -256,15 +261,11 @@ def test_one_that_there_is_no_room_for_is_lost_and_the_next_is_not():
         with taker.receive() as received:
             assert received.getpeername() == second.getsockname()
         assert taker.receive() is None
-    giver.close()
-    taker.close()
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_nobody_hands_over_to_who_has_as_many(index):
-    sharing = Sharing(2)
-    giver, taker = sharing.seen_by(index), sharing.seen_by(1 - index)
-    sharing.close()
+def test_nobody_hands_over_to_who_has_as_many(two, index):
+    giver, taker = two[index], two[1 - index]
     giver.tell(2)
     taker.tell(2)
     with (
@@ -274,5 +275,3 @@ def test_nobody_hands_over_to_who_has_as_many(index):
     ):
         assert not giver.hand_over(taken)
         assert taken.fileno() >= 0
-    giver.close()
-    taker.close()
