@@ -12,7 +12,7 @@ import os
 import socket
 from array import array
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 _COUNT_BYTES = 8
 _WORD = b"\0"
@@ -91,12 +91,13 @@ class Share:
         way = self._ways_out[fewest]
         if way is None:
             return False
-        with suppress(OSError):
+        try:
             socket.send_fds(way, [_WORD], [connection.fileno()])
-            self._handed[self._index][fewest] += 1
-            connection.close()
-            return True
-        return False
+        except OSError:  # it has begun to leave, or its way is full
+            return False
+        self._handed[self._index][fewest] += 1
+        connection.close()
+        return True
 
     def receive(self) -> socket.socket | None:
         """Return a connection that another front handed over; None where none waits.
