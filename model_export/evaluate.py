@@ -11,10 +11,7 @@ from torch import nn
 from app.pathology.classes import TissueClass
 from model_export.atomic import write_text
 from model_export.calibration import calibrated
-from model_export.checkpoint import load_checkpoint
 from model_export.config import Recipe
-from model_export.errors import InvalidCheckpoint, InvalidData
-from model_export.factory import load_network
 from model_export.labels import with_chosen_thresholds
 from model_export.pictures import write_grid
 from model_export.predict import predict
@@ -23,7 +20,7 @@ from model_export.training.dataset import Sample
 from model_export.training.folds import Fold, untaught
 from model_export.training.hardware import Hardware
 from model_export.training.loggers import Kind
-from model_export.training.loop import LAST_FILE, Progress
+from model_export.training.loop import Progress
 from model_export.training.pipeline import train_recipe
 from model_export.training.scores import Scores, score
 
@@ -91,8 +88,32 @@ def cross_validate(
         folder = run / f"fold-{index + 1}"
         trainer = train_recipe(folder, classes, recipe, sources, held_out, fold, progress, hardware, logger)
         by_fold.append(evaluate(trainer.averaged, held_out, classes, folder))
+    return _summed_up(by_fold, run)
+
+
+def evaluate_folds(
+    networks: Sequence[tuple[nn.Module, Sequence[Sample]]], classes: Sequence[TissueClass], out: Path
+) -> dict[str, Any]:
+    """Score each fold's network on the images that it never saw, and sum up, as `cross_validate` does.
+
+    Args:
+        networks: Each fold's network, in order, with what its training held out.
+        classes: The classes of the class maps.
+        out: Gets a folder `fold-K` for each fold and `scores.json`.
+
+    Returns:
+        What `summarise` makes of the folds.
+    """
+    by_fold = [
+        evaluate(network, samples, classes, out / f"fold-{index}")
+        for index, (network, samples) in enumerate(networks, start=1)
+    ]
+    return _summed_up(by_fold, out)
+
+
+def _summed_up(by_fold: Sequence[Scores], out: Path) -> dict[str, Any]:
     summary = summarise(by_fold)
-    _write_json(run / SCORES_FILE, summary)
+    _write_json(out / SCORES_FILE, summary)
     return summary
 
 
@@ -128,47 +149,6 @@ def summarise(folds: Sequence[Scores]) -> dict[str, Any]:
         "calibrated": calibrated([scores.calibration for scores in folds]),
         "labels": with_chosen_thresholds([scores.labels for scores in folds]),
     }
-
-
-def evaluate_checkpoint(
-    checkpoint: Path, samples: Sequence[Sample], classes: Sequence[TissueClass], out: Path
-) -> Scores:
-    """Score the project's own network with a checkpoint's weights, as `evaluate` does."""
-    return evaluate(load_network(checkpoint, classes), samples, classes, out)
-
-
-def held_out_of(checkpoint: Path, pairs: Sequence[Sample]) -> list[Sample]:
-    """Return those of `pairs` that the checkpoint's training held out, by name; none where it notes none.
-
-    Raises:
-        InvalidCheckpoint: It does not load, or what it notes are no names.
-        InvalidData: The pairs lack one that it names.
-    """
-    names = load_checkpoint(checkpoint).get("held_out", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InvalidCheckpoint(f"{checkpoint}: held_out is not a list of names")
-    by_name = {sample.name: sample for sample in pairs}
-    for name in names:
-        if name not in by_name:
-            raise InvalidData(
-                f"{checkpoint}: its training held out {name}, which the pairs lack; pass those that it was trained on"
-            )
-    return [by_name[name] for name in names]
-
-
-def chosen_by_score(checkpoint: Path) -> list[str]:
-    """Return a line that says so where the checkpoint's epoch was chosen on what its training held out.
-
-    Raises:
-        InvalidCheckpoint: It does not load.
-    """
-    state = load_checkpoint(checkpoint)
-    if not ("epoch" in state and state.get("held_out")):  # a `last.pth` was not chosen, and counts `epochs_done`
-        return []
-    return [
-        f"note: {checkpoint.name} is of the epoch with the least loss on these images, which flatters its scores;"
-        f" {LAST_FILE} was not chosen by them"
-    ]
 
 
 def _parts(scores: Scores) -> dict[str, Any]:

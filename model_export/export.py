@@ -25,6 +25,7 @@ from app.pathology.manifest import (
 )
 from model_export.bundle import new_folder, sha256_of
 from model_export.errors import InvalidCheckpoint, InvalidData
+from model_export.folding import fold_norms
 from model_export.labels import NEUTRAL
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
 from model_export.serving_graph import ServingGraph
@@ -145,6 +146,7 @@ def _write_onnx(graph: ServingGraph, path: Path) -> None:
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         raise InvalidCheckpoint(f"the network cannot be exported to ONNX: {reason}") from error
     model = onnx.load(path)
+    fold_norms(model.graph)
     strip_traces(model.graph)
     onnx.checker.check_model(model)
     onnx.save(model, path)

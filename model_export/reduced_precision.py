@@ -8,6 +8,7 @@ the others are a few operations whose rounding everyone would see. Measured in d
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
@@ -150,13 +151,20 @@ def _int8_nodes(graph: onnx.GraphProto) -> list[str]:
 
 
 def _give_biases(graph: onnx.GraphProto, names: set[str]) -> None:
-    """Give those of the named convolutions that have no bias one of zeros, to be corrected."""
+    """Give each of the named convolutions a bias of its own, to be corrected: of zeros where it has none."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
     for node in graph.node:
-        if node.op_type == "Conv" and node.name in names and len(node.input) == 2:
-            zeros = np.zeros(weights[node.input[1]].dims[0], np.float32)
-            node.input.append(f"{node.name}/bias")
-            graph.initializer.append(onnx.numpy_helper.from_array(zeros, node.input[2]))
+        if node.op_type != "Conv" or node.name not in names:
+            continue
+        if len(node.input) == 2:
+            values = np.zeros(weights[node.input[1]].dims[0], np.float32)
+        elif readers[node.input[2]] > 1:
+            values = onnx.numpy_helper.to_array(weights[node.input[2]])
+        else:
+            continue
+        node.input[2:] = [f"{node.name}/bias"]
+        graph.initializer.append(onnx.numpy_helper.from_array(values, node.input[2]))
 
 
 def _between_convolutions(graph: onnx.GraphProto) -> set[str]:

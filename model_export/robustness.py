@@ -13,15 +13,10 @@ from torch import nn
 
 from app.pathology.classes import TissueClass
 from model_export.atomic import write_text
-from model_export.checkpoint import load_checkpoint
 from model_export.corruptions import Corruption
-from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
-from model_export.evaluate import held_out_of
-from model_export.factory import load_network
+from model_export.errors import InvalidData
 from model_export.predict import predict
 from model_export.training.dataset import Sample
-from model_export.training.folds import Fold
-from model_export.training.loop import LAST_FILE
 from model_export.training.scores import Scores
 
 Results = Mapping[str, Mapping[str, float]]
@@ -30,60 +25,6 @@ Results = Mapping[str, Mapping[str, float]]
 RESULTS_FILE, TABLE_FILE = "robustness.json", "robustness.md"
 
 _SHOWN = ("tissue_miou", "pixel_accuracy")
-
-
-def checkpoints_of(run: Path) -> list[Path]:
-    """Return the last checkpoint of each fold of a cross-validation, in order.
-
-    Raises:
-        InvalidCheckpoint: One does not load, or does not note its fold and its epochs.
-        InvalidData: `run` is no cross-validation's run folder, or a fold is missing or not finished.
-    """
-    first = run / "fold-1" / LAST_FILE
-    if not first.is_file():
-        raise InvalidData(f"{run}: holds no fold-1/{LAST_FILE}; the run folder of a cross-validation is needed")
-    found = [first]
-    for index in range(1, _finished(first).count):
-        found.append(run / f"fold-{index + 1}" / LAST_FILE)
-        if not found[-1].is_file():
-            raise InvalidData(f"{found[-1]}: missing; the same cross-validate command as before goes on with it")
-        _finished(found[-1])
-    return found
-
-
-def _finished(path: Path) -> Fold:
-    """Return which fold a finished checkpoint is of; refuse one with epochs left."""
-    state = load_checkpoint(path)
-    try:
-        fold = Fold.parse(state["asked"]["fold"])
-        done, wanted = int(state["epochs_done"]), int(state["asked"]["recipe"]["epochs"])
-    except (KeyError, TypeError, ValueError, AttributeError, InvalidRecipe) as error:
-        raise InvalidCheckpoint(f"{path}: does not note its fold and its epochs") from error
-    if done < wanted:
-        raise InvalidData(
-            f"{path}: fold {fold} has {done} of {wanted} epochs; the same cross-validate command as before goes on"
-        )
-    return fold
-
-
-def held_out_by(
-    checkpoints: Sequence[Path], pairs: Sequence[Sample], classes: Sequence[TissueClass]
-) -> list[tuple[nn.Module, list[Sample]]]:
-    """Return each checkpoint's network with the pairs that its training held out.
-
-    Raises:
-        InvalidCheckpoint: One does not load.
-        InvalidData: One notes nothing that it held out, or a pair that is not there.
-    """
-    networks = []
-    for path in checkpoints:
-        held_out = held_out_of(path, pairs)
-        if not held_out:
-            raise InvalidData(
-                f"{path}: its training held nothing out, or it does not note what: nothing honest to score it on"
-            )
-        networks.append((load_network(path, classes), held_out))
-    return networks
 
 
 def score_corruption(

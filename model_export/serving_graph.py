@@ -15,6 +15,18 @@ from model_export.channels import index_of_highest, planes, shares, total
 from model_export.errors import InvalidCheckpoint
 
 
+def outputs_of(found: object) -> tuple[Tensor, Tensor | None]:
+    """Return a network's logits and its labels' logits, None where it has none.
+
+    Raises:
+        InvalidCheckpoint: They are not such as `ServingGraph` takes.
+    """
+    logits, labels = (found.get("out"), found.get("labels")) if isinstance(found, Mapping) else (found, None)
+    if not isinstance(logits, Tensor) or logits.ndim != 4:
+        raise InvalidCheckpoint("the network must return logits (N, C, H, W), or a dictionary with them under out")
+    return logits, labels
+
+
 class ServingGraph(nn.Module):
     """Wraps a segmentation network.
 
@@ -77,12 +89,7 @@ class ServingGraph(nn.Module):
         return class_map, (confidence * 255).round().to(torch.uint8), probabilities
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        outputs = self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std)
-        if isinstance(outputs, Tensor):
-            return outputs, None
-        if not isinstance(outputs, Mapping) or "out" not in outputs:
-            raise InvalidCheckpoint("the network must return logits (N, C, H, W), or a dictionary with them under out")
-        return outputs["out"], outputs.get("labels")
+        return outputs_of(self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std))
 
     def _labels_from(self, class_map: Tensor) -> Tensor:
         """Without a classification head: the largest share that each label class has of any stride-sized block."""
@@ -100,8 +107,6 @@ class ServingGraph(nn.Module):
             raise
         except Exception as error:  # whatever a user's own network raises is that network's fault, said in one line
             raise InvalidCheckpoint(f"the network does not run on a {side}x{side} px image: {_line(error)}") from error
-        if not isinstance(logits, Tensor) or logits.ndim != 4:
-            raise InvalidCheckpoint("the network must return logits (N, C, H, W), or a dictionary with them under out")
         if logits.shape[1] != class_count:
             raise InvalidCheckpoint(f"the network has {logits.shape[1]} classes, the class list {class_count}")
         if labels is not None and tuple(labels.shape) != (1, len(self.label_indices)):

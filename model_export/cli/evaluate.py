@@ -6,20 +6,38 @@ import click
 import torch
 
 from app.pathology.classes import WSSS4LUAD
-from model_export.cli.options import FILE, FOLDER
+from model_export.cli.options import FILE, FOLDER, checkpoints_option, either, views_option
+from model_export.cli.terminal import show_scores, show_summary
 from model_export.corruptions import CORRUPTIONS
-from model_export.evaluate import chosen_by_score, evaluate_checkpoint, held_out_of
-from model_export.robustness import checkpoints_of, held_out_by, read_results, score_corruption, write_results
+from model_export.evaluate import evaluate as score_and_draw
+from model_export.evaluate import evaluate_folds
+from model_export.factory import load_network
+from model_export.held_out import checkpoints_of, chosen_by_score, held_out_by, held_out_of
+from model_export.robustness import read_results, score_corruption, write_results
 from model_export.training.dataset import read_pairs
+from model_export.views import Views, with_views
 
 
 @click.command()
 @click.option("--pairs", required=True, type=FOLDER, help="Folder with img/ and mask/ of PNG pairs.")
-@click.option("--checkpoint", required=True, type=FILE, help="Weights of the project's own network.")
+@checkpoints_option
 @click.option("--out", required=True, type=FOLDER, help="Folder for scores.json and grid.png.")
 @click.option("--all", "every", is_flag=True, help="Score every pair; by default those that the training held out.")
-def evaluate(pairs: Path, checkpoint: Path, out: Path, every: bool) -> None:
-    """Score a checkpoint and draw image, truth and prediction side by side."""
+@views_option
+def evaluate(pairs: Path, run: Path | None, checkpoint: Path | None, out: Path, every: bool, views: Views) -> None:
+    """Score the project's own network and draw image, truth and prediction side by side."""
+    either(run, checkpoint)
+    if run and every:
+        raise click.UsageError("--all is of one checkpoint: a cross-validation scores each pair once as it is")
+    if run:
+        networks = held_out_by(checkpoints_of(run), read_pairs(pairs, WSSS4LUAD), WSSS4LUAD, views)
+        show_summary(evaluate_folds(networks, WSSS4LUAD, out))
+    elif checkpoint:
+        _evaluate_one(pairs, checkpoint, out, every, views)
+    click.echo(f"written: {out}")
+
+
+def _evaluate_one(pairs: Path, checkpoint: Path, out: Path, every: bool, views: Views) -> None:
     known = read_pairs(pairs, WSSS4LUAD)
     held_out = held_out_of(checkpoint, known)
     scored = known if every else held_out or known
@@ -30,30 +48,33 @@ def evaluate(pairs: Path, checkpoint: Path, out: Path, every: bool) -> None:
     for note in chosen_by_score(checkpoint) if held_out else []:
         click.echo(note)
     click.echo(f"scored: {len(scored)} of {len(known)} pairs" + ("" if every or not held_out else ", those held out"))
-    scores = evaluate_checkpoint(checkpoint, scored, WSSS4LUAD, out)
-    for name, value in scores.as_dict().items():
-        click.echo(f"{name:16} {value:.4f}")
-    click.echo(f"written: {out}")
+    network = with_views(load_network(checkpoint, WSSS4LUAD), views)
+    show_scores(score_and_draw(network, scored, WSSS4LUAD, out).as_dict())
 
 
 @click.command()
 @click.option("--pairs", required=True, type=FOLDER, help="Folder with img/ and mask/ of PNG pairs.")
-@click.option("--run", type=FOLDER, help="Run folder of a cross-validation; each fold's network is scored on its own.")
-@click.option("--checkpoint", type=FILE, help="Or one checkpoint, scored on what its training held out.")
+@checkpoints_option
 @click.option("--out", required=True, type=FOLDER, help="Folder for robustness.json and robustness.md.")
 @click.option("--before", type=FILE, help="robustness.json of another network, for a table of both.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores by default.")
+@views_option
 def robustness(
-    pairs: Path, run: Path | None, checkpoint: Path | None, out: Path, before: Path | None, threads: int | None
+    pairs: Path,
+    run: Path | None,
+    checkpoint: Path | None,
+    out: Path,
+    before: Path | None,
+    threads: int | None,
+    views: Views,
 ) -> None:
     """Score networks on spoiled images: JPEG, blur, brightness, stain and scale."""
     if threads:
         torch.set_num_threads(threads)
-    if (run is None) == (checkpoint is None):
-        raise click.UsageError("pass either --run or --checkpoint")
+    either(run, checkpoint)
     checkpoints = checkpoints_of(run) if run else [checkpoint] if checkpoint else []
     earlier = read_results(before) if before else None
-    networks = held_out_by(checkpoints, read_pairs(pairs, WSSS4LUAD), WSSS4LUAD)
+    networks = held_out_by(checkpoints, read_pairs(pairs, WSSS4LUAD), WSSS4LUAD, views)
     for note in chosen_by_score(checkpoint) if checkpoint else []:
         click.echo(note)
     results = {}

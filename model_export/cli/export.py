@@ -10,13 +10,14 @@ import click
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import MODEL_FILE
 from model_export.bundle import read_manifest
-from model_export.cli.options import FILE, FOLDER
+from model_export.cli.options import FILE, FOLDER, views_option
 from model_export.errors import InvalidData
 from model_export.export import MARGIN_PX, WINDOW_PX, ModelCard, export_bundle, serving_graph
 from model_export.factory import load_classes, load_network
 from model_export.measured import read_measured
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
 from model_export.verify import verify
+from model_export.views import Views, with_views
 
 
 def _numbers(_ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
@@ -41,6 +42,7 @@ def _network_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--std", callback=_numbers, help="Standard deviation of RGB in 0 to 1, likewise."),
         click.option("--stride", default=STRIDE, type=click.IntRange(1, 256), help="Inputs are multiples of it, px."),
     )
+    command = views_option(command)
     for option in reversed(options):
         command = option(command)
     return command
@@ -77,13 +79,14 @@ def export(
     out: Path,
     scores: Path | None,
     overwrite: bool,
+    views: Views,
     **rest: Any,
 ) -> None:
     """Turn trained weights into a verified bundle."""
     card = _card(classes, mean, std, stride, **rest)
     if scores:
         card = replace(card, **asdict(read_measured(scores, card.classes)))
-    network = load_network(checkpoint, card.classes, factory)
+    network = with_views(load_network(checkpoint, card.classes, factory), views)
     for comparison in export_bundle(network, card, out, overwrite):
         click.echo(str(comparison))
     click.echo(f"written: {out}")
@@ -99,12 +102,13 @@ def verify_command(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     stride: int,
+    views: Views,
     bundle: Path,
 ) -> None:
     """Compare PyTorch with ONNX Runtime; exit code 2 when they disagree."""
     temperature = read_manifest(bundle).temperature
     card = _card(classes, mean, std, stride, name="verified", version="0", temperature=temperature)
-    graph = serving_graph(load_network(checkpoint, card.classes, factory), card)
+    graph = serving_graph(with_views(load_network(checkpoint, card.classes, factory), views), card)
     if not (bundle / MODEL_FILE).is_file():
         raise InvalidData(f"{bundle / MODEL_FILE}: no such file")
     for comparison in verify(graph, bundle / MODEL_FILE):

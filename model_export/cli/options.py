@@ -49,6 +49,29 @@ def hardware_options(command: Callable[..., None]) -> Callable[..., None]:
     return logger(device(workers(command)))
 
 
+def views_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option for how often a network looks at an image."""
+    return click.option(
+        "--views",
+        default=1,
+        type=click.Choice([1, 2, 4, 8]),
+        help="Average over the image as it is; turned by 180 degrees too; with both mirrored; with all transposed.",
+    )(command)
+
+
+def checkpoints_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options for what it scores: one checkpoint, or a cross-validation's."""
+    run = click.option("--run", type=FOLDER, help="Run folder of a cross-validation: each fold's network on its own.")
+    checkpoint = click.option("--checkpoint", type=FILE, help="Or one checkpoint, on what its training held out.")
+    return run(checkpoint(command))
+
+
+def either(run: Path | None, checkpoint: Path | None) -> None:
+    """Refuse both of `checkpoints_option`, and neither."""
+    if (run is None) == (checkpoint is None):
+        raise click.UsageError("pass either --run or --checkpoint")
+
+
 def recipe_of(name: str, epochs: int | None, seed: int | None) -> Recipe:
     """Return the recipe that is asked for; `epochs` and `seed` win over its own."""
     asked = {key: value for key, value in {"epochs": epochs, "seed": seed}.items() if value is not None}

@@ -9,9 +9,9 @@ from app.pathology.manifest import MODEL_FILE, ModelManifest, Precision
 from model_export.bundle import read_manifest
 from model_export.cli.options import FILE, FOLDER, data_options
 from model_export.errors import InvalidCheckpoint, VerificationFailed
-from model_export.evaluate import chosen_by_score, held_out_of
 from model_export.export import ModelCard, serving_graph
 from model_export.factory import load_network
+from model_export.held_out import chosen_by_score, held_out_of
 from model_export.training.dataset import read_labelled_patches, read_pairs
 from model_export.variant import MAX_LOST, Trial, write_variant
 from model_export.verify import verify

@@ -1,8 +1,9 @@
-"""What a training tells on a terminal."""
+"""What trainings and scorings tell on a terminal."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import click
 
@@ -23,3 +24,22 @@ class Terminal:
         """Write a line."""
         if self._talks:
             click.echo(text)
+
+
+def show_scores(scores: Mapping[str, float]) -> None:
+    """Write a line for each score."""
+    for name, value in scores.items():
+        click.echo(f"{name:25} {value:.4f}")
+
+
+def show_summary(summary: Mapping[str, Any]) -> None:
+    """Write what `evaluate.summarise` made of a cross-validation."""
+    for name, value in summary["pooled"].items():
+        sd = summary["sd"][name]
+        spread = f"{summary['mean'][name]:.4f} +- {'-' if sd is None else f'{sd:.4f}'}"
+        click.echo(f"{name:25} {value:.4f}   {summary['count'][name]} folds {spread}")
+    after, labels = summary["calibrated"], summary["labels"]
+    click.echo("chosen on all folds, and judged on each fold as the others choose:")
+    click.echo(f"temperature {after['temperature']:.3f}: ece {after['ece']:.4f}")
+    for name, threshold, value in zip(labels["classes"], labels["thresholds"], labels["f1"], strict=True):
+        click.echo(f"threshold of {name} {threshold:.3f}: f1 {'-' if value is None else f'{value:.4f}'}")

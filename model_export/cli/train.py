@@ -18,7 +18,7 @@ from model_export.cli.options import (
     training_options,
 )
 from model_export.cli.report import draw_curves
-from model_export.cli.terminal import Terminal
+from model_export.cli.terminal import Terminal, show_summary
 from model_export.errors import InvalidData, InvalidRecipe
 from model_export.evaluate import cross_validate, evaluate
 from model_export.jobs import run_side_by_side
@@ -135,12 +135,4 @@ def cross_validate_command(
             )
         summary = cross_validate(run, WSSS4LUAD, asked, corpus, folds, Terminal(hardware), hardware, logger)
     draw_curves(run)
-    for name, value in summary["pooled"].items():
-        sd = summary["sd"][name]
-        spread = f"{summary['mean'][name]:.4f} +- {'-' if sd is None else f'{sd:.4f}'}"
-        click.echo(f"{name:16} {value:.4f}   {summary['count'][name]} folds {spread}")
-    after, labels = summary["calibrated"], summary["labels"]
-    click.echo("chosen on all folds, and judged on each fold as the others choose:")
-    click.echo(f"temperature {after['temperature']:.3f}: ece {after['ece']:.4f}")
-    for name, threshold, value in zip(labels["classes"], labels["thresholds"], labels["f1"], strict=True):
-        click.echo(f"threshold of {name} {threshold:.3f}: f1 {'-' if value is None else f'{value:.4f}'}")
+    show_summary(summary)

@@ -27,6 +27,8 @@ class Scores:
     Attributes:
         classes: The classes of the class maps.
         confusion: int64 (C, C), pixels by true class (row) and predicted class (column).
+        within_tissue: int64 (L, L), the same of the pixels whose true class is one of the L label classes, as they are
+            called where the background is given: by the highest logit of a label class.
         calibration: The probabilities of a part of these pixels.
         labels: The labels of each image.
         images: `name` and `pixel_scores` of each image.
@@ -34,23 +36,33 @@ class Scores:
 
     classes: Sequence[TissueClass]
     confusion: NDArray[np.int64] = field(init=False)
+    within_tissue: NDArray[np.int64] = field(init=False)
     calibration: Calibration = field(default_factory=Calibration)
     labels: LabelScores = field(init=False)
     images: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.confusion = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        self.within_tissue = np.zeros((len(label_indices(self.classes)),) * 2, np.int64)
         self.labels = LabelScores(self.classes)
 
     def add_class_map(self, truth: ClassMap, predicted: ClassMap) -> None:
         """Count the known pixels of one image; both maps are (H, W) uint8."""
         known = truth != IGNORE
-        count = len(self.classes)
-        pairs = truth[known].astype(np.int64) * count + predicted[known]
-        self.confusion += np.bincount(pairs, minlength=count * count).reshape(count, count)
+        self.confusion += _counted(truth[known], predicted[known], len(self.classes))
 
     def add_logits(self, truth: ClassMap, logits: Tensor) -> None:
-        """Count the confidences of one image: its true classes, (H, W) uint8, and logits, float (C, H, W)."""
+        """Count what the logits of one image say beside its class map.
+
+        Args:
+            truth: The true classes, (H, W) uint8.
+            logits: float (C, H, W).
+        """
+        tissue = label_indices(self.classes)
+        of_tissue = logits[list(tissue)].argmax(dim=0).numpy()
+        is_tissue = np.isin(truth, tissue)
+        place = np.searchsorted(tissue, truth[is_tissue])
+        self.within_tissue += _counted(place, of_tissue[is_tissue], len(tissue))
         thinned = torch.from_numpy(truth[::_CALIBRATION_STEP_PX, ::_CALIBRATION_STEP_PX].astype(np.int64))
         known = thinned != IGNORE
         self.calibration.add(
@@ -60,15 +72,14 @@ class Scores:
     def __add__(self, other: "Scores") -> "Scores":
         total = Scores(self.classes, self.calibration + other.calibration, [*self.images, *other.images])
         total.confusion = self.confusion + other.confusion
+        total.within_tissue = self.within_tissue + other.within_tissue
         total.labels = self.labels + other.labels
         return total
 
     @property
     def iou(self) -> list[float]:
         """Intersection over union of each class; NaN for one that is in neither truth nor prediction."""
-        right = np.diag(self.confusion)
-        union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - right
-        return [float(r / u) if u else float("nan") for r, u in zip(right, union, strict=True)]
+        return _iou(self.confusion)
 
     @property
     def pixel_accuracy(self) -> float:
@@ -91,15 +102,42 @@ class Scores:
             scores["pixel_accuracy"] = self.pixel_accuracy
         return scores
 
+    def background_given_scores(self) -> dict[str, float]:
+        """Return how the label classes are told apart by one who is told where the background is, 0 to 1, by name.
+
+        So WSSS4LUAD counted: its test images came with masks of their background, and what was called otherwise there
+        did not count. `miou_background_given` is over the label classes that are in the truth, as `tissue_miou` is;
+        `accuracy_background_given` is the share of tissue's pixels that get the right one. Without any, none.
+        """
+        held = self.within_tissue.sum(axis=1) > 0
+        if not held.any():
+            return {}
+        return {
+            "miou_background_given": float(np.mean(np.array(_iou(self.within_tissue))[held])),
+            "accuracy_background_given": float(np.diag(self.within_tissue).sum() / self.within_tissue.sum()),
+        }
+
     def as_dict(self) -> dict[str, float]:
         """Every score by name, each 0 to 1, without those that the images say nothing about.
 
-        Those of the class maps, `ece` (the expected calibration error of their confidences, the one score that is
-        better the smaller it is) and those of the labels.
+        Those of the class maps, those with the background given, `ece` (the expected calibration error of the
+        confidences, the one score that is better the smaller it is) and those of the labels.
         """
         confidences = self.calibration.unchanged
         ece = {"ece": confidences.ece} if confidences.pixels else {}
-        return {**self.pixel_scores(), **ece, **self.labels.scores()}
+        return {**self.pixel_scores(), **self.background_given_scores(), **ece, **self.labels.scores()}
+
+
+def _counted(truth: NDArray[Any], called: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Return int64 (count, count): how often each true class, the row, was called each class, the column."""
+    pairs = truth.astype(np.int64) * count + called
+    return np.bincount(pairs, minlength=count * count).reshape(count, count)
+
+
+def _iou(confusion: NDArray[np.int64]) -> list[float]:
+    right = np.diag(confusion)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
+    return [float(r / u) if u else float("nan") for r, u in zip(right, union, strict=True)]
 
 
 def score(network: nn.Module, samples: Sequence[Sample], classes: Sequence[TissueClass]) -> tuple[Scores, list[float]]:

@@ -531,6 +531,31 @@ def test_scores_of_other_classes_are_not_put_into_a_bundle(foreign, scores):
     assert not Path("new").exists()
 
 
+# a cross-validation's networks, scored again
+
+
+def test_a_cross_validation_scores_again_as_it_did_and_in_more_views(data, scores, tmp_path):
+    def again(name, *options):
+        ran("evaluate", "--pairs", data / "pairs", "--run", scores, "--out", tmp_path / name, *options)
+        return json.loads((tmp_path / name / "scores.json").read_text())
+
+    once, before = again("once"), json.loads((scores / "scores.json").read_text())
+    assert once["confusion"] == before["confusion"]
+    assert once["pooled"] == pytest.approx(before["pooled"], abs=1e-6)
+    assert (tmp_path / "once" / "fold-2" / "grid.png").is_file()
+    views = again("views", "--views", 4)
+    assert views["pooled"].keys() >= {"tissue_miou", "miou_background_given", "accuracy_background_given"}
+    assert views["pooled"] != once["pooled"]
+    assert [image["name"] for image in views["images"]] == [image["name"] for image in once["images"]]
+
+
+def test_a_cross_validation_is_never_scored_on_what_it_learned_from(data, scores):
+    result = run("evaluate", "--pairs", data / "pairs", "--run", scores, "--out", "out", "--all")
+
+    assert result.exit_code == 2
+    assert "--all is of one checkpoint" in result.stderr
+
+
 # robustness
 
 
@@ -560,9 +585,10 @@ def test_a_checkpoint_that_held_nothing_out_has_no_robustness(data, tmp_path):
     assert line.startswith(f"{tmp_path / 'run' / 'best.pth'}: its training held nothing out")
 
 
+@pytest.mark.parametrize("command", ["evaluate", "robustness"])
 @pytest.mark.parametrize("given", [(), ("--run", "run", "--checkpoint", "best.pth")])
-def test_robustness_wants_a_run_or_a_checkpoint(data, given):
-    result = run("robustness", "--pairs", data / "pairs", "--out", "out", *given)
+def test_scoring_wants_a_run_or_a_checkpoint(data, command, given):
+    result = run(command, "--pairs", data / "pairs", "--out", "out", *given)
 
     assert result.exit_code == 2
     assert "pass either --run or --checkpoint" in result.stderr

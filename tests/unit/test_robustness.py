@@ -10,7 +10,8 @@ from app.pathology.geometry import Size
 from model_export.checkpoint import save_checkpoint
 from model_export.corruptions import CORRUPTIONS
 from model_export.errors import InvalidCheckpoint, InvalidData
-from model_export.robustness import checkpoints_of, read_results, score_corruption, table, write_results
+from model_export.held_out import checkpoints_of
+from model_export.robustness import read_results, score_corruption, table, write_results
 from model_export.synthetic import draw_patch
 from tests.model_export_support import masked_sample, one_thread
 

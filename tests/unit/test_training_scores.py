@@ -116,7 +116,33 @@ def test_confidences_are_counted_at_every_fourth_row_and_column_where_the_class_
 
     assert scores.calibration.unchanged.count.tolist() == [0] * 14 + [5]
     assert scores.calibration.unchanged.right[-1] == 5
-    assert scores.as_dict() == {"ece": pytest.approx(0.0, abs=1e-9)}
+    assert scores.as_dict()["ece"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_with_the_background_given_only_tissue_counts_and_background_is_never_called():
+    truth = np.array([[0, 0, 1, 1], [2, 3, 3, IGNORE]], np.uint8)
+    called = np.array([[0, 1, 1, 3], [2, 0, 3, 0]], np.uint8)
+    logits = torch.nn.functional.one_hot(torch.from_numpy(called).long(), 4).permute(2, 0, 1).float()
+    logits[1, 0, 3] = 0.5  # called background, else stroma
+    scores = Scores(WSSS4LUAD)
+
+    scores.add_logits(truth, logits)
+    twice = scores + scores
+
+    assert scores.within_tissue.tolist() == [[1, 1, 0], [0, 2, 0], [0, 0, 1]]
+    assert scores.background_given_scores() == {
+        "miou_background_given": pytest.approx((1 / 2 + 2 / 3 + 1) / 3),
+        "accuracy_background_given": pytest.approx(4 / 5),
+    }
+    assert twice.background_given_scores() == scores.background_given_scores()
+    assert twice.within_tissue.sum() == 10
+
+
+def test_without_any_tissue_nothing_is_said_of_it():
+    scores = Scores(WSSS4LUAD)
+    scores.add_logits(np.full((2, 2), 3, np.uint8), torch.zeros((4, 2, 2)))
+
+    assert scores.as_dict() == {"ece": pytest.approx(0.25)}  # a quarter sure, and never right
 
 
 def test_labels_of_another_length_are_an_error():

@@ -1,0 +1,103 @@
+"""Which images a checkpoint's training never saw: the only ones that it is scored on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from app.pathology.classes import TissueClass
+from model_export.checkpoint import load_checkpoint
+from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
+from model_export.factory import load_network
+from model_export.training.dataset import Sample
+from model_export.training.folds import Fold
+from model_export.training.loop import LAST_FILE
+from model_export.views import Views, with_views
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """Return the last checkpoint of each fold of a cross-validation, in order.
+
+    Raises:
+        InvalidCheckpoint: One does not load, or does not note its fold and its epochs.
+        InvalidData: `run` is no cross-validation's run folder, or a fold is missing or not finished.
+    """
+    first = run / "fold-1" / LAST_FILE
+    if not first.is_file():
+        raise InvalidData(f"{run}: holds no fold-1/{LAST_FILE}; the run folder of a cross-validation is needed")
+    found = [first]
+    for index in range(1, _finished(first).count):
+        found.append(run / f"fold-{index + 1}" / LAST_FILE)
+        if not found[-1].is_file():
+            raise InvalidData(f"{found[-1]}: missing; the same cross-validate command as before goes on with it")
+        _finished(found[-1])
+    return found
+
+
+def _finished(path: Path) -> Fold:
+    """Return which fold a finished checkpoint is of; refuse one with epochs left."""
+    state = load_checkpoint(path)
+    try:
+        fold = Fold.parse(state["asked"]["fold"])
+        done, wanted = int(state["epochs_done"]), int(state["asked"]["recipe"]["epochs"])
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidRecipe) as error:
+        raise InvalidCheckpoint(f"{path}: does not note its fold and its epochs") from error
+    if done < wanted:
+        raise InvalidData(
+            f"{path}: fold {fold} has {done} of {wanted} epochs; the same cross-validate command as before goes on"
+        )
+    return fold
+
+
+def held_out_by(
+    checkpoints: Sequence[Path], pairs: Sequence[Sample], classes: Sequence[TissueClass], views: Views = 1
+) -> list[tuple[nn.Module, list[Sample]]]:
+    """Return each checkpoint's network, which looks in so many views, with the pairs that its training held out.
+
+    Raises:
+        InvalidCheckpoint: One does not load.
+        InvalidData: One notes nothing that it held out, or a pair that is not there.
+    """
+    networks = []
+    for path in checkpoints:
+        held_out = held_out_of(path, pairs)
+        if not held_out:
+            raise InvalidData(
+                f"{path}: its training held nothing out, or it does not note what: nothing honest to score it on"
+            )
+        networks.append((with_views(load_network(path, classes), views), held_out))
+    return networks
+
+
+def held_out_of(checkpoint: Path, pairs: Sequence[Sample]) -> list[Sample]:
+    """Return those of `pairs` that the checkpoint's training held out, by name; none where it notes none.
+
+    Raises:
+        InvalidCheckpoint: It does not load, or what it notes are no names.
+        InvalidData: The pairs lack one that it names.
+    """
+    names = load_checkpoint(checkpoint).get("held_out", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InvalidCheckpoint(f"{checkpoint}: held_out is not a list of names")
+    by_name = {sample.name: sample for sample in pairs}
+    for name in names:
+        if name not in by_name:
+            raise InvalidData(
+                f"{checkpoint}: its training held out {name}, which the pairs lack; pass those that it was trained on"
+            )
+    return [by_name[name] for name in names]
+
+
+def chosen_by_score(checkpoint: Path) -> list[str]:
+    """Return a line that says so where the checkpoint's epoch was chosen on what its training held out.
+
+    Raises:
+        InvalidCheckpoint: It does not load.
+    """
+    state = load_checkpoint(checkpoint)
+    if not ("epoch" in state and state.get("held_out")):  # a `last.pth` was not chosen, and counts `epochs_done`
+        return []
+    return [
+        f"note: {checkpoint.name} is of the epoch with the least loss on these images, which flatters its scores;"
+        f" {LAST_FILE} was not chosen by them"
+    ]

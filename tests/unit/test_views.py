@@ -1,0 +1,189 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+from torch.nn import functional
+
+from app.pathology.manifest import MODEL_FILE
+from model_export.checkpoint import save_checkpoint
+from model_export.cli import main
+from model_export.errors import InvalidCheckpoint
+from model_export.export import ModelCard, export_bundle, serving_graph
+from model_export.reduced_precision import to_int8
+from model_export.verify import trial_batches
+from model_export.views import AveragedViews, with_views
+from tests.model_export_support import one_thread
+
+COUNTS = (2, 4, 8)
+IMAGES = torch.randn((2, 3, 64, 96), generator=torch.Generator().manual_seed(5))
+
+
+class Lopsided(nn.Module):
+    """Sees its neighbour above and to the left alone, and enlarges what it says from half the resolution."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.weight = nn.Parameter(torch.randn((4, 3, 3, 3), generator=generator))
+        self.weight.data[..., 2, :] = self.weight.data[..., :, 2] = 0
+
+    def forward(self, images):
+        logits = functional.conv2d(images, self.weight, stride=2, padding=1)
+        return {"out": logits, "labels": logits[:, :3].amax(dim=(2, 3)) + images[:, :, 0, 0]}
+
+
+class WithoutLabels(Lopsided):
+    def forward(self, images):
+        return super().forward(images)["out"]
+
+
+class Words(nn.Module):
+    def forward(self, images):
+        return {"out": "logits"}
+
+
+class Small(nn.Module):
+    """An encoder with batch normalisation, and what the project's network answers."""
+
+    def __init__(self):
+        super().__init__()
+        widths = (3, 64, 96, 128, 256)
+        steps = list(zip(widths, widths[1:], (2, 2, 2, 1), strict=False))
+        self.steps = nn.ModuleList(nn.Conv2d(i, o, 3, s, 1, bias=i == 3) for i, o, s in steps)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(o) for _, o, _ in steps)
+        self.segment, self.classify = nn.Conv2d(256, 4, 1), nn.Conv2d(256, 3, 1)
+
+    def forward(self, images):
+        for step, norm in zip(self.steps, self.norms, strict=True):
+            images = norm(step(images)).relu()
+        out = functional.interpolate(10 * self.segment(images), scale_factor=8.0, mode="bilinear")
+        return {"out": out, "labels": self.classify(images).amax(dim=(2, 3))}
+
+
+def small():
+    """As after a training: nothing is there that could be left out unnoticed."""
+    torch.manual_seed(0)
+    network = Small().eval()
+    for norm in network.norms:
+        for values in (norm.weight.data, norm.running_var):
+            values.uniform_(0.8, 1.2)
+        for values in (norm.bias.data, norm.running_mean):
+            values.normal_(0, 0.1)
+    return network
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def network():
+    return small()
+
+
+@pytest.fixture(scope="module")
+def bundles(network, tmp_path_factory):
+    """The same network exported as it is, and in four views."""
+    root = tmp_path_factory.mktemp("bundles")
+    for views in (1, 4):
+        export_bundle(with_views(network, views), ModelCard("mine", "1.0.0"), root / str(views))
+    return root
+
+
+def by_hand(network, views):
+    """What numpy's own turns make of each view, on average."""
+    turns = [(t, k, m) for t in (False, True) for k, m in ((0, False), (2, False), (0, True), (2, True))][:views]
+    maps, labels = [], []
+    for transposed, quarters, mirrored in turns:
+        image = np.rot90(IMAGES.numpy(), quarters, (2, 3))
+        image = image[..., ::-1] if mirrored else image
+        image = image.swapaxes(2, 3) if transposed else image
+        with torch.inference_mode():
+            outputs = network(torch.from_numpy(np.ascontiguousarray(image)))
+        logits = outputs["out"].numpy()
+        logits = logits.swapaxes(2, 3) if transposed else logits
+        logits = logits[..., ::-1] if mirrored else logits
+        maps.append(np.rot90(logits, -quarters, (2, 3)))
+        labels.append(outputs["labels"].numpy())
+    return np.mean(maps, axis=0), np.mean(labels, axis=0)
+
+
+@pytest.mark.parametrize("views", COUNTS)
+@torch.inference_mode()
+def test_each_view_counts_once_where_it_lies_on_the_image(views):
+    outputs = AveragedViews(Lopsided(), views)(IMAGES)
+    logits, labels = by_hand(Lopsided(), views)
+
+    np.testing.assert_allclose(outputs["out"].numpy(), logits, atol=1e-5)
+    np.testing.assert_allclose(outputs["labels"].numpy(), labels, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_eight_views_say_the_same_however_an_image_is_turned():
+    network = AveragedViews(Lopsided(), 8)
+    upright, turned = network(IMAGES), network(torch.rot90(IMAGES, 1, (2, 3)))
+
+    np.testing.assert_allclose(torch.rot90(turned["out"], -1, (2, 3)), upright["out"], atol=1e-5)
+    np.testing.assert_allclose(turned["labels"], upright["labels"], atol=1e-5)
+    once = Lopsided()(IMAGES)["out"]
+    assert (once - torch.rot90(Lopsided()(torch.rot90(IMAGES, 1, (2, 3)))["out"], -1, (2, 3))).abs().max() > 1
+
+
+@torch.inference_mode()
+def test_a_network_without_labels_is_left_without():
+    assert AveragedViews(WithoutLabels(), 4)(IMAGES).keys() == {"out"}
+
+
+def test_one_view_is_the_network_itself():
+    network = Lopsided()
+
+    assert with_views(network, 1) is network
+
+
+def test_outputs_that_are_no_logits_are_refused_in_one_line():
+    with pytest.raises(InvalidCheckpoint, match="must return logits"):
+        serving_graph(AveragedViews(Words(), 2), ModelCard("mine", "1.0.0"))
+
+
+def test_a_bundle_of_views_holds_the_weights_once(bundles):
+    one, four = (onnx.load(bundles / str(views) / MODEL_FILE) for views in (1, 4))
+    convolutions = [sum(node.op_type == "Conv" for node in model.graph.node) for model in (one, four)]
+
+    assert convolutions[1] == 4 * convolutions[0]
+    assert four.ByteSize() < 1.05 * one.ByteSize()
+    assert not [node.name for node in four.graph.node if node.op_type == "BatchNormalization"]
+
+
+def test_int8_of_views_corrects_each_views_biases_for_itself(bundles):
+    batches = [batch for batch in trial_batches(32) if len(batch) < 3]
+    int8 = to_int8(bundles / "4" / MODEL_FILE, batches)
+
+    makers = {name: node for node in int8.graph.node for name in node.output}
+    biases = [
+        makers[node.input[2]].input[0] for node in int8.graph.node if node.op_type == "Conv" and node.input[1] in makers
+    ]
+    weights = {
+        makers[node.input[1]].input[0] for node in int8.graph.node if node.op_type == "Conv" and node.input[1] in makers
+    }
+    assert len(biases) == len(set(biases)) == 4 * len(weights)
+
+
+def test_the_command_line_exports_and_verifies_views(network, tmp_path):
+    checkpoint = tmp_path / "best.pth"
+    save_checkpoint(checkpoint, {"model": network.state_dict()})
+    shared = ["--checkpoint", str(checkpoint), "--factory", f"{__name__}:Small"]
+
+    def run(command, *options):
+        return CliRunner().invoke(main, [command, *shared, *options])
+
+    exported = run("export", "--views", "2", "--out", str(tmp_path / "b"), "--name", "m", "--version", "1.0.0")
+    assert exported.exit_code == 0, exported.output
+    assert run("verify", "--views", "2", "--bundle", str(tmp_path / "b")).output.endswith("verified\n")
+    refused = run("verify", "--bundle", str(tmp_path / "b"))
+    assert refused.exit_code == 2
+    assert "PyTorch and ONNX Runtime disagree" in refused.output
+    assert run("export", "--views", "3", "--out", "c", "--name", "m", "--version", "1").exit_code == 2
