@@ -18,6 +18,9 @@ from app.access_settings import AccessSettings, not_empty
 from app.inference.segmenter import ModelChoice
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundle"
+QUALITY_BUNDLE = Path(__file__).parent / "bundle-quality"
+"""The shipped bundles: the fast one, and the one that looks four times; docs/decisions/0019-views.md."""
+_QUALITY = "quality"
 MOST_FRONTS = 16
 """More would find the engine's one event loop busy; and each costs memory."""
 _GPU_NODES = ("/dev/nvidiactl", "/dev/dxg")
@@ -54,7 +57,11 @@ class Settings(AccessSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    bundle: Path = Field(default=DEFAULT_BUNDLE, description="Folder of the model bundle; by default the shipped one.")
+    bundle: Path = Field(
+        default=DEFAULT_BUNDLE,
+        description=f"Folder of the model bundle; by default the shipped one. {_QUALITY} stands for the other one that"
+        " is shipped, which looks at each patch four times and takes as much longer.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to run the model; cuda refuses to start without a usable GPU."
     )
@@ -138,7 +145,7 @@ class Settings(AccessSettings):
     @field_validator("bundle", mode="before")
     @classmethod
     def _named_folder(cls, value: object) -> object:
-        return not_empty(value)
+        return QUALITY_BUNDLE if str(not_empty(value)) == _QUALITY else value
 
     @field_validator("sectra_hosts")
     @classmethod

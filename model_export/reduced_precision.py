@@ -33,6 +33,7 @@ from app.pathology.arrays import RgbBatch
 from app.pathology.manifest import GRAPH_INPUT
 from model_export.bias_correction import correct_biases
 from model_export.errors import InvalidData
+from model_export.folding import drop_unread
 
 RUNTIME_VERSION: str = onnxruntime.__version__
 
@@ -165,6 +166,7 @@ def _give_biases(graph: onnx.GraphProto, names: set[str]) -> None:
             continue
         node.input[2:] = [f"{node.name}/bias"]
         graph.initializer.append(onnx.numpy_helper.from_array(values, node.input[2]))
+    drop_unread(graph)
 
 
 def _between_convolutions(graph: onnx.GraphProto) -> set[str]:

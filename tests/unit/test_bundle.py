@@ -9,12 +9,12 @@ from prometheus_client import CollectorRegistry
 
 from app.errors import DeviceUnavailable, InvalidBundle
 from app.inference import session as session_module
-from app.inference.bundle import check_golden, load_bundle
+from app.inference.bundle import check_golden, find_precision, load_bundle
 from app.inference.model import load_segmenter
 from app.inference.segmenter import ModelChoice
 from app.inference.session import open_session
 from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE
-from app.settings import DEFAULT_BUNDLE
+from app.settings import DEFAULT_BUNDLE, QUALITY_BUNDLE
 from app.telemetry.metrics import Metrics
 
 
@@ -32,12 +32,25 @@ def rewrite(bundle: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_the_shipped_bundle_is_whole_and_reproduces_its_golden_pair():
-    loaded = load_bundle(DEFAULT_BUNDLE)
+@pytest.mark.parametrize("shipped", [DEFAULT_BUNDLE, QUALITY_BUNDLE])
+def test_a_shipped_bundle_is_whole_and_reproduces_its_golden_pair(shipped):
+    loaded = load_bundle(shipped)
     check_golden(loaded, open_session(loaded.model, "cpu"))
     assert [tissue.name for tissue in loaded.manifest.classes] == ["tumor", "stroma", "normal", "background"]
     assert loaded.manifest.intended_use == "research use only"
-    assert sum(file.stat().st_size for file in DEFAULT_BUNDLE.iterdir()) < 25_000_000
+    assert sum(file.stat().st_size for file in shipped.iterdir()) < 25_000_000
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_quality_bundle_says_of_a_mirrored_patch_what_it_says_of_the_patch(precision):
+    changed = []
+    for shipped in (DEFAULT_BUNDLE, QUALITY_BUNDLE):
+        loaded = load_bundle(find_precision(shipped, precision))
+        session = open_session(loaded.model, "cpu")
+        upright = session.run(loaded.golden_image).class_maps
+        mirrored = session.run(np.ascontiguousarray(loaded.golden_image[:, :, ::-1])).class_maps[:, :, ::-1]
+        changed.append((upright != mirrored).mean())
+    assert changed[1] < changed[0] / 5  # int8 has scales of its own for each view
 
 
 @pytest.mark.parametrize("name", [MANIFEST_FILE, MODEL_FILE, GOLDEN_FILE])

@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
 from app import settings as settings_module
 from app.cli import main
-from app.settings import Settings, available_cores, unknown_variables
+from app.settings import DEFAULT_BUNDLE, QUALITY_BUNDLE, Settings, available_cores, unknown_variables
 
 
 def test_the_environment_sets_and_arguments_win(monkeypatch):
@@ -12,6 +14,14 @@ def test_the_environment_sets_and_arguments_win(monkeypatch):
     assert Settings().port == 9000
     assert Settings(port=1).port == 1
     assert Settings().max_batch_size == 7
+
+
+def test_a_shipped_bundle_has_a_name_and_a_folder_of_that_name_a_path(monkeypatch):
+    monkeypatch.setenv("TESSERA_BUNDLE", "quality")
+    assert Settings().bundle == QUALITY_BUNDLE
+    assert Settings(bundle="./quality").bundle == Path("quality")
+    monkeypatch.delenv("TESSERA_BUNDLE")
+    assert Settings().bundle == DEFAULT_BUNDLE
 
 
 def test_settings_cannot_change():
