@@ -145,7 +145,11 @@ class Settings(AccessSettings):
     @field_validator("bundle", mode="before")
     @classmethod
     def _named_folder(cls, value: object) -> object:
-        return QUALITY_BUNDLE if str(not_empty(value)) == _QUALITY else value
+        if str(not_empty(value)) != _QUALITY:
+            return value
+        if Path(_QUALITY).exists():
+            raise ValueError(f"{_QUALITY} is a shipped bundle's name and a folder here: write the folder's whole path")
+        return QUALITY_BUNDLE
 
     @field_validator("sectra_hosts")
     @classmethod

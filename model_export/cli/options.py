@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -10,6 +11,7 @@ from model_export.config import DEFAULT_RECIPE, MAX_SEED, Recipe, load_recipe, s
 from model_export.errors import InvalidData
 from model_export.training.corpus import Corpus, read_corpus
 from model_export.training.slides import is_shipped, load_slides
+from model_export.views import Views
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -54,7 +56,7 @@ def views_option(command: Callable[..., None]) -> Callable[..., None]:
     return click.option(
         "--views",
         default=1,
-        type=click.Choice([1, 2, 4, 8]),
+        type=click.Choice(get_args(Views)),
         help="Average over the image as it is; turned by 180 degrees too; with both mirrored; with all transposed.",
     )(command)
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 from click.testing import CliRunner
 
@@ -16,10 +14,15 @@ def test_the_environment_sets_and_arguments_win(monkeypatch):
     assert Settings().max_batch_size == 7
 
 
-def test_a_shipped_bundle_has_a_name_and_a_folder_of_that_name_a_path(monkeypatch):
+def test_a_shipped_bundle_has_a_name_and_a_folder_of_that_name_is_never_taken_for_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TESSERA_BUNDLE", "quality")
     assert Settings().bundle == QUALITY_BUNDLE
-    assert Settings(bundle="./quality").bundle == Path("quality")
+    (tmp_path / "quality").mkdir()
+    assert Settings(bundle=str(tmp_path / "quality")).bundle == tmp_path / "quality"
+    for name in ("quality", "./quality"):
+        line = CliRunner().invoke(main, ["serve", "--bundle", name]).output.splitlines()[-1]
+        assert "quality is a shipped bundle's name and a folder here: write the folder's whole path" in line
     monkeypatch.delenv("TESSERA_BUNDLE")
     assert Settings().bundle == DEFAULT_BUNDLE
 
