@@ -21,7 +21,7 @@ from app.api.access import AccessControl
 from app.api.dependencies import Service
 from app.api.door import Door
 from app.api.middleware import RequestScope
-from app.api.openapi import describe_access
+from app.api.openapi import describe_common
 from app.api.phase import Phase, is_ready
 from app.api.security_headers import SecurityHeaders
 from app.api.uploads import UploadLimits
@@ -148,7 +148,7 @@ def create_app(
         app.add_middleware(CORSMiddleware, **_foreign_pages(access.origins))
     app.add_middleware(RequestScope, metrics=metrics)
     app.add_middleware(SecurityHeaders, has_tls=access.certificate is not None)
-    describe_access(app)
+    describe_common(app)
     return app
 
 

@@ -1,4 +1,4 @@
-"""What the API's own description says of access, which is decided outside of the routes."""
+"""What the API's own description says of what is decided outside of the routes: access, and the request's id."""
 
 from typing import Any
 
@@ -23,12 +23,20 @@ _REFUSALS = {
 _UNKNOWN = {"description": "Whether the key or token is valid cannot be told now.", "content": _PROBLEM}
 
 
-def describe_access(app: FastAPI) -> None:
-    """Let the description of `app` name the ways to show who asks, and the answers to those who may not."""
-    described = app.openapi
+def described(headers: dict[str, str]) -> dict[str, Any]:
+    """Return OpenAPI's description of response headers, from that of each in words."""
+    return {name: {"description": words, "schema": {"type": "string"}} for name, words in headers.items()}
 
-    def with_access() -> dict[str, Any]:
-        schema = described()
+
+_ID = described({"X-Request-ID": "The request's id, as in the log: the caller's own where that is a UUID."})
+
+
+def describe_common(app: FastAPI) -> None:
+    """Let the description of `app` name the ways to show who asks, the answers to those who may not, and the id."""
+    of_routes = app.openapi
+
+    def with_common() -> dict[str, Any]:
+        schema = of_routes()
         schema["components"]["securitySchemes"] = _SCHEMES
         schema["security"] = [{}, *({name: []} for name in _SCHEMES)]  # {}: a service may be open
         for path, operations in schema["paths"].items():
@@ -38,6 +46,8 @@ def describe_access(app: FastAPI) -> None:
                 else:
                     operation["responses"].update(_REFUSALS)
                     operation["responses"].setdefault("503", _UNKNOWN)
+                for status, response in operation["responses"].items():
+                    operation["responses"][status] = {**response, "headers": {**response.get("headers", {}), **_ID}}
         return schema
 
-    setattr(app, "openapi", with_access)  # noqa: B010  a method that FastAPI has applications replace
+    setattr(app, "openapi", with_common)  # noqa: B010  a method that FastAPI has applications replace

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from app.api import schemas
 from app.api.dependencies import Service, ServiceDependency, uploaded_images
 from app.api.negotiation import choose
+from app.api.openapi import described
 from app.api.problems import MEDIA_TYPE as PROBLEM
 from app.api.problems import InvalidRequest, Problem, count_rejection, problem_of
 from app.api.renderings import MEDIA_TYPES, Rendering, View, check_uploaded, paint, render
@@ -42,6 +43,18 @@ _BODY = {
         },
     }
 }
+_HEADERS = {
+    "Tessera-Labels": "The names of the labels, in the model's order, with commas between; empty where there is none.",
+    "Tessera-Code": "Their letters, as in T+S; empty for none.",
+    "Tessera-Scale": "What JSON has as `scale`: `name=value`, with semicolons between.",
+    "Tessera-Warnings": "The codes of the warnings, with commas between; empty where there is none.",
+    "Tessera-Image-SHA256": "Digest of the upload, in hexadecimal.",
+    "Tessera-Model": "The model's name.",
+    "Tessera-Model-Version": "Its version.",
+    "Tessera-Model-SHA256": "Digest of its file, in hexadecimal.",
+}
+"""What answers other than JSON say beside their content."""
+
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": description, "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     for status, description in {
@@ -51,18 +64,27 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         413: "Too many bytes, files or pixels.",
         415: "Not one of the accepted media types or image formats.",
         422: "The image is truncated or damaged, or its class map has too many regions for polygons.",
-        429: "The queue is full; Retry-After says when to come back.",
+        429: "The queue is full, or the sender sent too many; Retry-After says when to come back.",
+        500: "The model failed on the image, or the service met an error of its own; its log has the cause.",
         501: "The service was installed without what this form needs.",
         503: "The model is not ready.",
         504: "The deadline passed.",
     }.items()
 }
+_PROBLEMS[429]["headers"] = described({"Retry-After": "In how many seconds to come back."})
 
 
 @router.post(
     "/segment",
     response_model=schemas.Segmentation | schemas.Segmentations,
-    responses={200: {"content": {media_type: {"schema": _FILE} for media_type in MEDIA_TYPES}}, **_PROBLEMS},
+    responses={
+        200: {
+            "description": "The answer. What JSON says beside the pictures, other forms say in the `Tessera-` headers.",
+            "content": {media_type: {"schema": _FILE} for media_type in MEDIA_TYPES},
+            "headers": described(_HEADERS),
+        },
+        **_PROBLEMS,
+    },
     openapi_extra={**_BODY, "parameters": documented(Rendering)},
 )
 async def segment(

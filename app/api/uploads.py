@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -61,6 +62,14 @@ class Stated(BaseModel):
         " several. The model then sees it at its own spacing, where that is known; what is answered keeps the upload's"
         " pixels. Left out, a DICOM upload's header is asked.",
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_underscore(cls, value: object) -> object:
+        """Refuse what pydantic would read as a number all the same: 0_5, a slip for 0.5, as five."""
+        if isinstance(value, str) and "_" in value and value.strip().lstrip("+-.")[:1].isdigit():
+            raise PydanticCustomError("underscore", "a number has no underscore; it is written as in 0.5")
+        return value
 
 
 def stated_as(kind: type[_S]) -> Callable[[Request], Awaitable[_S]]:

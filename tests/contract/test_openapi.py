@@ -9,7 +9,9 @@ from pathlib import Path
 from app.main import create_app
 from app.settings import Settings
 from tests.fakes import ColourSegmenter
+from tests.pictures import encoded, noise
 
+PNG = {"Content-Type": "image/png"}
 SNAPSHOT = Path(__file__).with_name("openapi.json")
 
 
@@ -53,6 +55,15 @@ def test_every_operation_but_health_says_that_a_key_may_be_asked_for():
             is_open = path.startswith("/health/")
             assert operation.get("security") == ([] if is_open else None)
             assert {"401", "403"}.isdisjoint(operation["responses"]) == is_open
+
+
+def test_the_headers_that_are_documented_are_those_that_are_sent(client):
+    operation = json.loads(document())["paths"]["/segment"]["post"]["responses"]
+    sent = client.post("/segment", content=encoded(noise(16, 16)), headers={**PNG, "Accept": "image/png"}).headers
+    told = {name.lower() for name in operation["200"]["headers"]}
+    assert told == {name for name in sent if name.startswith("tessera-")} | {"x-request-id"}
+    assert "Retry-After" in operation["429"]["headers"]
+    assert all("X-Request-ID" in response["headers"] for response in operation.values())
 
 
 if __name__ == "__main__":

@@ -310,11 +310,19 @@ def test_a_request_may_lower_its_deadline_and_not_raise_it():
             assert f"no answer within {seconds} s" in late.json()["detail"]
 
 
-@pytest.mark.parametrize("stated", ["0", "-1", "soon", "nan", "inf", "1 s", ""])
+@pytest.mark.parametrize("stated", ["0", "-1", "soon", "nan", "inf", "1 s", "", "1_0", "1.2.3", "1e999"])
 def test_a_deadline_that_is_no_number_of_seconds_is_refused(client, stated):
     answer = post(client, content=encoded(noise(16, 16)), headers={**PNG, "X-Request-Timeout": stated})
     assert answer.status_code == 400
     assert answer.json()["detail"] == "X-Request-Timeout is one number of seconds above 0, as in 2.5"
+
+
+@pytest.mark.parametrize("query", ["mpp=0_5", "x=-1_0", "min_area=1_000"])
+def test_a_number_with_an_underscore_is_refused_and_not_read_as_another(client, query):
+    answer = client.post(f"/segment?{query}", content=encoded(noise(16, 16)), headers=PNG)
+    assert answer.status_code == 400
+    name = query.partition("=")[0]
+    assert answer.json()["detail"] == f"query {name}: a number has no underscore; it is written as in 0.5"
 
 
 def test_images_of_more_pixels_than_the_service_may_hold_at_once_are_told_to_come_back():
