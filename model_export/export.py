@@ -22,6 +22,7 @@ from app.pathology.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
     ModelManifest,
+    Views,
 )
 from model_export.bundle import new_folder, sha256_of
 from model_export.errors import InvalidCheckpoint, InvalidData
@@ -30,6 +31,7 @@ from model_export.labels import NEUTRAL
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
 from model_export.serving_graph import ServingGraph
 from model_export.verify import Comparison, run_onnx, trial_batches, verify
+from model_export.views import with_views
 
 OPSET = 20
 WINDOW_PX, MARGIN_PX = 1024, 128
@@ -49,6 +51,7 @@ class ModelCard:
     classes: tuple[TissueClass, ...] = WSSS4LUAD
     mean: tuple[float, ...] = INPUT_MEAN
     std: tuple[float, ...] = INPUT_STD
+    views: Views = 1
     stride: int = STRIDE
     window_px: int = WINDOW_PX
     margin_px: int = MARGIN_PX
@@ -61,7 +64,9 @@ class ModelCard:
 
 def serving_graph(network: torch.nn.Module, card: ModelCard) -> ServingGraph:
     """Wrap `network` as its card says."""
-    return ServingGraph(network, card.classes, card.mean, card.std, card.stride, card.temperature)
+    return ServingGraph(
+        with_views(network, card.views), card.classes, card.mean, card.std, card.stride, card.temperature
+    )
 
 
 def export_bundle(network: torch.nn.Module, card: ModelCard, target: Path, overwrite: bool = False) -> list[Comparison]:
@@ -101,6 +106,7 @@ def _draft_manifest(card: ModelCard) -> ModelManifest:
             classes=card.classes,
             label_thresholds=card.label_thresholds or tuple(NEUTRAL for tissue in card.classes if tissue.label),
             temperature=card.temperature,
+            views=card.views,
             stride=card.stride,
             window_px=card.window_px,
             margin_px=card.margin_px,

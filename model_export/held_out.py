@@ -6,13 +6,14 @@ from pathlib import Path
 from torch import nn
 
 from app.pathology.classes import TissueClass
+from app.pathology.manifest import Views
 from model_export.checkpoint import load_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
 from model_export.factory import load_network
 from model_export.training.dataset import Sample
 from model_export.training.folds import Fold
 from model_export.training.loop import LAST_FILE
-from model_export.views import Views, with_views
+from model_export.views import with_views
 
 
 def checkpoints_of(run: Path) -> list[Path]:

@@ -7,15 +7,12 @@ it. Measured in docs/decisions/0019-views.md.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor, nn
 
+from app.pathology.manifest import Views
 from model_export.channels import total
 from model_export.serving_graph import outputs_of
-
-Views = Literal[1, 2, 4, 8]
-"""How many: as it is; turned by 180 degrees too; with both mirrored; with all four transposed."""
 
 _ROWS, _COLUMNS = 2, 3
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (_ROWS, _COLUMNS), (_COLUMNS,), (_ROWS,))
@@ -26,7 +23,7 @@ class AveragedViews(nn.Module):
 
     Args:
         network: As `ServingGraph` takes it.
-        views: How many.
+        views: How many, of those that `Views` names.
     """
 
     def __init__(self, network: nn.Module, views: Views) -> None:

@@ -10,7 +10,7 @@ from app.api.problems import Problem
 from app.api.renderings import View
 from app.imaging.plausibility import WarningCode
 from app.pathology.classes import TissueClass, code
-from app.pathology.manifest import ModelManifest, Precision
+from app.pathology.manifest import ModelManifest, Precision, Views
 from app.segmentation.patch import SegmentedPatch
 from app.segmentation.scale import Source, Unchanged
 
@@ -139,6 +139,9 @@ class ModelCard(BaseModel):
     temperature: float = Field(
         default=1.0,
         description="What logits are divided by, so that probabilities are as sure as they are right; 1: unchanged.",
+    )
+    views: Views = Field(
+        default=1, description="In how many orientations the model looks at an image, at as many times the cost."
     )
     um_per_px: float | None = Field(description="Pixel spacing of the training images; null when not known.")
     precision: Precision = Field(description="In which the graph computes.")

@@ -35,6 +35,9 @@ VARIANT_PIXEL_AGREEMENT, VARIANT_PROBABILITY_TOLERANCE = 0.99, 0.02
 
 Precision = Literal["fp32", "fp16", "int8"]
 """What a graph computes in."""
+Views = Literal[1, 2, 4, 8]
+"""In how many orientations a graph looks at an image: as it is; turned by 180 degrees too; with both mirrored; with all
+four transposed."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -77,6 +80,7 @@ class ModelManifest(BaseModel):
         label_thresholds: For each label class, the probability from which a patch carries the label.
         temperature: What the graph divides the logits by before it takes probabilities; above 1 where a network is
             surer of itself than it is right (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
+        views: In how many orientations the graph looks at an image, at as many times the cost; it averages the logits.
         stride: The sides of an input are multiples of this, in px.
         window_px: The side of the largest window to run at once, in px; larger patches are tiled.
         margin_px: How far, in px, a window's own border spoils its class map; windows overlap by twice this.
@@ -101,6 +105,7 @@ class ModelManifest(BaseModel):
     classes: tuple[TissueClass, ...] = Field(min_length=2, max_length=255)
     label_thresholds: tuple[Probability, ...]
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    views: Views = 1
     stride: int = Field(ge=1, le=256)
     window_px: int = Field(ge=32, le=8192)
     margin_px: int = Field(ge=0)

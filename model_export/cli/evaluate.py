@@ -6,6 +6,7 @@ import click
 import torch
 
 from app.pathology.classes import WSSS4LUAD
+from app.pathology.manifest import Views
 from model_export.cli.options import FILE, FOLDER, checkpoints_option, either, views_option
 from model_export.cli.terminal import show_scores, show_summary
 from model_export.corruptions import CORRUPTIONS
@@ -15,7 +16,7 @@ from model_export.factory import load_network
 from model_export.held_out import checkpoints_of, chosen_by_score, held_out_by, held_out_of
 from model_export.robustness import read_results, score_corruption, write_results
 from model_export.training.dataset import read_pairs
-from model_export.views import Views, with_views
+from model_export.views import with_views
 
 
 @click.command()

@@ -17,7 +17,6 @@ from model_export.factory import load_classes, load_network
 from model_export.measured import read_measured
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
 from model_export.verify import verify
-from model_export.views import Views, with_views
 
 
 def _numbers(_ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
@@ -42,7 +41,6 @@ def _network_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--std", callback=_numbers, help="Standard deviation of RGB in 0 to 1, likewise."),
         click.option("--stride", default=STRIDE, type=click.IntRange(1, 256), help="Inputs are multiples of it, px."),
     )
-    command = views_option(command)
     for option in reversed(options):
         command = option(command)
     return command
@@ -59,6 +57,7 @@ def _card(
 
 @click.command()
 @_network_options
+@views_option
 @click.option("--out", required=True, type=FOLDER, help="The bundle's folder; made in one step.")
 @click.option("--name", required=True, help="The model's name.")
 @click.option("--version", required=True, help="The model's version.")
@@ -79,14 +78,13 @@ def export(
     out: Path,
     scores: Path | None,
     overwrite: bool,
-    views: Views,
     **rest: Any,
 ) -> None:
     """Turn trained weights into a verified bundle."""
     card = _card(classes, mean, std, stride, **rest)
     if scores:
         card = replace(card, **asdict(read_measured(scores, card.classes)))
-    network = with_views(load_network(checkpoint, card.classes, factory), views)
+    network = load_network(checkpoint, card.classes, factory)
     for comparison in export_bundle(network, card, out, overwrite):
         click.echo(str(comparison))
     click.echo(f"written: {out}")
@@ -102,13 +100,13 @@ def verify_command(
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     stride: int,
-    views: Views,
     bundle: Path,
 ) -> None:
     """Compare PyTorch with ONNX Runtime; exit code 2 when they disagree."""
-    temperature = read_manifest(bundle).temperature
-    card = _card(classes, mean, std, stride, name="verified", version="0", temperature=temperature)
-    graph = serving_graph(with_views(load_network(checkpoint, card.classes, factory), views), card)
+    manifest = read_manifest(bundle)
+    of_graph = {"temperature": manifest.temperature, "views": manifest.views}
+    card = _card(classes, mean, std, stride, name="verified", version="0", **of_graph)
+    graph = serving_graph(load_network(checkpoint, card.classes, factory), card)
     if not (bundle / MODEL_FILE).is_file():
         raise InvalidData(f"{bundle / MODEL_FILE}: no such file")
     for comparison in verify(graph, bundle / MODEL_FILE):

@@ -7,11 +7,11 @@ from typing import get_args
 import click
 
 from app.pathology.classes import WSSS4LUAD
+from app.pathology.manifest import Views
 from model_export.config import DEFAULT_RECIPE, MAX_SEED, Recipe, load_recipe, sources_of
 from model_export.errors import InvalidData
 from model_export.training.corpus import Corpus, read_corpus
 from model_export.training.slides import is_shipped, load_slides
-from model_export.views import Views
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)

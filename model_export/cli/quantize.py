@@ -7,7 +7,7 @@ import click
 
 from app.pathology.manifest import MODEL_FILE, ModelManifest, Precision
 from model_export.bundle import read_manifest
-from model_export.cli.options import FILE, FOLDER, data_options, views_option
+from model_export.cli.options import FILE, FOLDER, data_options
 from model_export.errors import InvalidCheckpoint, VerificationFailed
 from model_export.export import ModelCard, serving_graph
 from model_export.factory import load_network
@@ -15,7 +15,6 @@ from model_export.held_out import chosen_by_score, held_out_of
 from model_export.training.dataset import read_labelled_patches, read_pairs
 from model_export.variant import MAX_LOST, Trial, write_variant
 from model_export.verify import verify
-from model_export.views import Views, with_views
 
 
 @click.command()
@@ -25,7 +24,6 @@ from model_export.views import Views, with_views
 )
 @data_options
 @click.option("--checkpoint", type=FILE, help="The bundle's weights: judges on the pairs that their training held out.")
-@views_option
 @click.option("--max-lost", default=MAX_LOST, type=click.FloatRange(0, 100), help="Most points of mean IoU to lose.")
 @click.option("--overwrite", is_flag=True, help="Replace a variant that is there.")
 def quantize(
@@ -34,7 +32,6 @@ def quantize(
     pairs: Path,
     patches: Path | None,
     checkpoint: Path | None,
-    views: Views,
     max_lost: float,
     overwrite: bool,
 ) -> None:
@@ -45,7 +42,7 @@ def quantize(
     beside = read_labelled_patches(patches, classes) if patches else []
     held_out = held_out_of(checkpoint, known) if checkpoint else []
     if checkpoint and held_out:
-        _check_weights(checkpoint, views, bundle, manifest)
+        _check_weights(checkpoint, bundle, manifest)
     for note in chosen_by_score(checkpoint) if checkpoint else []:
         click.echo(note)
     if held_out:
@@ -66,7 +63,7 @@ def quantize(
     click.echo(f"written: {bundle / precision} ({megabytes[1]:.1f} MB, fp32 {megabytes[0]:.1f} MB)")
 
 
-def _check_weights(checkpoint: Path, views: Views, bundle: Path, manifest: ModelManifest) -> None:
+def _check_weights(checkpoint: Path, bundle: Path, manifest: ModelManifest) -> None:
     """Refuse a checkpoint that the bundle was not exported from: another's held-out pairs may be what it learned from.
 
     A bundle does not say by which mean and deviation it was exported: the project's are taken.
@@ -74,12 +71,17 @@ def _check_weights(checkpoint: Path, views: Views, bundle: Path, manifest: Model
     Raises:
         InvalidCheckpoint: It answers otherwise.
     """
-    card = ModelCard("", "", classes=manifest.classes, stride=manifest.stride, temperature=manifest.temperature)
+    card = ModelCard(
+        "",
+        "",
+        classes=manifest.classes,
+        views=manifest.views,
+        stride=manifest.stride,
+        temperature=manifest.temperature,
+    )
     try:
-        network = with_views(load_network(checkpoint, manifest.classes), views)
-        verify(serving_graph(network, card), bundle / MODEL_FILE)
+        verify(serving_graph(load_network(checkpoint, manifest.classes), card), bundle / MODEL_FILE)
     except VerificationFailed as error:
         raise InvalidCheckpoint(
-            f"{checkpoint}: not what {bundle} was exported from, or not by the default --mean or in so many --views:"
-            f" {error}"
+            f"{checkpoint}: not what {bundle} was exported from, or not by the default --mean: {error}"
         ) from error

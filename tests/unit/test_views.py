@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -7,7 +10,9 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from app.pathology.manifest import MODEL_FILE
+from app.pathology.manifest import MANIFEST_FILE, MODEL_FILE
+from app.settings import DEFAULT_BUNDLE, QUALITY_BUNDLE
+from model_export.bundle import read_manifest
 from model_export.checkpoint import save_checkpoint
 from model_export.cli import main
 from model_export.errors import InvalidCheckpoint
@@ -177,11 +182,30 @@ def test_int8_of_views_corrects_each_views_biases_for_itself(bundle, capfd):
     assert len(biases) == len(rounded) == 4 * len(weights)
 
 
-def test_a_bundle_of_views_is_verified_with_as_many(bundle, checkpoint):
-    given = ("--checkpoint", checkpoint, "--bundle", bundle)
+def test_a_bundle_of_views_says_how_many_and_is_verified_with_as_many(bundle, checkpoint, tmp_path):
+    assert read_manifest(bundle).views == 4
+    assert run("verify", "--checkpoint", checkpoint, "--bundle", bundle).output.endswith("verified\n")
 
-    assert run("verify", *given, "--views", 4).output.endswith("verified\n")
-    refused = run("verify", *given)
+    wrong = tmp_path / "wrong"
+    shutil.copytree(bundle, wrong)
+    said = json.loads((wrong / MANIFEST_FILE).read_text(encoding="utf-8"))
+    (wrong / MANIFEST_FILE).write_text(json.dumps({**said, "views": 1}), encoding="utf-8")
+    refused = run("verify", "--checkpoint", checkpoint, "--bundle", wrong)
     assert refused.exit_code == 2
     assert "PyTorch and ONNX Runtime disagree" in refused.output
-    assert "'3' is not one of" in run("verify", *given, "--views", 3).output
+
+
+def test_a_number_of_views_that_is_none_of_them_is_refused(checkpoint, tmp_path):
+    options = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--name", "mine", "--version", "1")
+
+    assert "'3' is not one of" in run("export", *options, "--views", 3).output
+
+
+@pytest.mark.parametrize(("folder", "views"), [(DEFAULT_BUNDLE, 1), (QUALITY_BUNDLE, 4)])
+def test_the_shipped_bundles_say_how_many_views_they_have(folder, views):
+    for bundle in (folder, *(path.parent for path in folder.glob("*/manifest.json"))):
+        assert read_manifest(bundle).views == views
+        graph = onnx.load(bundle / MODEL_FILE).graph
+        of_rgb = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 4 and tensor.dims[1] == 3}
+        readers = [node for node in graph.node if node.op_type == "Conv" and of_rgb.intersection(node.input)]
+        assert len(readers) == 2 * views  # the encoder's first, and that of the detail
