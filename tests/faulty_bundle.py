@@ -8,11 +8,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.serving.free_network import free_graph, write_bundle_of
 
-STUCK, FAILS, NO_MEMORY, NO_MEMORY_FOR_TWO = 7, 8, 9, 10
+STUCK, FAILS, NO_MEMORY, NO_MEMORY_FOR_TWO, MUCH_MEMORY = 7, 8, 9, 10, 11
+_TOLD_BY = (STUCK, FAILS, NO_MEMORY, NO_MEMORY_FOR_TWO, MUCH_MEMORY)
 
 
 def write_faulty_bundle(folder: Path) -> None:
-    """Make it in `folder`: a loop without end, an index out of bounds, a tensor of 16 TiB, the same for two at once."""
+    """Make it in `folder`.
+
+    A loop without end, an index out of bounds, a tensor of 16 TiB, the same for two at once; or, which is no fault, one
+    of 128 MiB.
+    """
     write_bundle_of(_faulty(free_graph()), folder, "faulty", "Fails when it is told to: for tests.")
 
 
@@ -36,16 +41,14 @@ def _faulty(model: bytes) -> bytes:
         "for_ever": [2**62],
         "far": [10**6],
         "huge": [2**42],
+        "large": [2**25],
     }
     graph.initializer.extend(
         numpy_helper.from_array(np.array(value, np.int64), name) for name, value in numbers.items()
     )
-    graph.initializer.extend(
-        numpy_helper.from_array(np.array(value, np.uint8), f"is_{value}")
-        for value in (STUCK, FAILS, NO_MEMORY, NO_MEMORY_FOR_TWO)
-    )
+    graph.initializer.extend(numpy_helper.from_array(np.array(value, np.uint8), f"is_{value}") for value in _TOLD_BY)
     nodes = [helper.make_node("Slice", ["image", "corner", "pixel_end", "pixel_axes"], ["pixel"])]
-    for value in (STUCK, FAILS, NO_MEMORY, NO_MEMORY_FOR_TWO):
+    for value in _TOLD_BY:
         nodes += [
             helper.make_node("Equal", ["pixel", f"is_{value}"], [f"equal_{value}"]),
             helper.make_node("Cast", [f"equal_{value}"], [f"count_{value}"], to=TensorProto.INT64),
@@ -74,7 +77,9 @@ def _faulty(model: bytes) -> bytes:
         helper.make_node("Div", [f"images_{NO_MEMORY_FOR_TWO}", "two"], ["pairs"]),
         helper.make_node("Add", ["pairs", f"images_{NO_MEMORY}"], ["hungry"]),
         helper.make_node("Mul", ["hungry", "huge"], ["more"]),
-        helper.make_node("Add", ["more", "one"], ["size"]),
+        helper.make_node("Mul", [f"images_{MUCH_MEMORY}", "large"], ["much"]),
+        helper.make_node("Add", ["more", "much"], ["most"]),
+        helper.make_node("Add", ["most", "one"], ["size"]),
         helper.make_node("Expand", ["half", "size"], ["filled"]),
         helper.make_node("ReduceMax", ["filled"], ["largest"], keepdims=0),
         helper.make_node("Cast", ["largest"], ["largest_whole"], to=TensorProto.INT64),

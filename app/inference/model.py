@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
+import numpy as np
+
 from app.errors import InvalidBundle, ModelNotReady
 from app.inference.batcher import Batcher, BatchLimits
 from app.inference.bundle import Bundle, check_golden, find_precision, load_bundle, precisions_of
@@ -81,6 +83,11 @@ class BatchedSegmenter:
     def enqueue(self, window: RgbImage, queued_at: float) -> asyncio.Future[WindowResult]:
         """Return what the model will say of a window; see `Batcher.enqueue`."""
         return self._started().enqueue(window, queued_at)
+
+    def give_back(self) -> None:
+        """Have the runtime give back what memory it does not use; see `Segmenter.give_back`."""
+        side = self.manifest.stride
+        self._session.give_back(np.zeros((1, side, side, 3), np.uint8))
 
     async def close(self) -> None:
         """Answer what is running, refuse what waits."""

@@ -100,6 +100,9 @@ class RemoteSegmenter:
                 self._ask(Asked(Verb.WITHDRAW, slot, shape, queued_at))
             raise
 
+    def give_back(self) -> None:
+        """Do nothing: the memory is the engine's."""
+
     async def close(self) -> None:
         """Stop listening; whoever still waits is told that the service stops."""
         if self._open:

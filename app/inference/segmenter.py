@@ -77,6 +77,10 @@ class Segmenter(Protocol):
         """
         ...
 
+    def give_back(self) -> None:
+        """Give memory back that is not used, when nothing is asked; may be called in any thread."""
+        ...
+
     async def close(self) -> None:
         """Answer what is running and stop."""
         ...

@@ -11,6 +11,7 @@ from typing import Literal
 
 # The runtime's packages keep a database of usage events and send it to Microsoft, unless this is set before they load.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import numpy as np
 import onnxruntime
 
 from app.errors import DeviceUnavailable, InvalidBundle, OutOfMemory
@@ -65,6 +66,20 @@ class OnnxSession:
             raise
         class_maps, confidences, probabilities = outputs
         return BatchResult(class_maps, confidences, probabilities)
+
+    def give_back(self, images: RgbBatch) -> None:
+        """Have a CPU's arena give back all that it does not use, while no other run uses any.
+
+        It does so as a run ends, of `images`, and keeps whatever that run's own outputs lie in: these lie elsewhere.
+        """
+        if self._giving_back is None:
+            return
+        outputs = [np.empty_like(output) for output in self._session.run(list(GRAPH_OUTPUTS), {GRAPH_INPUT: images})]
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(GRAPH_INPUT, images)
+        for name, output in zip(GRAPH_OUTPUTS, outputs, strict=True):
+            binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(output))
+        self._session.run_with_iobinding(binding, self._giving_back)
 
 
 def _giving_back_memory() -> onnxruntime.RunOptions:

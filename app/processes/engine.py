@@ -9,6 +9,7 @@ from app.errors import StartupError
 from app.inference.exchange import Exchange
 from app.inference.remote import EngineFacts
 from app.processes.channel import Channel, Pipe, Ready, Refused
+from app.processes.memory import give_back_at_rest
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
@@ -40,7 +41,9 @@ def run_engine(settings: Settings, exchanges: Sequence[Exchange], pipe: Pipe) ->
         engine.start(alone.set)
         metrics.ready.set(1)  # also when it ends: whether the service is the fronts say
         channel.open(Ready(facts))
+        at_rest = asyncio.create_task(give_back_at_rest(segmenter.give_back))
         await alone.wait()
+        at_rest.cancel()
         await segmenter.close()
 
     asyncio.run(serve())

@@ -1,5 +1,6 @@
 """A front process: speaks HTTP, decodes and encodes; and has the model itself, or an engine that has it."""
 
+import asyncio
 import gc
 import signal
 import socket
@@ -11,6 +12,7 @@ from app.inference.remote import EngineFacts
 from app.inference.segmenter import Segmenter
 from app.main import Surroundings, create_app
 from app.processes.channel import Channel, Orders, Pipe, Ready, Refused
+from app.processes.memory import give_back_at_rest
 from app.segmentation.admission import Places
 from app.server import Server, end_at_once
 from app.settings import Settings
@@ -48,10 +50,12 @@ def run_front(
         pipe.send(Refused(str(error)))
         return
     facts = EngineFacts.of(model)
+    tasks: set[asyncio.Task[None]] = set()  # the loop itself holds none
 
     def started() -> None:
         gc.freeze()  # what is there now stays; to look through it again and again took a tenth of a request's time
         channel.open(Ready(facts), Orders(server.retire, server.leave, orphaned))
+        tasks.add(asyncio.get_running_loop().create_task(give_back_at_rest(model.give_back)))
 
     def orphaned() -> None:
         if not server.should_exit:  # a second SIGINT would cut off what is under way

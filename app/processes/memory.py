@@ -1,12 +1,28 @@
-"""How the C library's allocator keeps memory that the service has let go of."""
+"""How the C library's allocator and the model's runtime keep memory that the service has let go of."""
 
+import asyncio
 import ctypes
+import gc
+import logging
+import os
 import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
 _LARGE_BYTES = 2**20
 _KEPT_BYTES = 2**22
+_LOOK_SECONDS = 2.0
+_RESTING_SHARE = 0.02
+"""Of a core, which a front that nobody asks for a patch takes less of: it answers health checks meanwhile."""
+_WORTH_BYTES = 2**25
+"""To take it again costs the next patch milliseconds; patches of the usual size take less than this."""
+
+_log = logging.getLogger(__name__)
 
 
 def give_back_large_pieces() -> None:
@@ -15,9 +31,51 @@ def give_back_large_pieces() -> None:
     glibc raises that bound by itself, to 32 MiB, with the first large piece that it sees: after a few large patches the
     service held more than a gigabyte that it did not use. Other C libraries do not keep so much, and have no such call.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if (mallopt := _of_c_library("mallopt")) is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+async def give_back_at_rest(of_model: Callable[[], None]) -> None:
+    """Have what this process holds and does not use given back each time that it has nothing to do; never return.
+
+    Smaller pieces stay with the allocator of the thread that they are of, and what the runtime took for one lane while
+    another ran stays with the runtime: after patches of all sizes, as much again as a front needs.
+
+    Args:
+        of_model: Has the model's runtime give back what it holds; called in a thread of its own.
+    """
+    if (malloc_trim := _of_c_library("malloc_trim")) is None:
+        return
+    loop = asyncio.get_running_loop()
+
+    def give_back(done: asyncio.Event) -> None:
+        gc.collect()  # garbage in cycles may hold a result, which lies in the runtime's memory
+        try:
+            of_model()
+        except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base
+            _log.warning("the model's runtime gave no memory back", exc_info=True)
+        malloc_trim(0)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(done.set)
+
+    least = _resident_bytes()
+    while True:
+        worked = time.process_time()
+        await asyncio.sleep(_LOOK_SECONDS)
+        worked = time.process_time() - worked
+        if worked < _RESTING_SHARE * _LOOK_SECONDS and _resident_bytes() > least + _WORTH_BYTES:
+            done = asyncio.Event()
+            # A thread that does not come back does not keep the process from ending.
+            threading.Thread(target=give_back, args=(done,), name="at rest", daemon=True).start()
+            await done.wait()
+            least = _resident_bytes()
+
+
+def _of_c_library(name: str) -> Callable[..., int] | None:
+    """Return a function that glibc has; None where that is not the C library."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import RunningService
-from tests.faulty_bundle import FAILS, NO_MEMORY, NO_MEMORY_FOR_TWO, STUCK, image_that, write_faulty_bundle
-from tests.fuzz.service import processes_of
+from tests.faulty_bundle import FAILS, MUCH_MEMORY, NO_MEMORY, NO_MEMORY_FOR_TWO, STUCK, image_that, write_faulty_bundle
+from tests.fuzz.service import own_bytes, processes_of
 from tests.pictures import encoded
 
 LAYOUTS = {
@@ -50,6 +50,23 @@ def test_an_image_that_the_model_fails_on_fails_alone(service, fault, status, ki
     assert [result.get("status", 200) for result in results] == [200, status, 200, 200]
     assert post(service, 0).status_code == 200
     assert httpx.get(f"{service.url}/health/ready").status_code == 200
+
+
+def test_at_rest_the_process_of_the_model_gives_back_what_the_model_took(service):
+    """A small image, after which nothing is given back before: a large one would show by its size what it took."""
+
+    def held_mib() -> float:
+        return own_bytes(processes_of(service.process.pid)) / 2**20
+
+    assert post(service, 0).status_code == 200
+    before = held_mib()
+    assert post(service, MUCH_MEMORY).status_code == 200
+    assert held_mib() > before + 96
+    deadline = time.monotonic() + 30
+    while held_mib() > before + 32:
+        assert time.monotonic() < deadline, f"it had {before:.0f} MiB, and keeps {held_mib():.0f}"
+        time.sleep(0.2)
+    assert post(service, 0).status_code == 200
 
 
 def test_what_has_memory_for_one_at_a_time_is_run_one_at_a_time(service):

@@ -29,7 +29,9 @@ from tests.soak.visitors import Outcome, Visitor, uploads
 _QUIET_SECONDS = 8.0
 """Until connections that are kept, and fronts that another took the place of, are gone."""
 _MEMORY_FACTOR, _MEMORY_MIB = 1.15, 48
-"""An allocator keeps pages that it will use again: what grows without end passes both, however slowly."""
+"""A front keeps up to 32 MiB that it will use again: what grows without end passes both, however slowly."""
+_SUPERVISOR_MIB = 8
+"""Of the one process that lives through all of it, and answers nobody."""
 _LATE_THREADS = 2
 """Of a process: its pools begin a thread when it is needed first, and each reload makes new processes."""
 _HEALTH_SECONDS = 5.0
@@ -38,9 +40,10 @@ _HEALTH_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class AtRest:
-    """What the service's processes have while nobody asks anything."""
+    """What the service's processes have while nobody asks anything; memory in MiB, the supervisor's also by itself."""
 
     megabytes: float
+    supervisor: float
     threads: int
     files: int
     processes: int
@@ -51,6 +54,7 @@ class AtRest:
         pids = processes_of(service.process.pid)
         return cls(
             own_bytes(pids) / 2**20,
+            own_bytes([service.process.pid]) / 2**20,
             sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids),
             sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids),
             len(pids),
@@ -122,7 +126,8 @@ def _rounds(
             time.sleep(seconds / 3)
             _reload(service, bundle, findings, is_good=False)
             time.sleep(seconds / 3)
-            _reload(service, bundle, findings, is_good=True)
+            if number % 2 == 0:  # so that of each two rests the second is of the same fronts, and shows what they keep
+                _reload(service, bundle, findings, is_good=True)
             time.sleep(seconds / 3)
         _end_alike(visitors, findings)
         time.sleep(_QUIET_SECONDS)
@@ -211,24 +216,29 @@ def _reload(service: RunningService, bundle: Path, findings: Findings, *, is_goo
 
 
 def _growth(rests: list[AtRest]) -> list[str]:
-    """Return what grew: of which the least of the later rests is more than the least of the earlier ones.
+    """Return what grew: from the earlier rests to the later ones, or in each generation of fronts from its first rest.
 
     What leaks is missing at every later rest; what chance left at one, an arena or a thread, is gone at another.
     """
-    half = len(rests) // 2
-    if half < 2:
+    if len(rests) < 4:  # two rests a generation, and two of each half
         return []
+    half, pairs = len(rests) // 2, len(rests) // 2 * 2
     grown = []
-    least = {
-        name: [min(getattr(rest, name) for rest in part) for part in (rests[:half], rests[half:])]
-        for name in ("megabytes", "threads", "files", "processes")
+    bounds = {
+        "megabytes": _MEMORY_MIB,
+        "supervisor": _SUPERVISOR_MIB,
+        "threads": _LATE_THREADS * rests[0].processes,
+        "files": 0,
+        "processes": 0,
     }
-    before, after = least.pop("megabytes")
-    if after > max(_MEMORY_FACTOR * before, before + _MEMORY_MIB):
-        grown.append(f"memory grew from {before:.0f} to {after:.0f} MiB")
-    for name, (before, after) in least.items():
-        if after > before + (_LATE_THREADS * rests[0].processes if name == "threads" else 0):
-            grown.append(f"{name} grew from {before} to {after}")
+    for name, much in bounds.items():
+        values = [getattr(rest, name) for rest in rests]
+        before, after = min(values[:half]), min(values[half:])
+        if after > before + max(much, (_MEMORY_FACTOR - 1) * before if name == "megabytes" else 0):
+            grown.append(f"{name} grew from {before:.0f} to {after:.0f}")
+        within = min(last - first for first, last in zip(values[:pairs:2], values[1:pairs:2], strict=True))
+        if within > much:
+            grown.append(f"{name} grew by {within:.0f} or more in each generation of fronts")
     return grown
 
 
@@ -245,7 +255,8 @@ def _print(findings: Findings, rests: list[AtRest]) -> None:
         )
     for number, rest in enumerate(rests, 1):
         click.echo(
-            f"at rest {number}: {rest.megabytes:.1f} MiB, {rest.threads} threads, {rest.files} files,"
+            f"at rest {number}: {rest.megabytes:.1f} MiB, {rest.supervisor:.1f} of them the supervisor's,"
+            f" {rest.threads} threads, {rest.files} files,"
             f" {rest.processes} processes"
         )
     for fault, count in findings.faults.items():

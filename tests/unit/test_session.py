@@ -1,10 +1,15 @@
 """What the runtime is told, on devices that need not be here."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from app.inference import session as session_module
+from app.inference.bundle import load_bundle
 from app.inference.session import OnnxSession, open_session
+from app.processes.memory import _resident_bytes, give_back_large_pieces
+from tests.conftest import SERVED_BUNDLE
 
 
 class Runtime:
@@ -63,3 +68,25 @@ def test_memory_of_large_batches_is_given_back():
     assert len(giving_back) == 8, "those after it try again: another lane may have used it"
     for options in giving_back:
         assert options.get_run_config_entry("memory.enable_memory_arena_shrinkage") == "cpu:0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_at_rest_all_is_given_back():
+    """Also what the last run's own outputs would lie in; and patches of this size do not count as large."""
+    give_back_large_pieces()
+    model = load_bundle(SERVED_BUNDLE).model
+    sessions = [open_session(model, "cpu") for _ in range(2)]
+    for session in sessions:  # what a process takes but once is taken by the first
+        before = _resident_bytes()
+        for side in (224, 224, 224, 480):
+            session.run(np.zeros((1, side, side, 3), np.uint8))
+        held = _resident_bytes()
+        session.give_back(np.zeros((1, 32, 32, 3), np.uint8))
+    assert held > before + 24 * 2**20
+    assert _resident_bytes() < before + 2 * 2**20
+
+
+def test_a_gpu_is_not_asked_to_give_back():
+    runtime = Runtime(["CUDAExecutionProvider", "CPUExecutionProvider"], None)
+    OnnxSession(runtime).give_back(np.zeros((1, 32, 32, 3), np.uint8))
+    assert not runtime.runs

@@ -1,0 +1,77 @@
+"""What a process that has nothing to do gives back to the system."""
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from app.processes import memory
+from app.processes.memory import give_back_at_rest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps it, and gives it back when told")
+
+_PIECE_BYTES, _PIECES = 100_000, 1000
+_LOOK_SECONDS = 0.05
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch):
+    monkeypatch.setattr(memory, "_LOOK_SECONDS", _LOOK_SECONDS)
+
+
+async def _let_go_of_much(of_model: Callable[[], None], meanwhile: Callable[[], None] = lambda: None) -> float:
+    """Take 100 MB in pieces while it is watched, let go of all but the last; return what is given back, in MiB."""
+    watch = asyncio.create_task(give_back_at_rest(of_model))
+    await asyncio.sleep(0)  # it has seen how much there was
+    pieces = [bytes(_PIECE_BYTES) for _ in range(_PIECES)]
+    for piece in pieces:
+        assert not any(piece[::4096]), "read, so that it is resident"
+    del pieces[:-1]  # the last holds up those before it: the allocator gives back the end of its heap alone
+    held = memory._resident_bytes()
+    for _ in range(80):
+        meanwhile()
+        await asyncio.sleep(_LOOK_SECONDS / 4)
+    watch.cancel()
+    with suppress(asyncio.CancelledError):
+        await watch
+    return (held - memory._resident_bytes()) / 2**20
+
+
+def test_at_rest_a_process_gives_back_what_it_does_not_use():
+    threads = []
+    given_back = asyncio.run(_let_go_of_much(lambda: threads.append(threading.current_thread())))
+    assert given_back > 64
+    assert len(threads) == 1, "once: nothing was taken again"
+    assert threads[0].daemon, "a runtime that does not come back keeps no process from ending"
+
+
+def test_a_process_that_works_is_not_held_up():
+    def work() -> None:
+        end = time.process_time() + _LOOK_SECONDS / 4
+        while time.process_time() < end:
+            pass
+
+    asked: list[None] = []
+    assert asyncio.run(_let_go_of_much(lambda: asked.append(None), work)) < 16
+    assert not asked
+
+
+def test_little_is_kept_for_the_next_patch(monkeypatch):
+    monkeypatch.setattr(memory, "_WORTH_BYTES", 2**30)
+    asked: list[None] = []
+    assert asyncio.run(_let_go_of_much(lambda: asked.append(None))) < 16
+    assert not asked
+
+
+def test_a_runtime_that_fails_is_named_in_the_log_and_the_rest_is_given_back(caplog):
+    def fail() -> None:
+        raise RuntimeError("no memory to give memory back")
+
+    with caplog.at_level(logging.WARNING):
+        assert asyncio.run(_let_go_of_much(fail)) > 64
+    assert caplog.messages == ["the model's runtime gave no memory back"]
