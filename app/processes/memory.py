@@ -59,17 +59,20 @@ async def give_back_at_rest(of_model: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(done.set)
 
-    least = _resident_bytes()
+    least, has_given = _resident_bytes(), False
     while True:
         worked = time.process_time()
         await asyncio.sleep(_LOOK_SECONDS)
-        worked = time.process_time() - worked
-        if worked < _RESTING_SHARE * _LOOK_SECONDS and _resident_bytes() > least + _WORTH_BYTES:
+        rests = time.process_time() - worked < _RESTING_SHARE * _LOOK_SECONDS
+        held = _resident_bytes()
+        # What could not be given back is needed, unless work came meanwhile; what is needed may also become less.
+        least = held if rests and has_given else min(least, held)
+        has_given = rests and held > least + _WORTH_BYTES
+        if has_given:
             done = asyncio.Event()
             # A thread that does not come back does not keep the process from ending.
             threading.Thread(target=give_back, args=(done,), name="at rest", daemon=True).start()
             await done.wait()
-            least = _resident_bytes()
 
 
 def _of_c_library(name: str) -> Callable[..., int] | None:

@@ -40,7 +40,10 @@ _HEALTH_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class AtRest:
-    """What the service's processes have while nobody asks anything; memory in MiB, the supervisor's also by itself."""
+    """What the service's processes have while nobody asks anything; memory in MiB.
+
+    Of the supervisor by itself it is what it does not read from files, whether or not it shares it with fronts.
+    """
 
     megabytes: float
     supervisor: float
@@ -54,11 +57,16 @@ class AtRest:
         pids = processes_of(service.process.pid)
         return cls(
             own_bytes(pids) / 2**20,
-            own_bytes([service.process.pid]) / 2**20,
+            _anonymous_mib(service.process.pid),
             sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids),
             sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids),
             len(pids),
         )
+
+
+def _anonymous_mib(pid: int) -> float:
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon:")]
+    return int(line.split()[1]) / 2**10
 
 
 @dataclass
@@ -255,7 +263,7 @@ def _print(findings: Findings, rests: list[AtRest]) -> None:
         )
     for number, rest in enumerate(rests, 1):
         click.echo(
-            f"at rest {number}: {rest.megabytes:.1f} MiB, {rest.supervisor:.1f} of them the supervisor's,"
+            f"at rest {number}: {rest.megabytes:.1f} MiB, the supervisor {rest.supervisor:.1f},"
             f" {rest.threads} threads, {rest.files} files,"
             f" {rest.processes} processes"
         )

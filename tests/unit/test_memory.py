@@ -1,6 +1,8 @@
 """What a process that has nothing to do gives back to the system."""
 
 import asyncio
+import ctypes
+import gc
 import logging
 import sys
 import threading
@@ -22,15 +24,16 @@ _LOOK_SECONDS = 0.05
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch):
     monkeypatch.setattr(memory, "_LOOK_SECONDS", _LOOK_SECONDS)
+    monkeypatch.setattr(memory, "_RESTING_SHARE", 0.2)  # of so short a time the loop itself takes a hundredth or two
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what other tests left there would be taken again, and not be seen to grow
 
 
 async def _let_go_of_much(of_model: Callable[[], None], meanwhile: Callable[[], None] = lambda: None) -> float:
     """Take 100 MB in pieces while it is watched, let go of all but the last; return what is given back, in MiB."""
     watch = asyncio.create_task(give_back_at_rest(of_model))
     await asyncio.sleep(0)  # it has seen how much there was
-    pieces = [bytes(_PIECE_BYTES) for _ in range(_PIECES)]
-    for piece in pieces:
-        assert not any(piece[::4096]), "read, so that it is resident"
+    pieces = [b"x" * (_PIECE_BYTES + index) for index in range(_PIECES)]
     del pieces[:-1]  # the last holds up those before it: the allocator gives back the end of its heap alone
     held = memory._resident_bytes()
     for _ in range(80):
@@ -75,3 +78,41 @@ def test_a_runtime_that_fails_is_named_in_the_log_and_the_rest_is_given_back(cap
     with caplog.at_level(logging.WARNING):
         assert asyncio.run(_let_go_of_much(fail)) > 64
     assert caplog.messages == ["the model's runtime gave no memory back"]
+
+
+@pytest.mark.parametrize(
+    ("held", "worked", "asked"),
+    [
+        ([100, 140, 101, 101, 140, 101, 101], [], 2),  # given back, and taken again
+        ([100, 140, 139, 139, 139, 139, 139], [], 1),  # it is needed: not asked again and again
+        ([100, 140, 139, 170, 180, 180, 180], [], 2),  # more is needed than before
+        ([140, 140, 100, 100, 140, 100, 100], [], 1),  # less is
+        (
+            [100, 140, 900, 180, 101, 101, 101],
+            [2],
+            2,
+        ),  # work that came while it gave back takes no part in what is needed
+        ([100, 140, 140, 140, 101, 101, 101], [1, 2], 1),  # not before it rests
+    ],
+)
+def test_it_is_asked_once_for_what_is_not_needed(monkeypatch, held, worked, asked):
+    """What a process holds at the start and at each look after it, in MiB; before which looks it worked."""
+    looks, clock, calls = 0, 0.0, []
+
+    def resident_bytes() -> int:
+        nonlocal looks
+        if looks == len(held):
+            raise EOFError
+        looks += 1
+        return held[looks - 1] * 2**20
+
+    def process_time() -> float:  # asked twice between two looks
+        nonlocal clock
+        clock += _LOOK_SECONDS if looks in worked else 0
+        return clock
+
+    monkeypatch.setattr(memory, "_resident_bytes", resident_bytes)
+    monkeypatch.setattr(memory.time, "process_time", process_time)
+    with suppress(EOFError):
+        asyncio.run(give_back_at_rest(lambda: calls.append(None)))
+    assert len(calls) == asked
