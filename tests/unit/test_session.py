@@ -1,5 +1,6 @@
 """What the runtime is told, on devices that need not be here."""
 
+import os
 import sys
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from app.inference import session as session_module
 from app.inference.bundle import load_bundle
 from app.inference.session import OnnxSession, open_session
-from app.processes.memory import _resident_bytes, give_back_large_pieces
+from app.processes.memory import give_back_large_pieces
 from tests.conftest import SERVED_BUNDLE
+from tests.fuzz.service import own_bytes
 
 
 class Runtime:
@@ -77,13 +79,13 @@ def test_at_rest_all_is_given_back():
     model = load_bundle(SERVED_BUNDLE).model
     sessions = [open_session(model, "cpu") for _ in range(2)]
     for session in sessions:  # what a process takes but once is taken by the first
-        before = _resident_bytes()
+        before = own_bytes([os.getpid()])
         for side in (224, 224, 224, 480):
             session.run(np.zeros((1, side, side, 3), np.uint8))
-        held = _resident_bytes()
+        held = own_bytes([os.getpid()])
         session.give_back(np.zeros((1, 32, 32, 3), np.uint8))
     assert held > before + 24 * 2**20
-    assert _resident_bytes() < before + 3 * 2**20
+    assert own_bytes([os.getpid()]) < before + 3 * 2**20
 
 
 def test_a_gpu_is_not_asked_to_give_back():
