@@ -63,7 +63,11 @@ class Rendering(Stated):
         f" a class's area would change by more than {MAX_AREA_CHANGE:.1%} and {MAX_AREA_CHANGE_PX} px.",
     )
     min_area: int = Field(
-        default=0, ge=0, le=2**31 - 1, description="Regions of fewer px of the patch are merged into their neighbours."
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="Regions of fewer px of the patch are merged into their largest neighbour, or, where all are small,"
+        " into the largest of all. One that has only small neighbours may stay.",
     )
     dicom: Literal["seg", "sr"] = Field(
         default="seg",

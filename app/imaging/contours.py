@@ -53,8 +53,9 @@ def polygonise(
     """Return the regions of the classes in `keep`, in raster order of their first pixels.
 
     Regions smaller than `min_area_px` are merged into their largest neighbour, so that no gaps arise; those that have
-    only small neighbours stay (GDAL's sieve). The tolerance is then lowered, to 0 if need be, until every polygon is
-    valid and each class in `keep` has its area, but for the change allowed.
+    only small neighbours stay (GDAL's sieve), unless all are small: then they merge into the largest of all. The
+    tolerance is then lowered, to 0 if need be, until every polygon is valid and each class in `keep` has its area, but
+    for the change allowed.
 
     Args:
         class_map: (H, W) uint8.
@@ -67,18 +68,11 @@ def polygonise(
         TooManyRegions: There are more than `MAX_REGIONS`, or more borders than `MAX_BORDER_PX`.
     """
     _check_borders(class_map)
-    threshold_px = min(min_area_px, class_map.size - 1)  # GDAL takes no more
-    if threshold_px > 1:
-        with GDAL:
-            class_map = features.sieve(class_map, threshold_px, connectivity=_EDGES_ONLY)
-    with GDAL:
-        traced = list(islice(features.shapes(class_map, connectivity=_EDGES_ONLY), MAX_REGIONS + 1))
-    if len(traced) > MAX_REGIONS:
-        raise TooManyRegions(
-            f"the class map has more than {MAX_REGIONS} regions; merge the small ones, as with min_area=64"
-        )
-    exact = _noded(np.array([shapely.geometry.shape(geometry) for geometry, _ in traced]), class_map.shape)
-    indices = np.array([int(value) for _, value in traced])
+    traced, indices = _traced(_merged(class_map, min_area_px))
+    largest_px = int(shapely.area(traced).max())
+    if largest_px < min_area_px:  # all are small, and nothing was merged
+        traced, indices = _traced(_merged(class_map, largest_px))
+    exact = _noded(traced, class_map.shape)
     outlines = _simplified(exact, indices, keep, tolerance_px)
     confidences = _mean_confidences(exact, confidence)
     return [
@@ -95,6 +89,27 @@ def _check_borders(class_map: ClassMap) -> None:
             f"the class map has {length_px} px of borders, over {MAX_BORDER_PX}: it is noise, or too large for"
             " polygons; send a smaller patch"
         )
+
+
+def _merged(class_map: ClassMap, min_area_px: int) -> ClassMap:
+    threshold_px = min(min_area_px, class_map.size - 1)  # GDAL takes no more
+    if threshold_px <= 1:
+        return class_map
+    with GDAL:
+        merged: ClassMap = features.sieve(class_map, threshold_px, connectivity=_EDGES_ONLY)
+    return merged
+
+
+def _traced(class_map: ClassMap) -> tuple[NDArray[np.object_], NDArray[np.int_]]:
+    """Return the outlines of all regions, along pixel edges, and the class of each."""
+    with GDAL:
+        traced = list(islice(features.shapes(class_map, connectivity=_EDGES_ONLY), MAX_REGIONS + 1))
+    if len(traced) > MAX_REGIONS:
+        raise TooManyRegions(
+            f"the class map has more than {MAX_REGIONS} regions; merge the small ones, as with min_area=64"
+        )
+    outlines = np.array([shapely.geometry.shape(geometry) for geometry, _ in traced])
+    return outlines, np.array([int(value) for _, value in traced])
 
 
 def _noded(outlines: NDArray[np.object_], shape: tuple[int, ...]) -> NDArray[np.object_]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, TiffTags, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
 from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage
 from app.imaging.common_files import common_pixels
@@ -38,6 +38,8 @@ _UPRIGHT = {
 """What undoes each EXIF orientation (CIPA DC-008, section 4.6.5)."""
 
 _TAGS = {info.name: number for number, info in TiffTags.TAGS_V2.items()}
+_XMP = ("xmp", "XML:com.adobe.xmp")
+"""Pillow's names of it."""
 _TILE_FLOOR_PX = 1024
 _PNG_DEPTH_AT = 24
 """Where a PNG's header, which is always its first chunk, states the bits of a channel."""
@@ -47,6 +49,9 @@ logging.getLogger("PIL").setLevel(logging.WARNING)
 
 # Pillow's bomb guard is a limit of the whole process and partly a mere warning; `decode` has its own, per call.
 Image.MAX_IMAGE_PIXELS = None
+
+# Of uncompressed planes Pillow itself takes each channel for 8 bits; libtiff, which reads what is compressed, does not.
+TiffImagePlugin.READ_LIBTIFF = True
 
 
 class OpenedFile:
@@ -120,6 +125,7 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check(image, max_side_px)
+            _drop_xmp(image)
             yield image
     except UnidentifiedImageError:
         if looks_like_an_accepted_format(data):
@@ -160,7 +166,14 @@ def _tag(image: Image.Image, name: str) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
+def _drop_xmp(image: Image.Image) -> None:
+    """Forget XMP, from which Pillow takes an orientation where EXIF has none, and browsers and viewers do not."""
+    for name in _XMP:
+        image.info.pop(name, None)
+
+
 def _orientation(image: Image.Image) -> int:
+    _drop_xmp(image)  # a PNG may have it after its pixels
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  whatever is wrong with metadata, the pixels are here

@@ -29,13 +29,17 @@ _LONG_STRING = 64
 
 _TYPE_2 = ("PatientID", "PatientName", "AccessionNumber", "StudyID", "ReferringPhysicianName")
 """What a source must have but may leave empty; metadata from an archive may lack it altogether."""
+_DATE = r"\d{8}"
 _FORMS = {
-    "PatientBirthDate": r"\d{8}",
+    "PatientBirthDate": _DATE,
     "PatientSex": r"[MFO]",
-    "StudyDate": r"\d{8}",
-    "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
+    "StudyDate": _DATE,
+    "StudyTime": r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?",
 }
 """The same, and what values look like; one that does not is left empty, since no object may repeat it."""
+_IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+_IDENTIFIER = r"\d+(\.\d+)+"
+"""What one looks like. Archives hold some with a part that begins with 0, against PS3.5, section 9.1: they identify."""
 _MOMENTS = (
     ("ContentDate", "ContentTime"),
     ("AcquisitionDateTime",),
@@ -80,7 +84,11 @@ def moment(source: "Dataset") -> datetime:
 
 
 def complete(source: "Dataset") -> "Dataset":
-    """Return `source` with what highdicom takes for granted: empty where it is missing or malformed."""
+    """Return `source` with what highdicom takes for granted: empty where it is missing or malformed.
+
+    Raises:
+        ValueError: An identifier, without which a result would be of nothing, is missing or malformed.
+    """
     from pydicom import Dataset  # noqa: PLC0415
 
     copy = Dataset()
@@ -89,9 +97,21 @@ def complete(source: "Dataset") -> "Dataset":
         if keyword not in copy:
             setattr(copy, keyword, None)
     for keyword, form in _FORMS.items():  # highdicom raises on such a value
-        if not re.fullmatch(form, str(copy.get(keyword) or "")):
+        value = str(copy.get(keyword) or "")
+        if not re.fullmatch(form, value) or (form == _DATE and not _is_day(value)):
             setattr(copy, keyword, None)
+    for keyword in _IDENTIFIERS:
+        if not re.fullmatch(_IDENTIFIER, str(copy[keyword].value)):
+            raise ValueError(keyword)
     return copy
+
+
+def _is_day(digits: str) -> bool:
+    try:
+        datetime.strptime(digits, "%Y%m%d")
+    except ValueError:
+        return False
+    return True
 
 
 def instance(sources: Sequence["Dataset"], manifest: ModelManifest, what: str, modality: str) -> dict[str, Any]:

@@ -120,6 +120,8 @@ def _header(data: bytes) -> tuple["Dataset", int]:
             "the DICOM object is not an image that is read; send a VL Whole Slide Microscopy, another VL microscopic,"
             " a VL Photographic or a single-frame Secondary Capture image"
         )
+    if "ConcatenationUID" in dataset and dataset.get("InConcatenationTotalNumber") != 1:
+        raise UnsupportedImage("the DICOM file is one part of a concatenation; send the whole instance")
     if "LABEL" in list(dataset.get("ImageType") or ())[2:3]:  # its writing would be taken for tissue, and may be a name
         raise UnsupportedImage("the DICOM image is of the slide's label; send an instance that shows the tissue")
     return dataset, position

@@ -6,7 +6,9 @@ screenshots.
 
 import asyncio
 import json
+import struct
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -327,6 +329,46 @@ def test_transparent_and_turned_images_are_shown_as_the_model_saw_them(page):
     page.get_by_role("option").nth(1).click()
     expect(page.locator("#note")).to_be_empty()
     assert_seen(left, {name: blended(name, 0.4) for name in QUARTERS})
+
+
+def late_orientation(image: Image.Image, exif: Image.Exif) -> bytes:
+    """Return a PNG whose orientation follows its pixels, where it may stand and browsers do not look."""
+    data, body = encoded(image), b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:-12] + chunk + data[-12:]
+
+
+@pytest.mark.parametrize("kind", ["webp", "png"])
+def test_a_square_that_browsers_do_not_turn_is_shown_as_the_model_saw_it(page, kind):
+    turned = Image.fromarray(quarters(SIDE, SIDE)).rotate(-90)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    content = late_orientation(turned, exif) if kind == "png" else encoded(turned, "WEBP", lossless=True, exif=exif)
+    show(page, upload(f"turned.{kind}", content))
+    expect(page.get_by_text("as the service decoded it")).to_be_visible()
+    assert_seen(page.locator("#left"), {name: blended(name, 0.4) for name in QUARTERS})
+
+
+def test_where_the_confidence_cannot_be_had_the_tissue_is_shown(visit):
+    page = visit.page
+    show(page, upload("one.png"), upload("two.png"))
+    pick(page, "Side by side")
+    page.route("**/segment*view=confidence*", lambda route: route.fulfill(status=500))
+    for name, option in (("one.png", 0), ("two.png", 1)):
+        page.get_by_role("option").nth(option).click()
+        pick(page, "Confidence")
+        expect(page.get_by_role("alert")).to_contain_text(name)
+        expect(page.get_by_role("radio", name="Tissue")).to_be_checked()
+        expect(page.locator("#right-caption")).to_have_text("Mask")
+        assert_seen(page.locator("#right"), MASK)
+    page.unroute("**/segment*view=confidence*")
+    pick(page, "Confidence")
+    assert_seen(page.locator("#right"), dict.fromkeys(MASK, SURE_200))
+    page.route("**/segment*view=confidence*", lambda route: route.fulfill(status=500))
+    page.get_by_role("option").nth(0).click()
+    expect(page.get_by_role("radio", name="Tissue")).to_be_checked()
+    assert_seen(page.locator("#right"), MASK)
+    assert visit.failed == ["500"] * 3
 
 
 def test_a_bad_file_is_told_in_words_and_spares_the_others(visit):

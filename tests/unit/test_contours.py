@@ -73,6 +73,14 @@ def test_a_region_of_just_the_least_area_stays(min_area, regions):
     assert len(polygons_of(class_map, 0, min_area)) == regions
 
 
+@pytest.mark.parametrize("min_area", [60, 61, 100, 2**31 - 1])
+def test_where_all_regions_are_small_the_largest_takes_the_others(min_area):
+    class_map = np.zeros((10, 10), np.uint8)
+    class_map[:, 6:] = 1
+    class_map[4:6, 8:9] = 2
+    assert [(each.class_index, each.outline.area) for each in polygons_of(class_map, 0, min_area)] == [(0, 100)]
+
+
 def test_long_borders_are_refused_before_they_are_traced():
     staircase = (np.add.outer(np.arange(1500), np.arange(1500)) // 2 % 2).astype(np.uint8)
     with pytest.raises(TooManyRegions, match="px of borders"):

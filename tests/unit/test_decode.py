@@ -1,9 +1,12 @@
 import struct
+import warnings
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
 
 from app.errors import ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage
 from app.imaging.decode import FORMATS, decode
@@ -57,6 +60,21 @@ def test_sixteen_bit_rgb_keeps_its_high_byte():
     assert decode(png, LIMIT).tolist() == [[[0, 0x12, 0xFF], [0x80, 0x01, 0xAB]]]
 
 
+@pytest.mark.parametrize("compress", [None, "LZW"])
+@pytest.mark.parametrize("endianness", ["LITTLE", "BIG"])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_sixteen_bit_tiff_planes_are_not_taken_for_bytes(interleave, endianness, compress):
+    image = noise(40, 24)
+    wide = image.astype(np.uint16) * 257
+    shape = {"height": 24, "width": 40, "count": 3, "dtype": "uint16", "photometric": "RGB"}
+    ways = {"interleave": interleave, "ENDIANNESS": endianness} | ({"compress": compress} if compress else {})
+    with warnings.catch_warnings(), MemoryFile() as file:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with file.open(driver="GTiff", **shape, **ways) as written:
+            written.write(wide.transpose(2, 0, 1))
+        assert np.array_equal(decode(file.read(), LIMIT), image)
+
+
 def test_transparent_pixels_are_glass():
     image = Image.new("RGBA", (2, 1), (200, 0, 0, 255))
     image.putpixel((1, 0), (200, 0, 0, 0))
@@ -92,6 +110,28 @@ def test_exif_orientation_turns_the_image_upright(orientation, corner):
     upright = decode(encoded(image, "JPEG", quality=95, exif=exif), LIMIT)
     assert upright.shape[:2] == ((32, 16) if orientation in (6, 8) else (16, 32))
     assert upright[corner][1] < 60
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "late PNG", "JPEG", "WEBP", "TIFF"])
+def test_an_orientation_in_xmp_turns_nothing_as_in_browsers(file_format):
+    image = plain((255, 255, 255), 32, 16)
+    if file_format.endswith("PNG"):
+        body = b"iTXtXML:com.adobe.xmp\0\0\0\0\0" + XMP
+        chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+        data, at = encoded(image), -12 if file_format.startswith("late") else 33
+        data = data[:at] + chunk + data[at:]
+    elif file_format == "TIFF":
+        data = encoded(image, file_format, tiffinfo={700: XMP})
+    else:
+        data = encoded(image, file_format, xmp=XMP)
+    assert b'tiff:Orientation="6"' in data
+    assert decode(data, LIMIT).shape == (16, 32, 3)
 
 
 def test_the_longest_side_is_allowed_and_one_more_is_not():

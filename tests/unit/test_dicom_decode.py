@@ -284,6 +284,18 @@ def test_places_are_read_where_the_organization_is_not_said():
     assert np.array_equal(dicom.decode(file_of(slide), LIMIT), IMAGE)
 
 
+@pytest.mark.parametrize(("parts", "is_whole"), [(1, True), (2, False), (None, False)])
+def test_a_part_of_a_concatenation_is_not_taken_for_a_sparse_slide(parts, is_whole):
+    slide = whole_slide(IMAGE, sparse=True, ConcatenationUID="2.25.7", InConcatenationNumber=1)
+    if parts:
+        slide.InConcatenationTotalNumber = parts
+    if is_whole:
+        assert np.array_equal(dicom.decode(file_of(slide), LIMIT), IMAGE)
+    else:
+        with pytest.raises(UnsupportedImage, match="one part of a concatenation; send the whole instance"):
+            dicom.decode(file_of(slide), LIMIT)
+
+
 @pytest.mark.parametrize("ask", [dicom.header, lambda data: dicom.read_extent(data, LIMIT)])
 def test_the_label_of_a_slide_is_refused(ask):
     with pytest.raises(UnsupportedImage, match="of the slide's label"):

@@ -276,13 +276,30 @@ def test_metadata_that_lacks_what_may_be_empty_is_enough():
     assert "PatientSex" not in source
 
 
-def test_malformed_dates_and_sex_are_left_empty():
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        *[("PatientBirthDate", value) for value in ("1950", "00000000", "99999999")],
+        ("PatientSex", "unknown"),
+        ("StudyDate", "20210229"),
+        *[("StudyTime", value) for value in ("noon", "24", "1260", "120061")],
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # what is tried
+def test_malformed_and_impossible_values_are_left_empty(keyword, value):
     source = header_of(SLIDE)
-    source.PatientBirthDate, source.PatientSex, source.StudyTime = "1950", "unknown", "noon"
-    seg = segmentation_object([source], CLASS_MAP, MODEL)
-    assert not seg.PatientBirthDate
-    assert not seg.PatientSex
-    assert not seg.StudyTime
+    setattr(source, keyword, value)
+    assert not segmentation_object([source], CLASS_MAP, MODEL)[keyword].value
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+@pytest.mark.parametrize("value", ["", "abc", "1..2", "1.2."])
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # what is tried
+def test_a_source_without_identifiers_is_refused(keyword, value):
+    source = header_of(SLIDE)
+    setattr(source, keyword, value)
+    with pytest.raises(UnsupportedImage, match="malformed"):
+        segmentation_object([source], CLASS_MAP, MODEL)
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPClassUID", "FrameOfReferenceUID", "ImageOrientationSlide"])

@@ -36,17 +36,32 @@ export function enableLooking(service, patches) {
   async function open(patch) {
     const decoded = await scene.open(patch);
     view.describe(...descriptions(patch));
-    const byService = "This browser cannot show the file itself; this is the picture as the service decoded it.";
+    const byService = "Browsers do not show this file, or not all alike; this is the picture as the service decoded it.";
     byId("note").textContent = decoded ? "" : byService;
-    showScale();
+    await paint();
   }
 
   async function repaint() {
     result.paintSwatches();
-    await attempt(async () => {
+    await attempt(paint);
+  }
+
+  async function paint() {
+    try {
       await scene.paint();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      showLayer("classes"); // what is there in any case
+      await scene.paint();
+      throw error;
+    } finally {
       showScale();
-    });
+    }
+  }
+
+  function showLayer(layer) {
+    look.layer = layer;
+    document.querySelector(`[name=layer][value=${layer}]`).checked = true;
   }
 
   async function attempt(work) {

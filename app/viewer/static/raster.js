@@ -21,9 +21,10 @@ export function blobOf({ media_type: type, base64 }) {
 
 /**
  * Draw an image on white, as the service does with transparent pixels.
- * @returns {Promise<HTMLCanvasElement|null>} Null where this browser cannot decode it, or not to the size given.
+ * @returns {Promise<HTMLCanvasElement|null>} Null where this browser cannot decode it, or might do so otherwise.
  */
 export async function drawn(blob, { width, height }) {
+  if (await isTurnedByTheServiceAlone(blob)) return null;
   let bitmap;
   try {
     bitmap = await createImageBitmap(blob, AS_THE_SERVICE);
@@ -42,6 +43,14 @@ export async function drawn(blob, { width, height }) {
   } finally {
     bitmap.close();
   }
+}
+
+/** Whether a file may state an orientation where browsers do not look; a size does not tell of a square that is turned. */
+async function isTurnedByTheServiceAlone(blob) {
+  const text = new TextDecoder("latin1").decode(await blob.arrayBuffer());
+  if (text.startsWith("RIFF")) return text.includes("EXIF");
+  if (!text.startsWith("PNG", 1)) return false;
+  return text.includes("Raw profile type exif") || text.includes("eXIf", text.indexOf("IDAT"));
 }
 
 /**

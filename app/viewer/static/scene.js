@@ -36,8 +36,8 @@ export class Scene {
   }
 
   /**
-   * Show an answered patch.
-   * @returns {Promise<boolean>} Whether this browser could decode the image; else the service's picture is shown.
+   * Show the image of an answered patch; its layers are painted next.
+   * @returns {Promise<boolean>} Whether it is as this browser decoded it; else the service's picture is shown.
    * @throws {Problem} A picture could not be had. {DOMException} AbortError: another patch was opened meanwhile.
    */
   async open(patch) {
@@ -50,20 +50,10 @@ export class Scene {
     const image = own ?? (await this.#serviceDrawn(patch, size, signal));
     signal.throwIfAborted();
     const finer = Math.max(1, Math.floor(PATTERN_SIDE_PX / Math.max(size.width, size.height)));
-    this.#shown = {
-      patch,
-      size,
-      classes,
-      map,
-      confidence: null,
-      colours: crisp(size),
-      patterns: crisp(size, finer),
-    };
-    await this.paint();
-    signal.throwIfAborted();
-    const { colours, patterns } = this.#shown;
+    const [colours, patterns] = [crisp(size), crisp(size, finer)];
     await this.#view.open(image, colours, patterns);
     signal.throwIfAborted();
+    this.#shown = { patch, size, classes, map, confidence: null, colours, patterns };
     return own !== null;
   }
 
