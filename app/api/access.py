@@ -16,7 +16,7 @@ from app.access.callers import ANYBODY, Caller
 from app.access.callers import Scope as Allowed
 from app.access.gate import Access
 from app.access.rates import Allowance
-from app.api.middleware import METHODS, path_of
+from app.api.middleware import METHOD, METHODS, path_of
 from app.api.problems import PROBLEM, refuse
 from app.api.visit import CLIENT_LEFT, FAULT, VISIT, Visit
 from app.errors import (
@@ -160,12 +160,13 @@ class _Writing:
         if route is None:  # it reached nothing, and its path is the client's own text
             return
         visit: Visit | None = scope.get(VISIT)
+        method = scope.get(METHOD, scope["method"])
         self._audit.write(
             {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "caller": visit.caller.name if visit else None,
                 "address": _address(scope),
-                "method": scope["method"] if scope["method"] in METHODS else "other",
+                "method": method if method in METHODS else "other",
                 "route": route,
                 "status": status,
                 "problem": problem,

@@ -36,13 +36,16 @@ class Door:
         app: Where they go; its state has whom it serves, and from when on its service.
         routes: Those that take images.
         metrics: Told of who is turned away.
+
+    Attributes:
+        headers: Of every answer.
     """
 
     def __init__(self, app: FastAPI, routes: Iterable[BaseRoute], metrics: Metrics) -> None:
         self._app = app
         self._access: Access = app.state.access
         self._metrics = metrics
-        self._headers = headers_of_answers(has_tls=self._access.certificate is not None)
+        self.headers = headers_of_answers(has_tls=self._access.certificate is not None)
         self._routes = {route.path.encode(): route.path for route in routes if isinstance(route, Route)}
 
     def turn_away(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> "TurnedAway | None":
@@ -53,7 +56,7 @@ class Door:
             target: Likewise: a path, and perhaps a query. A path in another spelling than the route's is handed on.
             headers: Likewise, their names in lower case.
         """
-        route = self._routes.get(target.partition(b"?")[0])
+        route = self.route_of(target.partition(b"?")[0])
         service: Service | None = getattr(self._app.state, "service", None)
         if route is None or method != b"POST" or service is None or not service.segmenter.ready:
             return None
@@ -62,8 +65,12 @@ class Door:
         except QueueFull as error:
             stated = Headers(raw=list(headers))
             if self._is_plain(stated) and may_send_images(self._access, headers):
-                return TurnedAway(error, route, request_id_of(stated), self._metrics, self._headers)
+                return TurnedAway(error, route, request_id_of(stated), self._metrics, self.headers)
         return None
+
+    def route_of(self, path: bytes) -> str | None:
+        """Return the route for images that a path is; None for any other."""
+        return self._routes.get(path)
 
     def keeps_connections(self) -> bool:
         """Return whether a connection may be kept for another request."""

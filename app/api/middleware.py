@@ -14,7 +14,10 @@ from app.api.problems import internal_error, respond
 from app.telemetry.logging import request_id
 from app.telemetry.metrics import Metrics
 
-_UNMATCHED = "unmatched"
+UNMATCHED = "unmatched"
+"""The route of what matches none."""
+METHOD = "tessera.method"
+"""Where a scope has the method that a request came with, if it is another."""
 CLIENT_LEFT = 499
 """What the log and metrics show for a client that left; nginx's number, since HTTP has none."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -43,7 +46,7 @@ class RequestScope:
             return
         method = scope["method"]
         if method == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", METHOD: method}
         current = request_id_of(Headers(scope=scope))
         token = request_id.set(current)
         start = time.perf_counter()
@@ -72,7 +75,7 @@ class RequestScope:
                 raise  # the answer has begun; the server can only cut it off
             await respond(internal_error())(scope, receive, send_with_id)
         finally:
-            route = getattr(scope.get("route"), "path", None) or _UNMATCHED
+            route = getattr(scope.get("route"), "path", None) or UNMATCHED
             note(self._metrics, method, route, status, time.perf_counter() - start)
             request_id.reset(token)
 

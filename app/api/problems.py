@@ -236,5 +236,5 @@ def _problem(status: int, title: str, detail: str) -> Problem:
 
 @cache
 def _slug(words: str) -> str:
-    """Return "QueueFull" or "Queue full" as "queue-full"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|\s+", "-", words).lower()
+    """Return "NotASlide" or "Not a slide" as "not-a-slide"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|\s+", "-", words).lower()

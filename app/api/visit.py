@@ -77,6 +77,7 @@ class Visit:
             self.images = _noted(images) if is_quick else await asyncio.to_thread(_noted, images)
         most = self._allowance.most
         if most is not None and len(images) > most:
+            self._allowance.give_back()
             raise UploadTooLarge(f"more than {most} images, which this caller may send a minute; send fewer at a time")
         self._allowance.take(len(images) - 1)
 

@@ -1,7 +1,8 @@
 """`tessera serve`: the service."""
 
+import os
 from logging import getLogger
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -18,7 +19,14 @@ _log = getLogger(__name__)
 @setting_options()
 def serve(**given: Any) -> None:
     """Run the service."""
-    settings = settings_of(given)
+    try:
+        settings = settings_of(given)
+    except click.ClickException as error:
+        stated = given.get("log_format") or os.environ.get("TESSERA_LOG_FORMAT")
+        if stated == "json":
+            logging.configure("info", "json")
+            raise _Logged(error) from error
+        raise
     logging.configure(settings.log_level, settings.log_format)
     for name in unknown_variables():
         _log.warning("the environment variable %s is not a setting", name)
@@ -36,4 +44,17 @@ def serve(**given: Any) -> None:
             listener = bind(settings.host, settings.port)
             run(create_app(settings), listener, settings)
     except (StartupError, ExtraMissing, ProcessEnded) as error:
-        raise click.ClickException(str(error)) from error
+        end = click.ClickException(str(error))
+        raise (_Logged(end) if settings.log_format == "json" else end) from error
+
+
+class _Logged(click.ClickException):
+    """Another, told as a line of the log: what reads the log as JSON shall not miss why the service ended."""
+
+    def __init__(self, told: click.ClickException) -> None:
+        super().__init__(told.message)
+        self.exit_code = told.exit_code
+
+    def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002  click passes it
+        """Log it."""
+        _log.critical("%s", self.message)

@@ -12,7 +12,8 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.api.middleware import PROBES
+from app.api.door import Door
+from app.api.middleware import PROBES, UNMATCHED
 from app.api.problems import RequestRejected
 from app.connections.ending import AnswersTransport, Ending
 from app.connections.limits import RESERVE, ConnectionLimits
@@ -32,6 +33,7 @@ class BoundedConnection(HttpToolsProtocol):
     """Begins and ends. What it reads in between is `GuardedConnection`'s.
 
     Args:
+        door: Knows the routes of images, and the headers of every answer.
         limits: What the client may do.
         metrics: Told of what is refused.
         uvicorns: What uvicorn gives its own.
@@ -40,8 +42,9 @@ class BoundedConnection(HttpToolsProtocol):
     _ending: Ending
     _answers: AnswersTransport
 
-    def __init__(self, limits: ConnectionLimits, metrics: Metrics, **uvicorns: Any) -> None:
+    def __init__(self, door: Door, limits: ConnectionLimits, metrics: Metrics, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
+        self._door = door
         self._limits = limits
         self._metrics = metrics
         self._stage = Stage.ANY
@@ -127,14 +130,17 @@ class BoundedConnection(HttpToolsProtocol):
         if scope["path"] in PROBES:
             await cast("ASGIApp", self.config.loaded_app)(scope, receive, send)
         else:
-            await answer(too_many_connections(), self._metrics)(scope, receive, send)
+            response = answer(too_many_connections(), self._metrics, self._door.headers)
+            route = self._door.route_of(scope["path"].encode()) or UNMATCHED
+            self._metrics.requests.labels(route, str(response.status_code)).inc()
+            await response(scope, receive, send)
 
     def _give_refusal(self, refusal: bytes) -> None:
         self.transport.write(refusal)
         self._close()
 
     def _written(self, error: RequestRejected) -> bytes:
-        return written(answer(error, self._metrics), self.server_state.default_headers)
+        return written(answer(error, self._metrics, self._door.headers), self.server_state.default_headers)
 
     def _close(self) -> None:
         """End the connection; a little later where the client still sends."""

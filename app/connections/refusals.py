@@ -14,8 +14,14 @@ from app.telemetry.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 
-def answer(error: RequestRejected, metrics: Metrics) -> Response:
-    """Return the answer that refuses a request, and note that it was given."""
+def answer(error: RequestRejected, metrics: Metrics, headers: Iterable[tuple[bytes, bytes]]) -> Response:
+    """Return the answer that refuses a request, and note that it was given.
+
+    Args:
+        error: Why.
+        metrics: Told of it.
+        headers: Of every answer.
+    """
     token = request_id.set(str(uuid.uuid4()))
     try:
         problem = problem_of(error)
@@ -24,7 +30,9 @@ def answer(error: RequestRejected, metrics: Metrics) -> Response:
         request_id.reset(token)
     count_rejection(error, metrics)
     again = {"Retry-After": "1"} if isinstance(error, TooManyConnections) else {}
-    return respond(problem, {"Connection": "close", "X-Request-ID": problem.request_id or "", **again})
+    response = respond(problem, {"Connection": "close", "X-Request-ID": problem.request_id or "", **again})
+    response.raw_headers.extend(headers)
+    return response
 
 
 def written(response: Response, more_headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -27,8 +27,7 @@ class SelectiveConnection(BoundedConnection):
     """
 
     def __init__(self, door: Door, limits: ConnectionLimits, metrics: Metrics, **uvicorns: Any) -> None:
-        super().__init__(limits, metrics, **uvicorns)
-        self._door = door
+        super().__init__(door, limits, metrics, **uvicorns)
         self._turned_away: TurnedAway | None = None
         self._has_turned_away = False
         self._rest_due = Alarm(self.loop, self._miss_rest)

@@ -81,8 +81,9 @@ class Admission:
         self._most_images = images
         self._most_pixels = pixels
         self._places = places or Places()
-        self._images_done = _Rate(self._places.fronts)
-        self._pixels_done = _Rate(self._places.fronts)
+        self._work = _WorkingTime()
+        self._images_done = _Rate(self._places.fronts, self._work)
+        self._pixels_done = _Rate(self._places.fronts, self._work)
         metrics.images_in_flight.set_function(lambda: self._places.own_images)
 
     @contextmanager
@@ -107,7 +108,8 @@ class Admission:
             raise self._full_of_images(inside - images, images)
         finished = images
         try:
-            yield
+            with self._work:
+                yield
         except ComeBackLater:  # the rest of a list found no place, or was too much: nothing was done
             finished = 0
             raise
@@ -163,22 +165,51 @@ class Admission:
         )
 
 
-class _Rate:
-    """How fast something is done, from the last times that it was. Each front does its share."""
+class _WorkingTime:
+    """Seconds in which this front had anything to do: it is entered for each request that holds places."""
 
-    def __init__(self, fronts: int) -> None:
+    def __init__(self) -> None:
+        self._entered = 0
+        self._since = self._ended = 0.0
+
+    def __enter__(self) -> None:
+        if not self._entered:
+            self._since = time.monotonic()
+        self._entered += 1
+
+    def __exit__(self, *_: object) -> None:
+        if self._entered == 1:
+            self._ended = self.seconds
+        self._entered -= 1
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self._ended + (time.monotonic() - self._since if self._entered else 0.0)
+
+
+class _Rate:
+    """How fast something is done while there is anything to do, from the last times that it was.
+
+    Args:
+        fronts: How many do it; each its share.
+        work: The time that counts.
+    """
+
+    def __init__(self, fronts: int, work: _WorkingTime) -> None:
         self._fronts = fronts
+        self._work = work
         self._done: deque[tuple[float, int]] = deque(maxlen=_REMEMBERED)
 
     def note(self, amount: int) -> None:
         """Note that so much was done just now."""
         if amount:
-            self._done.append((time.monotonic(), amount))
+            self._done.append((self._work.seconds, amount))
 
     def seconds_for(self, amount: int) -> int:
         """Return in how many seconds so much more will be done, at this rate: 1 to 60."""
         if len(self._done) < 2:
             return 1
-        seconds = time.monotonic() - self._done[0][0]
+        seconds = self._work.seconds - self._done[0][0]
         done = sum(amount for _, amount in self._done) * self._fronts
         return min(_LONGEST_SECONDS, max(1, math.ceil(amount * seconds / done)))

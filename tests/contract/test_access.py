@@ -266,6 +266,7 @@ def test_more_images_than_a_minutes_worth_can_never_come_at_once():
         refused = client.post("/classify", files=[("file", DATA)] * 3)
         assert (refused.status_code, kind(refused)) == (413, "upload-too-large")
         assert "send fewer at a time" in refused.json()["detail"]
+        assert client.post("/classify", files=[("file", DATA)] * 2).status_code == 200  # nothing was counted
 
 
 def test_images_that_found_no_place_are_not_counted():
@@ -337,6 +338,7 @@ def test_each_request_for_images_is_a_line(keys_file, tmp_path):
         post(client)
         post(client, bearer("metrics"))
         client.get("/segment", headers=bearer("segment"))
+        client.head("/segment", headers=bearer("segment"))
         client.request(CANARY, "/segment")
         client.post("/admin/reload", headers=bearer("segment"))
         for path in (*OPEN, "/model", "/metrics", f"/{CANARY}", f"/segment/{CANARY}", f"/admin/{CANARY}"):
@@ -374,6 +376,7 @@ def test_each_request_for_images_is_a_line(keys_file, tmp_path):
         (None, "POST", "/segment", 401, "credentials-missing"),
         ("metrics", "POST", "/segment", 403, "scope-missing"),
         ("segment", "GET", "/segment", 405, "method-not-allowed"),
+        ("segment", "HEAD", "/segment", 405, "method-not-allowed"),
         (None, "other", "/segment", 401, "credentials-missing"),
         ("segment", "POST", "/admin/reload", 403, "scope-missing"),
     ]

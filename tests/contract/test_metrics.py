@@ -1,10 +1,12 @@
 """The names that dashboards and alerts are built on, and that they count what they say."""
 
+import re
 import urllib.request
 from unittest.mock import Mock
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.conftest import ROOT
 from tests.pictures import encoded, noise, quarters
 
 PNG = {"Content-Type": "image/png"}
@@ -85,5 +87,20 @@ def test_every_kind_of_problem_is_counted_from_zero(client):
     rejections = families(client)["tessera_rejections"]
 
     totals = {s.labels["reason"]: s.value for s in rejections.samples if s.name == "tessera_rejections_total"}
-    assert {"inference-failed", "queue-full", "too-many-connections", "out-of-memory"} <= totals.keys()
+    assert {"inference-failed", "queue-full", "too-many-connections", "not-a-slide", "out-of-memory"} <= totals.keys()
     assert set(totals.values()) == {0.0}
+
+
+def test_an_alert_on_a_quantile_compares_with_a_bound_of_its_buckets(client):
+    """Between two bounds Prometheus guesses: of requests of 11 s it would say 30, of some of 29 s 13."""
+    client.post("/segment", content=encoded(noise(9, 9)), headers=PNG)
+    thresholds = re.findall(
+        r"histogram_quantile\(.*?(tessera_\w+)_bucket.*?\) > ([0-9.]+)",
+        (ROOT / "docker/alerts.yml").read_text(),
+        re.DOTALL,
+    )
+    assert thresholds
+    found = families(client)
+    for name, threshold in thresholds:
+        bounds = {float(sample.labels["le"]) for sample in found[name].samples if sample.name.endswith("_bucket")}
+        assert float(threshold) in bounds

@@ -333,8 +333,12 @@ def test_a_client_that_does_not_read_is_cut_off(hostile):
 def test_a_crowd_is_refused_and_probes_are_answered(hostile):
     crowd = [connect(hostile) for _ in range(CONNECTIONS)]
     try:
+        counted = 'tessera_requests_total{route="/segment",status="503"}'
+        assert counted not in httpx.get(f"{hostile.url}/metrics").text
         [answer] = exchange(hostile, GOOD + b"\r\n" + PATCH)
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert f"{counted} 1.0" in httpx.get(f"{hostile.url}/metrics").text
         assert answer.problem()["type"].endswith(":too-many-connections")
         for path in ("/health/live", "/health/ready", "/metrics"):
             assert httpx.get(hostile.url + path).status_code == 200

@@ -186,6 +186,21 @@ def test_a_setting_that_makes_no_sense(setting, line):
 
 
 @pytest.mark.parametrize(
+    ("setting", "status", "words"),
+    [
+        ({"TESSERA_DEVICE": "tpu"}, WRONG_SETTING, "--device (TESSERA_DEVICE): Input should be"),
+        ({"TESSERA_KEYS_FILE": "/none"}, CANNOT_START, "/none"),
+    ],
+)
+def test_where_the_log_is_json_so_is_the_line_that_says_why(setting, status, words):
+    for flags, environment in (((), {"TESSERA_LOG_FORMAT": "json"}), (("--log-format", "json"), {})):
+        ended, line = refused(*flags, **environment, **setting)
+        told = json.loads(line)
+        assert (ended, told["level"]) == (status, "critical")
+        assert words in told["message"]
+
+
+@pytest.mark.parametrize(
     ("flag", "words"),
     [
         ("--keys-file", "{path}: no such file or directory; tessera keys new --file makes a file of keys"),

@@ -84,6 +84,30 @@ def test_a_line_cut_short_is_an_error_and_the_next_begins_on_its_own(path, log, 
     assert [json.loads(line) for line in path.read_text().splitlines()[1:]] == [{"number": 1}, {"number": 2}]
 
 
+def test_whoever_comes_after_a_line_cut_short_begins_a_new_one(path, log, monkeypatch):
+    def cut_short() -> None:
+        write = os.write
+        monkeypatch.setattr(os, "write", lambda handle, line: write(handle, line[:5]))
+        with pytest.raises(AuditUnavailable):
+            log.write({"number": 0})
+
+    other = multiprocessing.get_context("fork").Process(target=cut_short)  # another front, and a full disk
+    other.start()
+    other.join()
+    log.write({"number": 1})
+    log.write({"number": 2})
+    assert [json.loads(line) for line in path.read_text().splitlines()[1:]] == [{"number": 1}, {"number": 2}]
+
+
+@pytest.mark.parametrize("left", ["", '{"number": 0}\n', '{"numb'])
+def test_a_file_that_was_left_within_a_line_goes_on_with_another(path, left):
+    path.write_text(left)
+    log = AuditLog(path)
+    log.write({"number": 1})
+    log.close()
+    assert path.read_text() == (left + "\n" if left.endswith("b") else left) + '{"number": 1}\n'
+
+
 def test_a_folder_that_is_gone_is_an_error(path, log):
     path.unlink()
     path.parent.rmdir()

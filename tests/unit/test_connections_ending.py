@@ -14,7 +14,7 @@ from app.connections.limits import ConnectionLimits
 from app.connections.protocol import guarded
 from app.telemetry.metrics import Metrics
 
-OPEN_DOOR = SimpleNamespace(turn_away=lambda *_: None)
+OPEN_DOOR = SimpleNamespace(turn_away=lambda *_: None, route_of=lambda _: None, headers=())
 
 
 @pytest.fixture

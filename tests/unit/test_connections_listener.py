@@ -19,7 +19,7 @@ from app.telemetry.metrics import Metrics
 from tests.certificates import signed_by_itself
 from tests.issuer import pem
 
-OPEN_DOOR = SimpleNamespace(turn_away=lambda *_: None)
+OPEN_DOOR = SimpleNamespace(turn_away=lambda *_: None, route_of=lambda _: None, headers=())
 MOST = 3
 SECONDS = 0.5
 

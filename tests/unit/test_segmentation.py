@@ -233,9 +233,11 @@ def test_retry_after_follows_the_rate_of_late(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("app.segmentation.admission.time.monotonic", lambda: now[0])
     door = Admission(2, 10**6, Metrics(CollectorRegistry()))
-    for _ in range(11):  # an image every 3 s
+    for _ in range(11):  # an image every 3 s, and nothing to do in between
+        now[0] += 1000
         with door.admit(1):
             now[0] += 3
+    now[0] += 3600
     with door.admit(2), pytest.raises(QueueFull) as refused, door.admit(2):
         pass
     assert refused.value.retry_after_seconds == 6
