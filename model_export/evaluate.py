@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from app.pathology.classes import TissueClass
+from app.pathology.manifest import Views
 from model_export.atomic import write_text
 from model_export.calibration import calibrated
 from model_export.config import Recipe
@@ -76,7 +77,7 @@ def cross_validate(
         logger: What each training keeps beside the CSV files.
 
     Returns:
-        What `summarise` makes of the folds.
+        What `summarise` makes of the folds, and `views`: 1, which is what a training has.
     """
     by_fold: list[Scores] = []
     parts = [Fold(index, folds) for index in range(folds)]
@@ -92,7 +93,7 @@ def cross_validate(
 
 
 def evaluate_folds(
-    networks: Sequence[tuple[nn.Module, Sequence[Sample]]], classes: Sequence[TissueClass], out: Path
+    networks: Sequence[tuple[nn.Module, Sequence[Sample]]], classes: Sequence[TissueClass], out: Path, views: Views = 1
 ) -> dict[str, Any]:
     """Score each fold's network on the images that it never saw, and sum up, as `cross_validate` does.
 
@@ -100,19 +101,20 @@ def evaluate_folds(
         networks: Each fold's network, in order, with what its training held out.
         classes: The classes of the class maps.
         out: Gets a folder `fold-K` for each fold and `scores.json`.
+        views: In how many orientations each network looks, for the record.
 
     Returns:
-        What `summarise` makes of the folds.
+        What `summarise` makes of the folds, and `views`.
     """
     by_fold = [
         evaluate(network, samples, classes, out / f"fold-{index}")
         for index, (network, samples) in enumerate(networks, start=1)
     ]
-    return _summed_up(by_fold, out)
+    return _summed_up(by_fold, out, views)
 
 
-def _summed_up(by_fold: Sequence[Scores], out: Path) -> dict[str, Any]:
-    summary = summarise(by_fold)
+def _summed_up(by_fold: Sequence[Scores], out: Path, views: Views = 1) -> dict[str, Any]:
+    summary = {**summarise(by_fold), "views": views}
     _write_json(out / SCORES_FILE, summary)
     return summary
 

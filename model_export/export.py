@@ -149,7 +149,9 @@ def _write_onnx(graph: ServingGraph, path: Path) -> None:
             )
     except Exception as error:  # torch raises errors of many kinds for a network that it cannot trace
         cause = error.__cause__ or error
-        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        reason, *details = str(cause).strip().splitlines() or [type(cause).__name__]
+        if reason.endswith(":") and details:
+            reason = f"{reason} {details[0].strip()}; if its inputs must be larger multiples, state --stride"
         raise InvalidCheckpoint(f"the network cannot be exported to ONNX: {reason}") from error
     model = onnx.load(path)
     fold_norms(model.graph)

@@ -70,23 +70,39 @@ def held_out_by(
     return networks
 
 
-def held_out_of(checkpoint: Path, pairs: Sequence[Sample]) -> list[Sample]:
+def held_out_of(checkpoint: Path, pairs: Sequence[Sample], *, all_there: bool = True) -> list[Sample]:
     """Return those of `pairs` that the checkpoint's training held out, by name; none where it notes none.
+
+    Args:
+        checkpoint: The weights.
+        pairs: What may be scored.
+        all_there: Whether the pairs must hold all that it notes.
 
     Raises:
         InvalidCheckpoint: It does not load, or what it notes are no names.
         InvalidData: The pairs lack one that it names.
     """
+    names = notes_held_out(checkpoint)
+    by_name = {sample.name: sample for sample in pairs}
+    for name in names:
+        if all_there and name not in by_name:
+            raise InvalidData(
+                f"{checkpoint}: its training held out {name}, which the pairs lack; pass those that it was trained on,"
+                " or --all"
+            )
+    return [by_name[name] for name in names if name in by_name]
+
+
+def notes_held_out(checkpoint: Path) -> list[str]:
+    """Return the names of the images that the checkpoint's training held out, as it notes them.
+
+    Raises:
+        InvalidCheckpoint: It does not load, or what it notes are no names.
+    """
     names = load_checkpoint(checkpoint).get("held_out", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InvalidCheckpoint(f"{checkpoint}: held_out is not a list of names")
-    by_name = {sample.name: sample for sample in pairs}
-    for name in names:
-        if name not in by_name:
-            raise InvalidData(
-                f"{checkpoint}: its training held out {name}, which the pairs lack; pass those that it was trained on"
-            )
-    return [by_name[name] for name in names]
+    return names
 
 
 def chosen_by_score(checkpoint: Path) -> list[str]:

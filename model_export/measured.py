@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.pathology.classes import TissueClass
+from app.pathology.manifest import Views
 from model_export.calibration import TEMPERATURES
 from model_export.errors import InvalidData
 
@@ -27,15 +28,15 @@ class Measured:
     temperature: float
 
 
-def read_measured(path: Path, classes: Sequence[TissueClass]) -> Measured:
-    """Read the `scores.json` of a cross-validation of a network with these classes.
+def read_measured(path: Path, classes: Sequence[TissueClass], views: Views) -> Measured:
+    """Read the `scores.json` of a cross-validation of a network with these classes, which looks in so many views.
 
     The metrics are the pooled scores, but the confidence and the labels are scored as they will be served: with the
     temperature and the thresholds that the folds beside the scored one chose.
 
     Raises:
-        InvalidData: It is no such file, its classes are others, or the best temperature lies at the edge of those that
-            were tried, so that a better one may lie beyond.
+        InvalidData: It is no such file, its classes or views are others, or the best temperature lies at the edge of
+            those that were tried, so that a better one may lie beyond.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -51,6 +52,11 @@ def read_measured(path: Path, classes: Sequence[TissueClass]) -> Measured:
     wanted = [tissue.name for tissue in classes]
     if names != wanted:
         raise InvalidData(f"{path}: scores of the classes {', '.join(map(str, names))}, not of {', '.join(wanted)}")
+    if (scored := found.get("views", 1)) != views:
+        raise InvalidData(
+            f"{path}: scores of networks that look in {scored} orientations, not in {views}: temperature and"
+            f" thresholds are others; evaluate --run RUN --views {views} writes those"
+        )
     if not min(TEMPERATURES) < found["calibrated"]["temperature"] < max(TEMPERATURES):
         raise InvalidData(
             f"{path}: temperature {measured.temperature:g} is at the edge of the range that is searched,"

@@ -24,6 +24,8 @@ def outputs_of(found: object) -> tuple[Tensor, Tensor | None]:
     logits, labels = (found.get("out"), found.get("labels")) if isinstance(found, Mapping) else (found, None)
     if not isinstance(logits, Tensor) or logits.ndim != 4:
         raise InvalidCheckpoint("the network must return logits (N, C, H, W), or a dictionary with them under out")
+    if labels is not None and not isinstance(labels, Tensor):
+        raise InvalidCheckpoint("what the network returns under labels must be logits (N, L)")
     return logits, labels
 
 
@@ -87,6 +89,10 @@ class ServingGraph(nn.Module):
         confidence = 1 / total(shares(channels)).squeeze(1)  # the winner's own share is 1
         probabilities = self._labels_from(class_map) if labels is None else labels.sigmoid()
         return class_map, (confidence * 255).round().to(torch.uint8), probabilities
+
+    def is_finite_on(self, image: Tensor) -> bool:
+        """Return whether all that the network says of `image`, uint8 (N, H, W, 3), are finite numbers."""
+        return all(bool(output.isfinite().all()) for output in self._run(image) if output is not None)
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         return outputs_of(self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std))

@@ -26,7 +26,7 @@ from app.pathology.manifest import (
     GRAPH_INPUT,
     GRAPH_OUTPUTS,
 )
-from model_export.errors import VerificationFailed
+from model_export.errors import InvalidCheckpoint, VerificationFailed
 from model_export.serving_graph import ServingGraph
 from model_export.synthetic import draw_patch
 
@@ -101,10 +101,16 @@ def verify(graph: ServingGraph, model: Path) -> list[Comparison]:
 
     Raises:
         VerificationFailed: They disagree on any batch; the message says by how much.
+        InvalidCheckpoint: What the network says of one is no number: both would agree on that.
     """
     batches = list(trial_batches(graph.block_px))
     comparisons = []
     for batch, exported in zip(batches, run_onnx(model, batches), strict=True):
+        if not graph.is_finite_on(torch.from_numpy(batch)):
+            raise InvalidCheckpoint(
+                f"what the network says of patches of {batch.shape[2]}x{batch.shape[1]} px is no number, or infinite;"
+                " look at its weights, and at --mean and --std"
+            )
         original = [output.numpy() for output in graph(torch.from_numpy(batch))]
         if original[0].shape != batch.shape[:3]:
             height, width = original[0].shape[1:]

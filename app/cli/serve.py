@@ -2,7 +2,7 @@
 
 import os
 from logging import getLogger
-from typing import IO, Any
+from typing import Any, NoReturn
 
 import click
 
@@ -23,10 +23,8 @@ def serve(**given: Any) -> None:
         settings = settings_of(given)
     except click.ClickException as error:
         stated = given.get("log_format") or os.environ.get("TESSERA_LOG_FORMAT")
-        if stated == "json":
-            logging.configure("info", "json")
-            raise _Logged(error) from error
-        raise
+        logging.configure("info", "json" if stated == "json" else "text")
+        _end(error, stated)
     logging.configure(settings.log_level, settings.log_format)
     for name in unknown_variables():
         _log.warning("the environment variable %s is not a setting", name)
@@ -44,17 +42,12 @@ def serve(**given: Any) -> None:
             listener = bind(settings.host, settings.port)
             run(create_app(settings), listener, settings)
     except (StartupError, ExtraMissing, ProcessEnded) as error:
-        end = click.ClickException(str(error))
-        raise (_Logged(end) if settings.log_format == "json" else end) from error
+        _end(click.ClickException(str(error)), settings.log_format)
 
 
-class _Logged(click.ClickException):
-    """Another, told as a line of the log: what reads the log as JSON shall not miss why the service ended."""
-
-    def __init__(self, told: click.ClickException) -> None:
-        super().__init__(told.message)
-        self.exit_code = told.exit_code
-
-    def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002  click passes it
-        """Log it."""
-        _log.critical("%s", self.message)
+def _end(error: click.ClickException, log_format: str | None) -> NoReturn:
+    """Say why the service ends: in the log where that is JSON, since whatever reads it shall not miss this line."""
+    if log_format != "json":
+        raise error
+    _log.critical("%s", error.message)
+    raise SystemExit(error.exit_code)

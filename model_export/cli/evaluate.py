@@ -13,7 +13,7 @@ from model_export.corruptions import CORRUPTIONS
 from model_export.evaluate import evaluate as score_and_draw
 from model_export.evaluate import evaluate_folds
 from model_export.factory import load_network
-from model_export.held_out import checkpoints_of, chosen_by_score, held_out_by, held_out_of
+from model_export.held_out import checkpoints_of, chosen_by_score, held_out_by, held_out_of, notes_held_out
 from model_export.robustness import read_results, score_corruption, write_results
 from model_export.training.dataset import read_pairs
 from model_export.views import with_views
@@ -32,7 +32,7 @@ def evaluate(pairs: Path, run: Path | None, checkpoint: Path | None, out: Path, 
         raise click.UsageError("--all is of one checkpoint: a cross-validation scores each pair once as it is")
     if run:
         networks = held_out_by(checkpoints_of(run), read_pairs(pairs, WSSS4LUAD), WSSS4LUAD, views)
-        show_summary(evaluate_folds(networks, WSSS4LUAD, out))
+        show_summary(evaluate_folds(networks, WSSS4LUAD, out, views))
     elif checkpoint:
         _evaluate_one(pairs, checkpoint, out, every, views)
     click.echo(f"written: {out}")
@@ -40,9 +40,9 @@ def evaluate(pairs: Path, run: Path | None, checkpoint: Path | None, out: Path, 
 
 def _evaluate_one(pairs: Path, checkpoint: Path, out: Path, every: bool, views: Views) -> None:
     known = read_pairs(pairs, WSSS4LUAD)
-    held_out = held_out_of(checkpoint, known)
+    held_out = held_out_of(checkpoint, known, all_there=not every)
     scored = known if every else held_out or known
-    if every and held_out:
+    if every and notes_held_out(checkpoint):
         click.echo(f"note: {len(known) - len(held_out)} of these {len(known)} images may be ones that it learned from")
     elif not held_out:
         click.echo("note: nothing was held out; these scores are of images the network may have learned from")

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from app.pathology.classes import WSSS4LUAD
-from app.pathology.manifest import MODEL_FILE
-from model_export.bundle import read_manifest
+from app.pathology.manifest import GOLDEN_FILE, MODEL_FILE
+from model_export.bundle import read_manifest, sha256_of
 from model_export.cli.options import FILE, FOLDER, views_option
 from model_export.errors import InvalidData
 from model_export.export import MARGIN_PX, WINDOW_PX, ModelCard, export_bundle, serving_graph
@@ -39,7 +39,6 @@ def _network_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--classes", type=FILE, help="JSON class list of the network; the four of WSSS4LUAD by default."),
         click.option("--mean", callback=_numbers, help="Mean of RGB in 0 to 1, as R,G,B; the project's by default."),
         click.option("--std", callback=_numbers, help="Standard deviation of RGB in 0 to 1, likewise."),
-        click.option("--stride", default=STRIDE, type=click.IntRange(1, 256), help="Inputs are multiples of it, px."),
     )
     for option in reversed(options):
         command = option(command)
@@ -57,6 +56,7 @@ def _card(
 
 @click.command()
 @_network_options
+@click.option("--stride", default=STRIDE, type=click.IntRange(1, 256), help="Inputs are multiples of it, px.")
 @views_option
 @click.option("--out", required=True, type=FOLDER, help="The bundle's folder; made in one step.")
 @click.option("--name", required=True, help="The model's name.")
@@ -83,7 +83,7 @@ def export(
     """Turn trained weights into a verified bundle."""
     card = _card(classes, mean, std, stride, **rest)
     if scores:
-        card = replace(card, **asdict(read_measured(scores, card.classes)))
+        card = replace(card, **asdict(read_measured(scores, card.classes, card.views)))
     network = load_network(checkpoint, card.classes, factory)
     for comparison in export_bundle(network, card, out, overwrite):
         click.echo(str(comparison))
@@ -99,16 +99,22 @@ def verify_command(
     classes: Path | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
-    stride: int,
     bundle: Path,
 ) -> None:
-    """Compare PyTorch with ONNX Runtime; exit code 2 when they disagree."""
+    """Compare PyTorch with ONNX Runtime, and the bundle's files with its manifest; exit code 2 when they disagree."""
     manifest = read_manifest(bundle)
     of_graph = {"temperature": manifest.temperature, "views": manifest.views}
-    card = _card(classes, mean, std, stride, name="verified", version="0", **of_graph)
+    card = _card(classes, mean, std, manifest.stride, name="verified", version="0", **of_graph)
+    if [tissue.name for tissue in card.classes] != [tissue.name for tissue in manifest.classes]:
+        named = ", ".join(tissue.name for tissue in manifest.classes)
+        wanted = ", ".join(tissue.name for tissue in card.classes)
+        raise InvalidData(f"{bundle}: its classes are {named}, and not {wanted}; state the network's by --classes")
+    for name, digest in ((MODEL_FILE, manifest.sha256), (GOLDEN_FILE, manifest.golden_sha256)):
+        if not (bundle / name).is_file():
+            raise InvalidData(f"{bundle / name}: no such file")
+        if sha256_of(bundle / name) != digest:
+            raise InvalidData(f"{bundle / name}: is not the file that its manifest names; export the bundle anew")
     graph = serving_graph(load_network(checkpoint, card.classes, factory), card)
-    if not (bundle / MODEL_FILE).is_file():
-        raise InvalidData(f"{bundle / MODEL_FILE}: no such file")
     for comparison in verify(graph, bundle / MODEL_FILE):
         click.echo(str(comparison))
     click.echo("verified")

@@ -67,8 +67,8 @@ def read_record(run: Path) -> Record:
         folder=run,
         asked=_json(run / RECIPE_FILE),
         environment=_json(run / ENVIRONMENT_FILE),
-        metrics=_csv(run / METRICS_FILE),
-        steps=_csv(run / STEPS_FILE),
+        metrics=_csv(run / METRICS_FILE, ("epoch", "phase")),
+        steps=_csv(run / STEPS_FILE, ("step",)),
         scores=_json(run / SCORES_FILE),
         grid=run / GRID_FILE if (run / GRID_FILE).is_file() else None,
         folds=[read_record(path.parent) for path in folds],
@@ -88,8 +88,25 @@ def _json(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _csv(path: Path) -> Sequence[Mapping[str, str]]:
+def _csv(path: Path, needed: Sequence[str]) -> Sequence[Mapping[str, str]]:
+    """Return the rows; a last line that was cut off, as by a full disk, is no row."""
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+    rows = list(reader)
+    if not set(needed) <= set(reader.fieldnames or ()):
+        raise InvalidData(f"{path}: has no column {', '.join(needed)}")
+    for row in rows:
+        for name, value in row.items():
+            if name != "phase" and not _is_number(value):
+                raise InvalidData(f"{path}: {name} is {value!r} in a row, a number is needed")
+    return rows
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text or 0))
+    except ValueError:
+        return False
+    return True

@@ -28,6 +28,8 @@ _OTHER_IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".tif", ".tiff", ".w
 _ORIENTATION = 0x0112
 """EXIF's tag; 1 is upright."""
 
+_PNG_DEPTH_AT = 24
+"""Where a PNG's header, which is always its first chunk, states it."""
 _LABELS_IN_NAME = re.compile(r"(\[[01](?:, ?[01])*\])$")
 
 
@@ -132,6 +134,10 @@ def _list_png(folder: Path) -> list[Path]:
     for path in files:
         if path.suffix.lower() in _OTHER_IMAGES:
             raise InvalidData(f"{path}: images here are PNG files; convert it, or take it away")
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidData(f"{folder}: the file name {path.name!a} is not in UTF-8; rename it") from error
     paths = [path for path in files if path.suffix.lower() == ".png"]
     if not paths:
         raise InvalidData(f"{folder}: no PNG images here")
@@ -150,14 +156,22 @@ def read_rgb(path: Path) -> RgbImage:
         with Image.open(path) as image:
             turned = image.getexif().get(_ORIENTATION, 1) != 1
             plain = _plain(image)
+            deep = plain and image.format == "PNG" and _png_depth(path) > 8
             pixels = np.array(image.convert("RGB")) if plain else None
             mode = image.mode
     except _UNREADABLE as error:
         raise InvalidData(f"{path}: not a readable image: {error}") from error
-    if pixels is None or turned:
-        what = "is to be turned by its EXIF" if turned else f"is of mode {mode}, or has transparent pixels"
+    if pixels is None or turned or deep:
+        depth = "16 bits a channel" if deep else f"mode {mode}, or has transparent pixels"
+        what = "is to be turned by its EXIF" if turned else f"is of {depth}"
         raise InvalidData(f"{path}: {what}; save it upright as opaque RGB of 8 bits")
     return pixels
+
+
+def _png_depth(path: Path) -> int:
+    """Return the bits of a channel, which Pillow's mode hides (PNG, W3C, third edition, section 11.2.1)."""
+    with path.open("rb") as file:
+        return file.read(_PNG_DEPTH_AT + 1)[_PNG_DEPTH_AT]
 
 
 def _plain(image: Image.Image) -> bool:

@@ -85,9 +85,16 @@ def describe(hardware: Hardware) -> dict[str, Any]:
 
 
 def read_environment(run: Path) -> dict[str, Any]:
-    """Return what the run folder notes; nothing when it notes nothing yet."""
+    """Return what the run folder notes; nothing when it notes nothing yet.
+
+    Raises:
+        InvalidData: It is damaged.
+    """
     path = run / ENVIRONMENT_FILE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise InvalidData(f"{path}: not JSON of an object: {error}; remove it to go on") from error
 
 
 def write_environment(run: Path, environment: Mapping[str, Any]) -> None:

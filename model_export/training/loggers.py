@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TextIO
 from uuid import uuid4
 
-from model_export.atomic import write_text
+from model_export.atomic import naming, write_text
 from model_export.errors import Unavailable
 
 METRICS_FILE, STEPS_FILE = "metrics.csv", "steps.csv"
@@ -101,10 +101,11 @@ class CsvLogger(_Closing):
     def step(self, row: Row) -> None:
         """Append a line."""
         writer = csv.DictWriter(self._steps, self._columns or list(row), lineterminator="\n")
-        if not self._columns:
-            self._columns = list(row)
-            writer.writeheader()
-        writer.writerow(row)
+        with naming(Path(self._steps.name)):
+            if not self._columns:
+                self._columns = list(row)
+                writer.writeheader()
+            writer.writerow(row)
 
     def epoch(self, rows: Sequence[Row], last_step: int) -> None:  # noqa: ARG002  the steps are on disk
         """Replace `metrics.csv`."""
@@ -113,7 +114,8 @@ class CsvLogger(_Closing):
 
     def close(self) -> None:
         """Close `steps.csv`."""
-        self._steps.close()
+        with naming(Path(self._steps.name)):
+            self._steps.close()
 
 
 class TensorboardLogger(_Closing):

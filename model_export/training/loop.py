@@ -192,10 +192,20 @@ class Trainer:
                     row = {"step": step, "epoch": self.epochs_done + 1, "learning_rate": rate, "loss": loss, **terms}
                     logger.step(row)
                 if not math.isfinite(loss):
-                    raise InvalidRecipe(
-                        f"the loss is no longer finite in epoch {self.epochs_done + 1}: lower learning_rate"
-                    )
+                    raise self._diverged()
+        self._check_answer(batch)
         return {"loss": total / self.recipe.steps_per_epoch, **scores.pixel_scores()}
+
+    @torch.inference_mode()
+    def _check_answer(self, batch: Batch) -> None:
+        """Make sure that the averaged weights, which the epoch's last step may have spoilt, answer with numbers."""
+        self.averaged.eval()
+        image = batch.images[:1].to(self.hardware.device)
+        if not all(bool(output.isfinite().all()) for output in self.averaged(image).values()):
+            raise self._diverged()
+
+    def _diverged(self) -> InvalidRecipe:
+        return InvalidRecipe(f"the loss is no longer finite in epoch {self.epochs_done + 1}: lower learning_rate")
 
     def _step(self, step: int, rate: float, batch: Batch, scores: Scores) -> dict[str, float]:
         """Learn from `batch`, add its pixels to `scores` and return what each term added to the loss."""

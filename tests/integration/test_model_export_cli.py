@@ -1,5 +1,8 @@
+import errno
+import hashlib
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -28,6 +31,7 @@ from tests.model_export_support import (
     one_thread,
     write_mask,
     write_module,
+    write_pair,
     write_pairs,
     write_patches,
     write_recipe,
@@ -142,11 +146,11 @@ def in_folder(folder):
 
 FOREIGN = (
     *("--factory", f"{MODULE}:Foreign", "--checkpoint", "foreign.pth", "--classes", "classes.json"),
-    *("--mean", "0.485,0.456,0.406", "--std", "0.229, 0.224, 0.225", "--stride", 8),
+    *("--mean", "0.485,0.456,0.406", "--std", "0.229, 0.224, 0.225"),
 )
 """A network that is none of the project's; its files lie in the current folder."""
 
-NAMED = ("--name", "foreign", "--version", "2.1", "--window", 64, "--margin", 8)
+NAMED = ("--name", "foreign", "--version", "2.1", "--stride", 8, "--window", 64, "--margin", 8)
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +377,7 @@ def test_pairs_that_lack_what_was_held_out_are_refused(data, trained, tmp_path):
 
     line = refused("evaluate", "--pairs", root, "--checkpoint", trained / "best.pth", "--out", tmp_path / "out")
 
-    reason = "its training held out 03.png, which the pairs lack; pass those that it was trained on"
+    reason = "its training held out 03.png, which the pairs lack; pass those that it was trained on, or --all"
     assert line == f"{trained / 'best.pth'}: {reason}"
 
 
@@ -397,6 +401,30 @@ def test_scoring_what_was_learned_from_says_so(data, trained, tmp_path):
     assert lines[2] == "scored: 4 of 4 pairs"
     written = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert np.array(written["confusion"]).sum() == 4 * 64 * 64
+
+
+def test_all_scores_pairs_of_others_too(trained, tmp_path):
+    for seed in range(2):
+        write_pair(tmp_path / "pairs", f"theirs-{seed}.png", *draw_patch(seed, Size(64, 64)))
+    given = ("--pairs", tmp_path / "pairs", "--checkpoint", trained / "best.pth", "--out", tmp_path / "out")
+
+    assert refused("evaluate", *given).endswith("which the pairs lack; pass those that it was trained on, or --all")
+    lines = ran("evaluate", *given, "--all")
+
+    assert lines[0] == "note: 2 of these 2 images may be ones that it learned from"
+    assert "scored: 2 of 2 pairs" in lines
+
+
+@pytest.mark.parametrize("full", ["scores.json", "grid.png"])
+def test_a_full_disk_is_told_in_one_line(data, trained, tmp_path, monkeypatch, full):
+    def sync(handle):
+        if full in str(Path(f"/proc/self/fd/{handle}").readlink()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    given = ("--pairs", data / "pairs", "--checkpoint", trained / "best.pth", "--out", tmp_path / "out")
+    assert refused("evaluate", *given) == f"{tmp_path / 'out' / full}: No space left on device"
+    assert hidden_files(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize(
@@ -427,7 +455,7 @@ def test_cross_validation_sums_up_its_folds(data, scores):
     written = json.loads((scores / "scores.json").read_text())
 
     assert set(written) == {
-        *("pooled", "mean", "sd", "count", "folds"),
+        *("pooled", "mean", "sd", "count", "folds", "views"),
         *("classes", "confusion", "calibration", "calibrated", "labels", "images"),
     }
     assert [image["name"] for image in written["images"]] == ["00.png", "01.png", "02.png", "03.png"]
@@ -511,7 +539,7 @@ def test_the_service_takes_an_exported_training(bundle, scores):
 
     assert (loaded.manifest.name, loaded.manifest.version, loaded.manifest.stride) == ("tiny", "1.0", 32)
     assert loaded.manifest.classes == WSSS4LUAD
-    measured = read_measured(scores / "scores.json", WSSS4LUAD)
+    measured = read_measured(scores / "scores.json", WSSS4LUAD, 1)
     assert loaded.manifest.metrics == measured.metrics
     assert loaded.manifest.label_thresholds == measured.label_thresholds
     assert loaded.manifest.temperature == measured.temperature
@@ -653,10 +681,35 @@ def test_verification_refuses_other_weights(foreign):
 def test_verification_refuses_a_file_that_is_no_graph_and_a_missing_one(foreign):
     model = foreign / "bundle" / "model.onnx"
     model.write_bytes(b"garbage")
+    state_digest_of_model(foreign / "bundle")
     assert refused("verify", *FOREIGN, "--bundle", "bundle").startswith("model.onnx: ONNX Runtime refuses it: ")
 
     model.unlink()
     assert refused("verify", *FOREIGN, "--bundle", "bundle") == f"{Path('bundle/model.onnx')}: no such file"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
+def test_verification_refuses_what_the_service_would_refuse(foreign, name):
+    path = foreign / "bundle" / name
+    path.write_bytes(path.read_bytes() + b"\0")
+    line = refused("verify", *FOREIGN, "--bundle", "bundle")
+    assert line == f"{Path('bundle') / name}: is not the file that its manifest names; export the bundle anew"
+    path.unlink()
+    assert refused("verify", *FOREIGN, "--bundle", "bundle") == f"{Path('bundle') / name}: no such file"
+
+
+def test_verification_refuses_classes_in_another_order(foreign):
+    path = foreign / "bundle" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "classes": manifest["classes"][::-1]}))
+    line = refused("verify", *FOREIGN, "--bundle", "bundle")
+    assert line == "bundle: its classes are other, gland, and not gland, other; state the network's by --classes"
+
+
+def state_digest_of_model(bundle):
+    path = bundle / "manifest.json"
+    digest = hashlib.sha256((bundle / "model.onnx").read_bytes()).hexdigest()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": digest}))
 
 
 def content_of(folder):

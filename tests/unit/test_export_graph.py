@@ -34,6 +34,7 @@ class Network(nn.Module):
             "tensor": logits,
             "out": {"out": logits},
             "labels": {"out": logits, "labels": labels},
+            "list": {"out": logits, "labels": [labels]},
             "aux": {"aux": logits},
             "flat": logits.flatten(2),
             "pair": (logits, labels),
@@ -178,6 +179,7 @@ def test_the_graph_is_in_evaluation_mode():
     [
         (Network("tensor", class_count=5), "the network has 5 classes, the class list 4"),
         (Network("labels", label_count=4), "the label head returns (1, 4), not (N, 3)"),
+        (Network("list"), "what the network returns under labels must be logits (N, L)"),
         (Network("aux"), "a dictionary with them under out"),
         (Network("pair"), "must return logits (N, C, H, W), or a dictionary with them under out"),
         (Network("none"), "must return logits (N, C, H, W), or a dictionary with them under out"),

@@ -1,10 +1,13 @@
+import math
+
 import numpy as np
 import pytest
+import torch
 from torch import nn
 from torch.nn import functional
 
 from app.pathology.manifest import GOLDEN_PIXEL_AGREEMENT, GOLDEN_PROBABILITY_TOLERANCE
-from model_export.errors import VerificationFailed
+from model_export.errors import InvalidCheckpoint, VerificationFailed
 from model_export.export import ModelCard, export_bundle
 from model_export.verify import CONFIDENCE_TOLERANCE, Comparison, run_onnx, trial_batches
 
@@ -72,6 +75,30 @@ class Coarse(nn.Module):
 
     def forward(self, images):
         return functional.interpolate(self.blocks(images), scale_factor=8.0, mode="nearest")
+
+
+class Spoilt(nn.Module):
+    """Answers with something else than numbers where there is tissue: glass alone does not show it."""
+
+    def __init__(self, spoilt):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+        self.spoilt = spoilt
+
+    def forward(self, images):
+        return self.layer(images) + torch.where(images.mean() < 0.5, self.spoilt, 0.0)
+
+
+@pytest.mark.parametrize("spoilt", [math.nan, math.inf])
+def test_a_network_that_answers_no_numbers_is_refused_though_both_agree(tmp_path, spoilt):
+    card = ModelCard(
+        name="spoilt", version="1", stride=4, window_px=64, margin_px=8, mean=(128.0,) * 3, std=(128.0,) * 3
+    )
+    with pytest.raises(
+        InvalidCheckpoint, match="is no number, or infinite; look at its weights, and at --mean and --std"
+    ):
+        export_bundle(Spoilt(spoilt).eval(), card, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_network_whose_stride_was_understated_is_refused(tmp_path):

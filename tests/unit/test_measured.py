@@ -78,7 +78,7 @@ def test_a_temperature_at_the_edge_of_the_search_is_refused(path, edge):
     path.write_text(json.dumps(found))
 
     with pytest.raises(InvalidData) as caught:
-        read_measured(path, WSSS4LUAD)
+        read_measured(path, WSSS4LUAD, 1)
 
     assert str(caught.value).startswith(
         f"{path}: temperature {edge:g} is at the edge of the range that is searched, 0.5 to 4"
@@ -96,7 +96,7 @@ def test_a_network_that_is_too_sure_gets_a_temperature_that_helps_on_the_other_f
 def test_the_manifest_gets_what_the_network_is_served_with(path):
     summary = summarise(FOLDS)
 
-    measured = read_measured(path, WSSS4LUAD)
+    measured = read_measured(path, WSSS4LUAD, 1)
 
     assert measured.label_thresholds == tuple(round(value, 4) for value in summary["labels"]["thresholds"])
     assert measured.temperature == round(summary["calibrated"]["temperature"], 4)
@@ -108,9 +108,18 @@ def test_the_manifest_gets_what_the_network_is_served_with(path):
 
 def test_scores_of_other_classes_are_refused(path):
     with pytest.raises(InvalidData) as caught:
-        read_measured(path, TWO_CLASSES)
+        read_measured(path, TWO_CLASSES, 1)
 
     assert str(caught.value) == f"{path}: scores of the classes tumor, stroma, normal, background, not of gland, other"
+
+
+@pytest.mark.parametrize(("scored", "asked"), [(None, 4), (4, 1), (8, 4)])
+def test_scores_of_other_views_are_refused(path, scored, asked):
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found if scored is None else {**found, "views": scored}))
+
+    with pytest.raises(InvalidData, match=f"look in {scored or 1} orientations, not in {asked}"):
+        read_measured(path, WSSS4LUAD, asked)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"pooled": {"ece": 1}}', '{"scores": {"tissue_miou": 0.5}}'])
@@ -119,7 +128,7 @@ def test_anything_else_is_refused_in_one_line(tmp_path, content):
     path.write_text(content)
 
     with pytest.raises(InvalidData) as caught:
-        read_measured(path, WSSS4LUAD)
+        read_measured(path, WSSS4LUAD, 1)
 
     assert str(caught.value).startswith(f"{path}: not the scores of a cross-validation: ")
     assert len(str(caught.value).splitlines()) == 1

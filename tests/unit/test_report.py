@@ -133,6 +133,29 @@ def test_a_damaged_file_is_named(tmp_path):
         read_record(run)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("metrics.csv", "epoch,loss\n1,0.5\n", "has no column epoch, phase"),
+        ("metrics.csv", "epoch,phase,loss\n1,train,much\n", "loss is 'much' in a row, a number is needed"),
+        ("steps.csv", "step,loss\n0,0.5,7\n", "a number is needed"),
+    ],
+)
+def test_a_damaged_table_is_named(tmp_path, name, text, what):
+    run = write_run(tmp_path / "run")
+    (run / name).write_text(text)
+
+    with pytest.raises(InvalidData, match=rf"{name}: .*{what}|{name}: {what}"):
+        read_record(run)
+
+
+def test_a_step_that_was_cut_off_is_no_step(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "steps.csv").write_text("step,learning_rate\n0,0.5\n1,9.549150281252633e-")
+
+    assert read_record(run).step_series("learning_rate") == ([0], [0.5])
+
+
 def test_folds_come_in_their_order(tmp_path):
     for index in (10, 2, 1):
         write_run(tmp_path / f"fold-{index}")

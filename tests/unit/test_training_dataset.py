@@ -1,3 +1,7 @@
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -77,6 +81,29 @@ def turned(path, image):
     Image.fromarray(image).save(path, exif=exif)
 
 
+def deep(path, image):
+    """Write a PNG of 16 bits a channel, which Pillow opens as RGB: of 12 bits of a camera it would be black."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in image)
+    header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 16, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+        )
+    )
+
+
+def test_a_name_that_is_not_in_utf_8_is_refused(tmp_path):
+    image, class_map = draw_patch(0, Size(32, 32))
+    write_pair(tmp_path, "a.png", image, class_map)
+    (tmp_path / "img" / "a.png").rename(os.fsdecode(os.fsencode(tmp_path / "img") + b"/\xe9.png"))  # Latin-1
+
+    message = refusal(read_pairs, tmp_path, WSSS4LUAD)
+
+    assert message == f"{tmp_path / 'img'}: the file name '\\udce9.png' is not in UTF-8; rename it"
+
+
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
@@ -89,8 +116,9 @@ def turned(path, image):
             "is of mode RGBA, or has transparent pixels",
         ),
         (turned, "is to be turned by its EXIF"),
+        (deep, "is of 16 bits a channel"),
     ],
-    ids=["16 bits", "transparent", "turned"],
+    ids=["16 bits", "transparent", "turned", "16 bits RGB"],
 )
 def test_an_image_that_the_service_would_show_otherwise_is_refused_by_name(tmp_path, spoil, what):
     image, class_map = draw_patch(0, Size(32, 32))

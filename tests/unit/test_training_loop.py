@@ -9,9 +9,10 @@ import torch
 
 from app.pathology.classes import WSSS4LUAD
 from model_export.checkpoint import load_checkpoint, save_checkpoint
-from model_export.errors import InvalidCheckpoint, InvalidRecipe
+from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
 from model_export.factory import load_network
 from model_export.training.augment import Batch, BatchSource
+from model_export.training.environment import read_environment
 from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
 from model_export.training.loop import Trainer
@@ -392,3 +393,18 @@ def test_a_training_that_diverges_says_what_to_change_and_keeps_nothing(tmp_path
     with pytest.raises(InvalidRecipe, match="no longer finite in epoch 1: lower learning_rate"):
         trainer(tmp_path, learning_rate=1e30).train(Silent())
     assert not (tmp_path / "best.pth").exists()
+
+
+@pytest.mark.parametrize("held_out", [0, 2])
+def test_a_last_step_that_spoils_the_weights_is_seen_before_they_are_scored_or_kept(tmp_path, held_out):
+    spoilt = trainer(tmp_path, learning_rate=1e30, epochs=1, steps_per_epoch=1, warmup=0.0, held_out=held_out)
+    with pytest.raises(InvalidRecipe, match="no longer finite in epoch 1: lower learning_rate"):
+        spoilt.train(Silent())
+    assert not (tmp_path / "best.pth").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "3"])
+def test_a_damaged_note_of_the_run_is_named(tmp_path, text):
+    (tmp_path / "environment.json").write_text(text)
+    with pytest.raises(InvalidData, match=r"environment\.json: not JSON of an object: .*; remove it to go on"):
+        read_environment(tmp_path)
