@@ -88,9 +88,14 @@ class Exchange:
         return self.front_end, self.engine_end
 
     def close(self) -> None:
-        """Close both ends, in a process that is neither the front nor the engine: one that ends must be seen to."""
+        """Let go of both ends and the memory, in a process that is neither the front nor the engine.
+
+        An end that is open here would hide that a process ended, and memory that is mapped here, or in what is forked
+        from here, would outlive both.
+        """
         for end in self.ends:
             end.close()
+        self._memory.close()
 
     def image(self, slot: int, shape: tuple[int, int]) -> RgbImage:
         """Return the slot's place for (H, W, 3) uint8 pixels, in the shared memory itself."""

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from contextvars import Context
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar
@@ -138,7 +139,8 @@ class Lanes(Generic[_T]):
 
     def _watch(self) -> None:
         if self._watching is None:
-            self._watching = self._loop.call_later(_TICK_SECONDS, self._tick)
+            # In a context of its own: in that of the request which happens to begin the watch its id would be told.
+            self._watching = self._loop.call_later(_TICK_SECONDS, self._tick, context=Context())
 
     def _tick(self) -> None:
         self._watching = None

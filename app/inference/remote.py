@@ -96,7 +96,7 @@ class RemoteSegmenter:
         try:
             return await reply
         except asyncio.CancelledError:
-            if slot in self._replies:
+            if slot in self._replies and self._replies[slot][1] is reply:  # and not of who has the slot by now
                 self._ask(Asked(Verb.WITHDRAW, slot, shape, queued_at))
             raise
 

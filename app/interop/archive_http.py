@@ -7,6 +7,7 @@ passes a proxy by https stays encrypted and verified from end to end, which plai
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ _NOT_NOW = (
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 )
+_MOST_EPILOGUE_BYTES = 256
+"""What may follow the mark that closes an answer's parts (RFC 2046, section 5.1.1): a line's end, as a rule."""
+_BREAKS_OFF = "the archive breaks off in the middle of an answer"
 _UNAVAILABLE = "the archive cannot be reached, or does not answer within --timeout"
 _TLS = {
     "certificate has expired": "the archive's certificate has expired; its administrator has to renew it",
@@ -201,7 +205,8 @@ class _ArchiveAdapter(HTTPAdapter):
         if status in _DENIED:
             response.close()
             raise ArchiveDenied(f"the archive denies access ({status}); see TESSERA_DICOMWEB_TOKEN or _USERNAME")
-        response.raw = _BoundedBody(response.raw, self._waits, self._body_seconds, finishes=not reads)
+        end = _end_of_parts(response.headers.get("Content-Type", ""))
+        response.raw = _BoundedBody(response.raw, self._waits, self._body_seconds, end, finishes=not reads)
         return response
 
     def close(self) -> None:
@@ -209,31 +214,48 @@ class _ArchiveAdapter(HTTPAdapter):
         super().close()
 
 
-class _BoundedBody:
-    """The body of an answer, which ends in an error where it is longer or slower than any should be, or breaks off."""
+def _end_of_parts(content_type: str) -> bytes:
+    """Return what a body of several parts must end in; nothing for one that has none."""
+    header = Message()
+    header["Content-Type"] = content_type
+    boundary = header.get_boundary() if header.get_content_maintype() == "multipart" else None
+    return f"--{boundary}--".encode("latin-1") if boundary else b""
 
-    def __init__(self, raw: Any, waits: Waits, limit_seconds: float, finishes: bool) -> None:
+
+class _BoundedBody:
+    """The body of an answer, which ends in an error where it is longer or slower than any should be, or breaks off.
+
+    Of one without a stated length, as Orthanc's, the connection's end is all that says so: one of several parts must
+    end in the mark that closes them, else a frame that was cut off would pass for a whole one.
+    """
+
+    def __init__(self, raw: Any, waits: Waits, limit_seconds: float, end: bytes, finishes: bool) -> None:
         self._raw = raw
         self._waits = waits
         self._limit_seconds = limit_seconds
+        self._end = end
         self._finishes = finishes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
 
     def stream(self, *args: Any, **options: Any) -> Iterator[bytes]:
-        received = 0
+        received, last = 0, b""
         try:
             with self._waits.limited(self._limit_seconds, self._stop, self._finishes):
                 for chunk in self._raw.stream(*args, **options):
                     received += len(chunk)
                     if received > _MOST_BYTES:
                         raise ArchiveUnavailable(f"the archive sends more than {_MOST_BYTES} bytes at once")
+                    if self._end:
+                        last = (last + chunk)[-len(self._end) - _MOST_EPILOGUE_BYTES :]
                     yield chunk
+                if self._end not in last:
+                    raise ArchiveUnavailable(_BREAKS_OFF)
         except TimeoutError as error:
             raise ArchiveUnavailable(f"the archive's answer takes more than {self._limit_seconds:g} s") from error
         except (BodyError, ConnectionAbortedError) as error:
-            raise ArchiveUnavailable("the archive breaks off in the middle of an answer") from error
+            raise ArchiveUnavailable(_BREAKS_OFF) from error
 
     def _stop(self) -> None:
         with suppress(OSError, ValueError, RuntimeError):  # as urllib3 raises where the body has ended already

@@ -155,7 +155,16 @@ def repeating_the_source() -> Iterator[None]:
         yield
     except TesseraError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError, struct.error):
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        NotImplementedError,
+        OSError,  # pydicom's, of a number that its representation does not hold
+        TypeError,
+        ValueError,
+        struct.error,
+    ):
         raise UnsupportedImage(
             "the DICOM image lacks, or has malformed, what a result repeats of its source: identifiers, patient and"
             " study, and for a slide its frame of reference, orientation, origin and pixel spacing"

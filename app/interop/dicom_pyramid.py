@@ -5,6 +5,7 @@ highdicom's own `create_segmentation_pyramid` takes only slides that carry a Pyr
 
 import hashlib
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,9 @@ from app.pathology.manifest import ModelManifest
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+BEYOND = 255
+"""No class has this index (`ModelManifest.classes`), so it is in no segment."""
 
 
 def pyramid_series_uid(sources: Sequence["Dataset"], manifest: ModelManifest) -> str:
@@ -52,6 +56,7 @@ def segmentation_pyramid(
         tiles = [(int(sources[0].Rows), int(sources[0].Columns)) for sources in levels]
         origins = [str(source.SOPInstanceUID) for sources in levels for source in sources]
         series_uid = pyramid_series_uid(levels[0], manifest)
+        spacings = [_spacing(sources[0]) for sources in levels]
     if class_map.shape != sizes[0]:
         raise ValueError(f"the class map has {class_map.shape} rows and columns, its source {sizes[0]}")
     content = hashlib.sha256(np.ascontiguousarray(class_map).data).hexdigest()
@@ -59,13 +64,38 @@ def segmentation_pyramid(
     last = next((index for index, size in enumerate(sizes) if np.less_equal(size, tiles[index]).all()), len(levels) - 1)
     return tuple(
         segmentation_object(
-            levels[index], reduced(class_map, sizes[index]), manifest, PyramidLevel(series_uid, pyramid_uid, index + 1)
+            levels[index],
+            reduced(class_map, sizes[index], _steps(sizes[0], spacings[0], sizes[index], spacings[index])),
+            manifest,
+            PyramidLevel(series_uid, pyramid_uid, index + 1),
         )
         for index in range(last + 1)
     )
 
 
-def reduced(class_map: ClassMap, shape: tuple[int, int]) -> ClassMap:
+def _spacing(source: "Dataset") -> tuple[float, float]:
+    """Return the Pixel Spacing of a level, mm from row to row and from column to column."""
+    rows, columns = source.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+    return float(rows), float(columns)
+
+
+def _steps(
+    fine: tuple[int, int], fine_mm: tuple[float, float], coarse: tuple[int, int], coarse_mm: tuple[float, float]
+) -> tuple[Fraction, Fraction]:
+    """Return how many pixels of the finest level one of a coarser level spans, along rows' and columns' numbers.
+
+    It is the ratio of their sizes, unless the coarser level shows more than the finest or less, as one that a scanner
+    filled up to whole tiles: then that of their spacings.
+    """
+    steps = []
+    for of_fine, of_coarse, mm_fine, mm_coarse in zip(fine, coarse, fine_mm, coarse_mm, strict=True):
+        stated = Fraction(mm_coarse / mm_fine).limit_denominator(10_000)
+        shows_the_same = abs(of_coarse * stated - of_fine) <= stated
+        steps.append(Fraction(of_fine, of_coarse) if shows_the_same else stated)
+    return steps[0], steps[1]
+
+
+def reduced(class_map: ClassMap, shape: tuple[int, int], steps: tuple[Fraction, Fraction] | None = None) -> ClassMap:
     """Return the class map at a coarser level: the class at the centre of each of its pixels, the nearest neighbour.
 
     So every pixel has a class that was found there, and the classes keep their shares. A vote would take pixels from
@@ -74,10 +104,19 @@ def reduced(class_map: ClassMap, shape: tuple[int, int]) -> ClassMap:
 
     Args:
         class_map: (H, W) uint8.
-        shape: Rows and columns of the coarser level, which shows the same area; at most H and W.
+        shape: Rows and columns of the coarser level, which begins in the same corner.
+        steps: How many of the class map's rows, and columns, one of the coarser level spans; by default as many as
+            make both show the same.
+
+    Returns:
+        uint8, of that shape; `BEYOND` where the class map has no pixel.
     """
+    steps = steps or (Fraction(class_map.shape[0], shape[0]), Fraction(class_map.shape[1], shape[1]))
     rows, columns = (
-        ((2 * np.arange(coarse) + 1) * fine) // (2 * coarse)
-        for fine, coarse in zip(class_map.shape, shape, strict=True)
+        ((2 * np.arange(count) + 1) * step.numerator) // (2 * step.denominator)
+        for count, step in zip(shape, steps, strict=True)
     )
-    return class_map[np.ix_(rows, columns)]
+    coarse = np.full(shape, BEYOND, np.uint8)
+    inside = (rows < class_map.shape[0]).sum(), (columns < class_map.shape[1]).sum()
+    coarse[: inside[0], : inside[1]] = class_map[np.ix_(rows[: inside[0]], columns[: inside[1]])]
+    return coarse

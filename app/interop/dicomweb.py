@@ -5,17 +5,22 @@ Reading a slide's pixels by WADO-RS is in `app/slides/dicomweb.py`, over the cli
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom import Dataset
 
-from app.errors import ArchiveRefused, SeriesNotFound
+from app.errors import ArchiveRefused, ArchiveUnavailable, SeriesNotFound
 from app.interop.archive_http import ArchiveSession
+from app.interop.dicom_file import to_bytes
+from app.interop.dicom_identity import repeating_the_source
 
 _REFERENCES = ("00080018", "00081115")
 """SOP Instance UID and Referenced Series Sequence: all that is read of a result's header."""
+_PROCESSING_FAILURE, _OUT_OF_RESOURCES = 0x0110, 0xA7
+"""Failure reasons that may pass (PS3.18, I.2.2): the second is the first byte of several."""
 
 
 class Archive:
@@ -68,14 +73,24 @@ class Archive:
         """Store instances of one study, in this order and in one request, so that none is sent without the others.
 
         Raises:
-            ArchiveRefused: The archive does not take them all, or does not say so (PS3.18, section 10.5.3): whatever
+            UnsupportedImage: They repeat what their source has malformed, and cannot be written.
+            ArchiveUnavailable: The archive fails at it, or is full.
+            ArchiveRefused: It does not take them all, or does not say so (PS3.18, section 10.5.3): whatever
                 answers instead of it, as a page to log in does, may well answer with success.
         """
+        with repeating_the_source():
+            for instance in instances:
+                to_bytes(instance)
         with answered("the result"):
             outcome = self.client.store_instances(instances, instances[0].StudyInstanceUID)
         if failed := outcome.get("FailedSOPSequence"):
             reason = failed[0].get("FailureReason", 0)
-            raise ArchiveRefused(f"the archive does not store the result (failure reason {reason:04X}H, PS3.18 I.2.2)")
+            kind = (
+                ArchiveUnavailable
+                if reason == _PROCESSING_FAILURE or reason >> 8 == _OUT_OF_RESOURCES
+                else ArchiveRefused
+            )
+            raise kind(f"the archive does not store the result (failure reason {reason:04X}H, PS3.18 I.2.2)")
         with answered("the result"):
             stored = {str(one.ReferencedSOPInstanceUID) for one in outcome.get("ReferencedSOPSequence", ())}
         if not stored.issuperset(str(instance.SOPInstanceUID) for instance in instances):
@@ -97,8 +112,10 @@ def answered(what: str) -> Iterator[None]:
     try:
         yield
     except requests.HTTPError as error:
-        status = "" if error.response is None else f" (HTTP status {error.response.status_code})"
-        raise ArchiveRefused(f"the archive refuses {what}{status}") from error
+        status = 0 if error.response is None else error.response.status_code
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:  # its own fault, which may pass (RFC 9110, section 15.6)
+            raise ArchiveUnavailable(f"the archive fails at {what} (HTTP status {status})") from error
+        raise ArchiveRefused(f"the archive refuses {what}" + (f" (HTTP status {status})" if status else "")) from error
     except (
         requests.RequestException,
         AttributeError,

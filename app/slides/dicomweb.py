@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
+from logging import getLogger
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,14 +13,17 @@ import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom import Dataset
 from wsidicom import WsiDicom, WsiDicomWebClient
-from wsidicom.errors import WsiDicomNotFoundError
+from wsidicom.errors import WsiDicomNoResolutionError, WsiDicomNotFoundError
 
-from app.errors import NotASlide, SlideUnreadable, TesseraError
+from app.errors import ArchiveUnavailable, NotASlide, SlideUnreadable, TesseraError
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
 from app.slides.slide import Level
 
 _RGB_SAMPLES = 3
+_BESIDE_THE_SLIDE = ("LABEL", "OVERVIEW", "THUMBNAIL")
+"""Image Type value 3 of what is no level (PS3.3, section C.8.12.4.1.1)."""
+_log = getLogger(__name__)
 _ANY_SYNTAX = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
 
 
@@ -32,11 +37,18 @@ class _AsStored(WsiDicomWebClient):  # type: ignore[misc]  # wsidicom has no typ
     def __init__(self, client: DICOMwebClient, session: requests.Session) -> None:
         super().__init__(client)
         self._session = session
+        self._listed: list[str] = []
+        self._images: dict[str, str] = {}
+
+    def lacks_any_of(self, opened: set[str]) -> bool:
+        """Return whether wsidicom, which says nothing of what it does not take, left out more than labels and such."""
+        return any(self._images.get(uid) not in _BESIDE_THE_SLIDE for uid in self._listed if uid not in opened)
 
     def get_wsi_instances(
         self, study_uid: str, series_uids: Iterable[str]
     ) -> Iterator[tuple[str, str, set[str] | None]]:
         for series_uid, instance_uid, syntaxes in super().get_wsi_instances(study_uid, series_uids):
+            self._listed.append(str(instance_uid))
             yield series_uid, instance_uid, syntaxes or self._stored_syntax(study_uid, series_uid, instance_uid)
 
     def get_frames(self, *which: Any, **options: Any) -> Iterator[bytes]:
@@ -55,7 +67,9 @@ class _AsStored(WsiDicomWebClient):  # type: ignore[misc]  # wsidicom has no typ
 
     def get_instance(self, study_uid: str, series_uid: str, instance_uid: str) -> Dataset:
         header = self._client.retrieve_instance_metadata(study_uid, series_uid, instance_uid)
-        return Dataset.from_json(header, bulk_data_uri_handler=_leave)
+        dataset = Dataset.from_json(header, bulk_data_uri_handler=_leave)
+        self._images[str(instance_uid)] = "".join(list(dataset.get("ImageType") or ())[2:3])
+        return dataset
 
 
 def _leave(_tag: str, _vr: str, _uri: str) -> None:
@@ -72,6 +86,7 @@ class DicomwebSlide:
         series_uid: Series Instance UID.
 
     Raises:
+        ArchiveUnavailable: The archive fails at it.
         NotASlide: The series holds no level of a pyramid, as a label or an overview does not.
         SlideUnreadable: It holds what wsidicom does not read, or is not in colour.
     """
@@ -79,9 +94,18 @@ class DicomwebSlide:
     def __init__(self, client: DICOMwebClient, session: requests.Session, study_uid: str, series_uid: str) -> None:
         with _foreign_errors():
             try:
-                self._slide = WsiDicom.open_web(_AsStored(client, session), study_uid, series_uid)
+                client_as_stored = _AsStored(client, session)
+                self._slide = WsiDicom.open_web(client_as_stored, study_uid, series_uid)
             except WsiDicomNotFoundError as error:
                 raise NotASlide("the series holds no pyramid of a slide") from error
+            opened = {str(each.uids.instance) for pyramid in self._slide.pyramids for each in _datasets(pyramid)}
+            if client_as_stored.lacks_any_of(opened):
+                raise SlideUnreadable(
+                    "an instance of the slide lacks attributes of its class, or is encoded as is not read: its level"
+                    " would be passed over"
+                )
+            if len(self._slide.pyramids) > 1:
+                _log.warning("a slide of several scanned areas: one of them is segmented")
             self._levels = list(self._slide.levels)
             if self._levels[0].default_instance.dataset.samples_per_pixel != _RGB_SAMPLES:
                 raise SlideUnreadable("the slide is not in colour; the model takes brightfield images")
@@ -96,14 +120,32 @@ class DicomwebSlide:
         return np.ascontiguousarray(pixels, np.uint8)
 
     def headers(self, level: int) -> tuple[Dataset, ...]:
-        """Return the data sets, without bulk data, of the instances that hold the pixels of a level."""
-        return tuple(dataset.as_dataset() for dataset in self._levels[level].default_instance.datasets)
+        """Return the data set, without bulk data, of the instance that holds the pixels of a level.
+
+        Raises:
+            SlideUnreadable: There are several, and the archive's order would decide which is segmented.
+        """
+        datasets = [dataset.as_dataset() for dataset in self._levels[level].datasets]
+        if any("ConcatenationUID" in one and one.get("InConcatenationTotalNumber") != 1 for one in datasets):
+            raise SlideUnreadable(
+                "a level of the slide is a concatenation, which is not read; store it as one instance"
+            )
+        if len(datasets) > 1:
+            raise SlideUnreadable(
+                f"a level of the slide is there {len(datasets)} times (focal planes, optical paths or scans);"
+                " store those to be segmented in series of their own"
+            )
+        return tuple(datasets)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._slide.close()
+
+
+def _datasets(pyramid: Any) -> Iterator[Any]:
+    return (dataset for level in pyramid for dataset in level.datasets)
 
 
 def _level(level: Any, finest_width_px: int) -> Level:
@@ -122,5 +164,11 @@ def _foreign_errors() -> Iterator[None]:
         yield
     except TesseraError:
         raise
+    except requests.HTTPError as error:
+        status = 0 if error.response is None else error.response.status_code
+        kind = ArchiveUnavailable if status >= HTTPStatus.INTERNAL_SERVER_ERROR else SlideUnreadable
+        raise kind(f"the archive does not give the slide's pixels (HTTP status {status})") from error
+    except WsiDicomNoResolutionError as error:
+        raise SlideUnreadable("the slide states no Pixel Spacing, without which its levels cannot be told") from error
     except Exception as error:
         raise SlideUnreadable(f"the archive's slide does not give its pixels ({type(error).__name__})") from error

@@ -322,7 +322,7 @@ def _retry_after_seconds(response: httpx.Response) -> float | None:
 def _http_date(text: str) -> datetime | None:
     try:
         return parsedate_to_datetime(text).replace(tzinfo=UTC)  # HTTP's dates are all in GMT
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -341,7 +341,7 @@ def _members(response: httpx.Response) -> dict[str, Any]:
     """Return a problem's members; one of another type than the standard's is ignored, as it asks (RFC 9457, 3.1)."""
     try:
         said = response.json()
-    except ValueError:  # a proxy's page under the name of a problem
+    except (ValueError, RecursionError):  # a proxy's page under the name of a problem
         return {}
     members = said.items() if isinstance(said, dict) else ()
     return {name: value for name, value in members if isinstance(value, int if name == "status" else str)}
@@ -364,7 +364,7 @@ def _read(call: _Call[_T], response: httpx.Response) -> _T:
         raise NotTessera(f"asked for {call.accept}, got {_media_type(response) or 'no media type'}: is the URL right?")
     try:
         return call.read(response)
-    except (AttributeError, LookupError, TypeError, ValueError, *_NO_PICTURE) as error:
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError, *_NO_PICTURE) as error:
         raise NotTessera(f"the answer to {call.path} is not one of tessera's: is the URL right?") from error
 
 

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from pydicom.encaps import generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit
 
+from app.errors import SlideUnreadable
 from app.inference.bundle import load_bundle
 from app.inference.model import load_segmenter
 from app.inference.segmenter import ModelChoice
@@ -236,6 +237,47 @@ def test_a_slide_is_read_as_it_is_stored_whatever_its_compression(archive, tmp_p
             assert opened.headers(1)[0].SOPInstanceUID == header(paths[1]).SOPInstanceUID
     expected = pixels(paths[0]) if syntax == JPEGBaseline8Bit else image
     assert np.array_equal(read, expected[50:580, 100:600])
+
+
+def changed(path: Path, **attributes: Any) -> Path:
+    """Write an instance anew, with other attributes, under another UID; None takes one away."""
+    slide = pydicom.dcmread(path)
+    slide.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[slide.SOPInstanceUID, repr(attributes)])
+    slide.file_meta.MediaStorageSOPInstanceUID = slide.SOPInstanceUID
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(slide, keyword)
+        else:
+            setattr(slide, keyword, value)
+    other = path.with_name(f"{path.stem}-changed.dcm")
+    slide.save_as(other, enforce_file_format=True)
+    return other
+
+
+PART = {"ConcatenationUID": "2.25.7", "InConcatenationNumber": 1, "InConcatenationTotalNumber": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "keeps", "attributes", "words"),
+    [
+        ("twice", True, {}, "there 2 times"),
+        ("part", False, PART, "is a concatenation"),
+        ("lacking", False, {"BitsStored": None}, "lacks attributes of its class"),
+    ],
+)
+def test_a_level_that_is_not_one_whole_instance_is_refused_and_not_passed_over(
+    archive, tmp_path, name, keeps, attributes, words
+):
+    paths = write_slide(tmp_path, cmu1(700, 600), name=name)
+    other = changed(paths[1], **attributes)
+    archive.send([paths[0], *([paths[1]] if keeps else []), paths[2], other])
+    of_slide = header(paths[0])
+    access = ArchiveAccess(frozenset({"127.0.0.1"}))
+    with ArchiveSession(archive.dicomweb_url, access) as session, pytest.raises(SlideUnreadable, match=words):
+        where = Archive(archive.dicomweb_url, session).client, session
+        with DicomwebSlide(*where, of_slide.StudyInstanceUID, of_slide.SeriesInstanceUID) as opened:
+            assert opened.headers(0)[0].SOPInstanceUID == of_slide.SOPInstanceUID
+            opened.headers(1)
 
 
 def test_what_is_no_slide_or_not_there_is_said_in_one_line(archive, tmp_path):

@@ -1,15 +1,16 @@
 """What an archive may answer besides what is asked for. A real one is in tests/integration/test_dicomweb_segment.py."""
 
 import json
+import traceback
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from typing import Any
 
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
 
-from app.errors import ArchiveRefused, ArchiveUnavailable, SeriesNotFound
+from app.errors import ArchiveRefused, ArchiveUnavailable, SeriesNotFound, UnsupportedImage
 from app.interop.archive_http import ArchiveAccess, ArchiveSession
 from app.interop.dicomweb import Archive
 from app.interop.orthanc import Orthanc
@@ -36,18 +37,36 @@ def result() -> Dataset:
     return dcmread(BytesIO(file_of(whole_slide(plain(WHITE, 64, 64)))))
 
 
-@pytest.mark.parametrize("status", [400, 409, 413, 500, 507])
+@pytest.mark.parametrize("status", [500, 507])
+def test_an_archive_that_fails_may_do_better_later(status):
+    with pytest.raises(ArchiveUnavailable, match=f"fails at the result .HTTP status {status}."):
+        with_archive(sends(status), lambda archive: archive.store([result()]))
+
+
+@pytest.mark.parametrize("status", [400, 409, 413])
 def test_a_refused_result_is_told_with_its_status(status):
     with pytest.raises(ArchiveRefused, match=f"refuses the result .HTTP status {status}.") as refused:
         with_archive(sends(status), lambda archive: archive.store([result()]))
     assert UID not in str(refused.value)
 
 
-def test_a_result_that_is_not_stored_although_the_request_succeeds_is_refused():
-    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [(0x0122, ArchiveRefused), (0xC000, ArchiveRefused), (0x0110, ArchiveUnavailable), (0xA700, ArchiveUnavailable)],
+)
+def test_a_result_that_is_not_stored_although_the_request_succeeds_is_refused(reason, kind):
+    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [reason]}}]}}
     answer = sends(200, json.dumps(failed).encode(), **DICOM_JSON)
-    with pytest.raises(ArchiveRefused, match="failure reason A700H"):
+    with pytest.raises(kind, match=f"failure reason {reason:04X}H"):
         with_archive(answer, lambda archive: archive.store([result()]))
+
+
+def test_a_result_that_cannot_be_written_is_the_sources_fault_and_quotes_nothing():
+    wrong = result()
+    wrong.add(DataElement(0x00280010, "US", 70000))
+    with pytest.raises(UnsupportedImage, match="repeats of its source") as refused:
+        with_archive(sends(500), lambda archive: archive.store([wrong]))
+    assert "70000" not in "".join(traceback.format_exception(refused.value))
 
 
 def names(*uids: str) -> bytes:

@@ -327,6 +327,20 @@ def test_an_answer_that_breaks_off_is_no_answer():
         get(archive.url)
 
 
+def test_parts_without_the_mark_that_closes_them_are_no_answer():
+    """Orthanc states no length: where a connection ends early, nothing else tells."""
+    whole = b"--a b\r\nContent-Type: image/jpeg\r\n\r\nhalf of it\r\n--a b--\r\n"
+    kind = {"Content_Type": 'multipart/related; type="image/jpeg"; boundary="a b"'}
+    with serving(sends(200, whole, **kind)) as archive:
+        assert get(archive.url) == whole
+    for cut in (3, len(b"--a b--\r\n"), 20, len(whole)):
+        with (
+            serving(sends(200, whole[:-cut], **kind)) as archive,
+            pytest.raises(ArchiveUnavailable, match="breaks off"),
+        ):
+            get(archive.url)
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate and its key."""

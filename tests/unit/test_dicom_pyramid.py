@@ -1,6 +1,7 @@
 """A pyramid of Segmentations, over a slide of five levels of which the last two are a single tile."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 
@@ -114,6 +115,18 @@ def test_one_pixel_that_differs_gives_every_level_another_uid(levels):
         assert one.SeriesInstanceUID == other.SeriesInstanceUID
         assert UID(one.SOPInstanceUID).is_valid
         assert UID(one.PyramidUID).is_valid
+
+
+def test_a_level_filled_up_to_whole_tiles_shows_each_class_where_its_spacing_puts_it(levels):
+    filled = deepcopy(levels[1][0])
+    filled.TotalPixelMatrixRows, filled.TotalPixelMatrixColumns = 512, 768  # 450 x 550 px are the slide's
+    filled.NumberOfFrames = 6
+    seg = segmentation_pyramid([levels[0], [filled]], CLASS_MAP, MODEL)[1]
+    shown = class_map_of(seg)
+    assert shown.shape == (512, 768)
+    assert np.array_equal(shown[:450, :550], reduced(CLASS_MAP, SHAPES[1]))
+    assert (np.delete(shown, np.s_[:450], 0) == 3).all()
+    assert (np.delete(shown, np.s_[:550], 1) == 3).all()
 
 
 def test_reducing_takes_the_class_at_the_centre_of_each_pixel():

@@ -179,6 +179,42 @@ def test_a_withdrawal_that_crosses_its_answer_does_no_harm():
     run(scenario, slots=1)
 
 
+def test_who_gives_up_as_its_answer_comes_leaves_the_slot_to_whom_it_has_gone_to():
+    """The answer frees the slot before its caller is woken, and another may have it by then."""
+
+    async def whole() -> None:
+        exchange = Exchange(KNOWN, 1)
+        front = RemoteSegmenter(EngineFacts(KNOWN, "cpu", "ColourProvider", 4), exchange, Metrics(CollectorRegistry()))
+        await front.start()
+        one = asyncio.create_task(front.segment(window(1)))
+        await asyncio.sleep(0)
+        assert [asked.verb for asked in exchange.asked()] == [Verb.SEGMENT]
+        exchange.put(0, WindowResult(window(1)[..., 0], window(1)[..., 0], np.zeros(3, np.float32)))
+        exchange.answer(0, Outcome.SEGMENTED)
+        front._read()
+        other = front.segment(window(2))
+        other.send(None)  # it takes the slot, and waits for its answer
+        one.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await one
+        assert [asked.verb for asked in exchange.asked()] == [Verb.SEGMENT]
+        other.close()
+        await front.close()
+        for end in exchange.ends:
+            end.close()
+
+    asyncio.run(whole())
+
+
+def test_the_memory_of_an_exchange_ends_with_its_processes():
+    exchange = Exchange(KNOWN, 2)
+    exchange.image(0, (4, 6))[...] = 1
+    exchange.close()
+    exchange.close()
+    with pytest.raises(ValueError, match="closed"):
+        exchange.image(0, (4, 6))
+
+
 def test_the_longest_wait_is_told_the_engine():
     exchange = Exchange(KNOWN, 2)
     exchange.ask(Asked(Verb.SEGMENT, 1, (32, 64), 12.5))

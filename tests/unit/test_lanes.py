@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -7,6 +8,7 @@ import pytest
 
 from app.inference import lanes as lanes_module
 from app.inference.lanes import Lanes, Patience
+from app.telemetry.logging import request_id
 
 
 class Bench:
@@ -116,6 +118,30 @@ def test_what_runs_for_long_is_late_until_it_ends(gate, quick_ticks, caplog):
 
     bench(scenario)
     assert [record.getMessage()[:20] for record in caplog.records] == ["a batch has run for "]
+
+
+def test_what_is_late_is_not_told_as_of_the_request_that_began_the_watch(gate, quick_ticks):
+    told = []
+
+    async def scenario(bench: Bench) -> None:
+        request_id.set("the one that came first, and was answered at once")
+        bench.run(lambda: "quick", late_seconds=0.02)
+        bench.run(held(gate), late_seconds=0.02)
+        assert await bench.outcomes.get() == "quick"
+        while not told:
+            await asyncio.sleep(0.01)
+        gate.set()
+        await bench.outcomes.get()
+
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append((record.getMessage(), request_id.get()))
+    logger = logging.getLogger(lanes_module.__name__)
+    logger.addHandler(handler)
+    try:
+        bench(scenario, count=2)
+    finally:
+        logger.removeHandler(handler)
+    assert [current for _, current in told] == [None]
 
 
 def test_waiting_for_a_turn_does_not_count(gate, quick_ticks):
