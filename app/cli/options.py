@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from app.access_settings import not_empty
 from app.settings import Settings
 
 _S = TypeVar("_S", bound=BaseSettings)
@@ -32,6 +33,17 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class _NamedPath(click.Path):
+    """A path that is there in words: as a `Path` an empty one would be the folder that the command is started in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return `value` as a path."""
+        try:
+            return super().convert(not_empty(value), param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 def setting_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each of these settings, or for all; their help is the settings' own."""
 
@@ -50,7 +62,7 @@ def _click_type(field: FieldInfo) -> Any:
     annotation = optional[0] if optional else field.annotation
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
-    return click.Path(path_type=Path) if annotation is Path else annotation or str
+    return _NamedPath(path_type=Path) if annotation is Path else annotation or str
 
 
 def settings_of(given: dict[str, Any]) -> Settings:

@@ -12,7 +12,15 @@ from app.errors import StartupError
 from app.imaging.paint import DEFAULT_OPACITY
 from app.inference.model import BatchedSegmenter, load_segmenter
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
-from app.segmentation.files import FileResult, colliding, find_images, overwriting, segment_files, write_table
+from app.segmentation.files import (
+    TABLE_FILE,
+    FileResult,
+    colliding,
+    find_images,
+    overwriting,
+    segment_files,
+    write_table,
+)
 from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.workers import Workers
 from app.settings import Settings
@@ -50,7 +58,10 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
     if not paths:
         raise click.UsageError("no images in these folders")
     if collision := colliding(paths):
-        raise click.UsageError(f"{collision[0]} and {collision[1]} would share the name of their results")
+        raise click.UsageError(
+            f"{collision[0]} and {collision[1]} would share the name of their results; rename one, or segment them"
+            " into another --out"
+        )
     if overwritten := overwriting(paths, out):
         raise click.UsageError(f"{overwritten} would be overwritten by a result; choose another --out")
     metrics = Metrics(CollectorRegistry())
@@ -62,13 +73,16 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
     if mpp is not None and model.manifest.um_per_px is None:
         click.echo("--mpp changes nothing: the model names no um_per_px", err=True)
     results = asyncio.run(_segment_all(model, metrics, settings, paths, out, opacity, mpp))
-    table = write_table(results, model.manifest, out)
     for result in results:
         for warning in result.warnings:
-            click.echo(f"{result.path}: warning: {warning}", err=True)
+            click.echo(f"{click.format_filename(result.path)}: warning: {warning}", err=True)
     failed = [result for result in results if result.problem]
     for result in failed:
-        click.echo(f"{result.path}: {result.problem}", err=True)
+        click.echo(f"{click.format_filename(result.path)}: {result.problem}", err=True)
+    try:
+        table = write_table(results, model.manifest, out)
+    except OSError as error:
+        raise click.ClickException(f"{out / TABLE_FILE}: {error.strerror}") from error
     click.echo(f"{len(results) - len(failed)} of {len(results)} images segmented; table: {table}")
     if failed:
         raise SystemExit(_FAILED)

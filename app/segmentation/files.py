@@ -41,10 +41,11 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found.extend(sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES))
+            entries = (entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+            found.extend(sorted(entry for entry in entries if entry.is_file()))
         else:
             found.append(path)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def colliding(paths: Sequence[Path]) -> tuple[Path, Path] | None:
@@ -104,7 +105,7 @@ async def _segment_file(
     except TesseraError as error:
         return FileResult(path, problem=str(error))
     except OSError as error:
-        return FileResult(path, problem=f"{error.filename}: {error.strerror}")
+        return FileResult(path, problem=f"{error.filename or out}: {error.strerror}")
     return FileResult(path, row, warnings=warnings)
 
 
@@ -134,7 +135,7 @@ def write_table(results: Iterable[FileResult], manifest: ModelManifest, out: Pat
     for result in results:
         writer.writerow([result.path, *(result.row or [""] * len(columns)), result.problem or ""])
     path = out / TABLE_FILE
-    _replace(path, text.getvalue().encode())
+    _replace(path, text.getvalue().encode(errors="backslashreplace"))  # a file's name may be no UTF-8
     return path
 
 

@@ -15,7 +15,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -34,6 +34,8 @@ ImageLike: TypeAlias = NDArray[np.uint8] | bytes | Path
 
 _T = TypeVar("_T")
 _CONNECT_SECONDS = 5.0
+_OF_ONE_IMAGE = (":image-too-large", ":unsupported-image", ":unreadable-image", ":inference-failed")
+"""How the types of problems end that are of an image, not of the request."""
 _LONGEST_BACKOFF_SECONDS = 8.0
 _NO_PICTURE = (OSError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises on bytes that are no picture, are damaged, or are far too large."""
@@ -227,6 +229,8 @@ class _Call(Generic[_T]):
     params: Mapping[str, str] = field(default_factory=dict)
     accept: str = "application/json"
     retried: bool = True
+    of_problem: Callable[[Problem], _T] | None = None
+    """What to answer where the problem is the one image's own; None to raise it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +245,11 @@ class _Service:
     api_key: str | None = field(repr=False)
     deadline_seconds: float
     retries: int
+
+    def __post_init__(self) -> None:
+        key = self.api_key
+        if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
+            raise ValueError("api_key: a key is one word of ASCII; a file's line end does not belong to it")
 
     def request(self, call: _Call[Any], bodies: Sequence[bytes], timeout_seconds: float) -> httpx.Request:
         headers = {"Accept": call.accept, "User-Agent": "tessera-client"}
@@ -298,7 +307,10 @@ def exchange(service: _Service, call: _Call[_T]) -> Generator[Step[_T], Outcome,
         seconds = _backoff_seconds(attempt) if wait is None else wait
         tried = attempt >= (service.retries if call.retried else 0)
         if tried or not again or time.monotonic() + seconds > ends:
-            raise error
+            if call.of_problem is None or not isinstance(error, Problem) or not error.type.endswith(_OF_ONE_IMAGE):
+                raise error
+            yield Answer(call.of_problem(error))
+            return
         yield Pause(seconds)
 
 
@@ -373,7 +385,13 @@ def _encoded(image: ImageLike) -> bytes:
         return image
     if isinstance(image, Path):
         return image.read_bytes()
-    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})):
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"an image is a Path, a file's bytes or an array, not a {type(image).__name__}")
+    if (
+        not image.size
+        or image.dtype != np.uint8
+        or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4}))
+    ):
         raise ValueError(f"an image is uint8 of shape (H, W), (H, W, 3) or (H, W, 4), not {image.dtype} {image.shape}")
     file = BytesIO()
     Image.fromarray(image).save(file, "PNG", compress_level=1)
@@ -444,6 +462,14 @@ def _segment(
     return _Call("POST", "/segment", read, images, params)
 
 
+def _segment_many(
+    images: Sequence[ImageLike], mpp: float | None, confidence: bool
+) -> _Call[list[Segmentation | Problem]]:
+    call = _segment(images, mpp, confidence, _each)
+    # One file is answered without a list, and so is what is wrong with it.
+    return replace(call, of_problem=lambda problem: [problem]) if len(images) == 1 else call
+
+
 def _classify(image: ImageLike, mpp: float | None) -> _Call[Classification]:
     return _Call("POST", "/classify", lambda response: _classification(response.json()), [image], _stated(mpp))
 
@@ -460,8 +486,9 @@ _READY = _Call("GET", "/health/ready", lambda _: True, retried=False)
 class Client:
     """Calls a tessera service, and waits for its answers. Threads may share one.
 
-    Every call raises `TesseraError`: see there. Close it, or use it in a `with`. `mpp` is an image's pixel spacing in
-    um/px, where it is known: the model then sees the image at its own, and the answer keeps the image's pixels.
+    Every call raises `TesseraError`, see there, and `ValueError` or `TypeError` for what is no image. Close it, or use
+    it in a `with`. `mpp` is an image's pixel spacing in um/px, where it is known: the model then sees the image at its
+    own, and the answer keeps the image's pixels.
 
     Args:
         url: Where the service is, as in "http://127.0.0.1:8000".
@@ -469,6 +496,9 @@ class Client:
         deadline_seconds: How long a call may take with all its tries; beyond it none begins, and no silence is borne.
         retries: How often a call is sent again.
         transport: What carries the requests: for a certificate authority or a proxy of one's own, or a test.
+
+    Raises:
+        ValueError: The key is not one word of ASCII.
     """
 
     def __init__(
@@ -492,7 +522,7 @@ class Client:
     ) -> list[Segmentation | Problem]:
         """Segment patches, of one spacing, in one request; in their order, a Problem for each that has no answer."""
         given = list(images)
-        return self._answer(_segment(given, mpp, confidence, _each)) if given else []
+        return self._answer(_segment_many(given, mpp, confidence)) if given else []
 
     def classify(self, image: ImageLike, *, mpp: float | None = None) -> Classification:
         """Say which tissues a patch contains, without a class map."""
@@ -564,7 +594,7 @@ class AsyncClient:
     ) -> list[Segmentation | Problem]:
         """See `Client.segment_many`."""
         given = list(images)
-        return await self._answer(_segment(given, mpp, confidence, _each)) if given else []
+        return await self._answer(_segment_many(given, mpp, confidence)) if given else []
 
     async def classify(self, image: ImageLike, *, mpp: float | None = None) -> Classification:
         """See `Client.classify`."""

@@ -69,7 +69,7 @@ def require(kind: Kind) -> None:
         Unavailable: It is not.
     """
     if kind != "csv" and find_spec(kind) is None:
-        raise Unavailable(f"--logger {kind} needs the extra 'track': pip install 'tessera[track]'")
+        raise Unavailable(f"--logger {kind} needs the extra 'track': pip install -e '.[track]' in the project's folder")
 
 
 class _Closing(ABC):

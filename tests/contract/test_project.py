@@ -82,6 +82,14 @@ def test_the_architecture_page_names_every_room():
     assert not gone, "lines in docs/architecture.md without a room"
 
 
+def test_the_architecture_page_names_every_decision():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = re.findall(r"\[(\d{4}) [^\]]+\]\((decisions/[\w-]+\.md)\)", page)
+    there = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [name for _, name in listed] == [f"decisions/{path.name}" for path in there]
+    assert all(name.startswith(f"decisions/{number}-") for number, name in listed)
+
+
 def test_the_configuration_page_holds_every_setting():
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     for name, field in Settings.model_fields.items():

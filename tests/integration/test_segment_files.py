@@ -1,6 +1,7 @@
 """`tessera segment`: the same without a server."""
 
 import csv
+import os
 from pathlib import Path
 
 import httpx2 as httpx
@@ -117,6 +118,28 @@ def test_a_result_that_cannot_be_written_is_said_and_spares_the_others(tmp_path)
     assert "a_mask.png" in bad["problem"]
     assert good["problem"] == ""
     assert not list(out.glob(".*"))
+
+
+def test_a_table_that_cannot_be_written_is_said_after_what_else_there_is_to_say(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "out" / "labels.csv").mkdir(parents=True)
+    result = run(tmp_path / "broken.png", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    problem, said = result.stderr.splitlines()[-2:]
+    assert "broken.png: not an image in a known format" in problem
+    assert said == f"Error: {tmp_path / 'out' / 'labels.csv'}: Is a directory"
+
+
+def test_odd_entries_of_a_folder(tmp_path):
+    """A name that is not in UTF-8 costs no table, a pipe holds nothing up, and who is named twice is one."""
+    os.mkfifo(tmp_path / "pipe.png")
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    odd.write_bytes(encoded(noise(8, 8)))
+    (tmp_path / "a.png").write_bytes(encoded(noise(8, 8)))
+    result = run(tmp_path, tmp_path / "a.png", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "2 of 2 images segmented" in result.output
+    assert [Path(row["file"]).name for row in table(tmp_path / "out")] == ["a.png", r"\udcff.png"]
 
 
 def _image(path: Path) -> Path:

@@ -185,6 +185,17 @@ def test_a_setting_that_makes_no_sense(setting, line):
     assert refused(**setting) == (WRONG_SETTING, f"Error: {line}")
 
 
+@pytest.mark.parametrize("flag", ["--bundle", "--keys-file", "--tls-cert"])
+def test_a_flag_whose_variable_was_not_set_is_not_the_folder_one_is_in(flag):
+    ended = subprocess.run(
+        [sys.executable, "-m", "app.cli", "serve", flag, ""], check=False, cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == WRONG_SETTING
+    assert ended.stderr.splitlines()[-1] == (
+        f"Error: Invalid value for '{flag}': is empty; leave it out, or name a file or folder"
+    )
+
+
 @pytest.mark.parametrize(
     ("setting", "status", "words"),
     [

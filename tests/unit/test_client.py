@@ -205,7 +205,26 @@ def test_the_pixels_of_an_array_are_sent_as_they_are(ask, image):
     assert np.array_equal(np.asarray(sent), image)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8)])
+@pytest.mark.parametrize("key", ["", "secret\n", "two secrets", "schlüssel"])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_is_no_key_is_refused_at_once_and_not_quoted(kind, key):
+    with pytest.raises(ValueError, match="a key is one word of ASCII") as refused:
+        kind(URL, api_key=key)
+    assert not key or key.strip() not in str(refused.value)
+
+
+@pytest.mark.parametrize("image", ["patch.png", [1, 2], bytearray(b"x"), None])
+def test_what_is_of_another_kind_is_refused_in_words(ask, image):
+    script = Script()
+    with pytest.raises(TypeError, match=f"a Path, a file's bytes or an array, not a {type(image).__name__}"):
+        ask(script, lambda client: client.segment(image))
+    assert not script.requests
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), np.zeros((0, 4, 3), np.uint8)],
+)
 def test_what_is_no_image_is_refused_before_it_is_sent(ask, image):
     script = Script()
     with pytest.raises(ValueError, match="an image is uint8 of shape"):
@@ -391,6 +410,34 @@ def test_several_images_go_in_one_request_and_a_bad_one_has_its_problem(ask):
 
 def test_a_list_of_one_is_answered_as_a_list(ask):
     assert [result.code for result in ask(Script(segmented()), lambda client: client.segment_many([PATCH]))] == ["T"]
+
+
+def test_a_bad_image_by_itself_has_its_problem_as_one_of_several_has(ask):
+    bad = {**json.loads(problem(422).content), "type": "urn:problem-type:tessera:unreadable-image"}
+    script = Script(httpx.Response(422, json=bad, headers={"Content-Type": "application/problem+json"}))
+    [found] = ask(script, lambda client: client.segment_many([b"bad"]))
+    assert (type(found), found.status) == (Rejected, 422)
+    script = Script(httpx.Response(422, json=bad, headers={"Content-Type": "application/problem+json"}))
+    with pytest.raises(Rejected):
+        ask(script, lambda client: client.segment(b"bad"))
+    whole = {**bad, "type": "urn:problem-type:tessera:invalid-request"}
+    script = Script(httpx.Response(400, json=whole, headers={"Content-Type": "application/problem+json"}))
+    with pytest.raises(Rejected):
+        ask(script, lambda client: client.segment_many([b"bad"]))
+
+
+def test_a_date_beyond_all_calendars_is_no_time_to_come_back(ask):
+    headers = {"Retry-After": "Thu, 01 Jan 99999999999 00:00:00 GMT"}
+    script = Script(httpx.Response(503, headers=headers), segmented())
+    assert ask(script, segment).code == "T"
+
+
+def test_an_answer_that_is_nested_without_end_is_none_of_tesseras(ask):
+    body = b"[" * 100_000
+    with pytest.raises(NotTessera):
+        ask(Script(httpx.Response(200, content=body, headers={"Content-Type": "application/json"})), segment)
+    with pytest.raises(Rejected):
+        ask(Script(httpx.Response(400, content=body, headers={"Content-Type": "application/problem+json"})), segment)
 
 
 def test_no_image_needs_no_request():
