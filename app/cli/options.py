@@ -39,9 +39,10 @@ class _NamedPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return `value` as a path."""
         try:
-            return super().convert(not_empty(value), param, ctx)
+            not_empty(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def setting_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
