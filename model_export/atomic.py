@@ -11,7 +11,7 @@ from typing import BinaryIO
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Give a file to write to; `path` becomes it at the end, or stays as it is when something goes wrong."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with naming(path):
+    with naming(path, temporary):
         try:
             with temporary.open("wb") as file:
                 yield file
@@ -24,12 +24,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Have an error of the system name the file that it met: of a full disk it names none."""
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Have an error of the system that names no file, as that of a full disk, or `temporary`, name `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # not the system's
+        if error.errno is None or error.filename not in {None, str(temporary)}:  # not the system's, or another file's
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 

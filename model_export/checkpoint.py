@@ -22,8 +22,6 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             torch.save(state, file)
     except RuntimeError as error:  # what torch makes of a full disk
         raise OSError(errno.EIO, f"could not be written ({str(error).splitlines()[0]})", str(path)) from error
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def verify(graph: ServingGraph, model: Path) -> list[Comparison]:
             height, width = original[0].shape[1:]
             raise VerificationFailed(
                 f"{model.name}: {batch.shape[2]}x{batch.shape[1]} px give a class map of {width}x{height}:"
-                " state the network's stride with --stride"
+                f" the network's stride is larger than {graph.block_px}; export it with its own --stride"
             )
         for name, ours, theirs in zip(GRAPH_OUTPUTS, original, exported, strict=True):
             if ours.shape != theirs.shape or ours.dtype != theirs.dtype:

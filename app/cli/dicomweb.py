@@ -180,10 +180,8 @@ async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
 
 def _write(result: "SlideResult", out: Path) -> None:
     from app.interop.dicom_file import to_bytes  # noqa: PLC0415
-    from app.interop.dicom_identity import repeating_the_source  # noqa: PLC0415
 
-    with repeating_the_source():
-        data = to_bytes(result.pyramid[0])
+    data = to_bytes(result.pyramid[0])
     try:
         out.write_bytes(data)
     except OSError as error:

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from app.access_settings import not_empty
 from app.settings import Settings
 
 _S = TypeVar("_S", bound=BaseSettings)
@@ -33,18 +32,6 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-class _NamedPath(click.Path):
-    """A path that is there in words: as a `Path` an empty one would be the folder that the command is started in."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return `value` as a path."""
-        try:
-            not_empty(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return super().convert(value, param, ctx)
-
-
 def setting_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each of these settings, or for all; their help is the settings' own."""
 
@@ -63,7 +50,7 @@ def _click_type(field: FieldInfo) -> Any:
     annotation = optional[0] if optional else field.annotation
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
-    return _NamedPath(path_type=Path) if annotation is Path else annotation or str
+    return click.Path() if annotation is Path else annotation or str  # as text, so that the setting sees an empty one
 
 
 def settings_of(given: dict[str, Any]) -> Settings:

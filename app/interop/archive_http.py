@@ -205,7 +205,7 @@ class _ArchiveAdapter(HTTPAdapter):
         if status in _DENIED:
             response.close()
             raise ArchiveDenied(f"the archive denies access ({status}); see TESSERA_DICOMWEB_TOKEN or _USERNAME")
-        end = _end_of_parts(response.headers.get("Content-Type", ""))
+        end = _end_of_parts(response.headers.get("Content-Type", "")) if status == HTTPStatus.OK else b""
         response.raw = _BoundedBody(response.raw, self._waits, self._body_seconds, end, finishes=not reads)
         return response
 

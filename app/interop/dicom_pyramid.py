@@ -4,6 +4,7 @@ highdicom's own `create_segmentation_pyramid` takes only slides that carry a Pyr
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -85,11 +86,11 @@ def _steps(
     """Return how many pixels of the finest level one of a coarser level spans, along rows' and columns' numbers.
 
     It is the ratio of their sizes, unless the coarser level shows more than the finest or less, as one that a scanner
-    filled up to whole tiles: then that of their spacings.
+    filled up to whole tiles: then that of their spacings, a power of two, since they may be rounded.
     """
     steps = []
     for of_fine, of_coarse, mm_fine, mm_coarse in zip(fine, coarse, fine_mm, coarse_mm, strict=True):
-        stated = Fraction(mm_coarse / mm_fine).limit_denominator(10_000)
+        stated = Fraction(2) ** round(math.log2(mm_coarse / mm_fine))
         shows_the_same = abs(of_coarse * stated - of_fine) <= stated
         steps.append(Fraction(of_fine, of_coarse) if shows_the_same else stated)
     return steps[0], steps[1]

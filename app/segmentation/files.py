@@ -37,15 +37,18 @@ class FileResult:
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
-    """Return `paths` with each folder replaced by the images in it, in name order."""
+    """Return `paths` with each folder replaced by the images in it, in name order; what is there twice comes once."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
             entries = (entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
-            found.extend(sorted(entry for entry in entries if entry.is_file()))
+            found.extend(sorted(entry for entry in entries if not (entry.is_dir() or entry.is_fifo())))
         else:
             found.append(path)
-    return list(dict.fromkeys(found))
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(path.resolve(), path)
+    return list(once.values())
 
 
 def colliding(paths: Sequence[Path]) -> tuple[Path, Path] | None:

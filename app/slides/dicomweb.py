@@ -21,8 +21,11 @@ from app.pathology.geometry import Region, Size
 from app.slides.slide import Level
 
 _RGB_SAMPLES = 3
-_BESIDE_THE_SLIDE = ("LABEL", "OVERVIEW", "THUMBNAIL")
-"""Image Type value 3 of what is no level (PS3.3, section C.8.12.4.1.1)."""
+_VOLUME = "VOLUME"
+"""Image Type value 3 of a level (PS3.3, section C.8.12.4.1.1)."""
+_LEVEL_UNREADABLE = (
+    "a level of the slide lacks attributes of its class, or is encoded as is not read; it would be passed over"
+)
 _log = getLogger(__name__)
 _ANY_SYNTAX = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
 
@@ -41,8 +44,8 @@ class _AsStored(WsiDicomWebClient):  # type: ignore[misc]  # wsidicom has no typ
         self._images: dict[str, str] = {}
 
     def lacks_any_of(self, opened: set[str]) -> bool:
-        """Return whether wsidicom, which says nothing of what it does not take, left out more than labels and such."""
-        return any(self._images.get(uid) not in _BESIDE_THE_SLIDE for uid in self._listed if uid not in opened)
+        """Return whether wsidicom, which says nothing of what it does not take, left out a level."""
+        return any(self._images.get(uid) == _VOLUME for uid in self._listed if uid not in opened)
 
     def get_wsi_instances(
         self, study_uid: str, series_uids: Iterable[str]
@@ -97,13 +100,12 @@ class DicomwebSlide:
                 client_as_stored = _AsStored(client, session)
                 self._slide = WsiDicom.open_web(client_as_stored, study_uid, series_uid)
             except WsiDicomNotFoundError as error:
+                if client_as_stored.lacks_any_of(set()):
+                    raise SlideUnreadable(_LEVEL_UNREADABLE) from error
                 raise NotASlide("the series holds no pyramid of a slide") from error
             opened = {str(each.uids.instance) for pyramid in self._slide.pyramids for each in _datasets(pyramid)}
             if client_as_stored.lacks_any_of(opened):
-                raise SlideUnreadable(
-                    "an instance of the slide lacks attributes of its class, or is encoded as is not read: its level"
-                    " would be passed over"
-                )
+                raise SlideUnreadable(_LEVEL_UNREADABLE)
             if len(self._slide.pyramids) > 1:
                 _log.warning("a slide of several scanned areas: one of them is segmented")
             self._levels = list(self._slide.levels)

@@ -95,7 +95,9 @@ def _csv(path: Path, needed: Sequence[str]) -> Sequence[Mapping[str, str]]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     reader = csv.DictReader(line for line in lines if line.endswith("\n"))
     rows = list(reader)
-    if not set(needed) <= set(reader.fieldnames or ()):
+    if reader.fieldnames is None:  # just begun
+        return []
+    if not set(needed) <= set(reader.fieldnames):
         raise InvalidData(f"{path}: has no column {', '.join(needed)}")
     for row in rows:
         for name, value in row.items():

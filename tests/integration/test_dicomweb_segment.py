@@ -280,6 +280,26 @@ def test_a_level_that_is_not_one_whole_instance_is_refused_and_not_passed_over(
             opened.headers(1)
 
 
+def test_a_slide_whose_only_level_cannot_be_read_is_not_taken_for_none(archive, tmp_path):
+    [path] = write_slide(tmp_path, cmu1(300, 300), name="unread", downsamples=(1,))
+    archive.send([changed(path, BitsStored=None)])
+    of_slide, access = header(path), ArchiveAccess(frozenset({"127.0.0.1"}))
+    with ArchiveSession(archive.dicomweb_url, access) as session, pytest.raises(SlideUnreadable, match="lacks attr"):
+        where = Archive(archive.dicomweb_url, session).client, session
+        DicomwebSlide(*where, of_slide.StudyInstanceUID, of_slide.SeriesInstanceUID)
+
+
+def test_what_scanners_put_beside_a_slide_is_no_level(archive, tmp_path):
+    """As 3DHISTECH's do, which wsidicom leaves out."""
+    paths = write_slide(tmp_path, cmu1(700, 600), name="beside")
+    archive.send([*paths, changed(paths[2], ImageType=["DERIVED", "PRIMARY", "REGIONLOCALIZER", "RESAMPLED"])])
+    of_slide, access = header(paths[0]), ArchiveAccess(frozenset({"127.0.0.1"}))
+    with ArchiveSession(archive.dicomweb_url, access) as session:
+        where = Archive(archive.dicomweb_url, session).client, session
+        with DicomwebSlide(*where, of_slide.StudyInstanceUID, of_slide.SeriesInstanceUID) as opened:
+            assert [len(opened.headers(level)) for level in range(3)] == [1, 1, 1]
+
+
 def test_what_is_no_slide_or_not_there_is_said_in_one_line(archive, tmp_path):
     label = write_slide(tmp_path, cmu1(300, 300), name="label", flavor="LABEL", downsamples=(1,))
     slide = write_slide(tmp_path, cmu1(600, 500), name="refused")

@@ -136,10 +136,11 @@ def test_odd_entries_of_a_folder(tmp_path):
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
     odd.write_bytes(encoded(noise(8, 8)))
     (tmp_path / "a.png").write_bytes(encoded(noise(8, 8)))
-    result = run(tmp_path, tmp_path / "a.png", "--out", tmp_path / "out")
-    assert result.exit_code == 0, result.output
-    assert "2 of 2 images segmented" in result.output
-    assert [Path(row["file"]).name for row in table(tmp_path / "out")] == ["a.png", r"\udcff.png"]
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    result = run(tmp_path, tmp_path / ".." / tmp_path.name / "a.png", "--out", tmp_path / "out")
+    assert "2 of 3 images segmented" in result.output
+    assert "gone.png: No such file or directory" in result.output
+    assert [Path(row["file"]).name for row in table(tmp_path / "out")] == ["a.png", "gone.png", r"\udcff.png"]
 
 
 def _image(path: Path) -> Path:

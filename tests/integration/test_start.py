@@ -191,9 +191,8 @@ def test_a_flag_whose_variable_was_not_set_is_not_the_folder_one_is_in(flag):
         [sys.executable, "-m", "app.cli", "serve", flag, ""], check=False, cwd=ROOT, capture_output=True, text=True
     )
     assert ended.returncode == WRONG_SETTING
-    assert ended.stderr.splitlines()[-1] == (
-        f"Error: Invalid value for '{flag}': is empty; leave it out, or name a file or folder"
-    )
+    variable = "TESSERA_" + flag.removeprefix("--").replace("-", "_").upper()
+    assert ended.stderr == f"Error: {flag} ({variable}): is empty; leave it out, or name a file or folder\n"
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,12 @@ def test_parts_without_the_mark_that_closes_them_are_no_answer():
             get(archive.url)
 
 
+@pytest.mark.parametrize("status", [204, 400, 404, 406])
+def test_an_answer_that_gives_no_parts_needs_no_mark(status):
+    with serving(sends(status, Content_Type='multipart/related; boundary="a"')) as archive:
+        assert get(archive.url) == b""
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate and its key."""

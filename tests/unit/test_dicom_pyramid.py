@@ -13,7 +13,7 @@ from pydicom.uid import UID
 
 from app.errors import ExtraMissing, UnsupportedImage
 from app.interop.dicom_file import to_bytes
-from app.interop.dicom_pyramid import pyramid_series_uid, reduced, segmentation_pyramid
+from app.interop.dicom_pyramid import _steps, pyramid_series_uid, reduced, segmentation_pyramid
 from app.interop.dicom_seg import segmentation_object
 from app.pathology.arrays import ClassMap
 from tests.dicom_sources import as_metadata
@@ -127,6 +127,14 @@ def test_a_level_filled_up_to_whole_tiles_shows_each_class_where_its_spacing_put
     assert np.array_equal(shown[:450, :550], reduced(CLASS_MAP, SHAPES[1]))
     assert (np.delete(shown, np.s_[:450], 0) == 3).all()
     assert (np.delete(shown, np.s_[:550], 1) == 3).all()
+
+
+def test_a_spacing_that_is_rounded_moves_nothing():
+    """As a scanner writes them: of 80,000 rows the last would lie 16 beyond the end."""
+    fine = np.arange(80_000, dtype=np.uint32).astype(np.uint8)[:, np.newaxis]
+    steps = _steps((80_000, 1), (0.0002426, 0.0002426), (40_000, 1), (0.0004853, 0.0004853))
+    assert steps == (2, 1)
+    assert np.array_equal(reduced(fine, (40_000, 1), steps), fine[1::2])
 
 
 def test_reducing_takes_the_class_at_the_centre_of_each_pixel():

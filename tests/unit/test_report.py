@@ -149,6 +149,14 @@ def test_a_damaged_table_is_named(tmp_path, name, text, what):
         read_record(run)
 
 
+@pytest.mark.parametrize("text", ["", "step,learn"])
+def test_a_run_that_has_just_begun_has_no_step_yet(tmp_path, text):
+    run = write_run(tmp_path / "run")
+    (run / "steps.csv").write_text(text)
+
+    assert read_record(run).steps == []
+
+
 def test_a_step_that_was_cut_off_is_no_step(tmp_path):
     run = write_run(tmp_path / "run")
     (run / "steps.csv").write_text("step,learning_rate\n0,0.5\n1,9.549150281252633e-")
