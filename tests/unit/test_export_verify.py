@@ -103,6 +103,6 @@ def test_a_network_that_answers_no_numbers_is_refused_though_both_agree(tmp_path
 
 def test_a_network_whose_stride_was_understated_is_refused(tmp_path):
     card = ModelCard(name="coarse", version="1", stride=4, window_px=64, margin_px=8)
-    with pytest.raises(VerificationFailed, match="4x4 px give a class map of 8x8: .* larger than 4; export it"):
+    with pytest.raises(VerificationFailed, match=r"4x4 px give a class map of 8x8: .* larger than 4; export it"):
         export_bundle(Coarse().eval(), card, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
