@@ -145,7 +145,7 @@ class Settings(AccessSettings):
     @field_validator("bundle", mode="before")
     @classmethod
     def _named_folder(cls, value: object) -> object:
-        if str(not_empty(value)) != _QUALITY:
+        if Path(str(not_empty(value))) != Path(_QUALITY):
             return value
         if Path(_QUALITY).exists():
             raise ValueError(f"{_QUALITY} is a shipped bundle's name and a folder here: write the folder's whole path")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, TiffTags, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffTags, UnidentifiedImageError
 
 from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage
 from app.imaging.common_files import common_pixels
@@ -40,6 +40,8 @@ _UPRIGHT = {
 _TAGS = {info.name: number for number, info in TiffTags.TAGS_V2.items()}
 _XMP = ("xmp", "XML:com.adobe.xmp")
 """Pillow's names of it."""
+_PLANES, _UNCOMPRESSED = 2, 1
+"""Of TIFF's tags PlanarConfiguration and Compression."""
 _TILE_FLOOR_PX = 1024
 _PNG_DEPTH_AT = 24
 """Where a PNG's header, which is always its first chunk, states the bits of a channel."""
@@ -49,9 +51,6 @@ logging.getLogger("PIL").setLevel(logging.WARNING)
 
 # Pillow's bomb guard is a limit of the whole process and partly a mere warning; `decode` has its own, per call.
 Image.MAX_IMAGE_PIXELS = None
-
-# Of uncompressed planes Pillow itself takes each channel for 8 bits; libtiff, which reads what is compressed, does not.
-TiffImagePlugin.READ_LIBTIFF = True
 
 
 class OpenedFile:
@@ -156,6 +155,11 @@ def _check_tiff(image: Image.Image, max_side_px: int) -> None:
     bits = _tag(image, "BitsPerSample")
     if set(bits) - {1, 8, 16} or (1 in bits and len(bits) > 1):
         raise UnsupportedImage(f"the TIFF has {bits[0]} bits a channel; send 8 or 16")
+    in_planes = _tag(image, "PlanarConfiguration") == (_PLANES,) and len(bits) > 1
+    if in_planes and 16 in bits and _tag(image, "Compression") == (_UNCOMPRESSED,):  # Pillow takes them for bytes
+        raise UnsupportedImage(
+            "the TIFF has 16 bits a channel in planes, uncompressed; send it pixel by pixel, or as LZW"
+        )
     tiles = (*_tag(image, "TileWidth"), *_tag(image, "TileLength"))
     if tiles and max(tiles) > max(max_side_px, _TILE_FLOOR_PX):
         raise ImageTooLarge(f"the TIFF's tiles are {max(tiles)} px a side; each side may have at most {max_side_px} px")

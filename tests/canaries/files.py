@@ -89,7 +89,6 @@ IDENTIFIERS = (
     "DICOM StudyInstanceUID",
     "DICOM SeriesInstanceUID",
     "DICOM SOPInstanceUID",
-    "DICOM UID of no digits",
 )
 """Places whose text a DICOM result carries on purpose: all of the patient and study, and what it is a result of."""
 
