@@ -67,6 +67,18 @@ def read_manifest(bundle: Path) -> ModelManifest:
         raise InvalidData(f"{path}: {where}: {first['msg']}") from error
 
 
+def require_intact(path: Path, digest: str) -> None:
+    """Make sure that a bundle's file is the one whose digest its manifest states.
+
+    Raises:
+        InvalidData: It is missing, or another.
+    """
+    if not path.is_file():
+        raise InvalidData(f"{path}: no such file")
+    if sha256_of(path) != digest:
+        raise InvalidData(f"{path}: is not the file that its manifest names; export the bundle anew")
+
+
 def sha256_of(path: Path) -> str:
     """Return the hexadecimal SHA-256 digest of a file."""
     with path.open("rb") as file:

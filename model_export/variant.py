@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from app.pathology.arrays import RgbBatch, RgbImage
 from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, ModelManifest, Precision, Variant
-from model_export.bundle import new_folder, read_manifest, sha256_of
+from model_export.bundle import new_folder, read_manifest, require_intact, sha256_of
 from model_export.errors import InvalidData, TooMuchLost
 from model_export.export import strip_traces, write_golden
 from model_export.reduced_precision import RUNTIME_VERSION, to_fp16, to_int8
@@ -55,8 +55,7 @@ def write_variant(
     model, target = bundle / MODEL_FILE, bundle / precision
     if manifest.precision != "fp32":
         raise InvalidData(f"{bundle}: is {manifest.precision} already; variants are made of an fp32 bundle")
-    if sha256_of(model) != manifest.sha256:
-        raise InvalidData(f"{model}: is not the file that its manifest names")
+    require_intact(model, manifest.sha256)
     if overwrite and target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_FILE).is_file():
         raise InvalidData(f"{target}: holds something else than a bundle; --overwrite replaces bundles only")
     with new_folder(target, overwrite) as folder:

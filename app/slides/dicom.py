@@ -17,7 +17,7 @@ from app.imaging.dicom_packages import require_dicom
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 from app.slides.dicom_frames import frames, to_rgb
-from app.slides.dicom_header import read_header, read_pixels
+from app.slides.dicom_header import is_part, read_header, read_pixels
 from app.slides.dicom_spacing import um_per_px
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _header(data: bytes) -> tuple["Dataset", int]:
             "the DICOM object is not an image that is read; send a VL Whole Slide Microscopy, another VL microscopic,"
             " a VL Photographic or a single-frame Secondary Capture image"
         )
-    if "ConcatenationUID" in dataset and dataset.get("InConcatenationTotalNumber") != 1:
+    if is_part(dataset):
         raise UnsupportedImage("the DICOM file is one part of a concatenation; send the whole instance")
     if "LABEL" in list(dataset.get("ImageType") or ())[2:3]:  # its writing would be taken for tissue, and may be a name
         raise UnsupportedImage("the DICOM image is of the slide's label; send an instance that shows the tissue")

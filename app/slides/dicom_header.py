@@ -79,6 +79,11 @@ def read_header(data: bytes) -> tuple["Dataset", int]:
     return dataset, position
 
 
+def is_part(dataset: "Dataset") -> bool:
+    """Return whether an instance is one of several of a concatenation (PS3.3, section C.7.6.16)."""
+    return "ConcatenationUID" in dataset and dataset.get("InConcatenationTotalNumber") != 1
+
+
 def read_pixels(data: bytes, dataset: "Dataset", position: int) -> None:
     """Add to `dataset` what `data` has from `position`: the encoded pixels, and tables of their frames' offsets.
 

@@ -18,6 +18,7 @@ from wsidicom.errors import WsiDicomNoResolutionError, WsiDicomNotFoundError
 from app.errors import ArchiveUnavailable, NotASlide, SlideUnreadable, TesseraError
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
+from app.slides.dicom_header import is_part
 from app.slides.slide import Level
 
 _RGB_SAMPLES = 3
@@ -128,7 +129,7 @@ class DicomwebSlide:
             SlideUnreadable: There are several, and the archive's order would decide which is segmented.
         """
         datasets = [dataset.as_dataset() for dataset in self._levels[level].datasets]
-        if any("ConcatenationUID" in one and one.get("InConcatenationTotalNumber") != 1 for one in datasets):
+        if any(map(is_part, datasets)):
             raise SlideUnreadable(
                 "a level of the slide is a concatenation, which is not read; store it as one instance"
             )

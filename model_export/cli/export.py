@@ -9,7 +9,7 @@ import click
 
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import GOLDEN_FILE, MODEL_FILE
-from model_export.bundle import read_manifest, sha256_of
+from model_export.bundle import read_manifest, require_intact
 from model_export.cli.options import FILE, FOLDER, views_option
 from model_export.errors import InvalidData
 from model_export.export import MARGIN_PX, WINDOW_PX, ModelCard, export_bundle, serving_graph
@@ -109,11 +109,8 @@ def verify_command(
         named = ", ".join(tissue.name for tissue in manifest.classes)
         wanted = ", ".join(tissue.name for tissue in card.classes)
         raise InvalidData(f"{bundle}: its classes are {named}, and not {wanted}; state the network's by --classes")
-    for name, digest in ((MODEL_FILE, manifest.sha256), (GOLDEN_FILE, manifest.golden_sha256)):
-        if not (bundle / name).is_file():
-            raise InvalidData(f"{bundle / name}: no such file")
-        if sha256_of(bundle / name) != digest:
-            raise InvalidData(f"{bundle / name}: is not the file that its manifest names; export the bundle anew")
+    require_intact(bundle / MODEL_FILE, manifest.sha256)
+    require_intact(bundle / GOLDEN_FILE, manifest.golden_sha256)
     graph = serving_graph(load_network(checkpoint, card.classes, factory), card)
     for comparison in verify(graph, bundle / MODEL_FILE):
         click.echo(str(comparison))
