@@ -87,8 +87,8 @@ def cross_validate(
     for index, fold in enumerate(parts):
         sources, held_out = corpus.part(fold)
         folder = run / f"fold-{index + 1}"
-        trainer = train_recipe(folder, classes, recipe, sources, held_out, fold, progress, hardware, logger)
-        by_fold.append(evaluate(trainer.averaged, held_out, classes, folder))
+        network = train_recipe(folder, classes, recipe, sources, held_out, fold, progress, hardware, logger)
+        by_fold.append(evaluate(network, held_out, classes, folder))
     return _summed_up(by_fold, run)
 
 

@@ -72,9 +72,9 @@ def train(
         progress.line(f"images to learn from: {counts}; held out: {len(held_out)}")
         for note in untaught(sources, held_out, WSSS4LUAD, held):
             progress.line(note)
-        trainer = train_recipe(run, WSSS4LUAD, asked, sources, held_out, held, progress, hardware, logger)
+        network = train_recipe(run, WSSS4LUAD, asked, sources, held_out, held, progress, hardware, logger)
         if held_out and hardware.first:
-            evaluate(trainer.averaged, held_out, WSSS4LUAD, run)
+            evaluate(network, held_out, WSSS4LUAD, run)
         if hardware.first:
             draw_curves(run)
         progress.line(f"kept: {run / BEST_FILE}")

@@ -36,15 +36,14 @@ def write_report(record: Record, path: Path) -> None:
     page = environment.get_template("page.html.jinja").render(
         record=record,
         name=record.folder.resolve().name,
-        runs=runs,
         recipe=_flat(runs[0].asked.get("recipe", {})),
-        environment=_flat(runs[0].environment),
-        duration=_duration(runs),
+        environment=_flat(record.trainings[0].environment),
+        duration=_duration(record.trainings),
         scores=_scores(record),
         confusion=_confusion(record.scores),
         labels=_labels(record.scores.get("labels", {})),
         images=sorted(record.scores.get("images", ()), key=lambda image: image.get("pixel_accuracy", 1.0)),
-        curves=_themed(partial(curves, runs), "Loss and scores by epoch, learning rate by step"),
+        curves=_themed(partial(curves, record.trainings), "Loss and scores by epoch, learning rate by step"),
         reliability=_reliability(record.scores),
         grids=[(one.folder.name, _grid(one.grid)) for one in runs if one.grid],
         teachers=_teachers(record),
@@ -103,13 +102,13 @@ def _reliability(scores: Mapping[str, Any]) -> Markup | None:
 def _teachers(record: Record) -> list[tuple[str, Markup]]:
     shown = record.folds[0] if record.folds else record
     return [
-        (teacher.folder.name, _themed(partial(curves, [teacher]), "Curves of the teacher"))
+        (teacher.folder.name, _themed(partial(curves, teacher.trainings), "Curves of the teacher"))
         for teacher in shown.teachers
     ]
 
 
-def _duration(runs: Sequence[Record]) -> str | None:
-    seconds = [run.environment["seconds"] for run in runs if "seconds" in run.environment]
+def _duration(trainings: Sequence[Record]) -> str | None:
+    seconds = [run.environment["seconds"] for run in trainings if "seconds" in run.environment]
     return str(timedelta(seconds=round(sum(seconds)))) if seconds else None
 
 

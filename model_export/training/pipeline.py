@@ -1,4 +1,4 @@
-"""A recipe from start to end: its teachers, what they label, and the network that is kept."""
+"""A recipe from start to end: its teachers, what they label, its members, and the network that is kept."""
 
 import hashlib
 import json
@@ -21,6 +21,7 @@ from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
 from model_export.training.loggers import Kind
 from model_export.training.loop import LAST_FILE, Progress, Trainer
+from model_export.training.members import MEMBER_FOLDER, keep_mean, mean_of, members_of
 from model_export.training.teacher import fill_unknown
 from model_export.training.weak import labels_alone
 
@@ -41,13 +42,13 @@ def train_recipe(
     progress: Progress,
     hardware: Hardware | None = None,
     logger: Kind = "csv",
-) -> Trainer:
-    """Train as `recipe` says, going on where `run` stopped, and return the finished trainer.
+) -> nn.Module:
+    """Train as `recipe` says, going on where `run` stopped, and return the averaged network, in evaluation mode.
 
     A teacher learns from the same training part as the network that it teaches: what is held out is seen by neither.
 
     Args:
-        run: The run folder; each teacher has one of its own in it.
+        run: The run folder; each teacher and, of several, each member has one of its own in it.
         classes: The classes of the class maps.
         recipe: What to do.
         sources: The training samples of each source that the recipe, or its teacher's, draws from.
@@ -59,17 +60,18 @@ def train_recipe(
     """
     hardware = hardware or Hardware()
     own = seen_by(recipe, sources, classes)
+    asked = asked_of(recipe, fold)
+    begins = recipe.teacher is not None and not (run / LAST_FILE).exists()
+    if hardware.first and (begins or recipe.members > 1):  # the folder is taken from now on, not hours later
+        write_asked(run, asked)
     if recipe.teacher is not None:
         networks: list[nn.Module] = []
         first = load_recipe(recipe.teacher.recipe)
-        if hardware.first and not (run / LAST_FILE).exists():  # the folder is taken from now on, not hours later
-            write_asked(run, asked_of(recipe, fold))
         for seed in recipe.teacher.seeds:
             progress.line(f"teacher with seed {seed}")
             folder = run / TEACHER_FOLDER / f"seed-{seed}"
             seeded = first.model_copy(update={"seed": seed})
-            teacher = train_recipe(folder, classes, seeded, sources, held_out, fold, progress, hardware, logger)
-            networks.append(teacher.averaged.module.eval())
+            networks.append(train_recipe(folder, classes, seeded, sources, held_out, fold, progress, hardware, logger))
         labels = run / TEACHER_FOLDER / LABELS_FOLDER
         with hardware.first_alone():  # the others find what it wrote
             if hardware.first:
@@ -78,11 +80,26 @@ def train_recipe(
                 name: _labelled(labels / name, networks, own[name], recipe.teacher, classes) for name in recipe.shares
             }
         progress.line(f"what the teachers are sure of: {labels}")
-    trainer = Trainer(run, classes, recipe, own, held_out, fold, hardware, logger)
-    if trainer.resume():
-        progress.line(f"resuming after epoch {trainer.epochs_done}")
-    trainer.train(progress)
-    return trainer
+
+    def trained(folder: Path, recipe: Recipe) -> nn.Module:
+        trainer = Trainer(folder, classes, recipe, own, held_out, fold, hardware, logger)
+        if trainer.resume():
+            progress.line(f"resuming after epoch {trainer.epochs_done}")
+        trainer.train(progress)
+        network: nn.Module = trainer.averaged.module
+        return network.eval()
+
+    if recipe.members == 1:
+        return trained(run, recipe)
+    members = []
+    for number, member in enumerate(members_of(recipe), start=1):
+        progress.line(f"member {number} of {recipe.members}")
+        members.append(trained(run / f"{MEMBER_FOLDER}{number}", member))
+    network = members[0]
+    network.load_state_dict(mean_of([member.state_dict() for member in members]))
+    if hardware.first:
+        keep_mean(run, network.state_dict(), asked, held_out)
+    return network
 
 
 def seen_by(

@@ -259,11 +259,11 @@ def test_samples_that_stay_wholly_unknown_are_lived_with(tmp_path, taught):
         }
     )
 
-    trainer = train(tmp_path / "run", never_sure, stas=[unknown])
+    network = train(tmp_path / "run", never_sure, stas=[unknown])
 
     with Image.open(tmp_path / "run/teacher/labels/stas/unknown.png") as picture:
         assert set(np.unique(np.array(picture))) == {IGNORE}
-    assert all(bool(value.isfinite().all()) for value in trainer.network.state_dict().values())
+    assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
 
 
 def test_a_recipe_for_labels_alone_sees_no_annotated_pixel():
