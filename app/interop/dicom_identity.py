@@ -129,6 +129,7 @@ def instance(sources: Sequence["Dataset"], manifest: ModelManifest, what: str, m
         "manufacturer_model_name": manifest.name,
         "software_versions": (version(MANUFACTURER), manifest.version),
         "device_serial_number": manifest.sha256,
+        "content_qualification": "RESEARCH",
         "content_date": when.date(),
         "content_time": when.time(),
         "specific_character_set": _UTF_8,

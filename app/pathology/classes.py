@@ -73,7 +73,7 @@ TUMOR = TissueClass(
     letter="T",
     color=(0, 64, 128),
     coding=Coding(
-        category=_snomed("49755003", "Morphologically Altered Structure"), type=_snomed("108369006", "Neoplasm")
+        category=_snomed("49755003", "Morphologically Abnormal Structure"), type=_snomed("108369006", "Neoplasm")
     ),
 )
 STROMA = TissueClass(

@@ -124,6 +124,11 @@ def _header(data: bytes) -> tuple["Dataset", int]:
         raise UnsupportedImage("the DICOM file is one part of a concatenation; send the whole instance")
     if "LABEL" in list(dataset.get("ImageType") or ())[2:3]:  # its writing would be taken for tissue, and may be a name
         raise UnsupportedImage("the DICOM image is of the slide's label; send an instance that shows the tissue")
+    if dataset.get("SpecimenLabelInImage") == "YES":  # PS3.3, C.8.12.4: such as an overview, glass and label
+        raise UnsupportedImage(
+            "the DICOM image shows the slide's label (Specimen Label in Image is YES), which may name a patient; send"
+            " an instance that shows the tissue alone"
+        )
     return dataset, position
 
 

@@ -300,6 +300,8 @@ def test_a_part_of_a_concatenation_is_not_taken_for_a_sparse_slide(parts, is_who
 def test_the_label_of_a_slide_is_refused(ask):
     with pytest.raises(UnsupportedImage, match="of the slide's label"):
         ask(file_of(whole_slide(IMAGE, ImageType=["ORIGINAL", "PRIMARY", "LABEL", "NONE"])))
+    with pytest.raises(UnsupportedImage, match="shows the slide's label"):
+        ask(file_of(whole_slide(IMAGE, SpecimenLabelInImage="YES")))
 
 
 @pytest.mark.parametrize(

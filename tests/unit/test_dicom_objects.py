@@ -61,6 +61,11 @@ def test_a_slides_segmentation_is_what_viewers_draw():
     assert seg.NumberOfFrames == 2 + 2 + 4  # tiles that tumor, stroma and normal touch; none for background
 
 
+def test_results_say_in_their_own_attribute_that_they_are_for_research():
+    assert segmented(SLIDE).ContentQualification == "RESEARCH"
+    assert reported(SLIDE).ContentQualification == "RESEARCH"
+
+
 def test_segments_carry_codes_colours_and_the_algorithm():
     tumor, stroma, normal = segmented(SLIDE).SegmentSequence
     assert [segment.SegmentNumber for segment in (tumor, stroma, normal)] == [1, 2, 3]
@@ -69,6 +74,7 @@ def test_segments_carry_codes_colours_and_the_algorithm():
     assert [kind.CodeValue for kind in kinds] == ["108369006", "21793004", "39607008"]
     assert kinds[2].SegmentedPropertyTypeModifierCodeSequence[0].CodeValue == "17621005"
     assert tumor.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+    assert tumor.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning == "Morphologically Abnormal Structure"
     assert [segment.RecommendedDisplayCIELabValue for segment in (tumor, stroma, normal)] == [
         [17935, 35240, 22354],
         [31234, 22700, 46167],
