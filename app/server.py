@@ -171,7 +171,9 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """
     with ExitStack() as unless_bound:
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            # Of a name that has both, as localhost may: the one that clients try who know of no other.
+            family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
             listener = unless_bound.enter_context(socket.socket(family, kind, protocol))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if shared:

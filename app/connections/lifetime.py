@@ -88,6 +88,8 @@ class BoundedConnection(HttpToolsProtocol):
         """Take no further request."""
         self._may_keep = False
         super().shutdown()
+        if self.transport.is_closing():  # by uvicorn, which under TLS waits for a farewell that may never come
+            self._ending.end()
 
     def timeout_keep_alive_handler(self) -> None:
         """End a connection on which no further request came."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -44,6 +45,14 @@ def test_a_service_of_one_process_whose_model_is_stuck_ends_by_itself(monkeypatc
         server.run(create_app(SETTINGS, model), listener, SETTINGS)
     assert not model.had_to_be_told
     assert "the model does not answer any more" in caplog.text
+
+
+def test_a_name_of_both_kinds_of_address_is_bound_where_clients_of_the_older_kind_find_it(monkeypatch):
+    local = [(socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0))]
+    found = [(family, socket.SOCK_STREAM, 6, "", address) for family, address in local]
+    monkeypatch.setattr(server.socket, "getaddrinfo", lambda *_, **__: found)
+    with bind("localhost", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
 
 
 def test_one_that_retires_is_ready_for_as_long_as_connections_may_still_come_and_then_ends():
