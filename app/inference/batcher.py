@@ -50,6 +50,7 @@ class BatchLimits:
         pixels: Pixels in a batch of several windows, which bounds its memory.
         stall_seconds: How long a batch may take, or ten times what it should, before its lane is taken to be stuck.
         seconds_per_pixel: What it should take.
+        first_seconds: How long the first batch of a shape may take: a GPU gets its kernels and plans ready for each.
     """
 
     lanes: int
@@ -57,6 +58,7 @@ class BatchLimits:
     pixels: int
     stall_seconds: float = math.inf
     seconds_per_pixel: float = 0.0
+    first_seconds: float = 0.0
 
 
 class Batcher:
@@ -81,6 +83,7 @@ class Batcher:
         self._run = run
         self._limits = limits
         self._most_windows = limits.windows
+        self._known_shapes: set[tuple[int, ...]] = set()
         self._metrics = metrics
         self._groups: dict[tuple[int, ...], deque[_Entry]] = {}
         self._lanes: Lanes[list[WindowResult | Exception]] = Lanes(limits.lanes, turns or nullcontext(), self._stall)
@@ -155,6 +158,8 @@ class Batcher:
             self._running.append(batch)
             expected = self._limits.seconds_per_pixel * sum(_pixels(entry.image) for entry in batch)
             least = self._limits.stall_seconds
+            if _shape(batch) not in self._known_shapes:
+                least = max(least, self._limits.first_seconds)
             patience = Patience(max(least, _SLOW * expected), max(least, _SLOWEST * expected))
             self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), patience)
 
@@ -205,6 +210,7 @@ class Batcher:
     def _finish(self, batch: list[_Entry], outcome: list[WindowResult | Exception] | BaseException) -> None:
         """Back on the event loop: hand out results and failures, and use the lane again."""
         self._running.remove(batch)
+        self._known_shapes.add(_shape(batch))
         results = [outcome] * len(batch) if isinstance(outcome, BaseException) else outcome
         for entry, result in zip(batch, results, strict=True):
             if isinstance(result, OutOfMemory):
@@ -221,6 +227,10 @@ class Batcher:
 def _fail(entry: _Entry, error: Exception) -> None:
     if not entry.reply.done():
         entry.reply.set_exception(error)
+
+
+def _shape(batch: list[_Entry]) -> tuple[int, ...]:
+    return (len(batch), *batch[0].image.shape)
 
 
 def _pixels(image: RgbImage) -> int:

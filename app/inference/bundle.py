@@ -136,13 +136,16 @@ def check_golden(bundle: Bundle, session: "OnnxSession") -> None:
         raise InvalidBundle(f"{name} returns class maps of {result.class_maps.shape}, not of its input's size")
     if int(result.class_maps.max()) >= len(bundle.manifest.classes):
         raise InvalidBundle(f"{name} predicts class {int(result.class_maps.max())}, which its manifest does not name")
+    if result.confidences.shape != bundle.golden.confidences.shape:
+        raise InvalidBundle(f"{name} returns confidences of {result.confidences.shape}, not as in its golden pair")
     if result.label_probabilities.shape != bundle.golden.label_probabilities.shape:
         raise InvalidBundle(f"{name} returns labels of {result.label_probabilities.shape}, not as in its golden pair")
     agreement = float((result.class_maps == bundle.golden.class_maps).mean())
     difference = float(np.abs(result.label_probabilities - bundle.golden.label_probabilities).max())
     exact = bundle.manifest.precision == "fp32"
     least = GOLDEN_PIXEL_AGREEMENT if exact else VARIANT_PIXEL_AGREEMENT
-    if agreement < least or difference > (GOLDEN_PROBABILITY_TOLERANCE if exact else VARIANT_PROBABILITY_TOLERANCE):
+    tolerance = GOLDEN_PROBABILITY_TOLERANCE if exact else VARIANT_PROBABILITY_TOLERANCE
+    if agreement < least or not difference <= tolerance:  # not a number is no difference that is allowed
         raise InvalidBundle(
             f"{name} does not reproduce its golden pair on {session.device}: {agreement:.3%} of pixels agree,"
             f" label probabilities differ by up to {difference:.1e}; {_ANEW}"

@@ -26,6 +26,10 @@ _CPU_BATCH, _GPU_BATCH = 2, 32
 _CPU_FULL_WINDOWS, _GPU_FULL_WINDOWS = 1, 8
 """A batch has no more pixels than this many windows of the model's largest size."""
 
+_GPU_FIRST_SECONDS = 60.0
+"""What a GPU may take for the first batch of a shape, for which the runtime loads kernels and makes plans: guessed,
+not measured. A lane that is stuck at its first batch is found that much later."""
+
 _SUITED: dict[str, Precision] = {"cpu": "int8", "cuda": "fp16"}
 """What each device is fastest in."""
 
@@ -136,6 +140,7 @@ def load_segmenter(
         pixels=(_GPU_FULL_WINDOWS if on_gpu else _CPU_FULL_WINDOWS) * manifest.window_px**2,
         stall_seconds=choice.stall_seconds,
         seconds_per_pixel=seconds_per_pixel,
+        first_seconds=_GPU_FIRST_SECONDS if on_gpu else 0.0,
     )
     return BatchedSegmenter(manifest, session, limits, metrics, turns)
 

@@ -338,6 +338,27 @@ def test_when_a_lane_is_stuck_all_who_wait_are_told_and_nobody_is_taken_any_more
     assert stalls == ["stalled"]
 
 
+def test_the_first_batch_of_a_shape_may_take_longer(monkeypatch):
+    monkeypatch.setattr(lanes, "_TICK_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        lane = Lane()
+        limits = BatchLimits(1, 4, 10**6, stall_seconds=0.05, first_seconds=60)
+        engine = Batcher(lane.run, limits, Metrics(CollectorRegistry()))
+        first = asyncio.create_task(engine.submit(window(1)))
+        await asyncio.sleep(0.3)
+        assert not engine.late
+        lane.open.set()
+        await first
+        lane.open.clear()
+        with pytest.raises(ModelNotReady, match="starts anew"):
+            await engine.submit(window(2))
+        lane.open.set()
+        await engine.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
 def test_a_large_window_may_take_ten_times_what_it_should(monkeypatch):
     monkeypatch.setattr(lanes, "_TICK_SECONDS", 0.01)
 

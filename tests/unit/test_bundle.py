@@ -106,7 +106,9 @@ def test_a_golden_file_of_something_else_is_refused(bundle):
         ("class_map", lambda values: 3 - values, "does not reproduce its golden pair"),
         ("label_probability", lambda values: values + 0.01, "label probabilities differ"),
         ("class_map", lambda values: values[:, :-1], "class maps of"),
+        ("label_probability", lambda values: values * np.nan, "label probabilities differ by up to nan"),
         ("label_probability", lambda values: values[:, :-1], "labels of"),
+        ("confidence", lambda values: values[:, :-1], "confidences of"),
         ("image", lambda values: values[:, :-1], "does not run its golden input"),
     ],
 )
