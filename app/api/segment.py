@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
@@ -16,7 +16,7 @@ from app.api.problems import InvalidRequest, Problem, count_rejection, problem_o
 from app.api.renderings import MEDIA_TYPES, Rendering, View, check_uploaded, paint, render
 from app.api.uploads import FORM, PART, UPLOADED, Stated, documented, stated_as
 from app.api.visit import visit_of
-from app.errors import TesseraError
+from app.errors import QueueFull, TesseraError
 from app.pathology.classes import code
 from app.segmentation.concurrently import all_of
 from app.segmentation.patch import SegmentedPatch
@@ -44,14 +44,14 @@ _BODY = {
     }
 }
 _HEADERS = {
-    "Tessera-Labels": "The names of the labels, in the model's order, with commas between; empty where there is none.",
-    "Tessera-Code": "Their letters, as in T+S; empty for none.",
-    "Tessera-Scale": "What JSON has as `scale`: `name=value`, with semicolons between.",
-    "Tessera-Warnings": "The codes of the warnings, with commas between; empty where there is none.",
-    "Tessera-Image-SHA256": "Digest of the upload, in hexadecimal.",
+    "Tessera-Labels": "The names of the labels, in the model's order, separated by commas; empty if there are none.",
+    "Tessera-Code": "The letters of the labels, as in T+S; empty if there are none.",
+    "Tessera-Scale": "What JSON has as `scale`: `name=value`, separated by semicolons, without null values.",
+    "Tessera-Warnings": "The codes of the warnings, separated by commas; empty if there are none.",
+    "Tessera-Image-SHA256": "SHA-256 digest of the upload, in hexadecimal.",
     "Tessera-Model": "The model's name.",
-    "Tessera-Model-Version": "Its version.",
-    "Tessera-Model-SHA256": "Digest of its file, in hexadecimal.",
+    "Tessera-Model-Version": "The model's version.",
+    "Tessera-Model-SHA256": "SHA-256 digest of the model file, in hexadecimal.",
 }
 """What answers other than JSON say beside their content."""
 
@@ -59,19 +59,20 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": description, "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     for status, description in {
         400: "The request or its form cannot be understood.",
-        406: "None of the media types in Accept is given.",
-        408: "The body did not come in time.",
+        406: "The upload cannot be answered in any of the media types in Accept.",
+        408: "The body did not arrive in time.",
         413: "Too many bytes, files or pixels.",
-        415: "Not one of the accepted media types or image formats.",
+        415: "The media type, image format or Content-Encoding is not accepted.",
         422: "The image is truncated or damaged, or its class map has too many regions for polygons.",
-        429: "The queue is full, or the sender sent too many; Retry-After says when to come back.",
-        500: "The model failed on the image, or the service met an error of its own; its log has the cause.",
-        501: "The service was installed without what this form needs.",
-        503: "The model is not ready.",
-        504: "The deadline passed.",
+        429: "The service is full, or the caller has sent too many images; Retry-After says when to come back.",
+        500: "The model failed on the image, or the service had another fault; its log has the cause.",
+        501: "The service was installed without the packages that this request needs.",
+        503: "The model is not ready, memory or connections are short, or keys, their issuer or the audit log cannot be"
+        " used; `type` says which.",
+        504: "The request was not answered before its deadline.",
     }.items()
 }
-_PROBLEMS[429]["headers"] = described({"Retry-After": "In how many seconds to come back."})
+_PROBLEMS[429]["headers"] = described({"Retry-After": "Seconds to wait before sending the request again."})
 
 
 @router.post(
@@ -79,7 +80,8 @@ _PROBLEMS[429]["headers"] = described({"Retry-After": "In how many seconds to co
     response_model=schemas.Segmentation | schemas.Segmentations,
     responses={
         200: {
-            "description": "The answer. What JSON says beside the pictures, other forms say in the `Tessera-` headers.",
+            "description": "The answer. Forms other than JSON give labels, scale, warnings, digests and model in"
+            " `Tessera-` headers.",
             "content": {media_type: {"schema": _FILE} for media_type in MEDIA_TYPES},
             "headers": described(_HEADERS),
         },
@@ -93,8 +95,9 @@ async def segment(
     """Segment one or several H&E patches.
 
     Send one image as the body, or several as `file` parts of a form. `Accept: application/json` (the default) gives
-    labels, fractions and the mask of each. The other media types answer one image: a picture, polygons for QuPath and
-    the Digital Slide Archive (GeoJSON), for the latter alone, for ASAP (XML), or, for a DICOM upload, a DICOM object.
+    labels, fractions and the mask of each. Each other media type answers exactly one image, with a picture (PNG),
+    polygons for QuPath and the Digital Slide Archive (GeoJSON), polygons for the Digital Slide Archive alone, polygons
+    for ASAP (XML), or, if the upload is DICOM, a DICOM object.
     """
     media_type = choose(_accept(request), (JSON, *MEDIA_TYPES))
     async with uploaded_images(request, service) as images:
@@ -126,7 +129,7 @@ async def segment(
 async def classify(
     request: Request, service: ServiceDependency, stated: Annotated[Stated, Depends(stated_as(Stated))]
 ) -> Response:
-    """Say which tissues one or several H&E patches contain, without masks. Send them as to `/segment`."""
+    """Say which tissues one or several H&E patches contain, without masks. Send them as for `/segment`."""
     choose(_accept(request), (JSON,))
     async with uploaded_images(request, service) as images:
 
@@ -142,18 +145,27 @@ async def classify(
 async def _each(
     request: Request, service: Service, images: list[bytes], answer: Callable[[bytes], Awaitable[_T]]
 ) -> list[_T | Problem]:
-    """Answer each image, in order; one that cannot be answered gets its problem and spares the others."""
+    """Answer each image, in order; one that cannot be answered gets its problem and spares the others.
+
+    All at once; those for whose pixels there is no place beside the others' come after them, one at a time.
+    """
     visit = visit_of(request)
 
-    async def one(index: int, data: bytes) -> _T | Problem:
+    async def one(index: int, data: bytes, *, is_last_try: bool) -> _T | Problem | None:
         try:
             return await answer(data)
         except TesseraError as error:
+            if isinstance(error, QueueFull) and not is_last_try:
+                return None
             count_rejection(error, service.metrics)
             visit.refused(index, error)
             return problem_of(error)
 
-    return await all_of(one(index, data) for index, data in enumerate(images))
+    answers = await all_of(one(index, data, is_last_try=False) for index, data in enumerate(images))
+    for index, data in enumerate(images):
+        if answers[index] is None:
+            answers[index] = await one(index, data, is_last_try=True)
+    return cast("list[_T | Problem]", answers)
 
 
 async def _rendered(service: Service, data: bytes, media_type: str, how: Rendering) -> Response:

@@ -2,19 +2,24 @@
 
 import random
 
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 300.0
+_FIRST_WAIT_SECONDS = 1.0
 
 
 class Backoff:
-    """Waits that double from one failure to the next, each shortened at random so that watchers do not keep step."""
+    """Waits that double from one failure to the next, each shortened at random so that those who wait do not keep step.
 
-    def __init__(self) -> None:
+    Args:
+        most_seconds: No wait is longer.
+    """
+
+    def __init__(self, most_seconds: float = 300.0) -> None:
+        self._most = most_seconds
         self._longest = _FIRST_WAIT_SECONDS
 
     def next_seconds(self) -> float:
         """Return how long to wait after one more failure: from half of the longest wait up to all of it."""
         wait = random.uniform(self._longest / 2, self._longest)  # noqa: S311  nobody gains by foreseeing it
-        self._longest = min(2 * self._longest, _LONGEST_WAIT_SECONDS)
+        self._longest = min(2 * self._longest, self._most)
         return wait
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""Bounded threads for image work, so that it never runs on the event loop."""
+"""Bounded threads for image work, so that the event loop does none but what is small, and that where it must."""
 
 import asyncio
 from collections.abc import Callable

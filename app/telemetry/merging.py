@@ -11,7 +11,7 @@ Snapshot: TypeAlias = list[Metric]
 
 _LEAST = frozenset({"tessera_ready", "process_start_time_seconds", "process_max_fds"})
 """Not sums: ready when all are, started when the first was, and the limit is each process's own."""
-_FIRST = frozenset({"tessera_device_info", "tessera_model_info", "python_info"})
+_FIRST = frozenset({"tessera_device_info", "tessera_model_info"})
 """1 wherever it is said."""
 
 

@@ -326,13 +326,26 @@ def test_a_number_with_an_underscore_is_refused_and_not_read_as_another(client, 
 
 
 def test_images_of_more_pixels_than_the_service_may_hold_at_once_are_told_to_come_back():
+    settings = Settings(cores=1, queue_pixels=100 * 100, queue_capacity=4, max_files=3)
+    with TestClient(create_app(settings, ColourSegmenter())) as client:
+        admission = client.app.state.service.admission
+        parts = [("file", encoded(noise(100, 60)))] * 2
+        with admission.weigh(6000):
+            results = post(client, files=parts).json()["results"]
+            refused = post(client, content=parts[0][1], headers=PNG)
+        assert [result["status"] for result in results] == [429, 429]
+        assert results[1]["detail"] == "the queue is full (6000 of 10000 pixels); try again later"
+        assert refused.status_code == 429
+        assert post(client, content=encoded(noise(100, 60)), headers=PNG).status_code == 200
+
+
+def test_images_of_one_request_wait_for_each_others_pixels():
     settings = Settings(cores=1, queue_pixels=100 * 100, queue_capacity=4, max_files=4)
     with TestClient(create_app(settings, ColourSegmenter())) as client:
-        parts = [("file", encoded(noise(100, 60)))] * 3
+        parts = [("file", encoded(noise(100, side))) for side in (60, 50, 60, 40)]
         results = post(client, files=parts).json()["results"]
-        assert [result.get("status", 200) for result in results] == [200, 429, 429]
-        assert results[1]["detail"] == "the queue is full (6000 of 10000 pixels); try again later"
-        assert post(client, content=parts[0][1], headers=PNG).status_code == 200
+        assert [result["image"]["height"] for result in results] == [60, 50, 60, 40]
+        assert 'tessera_rejections_total{reason="queue-full"} 0.0' in client.get("/metrics").text
 
 
 def test_an_unforeseen_error_is_a_500_with_its_id_and_its_cause_in_the_log(caplog):

@@ -18,6 +18,7 @@ from sectra_client.schemas import DeleteInvocation, ResultResponse
 
 from app.interop import sectra
 from app.main import create_app
+from app.segmentation import backoff as backoff_module
 from app.segmentation.sectra import whole_slide as whole_slide_module
 from tests.fakes import POISON, ColourSegmenter
 from tests.sectra_pacs import (
@@ -269,7 +270,7 @@ def failing(method: str, times: int, status: int) -> Callable[[Request], Respons
 
 @pytest.mark.parametrize(("times", "status"), [(3, 503), (1, 409), (3, 409)])
 def test_tissue_is_stored_although_the_call_back_fails_for_a_while(pacs, client, monkeypatch, times, status):
-    monkeypatch.setattr(whole_slide_module, "_FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(backoff_module, "_FIRST_WAIT_SECONDS", 0.01)
     pacs.fault = failing("PUT", times, status)
     assert np.array_equal(found(tissue_of_whole(pacs, client, pacs.add_image(landscape()))), tissue(landscape()))
 
@@ -277,7 +278,7 @@ def test_tissue_is_stored_although_the_call_back_fails_for_a_while(pacs, client,
 def test_tissue_is_not_sent_again_where_the_call_back_refuses_it_or_its_time_is_over(pacs, client, monkeypatch, caplog):
     caplog.set_level(logging.WARNING)
     monkeypatch.setattr(whole_slide_module, "_LEAST_STORING_SECONDS", 0)
-    monkeypatch.setattr(whole_slide_module, "_FIRST_WAIT_SECONDS", 10_000)
+    monkeypatch.setattr(backoff_module, "_FIRST_WAIT_SECONDS", 10_000)
     for status in (503, 400):
         pacs.fault = failing("PUT", 10, status)
         post(client, whole_slide(pacs, pacs.add_image(landscape()))).raise_for_status()
@@ -288,7 +289,7 @@ def test_tissue_is_not_sent_again_where_the_call_back_refuses_it_or_its_time_is_
 
 
 def test_a_service_that_stops_sends_tissue_once_more_and_no_longer(pacs, monkeypatch):
-    monkeypatch.setattr(whole_slide_module, "_FIRST_WAIT_SECONDS", 60)
+    monkeypatch.setattr(backoff_module, "_FIRST_WAIT_SECONDS", 60)
     slide = pacs.add_image(landscape())
     pacs.fault = failing("PUT", 1, 503)
     with serving(pacs) as client:

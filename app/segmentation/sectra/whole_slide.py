@@ -11,6 +11,7 @@ from typing import Any
 from sectra_client.schemas import CreateInvocation
 
 from app.errors import ArchiveUnavailable, OrderCancelled, TesseraError
+from app.segmentation.backoff import Backoff
 from app.segmentation.deadline import answered_within
 from app.segmentation.sectra.order import OrderSegmentation
 from app.segmentation.sectra.results import Results
@@ -18,8 +19,8 @@ from app.segmentation.sectra.running import Running
 from app.slides.sectra import SectraSlide
 from app.slides.sectra_callback import Callback
 
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
-"""Before a result is sent again; each wait is twice the one before."""
+_LONGEST_WAIT_SECONDS = 60.0
+"""Before a result is sent again."""
 _LEAST_STORING_SECONDS = 60.0
 """In which a result is sent again, also where the slide took all of its time."""
 
@@ -117,17 +118,17 @@ class WholeSlides:
         A call-back that does not answer now is asked again. Cancelling is too late: the work is done.
         """
         until = max(until, time.monotonic() + _LEAST_STORING_SECONDS)
-        wait = _FIRST_WAIT_SECONDS
+        backoff = Backoff(_LONGEST_WAIT_SECONDS)
         goes_on = True
         while True:
             try:
                 await self._results.store(ordered.callback, ordered.order, result, replace_only=True)
                 return
             except ArchiveUnavailable:
+                wait = backoff.next_seconds()
                 if not goes_on or time.monotonic() + wait > until:
                     raise
             goes_on = await ordered.running.wait(wait)
-            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
 
 def _on_its_way(seconds: float) -> str:
