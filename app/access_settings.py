@@ -29,35 +29,47 @@ class AccessSettings(BaseSettings):
 
     keys_file: Path | None = Field(
         default=None,
-        description="File of API keys, as tessera keys new makes its lines; without it, none are asked for.",
+        description="File of API keys, one line each as tessera keys new writes it; without it, no keys are asked for.",
     )
     oidc_issuer: str | None = Field(
-        default=None, description="Issuer of OpenID Connect tokens that are taken beside keys, as its tokens name it."
+        default=None,
+        description="OpenID Connect issuer whose tokens are accepted beside keys, exactly as its tokens name it.",
     )
-    oidc_audience: str | None = Field(default=None, description="What the issuer's tokens call this service.")
+    oidc_audience: str | None = Field(
+        default=None, description="Name that the issuer's tokens have for this service: their audience."
+    )
     oidc_jwks: str | None = Field(
-        default=None, description="Address of the issuer's keys; by default the issuer is asked (discovery)."
+        default=None,
+        description="Address of the issuer's keys; by default the issuer itself is asked for it (discovery).",
     )
     public: str = Field(
         default="viewer,docs",
-        description="What needs no key where others do, separated by commas: of viewer, docs, metrics, model, sectra.",
+        description="Parts of the service that stay open when the others need a key, separated by commas: any of"
+        " viewer, docs, metrics, model, sectra.",
     )
     rate_limit: int | None = Field(
         default=None,
         ge=1,
         le=MOST_IMAGES_PER_MINUTE,
-        description="Images a minute of each caller; more are refused (429).",
+        description="Images per minute that each caller may send unless its key has a rate of its own; more are"
+        " refused (429).",
     )
     audit_log: Path | None = Field(
-        default=None, description="File to which each request for images is appended as a line of JSON; none: no log."
+        default=None,
+        description="File to which one line of JSON is appended for each request to /segment, /classify, /sectra/hook"
+        " or /admin; without it, there is no audit log.",
     )
-    tls_cert: Path | None = Field(default=None, description="Certificate and its chain, PEM: the service speaks TLS.")
+    tls_cert: Path | None = Field(
+        default=None, description="File of the certificate and its chain, PEM; with it, the service speaks TLS."
+    )
     tls_key: Path | None = Field(
-        default=None, description="Key of the certificate, PEM; by default in the certificate's file."
+        default=None,
+        description="File of the certificate's private key, PEM; by default the key is in the certificate's file.",
     )
     cors_origins: str = Field(
         default="",
-        description="Origins whose pages may ask from a browser, as in https://lis.example, separated by commas.",
+        description="Origins whose pages may send requests from a browser, as in https://lis.example, separated by"
+        " commas.",
     )
 
     @field_validator("public")

@@ -141,7 +141,7 @@ class DeadlineExceeded(NotServed):
 
 
 class OutOfMemory(NotServed):
-    """There is no memory to decode the image now."""
+    """There is no memory now to decode, rescale or segment the image."""
 
 
 class ModelNotReady(NotServed):

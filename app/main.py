@@ -119,7 +119,7 @@ def create_app(
         title="tessera",
         version=version("tessera"),
         summary="Tissue maps of H&E patches.",
-        description="Research use only. Problems come as RFC 9457 documents, `application/problem+json`.",
+        description="Research use only. Errors are RFC 9457 problem documents, `application/problem+json`.",
         lifespan=lifespan,
         separate_input_output_schemas=False,
         redirect_slashes=False,  # a redirect would repeat the query, and name the host that the client did

@@ -59,16 +59,17 @@ class Settings(AccessSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     bundle: Path = Field(
         default=DEFAULT_BUNDLE,
-        description=f"Folder of the model bundle; by default the shipped one. {_QUALITY} stands for the other one that"
-        " is shipped, which looks at each patch four times and takes as much longer.",
+        description=f"Folder of the model bundle; by default the shipped one. {_QUALITY} selects the other shipped"
+        " bundle, which looks at each patch four times and takes about four times as long.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where to run the model; cuda refuses to start without a usable GPU."
+        default="auto",
+        description="Where to run the model; with cuda, the service does not start without a usable GPU.",
     )
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
         default="auto",
-        description="In which precision to run the model, of those in the bundle; auto takes fp16 on a GPU and int8 on"
-        " a CPU, where the bundle has them.",
+        description="Precision to run the model in, of those in the bundle; auto takes fp16 on a GPU and int8 on a CPU"
+        " if the bundle has them and they work on the device.",
     )
     cores: int = Field(
         default_factory=available_cores, ge=1, description="CPU cores to use; by default all that are allowed."
@@ -77,16 +78,19 @@ class Settings(AccessSettings):
         default=None,
         ge=1,
         le=MOST_FRONTS,
-        description="Processes that take requests; by default as many as keep the device busy. 1 where there is one"
-        " core, for Sectra, and elsewhere than on Linux.",
+        description="Processes that take requests; by default as many as keep the device busy, but 1 with one core,"
+        " with Sectra, with engine own on a GPU, and on systems other than Linux.",
     )
     engine: Literal["auto", "own", "shared"] = Field(
         default="auto",
-        description="Where the model is: in each process that takes requests (own), or in one that answers them all"
-        " (shared); auto shares where a GPU is.",
+        description="Where the model is: in each process that takes requests (own), or in one process that runs it for"
+        " all of them (shared); auto is shared on a GPU with several such processes, otherwise own.",
     )
     max_batch_size: int | None = Field(
-        default=None, ge=1, le=1024, description="Most windows in a batch; by default 2 on a CPU, 32 on a GPU."
+        default=None,
+        ge=1,
+        le=1024,
+        description="Maximum number of windows in a batch; by default 2 on a CPU, 32 on a GPU.",
     )
     queue_capacity: int = Field(default=128, ge=1, description="Images in the service at once; more are refused (429).")
     queue_pixels: int = Field(
@@ -94,10 +98,12 @@ class Settings(AccessSettings):
     )
     request_timeout: _Seconds = Field(
         default=30.0,
-        description="Seconds in which a request is answered, else 504; a request may lower it by X-Request-Timeout.",
+        description="Seconds within which a request must be answered; otherwise it gets 504, or 408 if its body had not"
+        " arrived. A request may lower it with X-Request-Timeout.",
     )
     header_timeout: _Seconds = Field(
-        default=10.0, description="Seconds in which a request's headers have come in, else its connection closes."
+        default=10.0,
+        description="Seconds within which a request's headers must arrive; otherwise its connection closes.",
     )
     max_connections: int = Field(default=1024, ge=1, description="Connections at once; more are refused (503).")
     shutdown_grace: float = Field(
@@ -105,35 +111,49 @@ class Settings(AccessSettings):
         ge=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds after SIGTERM in which the service still takes requests while it says that it is not"
-        " ready, so that a load balancer turns away first. SIGINT has none.",
+        description="Seconds after SIGTERM during which the service reports that it is not ready but still takes"
+        " requests, so that a load balancer can stop sending them. SIGINT has no such delay.",
     )
     stall_timeout: _Seconds = Field(
         default=2.0,
-        description="Seconds that a batch may take, or ten times what it should where that is more; then its lane is"
-        " stuck, and the service ends to be started anew.",
+        description="Seconds that a batch may take, or ten times its expected duration if that is longer; after that,"
+        " the lane that runs it counts as stuck, and the service ends so that it can be restarted.",
     )
     max_side_px: int = Field(default=4096, ge=1, le=65535, description="Longest side of a patch, in px.")
     max_pixels_at_once: int = Field(
-        default=4 * 4096**2, ge=1, description="Pixels decoded at one time, of all images; the others wait their turn."
+        default=4 * 4096**2,
+        ge=1,
+        description="Pixels decoded at one time, over all images; further images wait their turn.",
     )
-    max_files: int = Field(default=64, ge=1, description="Most files in one request.")
-    max_upload_bytes: int = Field(default=64 * 2**20, ge=1, description="Most bytes in one request's body.")
+    max_files: int = Field(default=64, ge=1, description="Maximum number of files in one request.")
+    max_upload_bytes: int = Field(
+        default=64 * 2**20, ge=1, description="Maximum number of bytes in one request's body."
+    )
     sectra_hosts: str = Field(
         default="",
-        description="Hosts of Sectra's call-backs, as host or host:port, separated by commas; none: no /sectra/hook.",
+        description="Hosts allowed for Sectra's call-backs, as host or host:port, separated by commas; without any,"
+        " there is no /sectra/hook.",
     )
     sectra_input: Literal["taggedPolygon", "multiArea", "wholeSlide"] = Field(
-        default="taggedPolygon", description="What Sectra's users order on: a drawn area, several, or the whole slide."
+        default="taggedPolygon", description="What users in Sectra order on: a drawn area, several, or the whole slide."
     )
     sectra_max_pixels: int = Field(
-        default=4096**2, ge=1, description="Most pixels of an area that Sectra orders, and of all of them at one time."
+        default=4096**2,
+        ge=1,
+        description="Maximum number of pixels, at the model's resolution, of an area or slide that Sectra orders, and"
+        " of all of them at one time.",
     )
     sectra_slide_timeout: _Seconds = Field(
-        default=600.0, description="Seconds for a whole slide that Sectra orders; areas have the request's."
+        default=600.0,
+        description="Seconds within which a whole slide that Sectra orders must be done; areas have the request"
+        " timeout.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
-    log_format: Literal["json", "text"] = Field(default="text", description="One JSON object a line, or text.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Lowest level that is logged."
+    )
+    log_format: Literal["json", "text"] = Field(
+        default="text", description="Format of the log: one JSON object per line, or text."
+    )
 
     @property
     def model(self) -> ModelChoice:
@@ -219,16 +239,16 @@ class ArchiveSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TESSERA_DICOMWEB_", frozen=True, extra="forbid")
 
     hosts: Annotated[frozenset[str], NoDecode] = Field(
-        default=frozenset(), description="Host names that the archive may have, separated by commas."
+        default=frozenset(), description="Host names allowed for the archive, separated by commas."
     )
     allow_http: bool = Field(
         default=False, description="Also speak plain HTTP to a host other than this machine, in a network you trust."
     )
     ca_bundle: Path | None = Field(
-        default=None, description="File of the certificates to trust, PEM; by default those of the certifi package."
+        default=None, description="File of certificates to trust, PEM; by default those of the certifi package."
     )
     timeout: _Seconds = Field(
-        default=30.0, description="Seconds to wait for the archive's answer to begin, and for each part of it."
+        default=30.0, description="Seconds to wait for the archive's answer to begin, and for each further part of it."
     )
     token: SecretStr | None = Field(default=None, description="Bearer token for the archive.")
     username: str | None = Field(default=None, description="User name for the archive (HTTP Basic).")

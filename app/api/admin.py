@@ -15,13 +15,13 @@ router = APIRouter(prefix="/admin", tags=["admin"])
     "/reload",
     responses={
         409: {
-            "description": "The bundle cannot be served; what was served before still is.",
+            "description": "The reload is refused, and `detail` says why; the previous model keeps serving.",
             "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
     },
 )
 async def reload(request: Request) -> ModelReference:
-    """Serve the model bundle as it lies in its folder now, without a pause. SIGHUP does the same."""
+    """Serve the model bundle that is now in its folder, without a pause. SIGHUP does the same."""
     load: Callable[[], Awaitable[ModelManifest]] = request.app.state.reload
     manifest = await load()
     return ModelReference(name=manifest.name, version=manifest.version, sha256=manifest.sha256)

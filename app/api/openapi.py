@@ -17,10 +17,20 @@ _SCHEMES = {
 _OPEN = "/health/"
 _PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _REFUSALS = {
-    "401": {"description": "The service asks for a key or token, and this is none that it takes.", "content": _PROBLEM},
-    "403": {"description": "The key or token does not allow this.", "content": _PROBLEM},
+    "401": {
+        "description": "The service asks for a key or token, and the request has none that it accepts.",
+        "content": _PROBLEM,
+    },
+    "403": {
+        "description": "The key or token does not allow this; for /admin also: the service has no keys or tokens set"
+        " up.",
+        "content": _PROBLEM,
+    },
 }
-_UNKNOWN = {"description": "Whether the key or token is valid cannot be told now.", "content": _PROBLEM}
+_UNAVAILABLE = {
+    "description": "The service cannot answer now, and `type` says why; for example, it cannot check the key or token.",
+    "content": _PROBLEM,
+}
 
 
 def described(headers: dict[str, str]) -> dict[str, Any]:
@@ -28,7 +38,7 @@ def described(headers: dict[str, str]) -> dict[str, Any]:
     return {name: {"description": words, "schema": {"type": "string"}} for name, words in headers.items()}
 
 
-_ID = described({"X-Request-ID": "The request's id, as in the log: the caller's own where that is a UUID."})
+_ID = described({"X-Request-ID": "The request's id, as in the log; the caller's own id if that is a UUID."})
 
 
 def describe_common(app: FastAPI) -> None:
@@ -45,7 +55,7 @@ def describe_common(app: FastAPI) -> None:
                     operation["security"] = []
                 else:
                     operation["responses"].update(_REFUSALS)
-                    operation["responses"].setdefault("503", _UNKNOWN)
+                    operation["responses"].setdefault("503", _UNAVAILABLE)
                 for status, response in operation["responses"].items():
                     operation["responses"][status] = {**response, "headers": {**response.get("headers", {}), **_ID}}
         return schema

@@ -25,13 +25,13 @@ async def model(service: ServiceDependency) -> ModelCard:
 
 @router.get("/health/live")
 async def live() -> Health:
-    """Say that the process answers; restart it when this does not."""
+    """Report that the process is alive; if this does not answer, restart the process."""
     return Health(status="live")
 
 
 @router.get("/health/ready", responses={503: {"model": Health}})
 async def ready(request: Request) -> JSONResponse:
-    """Say whether images are taken now; send none while this is 503."""
+    """Report whether the service takes images now; send none while this answers 503."""
     takes_images = is_ready(request.app)
     return JSONResponse({"status": "ready" if takes_images else "not ready"}, 200 if takes_images else 503)
 

@@ -147,11 +147,11 @@ _HEADERS: dict[type[TesseraError], dict[str, str]] = {
 class Problem(BaseModel):
     """A problem document (RFC 9457)."""
 
-    type: str = Field(description="What kind of problem it is: a URI to compare, not to open.")
-    title: str = Field(description="The kind in words, the same for each occurrence.")
+    type: str = Field(description="The kind of problem, as a URI to compare, not to open.")
+    title: str = Field(description="The kind of problem in words, the same for each occurrence.")
     status: int = Field(description="The HTTP status code.", ge=400, le=599)
-    detail: str = Field(description="This occurrence, and what would be right.")
-    request_id: str | None = Field(description="The request, as in the X-Request-ID header and the logs.")
+    detail: str = Field(description="What is wrong in this occurrence, and what would be right.")
+    request_id: str | None = Field(description="The request's id, as in the X-Request-ID header and the logs.")
 
 
 def problem_of(error: TesseraError) -> Problem:

@@ -34,7 +34,8 @@ class Rendering(Stated):
 
     view: View = Field(
         default="mask",
-        description="The picture that image/png is. JSON holds the mask always, and the other when it is asked for.",
+        description="The picture that image/png gives. JSON always holds the mask, and with overlay or confidence that"
+        " picture too.",
     )
     opacity: float = Field(default=DEFAULT_OPACITY, ge=0, le=1, description="Opacity of the overlay's colours.")
     x: float = Field(
@@ -53,25 +54,25 @@ class Rendering(Stated):
         default=1,
         ge=0.01,
         le=10_000,
-        description="Full-resolution px in one px of the patch, along a side; for polygons.",
+        description="Full-resolution px per px of the patch, along a side; for polygons.",
     )
     simplify: float = Field(
         default=1.5,
         ge=0,
         le=10,
-        description="Tolerance of the polygons' outlines, in px of the patch; 0 keeps every corner. Less is taken where"
-        f" a class's area would change by more than {MAX_AREA_CHANGE:.1%} and {MAX_AREA_CHANGE_PX} px.",
+        description="Tolerance of the polygons' outlines, in px of the patch; 0 keeps every corner. It is lowered if a"
+        f" class's area would otherwise change by more than both {MAX_AREA_CHANGE:.1%} and {MAX_AREA_CHANGE_PX} px.",
     )
     min_area: int = Field(
         default=0,
         ge=0,
         le=2**31 - 1,
-        description="Regions of fewer px of the patch are merged into their largest neighbour, or, where all are small,"
-        " into the largest of all. One that has only small neighbours may stay.",
+        description="Regions of fewer px of the patch are merged into their largest neighbour or, if all regions are"
+        " that small, into the largest of all. A small region with only small neighbours may stay.",
     )
     dicom: Literal["seg", "sr"] = Field(
         default="seg",
-        description="The object that application/dicom is: a Segmentation, or a TID 1500 report of the fractions.",
+        description="The object that application/dicom gives: a Segmentation, or a TID 1500 report of the fractions.",
     )
 
     @property

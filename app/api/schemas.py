@@ -27,31 +27,36 @@ class ImageInfo(BaseModel):
 
 
 class ScaleInfo(BaseModel):
-    """At which scale the model saw the image. Masks, fractions and polygons are of the image's own pixels always."""
+    """The scale at which the model saw the image. Masks, fractions and polygons always count the image's own pixels."""
 
     um_per_px: float | None = Field(description="The image's pixel spacing; null when not known.")
     source: Source | None = Field(
-        description="Who said so: the request's mpp, or the DICOM header; null when nobody did."
+        description="Where um_per_px is from: the request's mpp, or the DICOM header; null when not known."
     )
-    model_um_per_px: float | None = Field(description="What the model was trained at; null when not known.")
+    model_um_per_px: float | None = Field(
+        description="Pixel spacing that the model was trained at; null when not known."
+    )
     factor: float = Field(
-        description="Pixels that the model saw in one of the image's, along a side; 1: it saw the image's own."
+        description="Pixels that the model saw for one pixel of the image, along a side; 1 if it saw the image's own."
     )
     unchanged: Unchanged | None = Field(
-        description="Why it saw the image's own: one of the two spacings is not known, or they are within 2 % or so"
-        " near that the image would keep its size; null when the image was rescaled."
+        description="Why the model saw the image's own pixels: one of the two spacings is not known, or they are within"
+        " 2 % of each other, or so close that the image would keep its size; null when the image was rescaled."
     )
 
 
 class InputWarning(BaseModel):
-    """Why the answer may be worth little: the model saw too little, or no H&E tissue. The answer stays as it is."""
+    """Why the answer may be worth little: the image is too small, or does not look like H&E tissue in focus.
 
-    code: WarningCode = Field(description="For programs.")
-    message: str = Field(description="For people, with what was measured.")
+    The answer itself stays the same.
+    """
+
+    code: WarningCode = Field(description="The kind of warning, for programs.")
+    message: str = Field(description="The warning in words, for people, with what was measured.")
 
 
 class ModelReference(BaseModel):
-    """Which model answered."""
+    """The model that answered."""
 
     name: str
     version: str
@@ -59,16 +64,16 @@ class ModelReference(BaseModel):
 
 
 class ClassScore(BaseModel):
-    """What the model says of one class."""
+    """What the model says about one class."""
 
     name: str
     letter: str
     color: tuple[int, int, int] = Field(description="sRGB, 0 to 255.")
-    probability: Share | None = Field(description="That the patch contains the class; null for background.")
+    probability: Share | None = Field(description="Probability that the patch contains the class; null for background.")
 
 
 class ClassResult(ClassScore):
-    """What the model says of one class, and how much of the patch it fills."""
+    """What the model says about one class, and how much of the patch the class fills."""
 
     fraction: Share = Field(description="The class's share of the patch's pixels.")
 
@@ -85,12 +90,12 @@ class Picture(BaseModel):
 class Classification(BaseModel):
     """Which tissues a patch contains."""
 
-    labels: list[str] = Field(description="Those of the label classes that the patch contains.")
-    code: str = Field(description="Their letters, as in T+S; empty for none.")
+    labels: list[str] = Field(description="Names of the label classes that the patch contains.")
+    code: str = Field(description="Letters of the labels, as in T+S; empty if there are none.")
     classes: list[ClassScore]
     image: ImageInfo
     scale: ScaleInfo
-    warnings: list[InputWarning] = Field(description="What makes the answer worth little; empty for most.")
+    warnings: list[InputWarning] = Field(description="Why the answer may be worth little; empty for most images.")
     model: ModelReference
     request_id: str
 
@@ -98,10 +103,10 @@ class Classification(BaseModel):
 class Segmentation(BaseModel):
     """Which tissues a patch contains, and where."""
 
-    labels: list[str] = Field(description="Those of the label classes that the patch contains.")
-    code: str = Field(description="Their letters, as in T+S; empty for none.")
+    labels: list[str] = Field(description="Names of the label classes that the patch contains.")
+    code: str = Field(description="Letters of the labels, as in T+S; empty if there are none.")
     classes: list[ClassResult]
-    mask: Picture = Field(description="Palette PNG; a pixel's index is its class's position in classes.")
+    mask: Picture = Field(description="Palette PNG; the index of a pixel is the position of its class in classes.")
     overlay: Picture | None = Field(default=None, description="RGB PNG, with view=overlay only.")
     confidence: Picture | None = Field(
         default=None,
@@ -109,19 +114,19 @@ class Segmentation(BaseModel):
     )
     image: ImageInfo
     scale: ScaleInfo
-    warnings: list[InputWarning] = Field(description="What makes the answer worth little; empty for most.")
+    warnings: list[InputWarning] = Field(description="Why the answer may be worth little; empty for most images.")
     model: ModelReference
     request_id: str
 
 
 class Segmentations(BaseModel):
-    """The answers to several files, in the order sent; a problem stands for a file that has none."""
+    """The answers to several files, in the order sent; a file that failed has a problem in its place."""
 
     results: list[Segmentation | Problem]
 
 
 class Classifications(BaseModel):
-    """The answers to several files, in the order sent; a problem stands for a file that has none."""
+    """The answers to several files, in the order sent; a file that failed has a problem in its place."""
 
     results: list[Classification | Problem]
 
@@ -134,20 +139,24 @@ class ModelCard(BaseModel):
     sha256: str
     description: str
     intended_use: str
-    classes: list[TissueClass] = Field(description="In the order of the mask's indices.")
-    label_thresholds: list[Share] = Field(description="Of each label class: the probability of a label.")
+    classes: list[TissueClass] = Field(description="The classes, in the order of the mask's indices.")
+    label_thresholds: list[Share] = Field(
+        description="For each label class, the probability from which a patch has the label."
+    )
     temperature: float = Field(
         default=1.0,
-        description="What logits are divided by, so that probabilities are as sure as they are right; 1: unchanged.",
+        description="The number that logits are divided by, so that probabilities are calibrated; 1 leaves them"
+        " unchanged.",
     )
     views: Views = Field(
-        default=1, description="In how many orientations the model looks at an image, at as many times the cost."
+        default=1,
+        description="Number of orientations in which the model looks at an image; the cost is as many times higher.",
     )
     um_per_px: float | None = Field(description="Pixel spacing of the training images; null when not known.")
-    precision: Precision = Field(description="In which the graph computes.")
+    precision: Precision = Field(description="The precision in which the graph computes.")
     training_data: list[str]
     metrics: dict[str, float]
-    device: str = Field(description="Where the model really runs: cpu or cuda.")
+    device: str = Field(description="The device that the model really runs on: cpu or cuda.")
     provider: str = Field(description="ONNX Runtime's name of the execution provider in use.")
 
 

@@ -34,7 +34,7 @@ _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"type": "object", "description": "An invocation of Sectra's SDK."}}
+            "application/json": {"schema": {"type": "object", "description": "An invocation as Sectra's SDK has it."}}
         },
     }
 }
@@ -52,19 +52,19 @@ _Orders = Annotated[SectraOrders, Depends(_orders_of)]
 
 @router.get("")
 async def register(request: Request, orders: _Orders) -> JSONResponse:
-    """Say what Sectra's configuration page fills in, for the address that it was given."""
+    """Return the registration for Sectra's configuration page, with the address at which it was asked for."""
     return _answer(orders, orders.registration(str(request.url.replace(query="", fragment=""))))
 
 
 @router.get("/info")
 async def info(orders: _Orders) -> JSONResponse:
-    """Say which versions of the interface and of this program answer."""
+    """Return the versions of the interface and of this program."""
     return _answer(orders, {"apiVersion": API_VERSION, "softwareVersion": orders.software_version})
 
 
 @router.post("", openapi_extra=_BODY)
 async def invoke(request: Request, service: ServiceDependency, orders: _Orders) -> JSONResponse:
-    """Take an order, a cancellation or a deletion of Sectra's."""
+    """Take an order, a cancellation or a deletion from Sectra."""
     try:
         async with answered_within(service.request_timeout_seconds, "order a smaller area, or try later"):
             async with _body(request, service) as body:

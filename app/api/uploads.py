@@ -44,7 +44,8 @@ _TIMEOUT = {
     "name": TIMEOUT_HEADER,
     "in": "header",
     "required": False,
-    "description": "Seconds in which the answer is of use, else 504; at most the service's own request_timeout.",
+    "description": "Seconds after which the answer is of no use; the request then gets 504, or 408 if its body had not"
+    " arrived. Can only lower the service's own request_timeout.",
     "schema": {"type": "number", "exclusiveMinimum": 0},
 }
 
@@ -58,9 +59,9 @@ class Stated(BaseModel):
         default=None,
         ge=LEAST_UM_PER_PX,
         le=MOST_UM_PER_PX,
-        description="Pixel spacing of the upload, in um/px (a 20x objective gives about 0.5), of each where there are"
-        " several. The model then sees it at its own spacing, where that is known; what is answered keeps the upload's"
-        " pixels. Left out, a DICOM upload's header is asked.",
+        description="Pixel spacing of the upload, in um/px (a 20x objective gives about 0.5); it applies to every image"
+        " of the request. If the model's own spacing is known, the image is rescaled to that for the model; the answer"
+        " keeps the upload's pixels. If mpp is left out, a DICOM upload's header is read.",
     )
 
     @field_validator("*", mode="before")

@@ -51,21 +51,22 @@ def archive_options(command: Callable[..., None]) -> Callable[..., None]:
         return str(ArchiveSettings.model_fields[name].description)
 
     options: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
-        click.option("--allow-host", "hosts", multiple=True, help="Host name that --url may have; may be repeated."),
+        click.option("--allow-host", "hosts", multiple=True, help="Host name allowed in --url; may be repeated."),
         click.option("--allow-http", is_flag=True, default=None, help=described("allow_http")),
         click.option("--ca-bundle", type=click.Path(path_type=Path), help=described("ca_bundle")),
         click.option("--timeout", type=float, help=described("timeout")),
         click.option(
             "--um-per-px",
             type=FiniteRange(0, min_open=True),
-            help="Pixel spacing to segment at; by default the model's, or where it names none the slide's finest.",
+            help="Pixel spacing to segment at, in um/px: the slide's level nearest to it is taken. By default the"
+            " model's; if the model or the slide states none, the finest level of at most --max-pixels.",
         ),
         click.option(
             "--max-pixels",
             type=click.IntRange(1),
             default=2**28,
             show_default=True,
-            help="Most pixels of the level to segment; each takes about 7 bytes of memory.",
+            help="Maximum number of pixels of the level to segment; each takes about 7 bytes of memory.",
         ),
     )
     for option in (setting_options(*_MODEL_SETTINGS), *reversed(options)):

@@ -45,8 +45,9 @@ def dicomweb() -> None:
     """Segment slides of a DICOMweb archive and store the results there. Research use only.
 
     Needs the extras slides and dicom. Credentials come from the environment: TESSERA_DICOMWEB_TOKEN, or
-    TESSERA_DICOMWEB_USERNAME and TESSERA_DICOMWEB_PASSWORD. The other options can be set there too, as
-    TESSERA_DICOMWEB_HOSTS for --allow-host.
+    TESSERA_DICOMWEB_USERNAME and TESSERA_DICOMWEB_PASSWORD. These options can be set there too: --allow-host, as
+    TESSERA_DICOMWEB_HOSTS; --allow-http, --ca-bundle and --timeout, as in TESSERA_DICOMWEB_TIMEOUT; and those that
+    serve also has, as in TESSERA_BUNDLE.
     """
 
 
@@ -57,13 +58,13 @@ def dicomweb() -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the segmented level's Segmentation to this file; store nothing.",
+    help="Write the segmented level's Segmentation to this file, and store nothing in the archive.",
 )
 @archive_options
 def segment(url: str, study: str, series: str, out: Path | None, **options: Any) -> None:
-    """Segment one slide and store DICOM Segmentations: of the segmented level and of each coarser one.
+    """Segment one slide and store DICOM Segmentations, one for the segmented level and one for each coarser level.
 
-    A slide whose result the archive holds already is left alone.
+    A slide whose result the archive already holds is left alone, unless --out is given.
     """
     logging.configure("warning", "text")
     given = given_settings(options)
@@ -105,39 +106,49 @@ async def _segment(url: str, study: str, series: str, out: Path | None, given: G
 
 
 @dicomweb.command()
-@click.option("--url", required=True, help="Root of the Orthanc, as in https://host; its services are at /dicom-web.")
+@click.option(
+    "--url",
+    required=True,
+    help="Root of the Orthanc, as in https://host; its DICOMweb services must be at /dicom-web below it.",
+)
 @click.option(
     "--state",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("tessera-watch.json"),
     show_default=True,
-    help="File that says how far the archive's log of changes has been read.",
+    help="File that records how far the archive's log of changes has been read.",
 )
 @click.option(
     "--poll",
     type=FiniteRange(0, min_open=True),
     default=5.0,
     show_default=True,
-    help="Seconds between two looks at the archive.",
+    help="Seconds to wait before asking the archive again when it has nothing new.",
 )
 @click.option(
-    "--tries", type=click.IntRange(1), default=3, show_default=True, help="How often to try a slide that fails."
+    "--tries",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="How often to try a slide that fails; 10 times if the archive is at fault.",
 )
 @click.option(
     "--skip-existing",
     is_flag=True,
-    help="On the first start (no state file), pass over the slides that the archive holds; answer new ones only.",
+    help="On the first start (no state file), skip the slides that the archive already holds and answer only new ones.",
 )
-@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Port for Prometheus, on --host; by default none.")
+@click.option(
+    "--metrics-port", type=click.IntRange(0, 65535), help="Port for Prometheus metrics, on --host; by default none."
+)
 @archive_options
 @setting_options("host", "log_level", "log_format")
 def watch(
     url: str, state: Path, poll: float, tries: int, skip_existing: bool, metrics_port: int | None, **options: Any
 ) -> None:
-    """Answer each new slide of an Orthanc with DICOM Segmentations, until told to stop (SIGTERM or SIGINT).
+    """Answer each new slide of an Orthanc with DICOM Segmentations, until SIGTERM or SIGINT.
 
-    Without a state file it begins with the first slide that the archive holds, and answers all of them; see
-    --skip-existing. A slide is new when Orthanc calls its series stable.
+    Without a state file, it begins with the first slide in the archive and answers all of them; see --skip-existing. A
+    slide counts as arrived once Orthanc reports its series as stable.
     """
     given = given_settings(options)
     logging.configure(given.service.log_level, given.service.log_format)

@@ -11,7 +11,7 @@ from app.errors import AccessUnusable
 
 @click.group()
 def keys() -> None:
-    """Make API keys, for the file that --keys-file of serve names."""
+    """Make API keys for the file that --keys-file of tessera serve names."""
 
 
 @keys.command()
@@ -28,17 +28,17 @@ def keys() -> None:
 @click.option(
     "--rate",
     type=click.IntRange(1, MOST_IMAGES_PER_MINUTE),
-    help="Images a minute; by default what --rate-limit of serve says.",
+    help="Images per minute that the key may send; by default the --rate-limit of the service.",
 )
 @click.option(
     "--file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File of keys to append the line to; by default it is printed, on standard error.",
+    help="File of keys to append the key's line to; without it, the line is printed on standard error.",
 )
 def new(name: str, scopes: tuple[str, ...], rate: int | None, file: Path | None) -> None:
-    """Make a key called NAME and print it, once: only its digest is kept.
+    """Make a key called NAME and print it once; the file keeps only its digest.
 
-    A running service takes it within a second. To revoke it, take its line out of the file.
+    A running service accepts the key within a second of its line being in the file. To revoke the key, remove the line.
     """
     key = new_key()
     caller = Caller(name, frozenset(map(Scope, scopes)), rate)

@@ -38,19 +38,19 @@ _FAILED = 1
     default=DEFAULT_OPACITY,
     show_default=True,
     type=FiniteRange(0, 1),
-    help="Of the overlays' colours.",
+    help="Opacity of the overlays' colours.",
 )
 @click.option(
     "--mpp",
     type=FiniteRange(LEAST_UM_PER_PX, MOST_UM_PER_PX),
-    help="Pixel spacing of the images, in um/px; the model sees them at its own, where it names one. By default a"
-    " DICOM file's own header is asked.",
+    help="Pixel spacing of the images, in um/px; if the model states its own, they are rescaled to it for the model."
+    " By default a DICOM file's header is read.",
 )
 @setting_options("bundle", "device", "precision", "cores", "max_batch_size", "max_side_px", "max_pixels_at_once")
 def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | None, **given: Any) -> None:
     """Segment IMAGES (files, or folders of them) without a server.
 
-    Writes NAME_mask.png and NAME_overlay.png for each image and labels.csv for all.
+    Writes NAME_mask.png and NAME_overlay.png for each image, and one labels.csv for all of them.
     """
     settings = settings_of(given)
     logging.configure("warning", "text")

@@ -30,14 +30,14 @@ class Metrics:
         self.requests = Counter("tessera_requests", "Finished HTTP requests.", ["route", "status"], registry=registry)
         self.request_duration = Histogram(
             "tessera_request_duration_seconds",
-            "From the end of a request's headers to the last byte of its answer.",
+            "Time from the end of a request's headers to the last byte of its answer.",
             ["route"],
             buckets=_REQUEST_BUCKETS,
             registry=registry,
         )
         self.stage_duration = Histogram(
             "tessera_stage_duration_seconds",
-            "Time in one stage: decode and encode an image, queue of a window, infer of a batch.",
+            "Time in one stage: decode or encode of an image, queue of a window, infer of a batch.",
             ["stage"],
             buckets=_STAGE_BUCKETS,
             registry=registry,
@@ -45,14 +45,16 @@ class Metrics:
         self.batch_size = Histogram(
             "tessera_batch_size", "Windows in a batch.", buckets=_BATCH_BUCKETS, registry=registry
         )
-        self.queue_depth = Gauge("tessera_queue_depth", "Windows that wait for a lane.", registry=registry)
-        self.images_in_flight = Gauge("tessera_images_in_flight", "Images taken in, not answered.", registry=registry)
+        self.queue_depth = Gauge("tessera_queue_depth", "Windows waiting for a lane.", registry=registry)
+        self.images_in_flight = Gauge(
+            "tessera_images_in_flight", "Images taken in and not yet answered.", registry=registry
+        )
         self.rejections = Counter(
             "tessera_rejections", "Images and requests not served, by reason.", ["reason"], registry=registry
         )
         self.images = Counter("tessera_images", "Images segmented.", registry=registry)
         self.warnings = Counter(
-            "tessera_warnings", "Warnings of segmented images, by code.", ["code"], registry=registry
+            "tessera_warnings", "Warnings given for segmented images, by code.", ["code"], registry=registry
         )
         self.predicted_pixels = Counter(
             "tessera_predicted_pixels", "Pixels predicted, by class.", ["class"], registry=registry
@@ -60,7 +62,7 @@ class Metrics:
         self.ready = Gauge("tessera_ready", "1 while the service takes images.", registry=registry)
         self.device = Gauge(
             "tessera_device_info",
-            "The device in use, as the session reports it.",
+            "The device in use, as the runtime's session reports it.",
             ["device", "provider"],
             registry=registry,
         )

@@ -18,17 +18,17 @@ class WatchMetrics:
         )
         self.last_progress = Gauge(
             "tessera_watch_last_progress_timestamp_seconds",
-            "When a change of the archive was last done with, or none was left: since then the next one is open.",
+            "When a change of the archive was last finished, or none was left to do; the next one is open since then.",
             registry=registry,
         )
         self.last_answer = Gauge(
             "tessera_watch_last_answer_timestamp_seconds", "When a result was last stored.", registry=registry
         )
         self.last_change = Gauge(
-            "tessera_watch_last_change", "Number of the last change of the archive done with.", registry=registry
+            "tessera_watch_last_change", "Number of the last change of the archive that is finished.", registry=registry
         )
         self.series = Counter(
-            "tessera_watch_series", "Slide series that were done with, by outcome.", ["outcome"], registry=registry
+            "tessera_watch_series", "Slide series that are finished, by outcome.", ["outcome"], registry=registry
         )
         self.failures = Counter(
             "tessera_watch_failures", "Failed tries, by kind of error.", ["error"], registry=registry

@@ -23,10 +23,15 @@ from model_export.views import with_views
 @click.option("--pairs", required=True, type=FOLDER, help="Folder with img/ and mask/ of PNG pairs.")
 @checkpoints_option
 @click.option("--out", required=True, type=FOLDER, help="Folder for scores.json and grid.png.")
-@click.option("--all", "every", is_flag=True, help="Score every pair; by default those that the training held out.")
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Score every pair; by default only those that the training held out, if it held out any.",
+)
 @views_option
 def evaluate(pairs: Path, run: Path | None, checkpoint: Path | None, out: Path, every: bool, views: Views) -> None:
-    """Score the project's own network and draw image, truth and prediction side by side."""
+    """Score the project's own network, and draw image, truth and prediction side by side."""
     either(run, checkpoint)
     if run and every:
         raise click.UsageError("--all is of one checkpoint: a cross-validation scores each pair once as it is")
@@ -57,7 +62,7 @@ def _evaluate_one(pairs: Path, checkpoint: Path, out: Path, every: bool, views: 
 @click.option("--pairs", required=True, type=FOLDER, help="Folder with img/ and mask/ of PNG pairs.")
 @checkpoints_option
 @click.option("--out", required=True, type=FOLDER, help="Folder for robustness.json and robustness.md.")
-@click.option("--before", type=FILE, help="robustness.json of another network, for a table of both.")
+@click.option("--before", type=FILE, help="robustness.json of another network, to put both in one table.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores by default.")
 @views_option
 def robustness(
@@ -69,7 +74,7 @@ def robustness(
     threads: int | None,
     views: Views,
 ) -> None:
-    """Score networks on spoiled images: JPEG, blur, brightness, stain and scale."""
+    """Score networks on degraded images: JPEG, blur, brightness, stain and scale."""
     if threads:
         torch.set_num_threads(threads)
     either(run, checkpoint)

@@ -34,11 +34,13 @@ def _numbers(_ctx: click.Context, param: click.Parameter, text: str | None) -> t
 
 def _network_options(command: Callable[..., None]) -> Callable[..., None]:
     options = (
-        click.option("--checkpoint", required=True, type=FILE, help="Trained weights; read without running code."),
+        click.option("--checkpoint", required=True, type=FILE, help="Trained weights; reading them runs no code."),
         click.option("--factory", help="package.module:callable that returns the network; the project's by default."),
         click.option("--classes", type=FILE, help="JSON class list of the network; the four of WSSS4LUAD by default."),
         click.option("--mean", callback=_numbers, help="Mean of RGB in 0 to 1, as R,G,B; the project's by default."),
-        click.option("--std", callback=_numbers, help="Standard deviation of RGB in 0 to 1, likewise."),
+        click.option(
+            "--std", callback=_numbers, help="Standard deviation of RGB in 0 to 1, as R,G,B; the project's by default."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -56,18 +58,27 @@ def _card(
 
 @click.command()
 @_network_options
-@click.option("--stride", default=STRIDE, type=click.IntRange(1, 256), help="Inputs are multiples of it, px.")
+@click.option(
+    "--stride", default=STRIDE, type=click.IntRange(1, 256), help="Sides of inputs are multiples of this, px."
+)
 @views_option
-@click.option("--out", required=True, type=FOLDER, help="The bundle's folder; made in one step.")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the bundle; it appears complete or not at all.")
 @click.option("--name", required=True, help="The model's name.")
 @click.option("--version", required=True, help="The model's version.")
-@click.option("--description", default="", help="One sentence for people.")
+@click.option("--description", default="", help="One sentence that describes the model to people.")
 @click.option("--window", "window_px", default=WINDOW_PX, help="Side of the largest window to run at once, px.")
-@click.option("--margin", "margin_px", default=MARGIN_PX, help="How far a window's border spoils its class map, px.")
-@click.option("--um-per-px", type=float, help="Pixel spacing of the training images, um/px, when known.")
+@click.option(
+    "--margin",
+    "margin_px",
+    default=MARGIN_PX,
+    help="Width of the border in which a window's class map is unreliable, px.",
+)
+@click.option("--um-per-px", type=float, help="Pixel spacing of the training images, um/px, if known.")
 @click.option("--training-data", multiple=True, help="What the weights were trained on; may be repeated.")
-@click.option("--scores", type=FILE, help="scores.json of a cross-validation: metrics, label thresholds, temperature.")
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@click.option(
+    "--scores", type=FILE, help="scores.json of a cross-validation; gives metrics, label thresholds, temperature."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def export(
     checkpoint: Path,
     factory: str | None,
@@ -101,7 +112,7 @@ def verify_command(
     std: tuple[float, ...] | None,
     bundle: Path,
 ) -> None:
-    """Compare PyTorch with ONNX Runtime, and the bundle's files with its manifest; exit code 2 when they disagree."""
+    """Compare PyTorch with ONNX Runtime, and the bundle's files with its manifest; exit code 2 if they disagree."""
     manifest = read_manifest(bundle)
     of_graph = {"temperature": manifest.temperature, "views": manifest.views}
     card = _card(classes, mean, std, manifest.stride, name="verified", version="0", **of_graph)

@@ -27,14 +27,16 @@ def data_options(command: Callable[..., None]) -> Callable[..., None]:
 def source_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for the folder of each further source."""
     stas = click.option("--stas", type=FOLDER, help="Folder of STAS, with img/ and mask/, for recipes that use it.")
-    ebhi = click.option("--ebhi-seg", type=FOLDER, help="Folder of EBHI-SEG, likewise.")
-    lc25000 = click.option("--lc25000", type=FOLDER, help="Folder of LC25000, with lung_n/ and lung_aca/, likewise.")
+    ebhi = click.option("--ebhi-seg", type=FOLDER, help="Folder of EBHI-SEG, for recipes that use it.")
+    lc25000 = click.option(
+        "--lc25000", type=FOLDER, help="Folder of LC25000, with lung_n/ and lung_aca/, for recipes that use it."
+    )
     return stas(ebhi(lc25000(command)))
 
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that say what a training does."""
-    recipe = click.option("--recipe", default=DEFAULT_RECIPE, help="A recipe's name, or a TOML file.")
+    recipe = click.option("--recipe", default=DEFAULT_RECIPE, help="Name of a shipped recipe, or path of a TOML file.")
     epochs = click.option("--epochs", type=click.IntRange(1), help="Train this many epochs instead of the recipe's.")
     seed = click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Use this seed instead of the recipe's.")
     threads = click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores by default.")
@@ -44,10 +46,17 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
 def hardware_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that say what a training runs on, and who watches."""
     kinds = click.Choice(["csv", "tensorboard", "wandb"])
-    logger = click.option("--logger", default="csv", type=kinds, help="Where numbers go, beside the CSV files.")
+    logger = click.option(
+        "--logger", default="csv", type=kinds, help="Where to log metrics, in addition to the CSV files."
+    )
     devices = click.Choice(["auto", "cpu", "cuda"])
     device = click.option("--device", default="auto", type=devices, help="auto takes a GPU if torch sees one.")
-    workers = click.option("--workers", default=0, type=click.IntRange(0), help="Processes that cut crops ahead.")
+    workers = click.option(
+        "--workers",
+        default=0,
+        type=click.IntRange(0),
+        help="Processes that cut crops in advance; 0 cuts them between steps.",
+    )
     return logger(device(workers(command)))
 
 
@@ -57,14 +66,21 @@ def views_option(command: Callable[..., None]) -> Callable[..., None]:
         "--views",
         default=1,
         type=click.Choice(get_args(Views)),
-        help="Average over the image as it is; turned by 180 degrees too; with both mirrored; with all transposed.",
+        help="Views to average: 1 is the image as it is; 2 adds it turned by 180 degrees; 4 adds both mirrored; 8 adds"
+        " all four transposed.",
     )(command)
 
 
 def checkpoints_option(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options for what it scores: one checkpoint, or a cross-validation's."""
-    run = click.option("--run", type=FOLDER, help="Run folder of a cross-validation: each fold's network on its own.")
-    checkpoint = click.option("--checkpoint", type=FILE, help="Or one checkpoint, on what its training held out.")
+    run = click.option(
+        "--run",
+        type=FOLDER,
+        help="Run folder of a cross-validation: each fold's network is scored on what its training held out.",
+    )
+    checkpoint = click.option(
+        "--checkpoint", type=FILE, help="Instead of --run: one checkpoint, scored on what its training held out."
+    )
     return run(checkpoint(command))
 
 

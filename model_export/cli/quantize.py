@@ -23,9 +23,15 @@ from model_export.verify import verify
     "--precision", required=True, type=click.Choice(["int8", "fp16"]), help="int8 is for CPUs, fp16 for GPUs."
 )
 @data_options
-@click.option("--checkpoint", type=FILE, help="The bundle's weights: judges on the pairs that their training held out.")
-@click.option("--max-lost", default=MAX_LOST, type=click.FloatRange(0, 100), help="Most points of mean IoU to lose.")
-@click.option("--overwrite", is_flag=True, help="Replace a variant that is there.")
+@click.option(
+    "--checkpoint",
+    type=FILE,
+    help="The bundle's weights: the variant is then judged on the pairs that their training held out.",
+)
+@click.option(
+    "--max-lost", default=MAX_LOST, type=click.FloatRange(0, 100), help="Points of mean IoU that the variant may lose."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing variant.")
 def quantize(
     bundle: Path,
     precision: str,
@@ -35,7 +41,7 @@ def quantize(
     max_lost: float,
     overwrite: bool,
 ) -> None:
-    """Write BUNDLE/int8 or BUNDLE/fp16; exit code 2, and nothing written, when it loses too much."""
+    """Write BUNDLE/int8 or BUNDLE/fp16; if it loses too much, nothing is written and the exit code is 2."""
     manifest = read_manifest(bundle)
     classes = manifest.classes
     known = read_pairs(pairs, classes)

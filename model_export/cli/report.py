@@ -17,9 +17,9 @@ def draw_curves(run: Path) -> None:
 
 @click.command("report")
 @click.argument("run", type=FOLDER)
-@click.option("--out", type=FILE, help="The page; RUN/report.html by default.")
+@click.option("--out", type=FILE, help="File of the page; RUN/report.html by default.")
 def report_command(run: Path, out: Path | None) -> None:
-    """Write one page of a training or a cross-validation, and its curves.png."""
+    """Write one HTML page about a training or a cross-validation, and its curves.png."""
     from model_export.report.page import REPORT_FILE, write_report  # noqa: PLC0415  others do not wait for it
 
     draw_curves(run)

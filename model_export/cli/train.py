@@ -37,7 +37,7 @@ from model_export.training.pipeline import train_recipe
 @hardware_options
 @click.option("--run", required=True, type=FOLDER, help="Folder for checkpoints and metrics.")
 @click.option("--fold", default="all", help="Hold out fold K of N for validation, as K/N; all trains on every pair.")
-@click.option("--resume", is_flag=True, help="Go on from the run folder's last epoch.")
+@click.option("--resume", is_flag=True, help="Continue after the last epoch in the run folder.")
 def train(
     pairs: Path,
     patches: Path | None,
@@ -53,7 +53,11 @@ def train(
     resume: bool,
     **folders: Path | None,
 ) -> None:
-    """Train the network; the best weights are kept in RUN/best.pth, scores of the last epoch's in RUN/scores.json."""
+    """Train the network.
+
+    RUN/best.pth keeps the best weights or, if the recipe has several members, the mean of theirs. RUN/scores.json has
+    the scores of the last epoch's weights, or of that mean, on the fold held out.
+    """
     if threads:
         torch.set_num_threads(threads)
     held = Fold.parse(fold)
@@ -99,7 +103,7 @@ def _fold_commands(run: Path, folds: int, given: Mapping[str, object]) -> dict[s
 @click.option("--run", required=True, type=FOLDER, help="Folder for the folds' runs and scores.json.")
 @click.option("--folds", default=4, type=click.IntRange(2), help="Number of folds.")
 @click.option(
-    "--jobs", default=1, type=click.IntRange(1), help="Folds to train at a time, each on a share of the cores."
+    "--jobs", default=1, type=click.IntRange(1), help="Folds to train at the same time, each on a share of the cores."
 )
 def cross_validate_command(
     pairs: Path,
@@ -116,7 +120,7 @@ def cross_validate_command(
     jobs: int,
     **folders: Path | None,
 ) -> None:
-    """Score a recipe on images that each network never saw; goes on where an interrupt stopped it."""
+    """Train once per fold, and score the recipe on images that each network never saw; resumes after an interrupt."""
     if threads:
         torch.set_num_threads(threads)
     asked = recipe_of(recipe, epochs, seed)
