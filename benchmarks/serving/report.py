@@ -8,10 +8,10 @@ from benchmarks.serving.charts import write_capacity, write_latency, write_soak
 from benchmarks.serving.figures import DISTURBED, OWN, Row, absent, own_limit, rows, targets
 
 _NETWORKS = {
-    "default": ("The default network", "The bundle that is shipped: what a user gets."),
+    "default": ("The default network", "This is the bundle that is shipped: it shows what a user gets."),
     "free": (
         "A network that costs nothing",
-        "A graph that takes and gives the same and hardly computes: what is left is the serving itself.",
+        "This graph has the same inputs and outputs and hardly computes anything: what is left is the serving itself.",
     ),
 }
 
@@ -48,17 +48,17 @@ def _head(result: dict[str, Any], names: Sequence[str]) -> str:
         "",
         f"Tessera and its peers in one run, {result['date']}: {hardware['processor']}, {hardware['cores']} cores,"
         f" {hardware['memory_gib']:g} GiB, {hardware['system']}. A patch is a PNG of 224 px,"
-        f" {settings['upload_bytes']:,} bytes; {settings['connections']} connections; visits"
-        f" to each server: {settings['rounds']}, of which medians; each load {settings['seconds']:g} s."
+        f" {settings['upload_bytes']:,} bytes. {settings['connections']} connections; figures are medians over"
+        f" {settings['rounds']} visits to each server; each load lasts {settings['seconds']:g} s."
         f" All figures: {' and, of tessera alone, '.join(f'`benchmarks/results/{name}`' for name in names)}.",
     ]
     if result["kind"] != "full":
-        lines += ["", "**A quick run**: enough to see that all works, too short to decide anything."]
+        lines += ["", "**A quick run**: long enough to see that all works, too short to decide anything."]
     if most > DISTURBED:
         lines += [
             "",
             f"**A disturbed run**: other programs took up to {100 * most:.0f} % of the machine while rates were"
-            " measured. Compare the processor time a patch, which does not count them.",
+            " measured. Compare the processor time a patch, which does not include other programs.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -76,7 +76,7 @@ def _network(kind: str, measured: dict[str, Any], settings: dict[str, Any]) -> s
     found = rows(measured)
     own = next((row for row in found if row.name == OWN), None)
     parts = [
-        f"## {title}\n\n{meaning} Roofline, one thread alone times the cores:"
+        f"## {title}\n\n{meaning} The roofline is the rate of one thread alone, times the number of cores:"
         f" {'; '.join(_limit(name, limit) for name, limit in measured['rooflines'].items())}.\n",
         _table(
             (
@@ -118,8 +118,8 @@ def _network(kind: str, measured: dict[str, Any], settings: dict[str, Any]) -> s
     waited = max((row.waited for row in found), default=0.0)
     if waited:
         parts.append(
-            f"Up to {100 * waited:.1f} % of an open loop's requests may have been sent late, behind an answer that took"
-            " longer than a connection's period.\n"
+            f"Up to {100 * waited:.1f} % of an open loop's requests may have been sent late, because the answer before"
+            " them on the same connection took longer than the time between two of its requests.\n"
         )
     if settings["decoder_of_peers"] != "pillow":
         parts.append(f"Peers decode with {settings['decoder_of_peers']}.\n")
@@ -157,9 +157,9 @@ def _alone(alone: dict[str, Any]) -> str:
     if big := alone.get("big"):
         parts.append(
             f"A patch of 4096 px ({big['bytes'] / 2**20:.0f} MiB of PNG, {big['windows']} windows) is answered in"
-            f" {big['latency_seconds']:.2f} s; its windows, one after the other in one thread, take"
-            f" {big['windows_seconds']:.2f} s: {big['ratio']:.2f} of that sum, {big['ratio_of_cores']:.2f} of what the"
-            " cores could share it out to.\n"
+            f" {big['latency_seconds']:.2f} s. The inference of its windows, one after the other in one thread, takes"
+            f" {big['windows_seconds']:.2f} s. So the answer takes {big['ratio']:.2f} times that, and"
+            f" {big['ratio_of_cores']:.2f} times what the cores would need for it if they shared it evenly.\n"
         )
     if uploads := alone.get("uploads"):
         parts.append(
@@ -180,15 +180,16 @@ def _alone(alone: dict[str, Any]) -> str:
     if batches := alone.get("batches"):
         parts.append(
             f"Forms of {batches['images_a_request']} JPEGs on {'a GPU' if batches['device'] == 'cuda' else 'the CPU'}:"
-            f" {batches['images_per_second']:.1f} images a second end to end, {batches['share']:.2f} of the model's"
-            f" session alone (batches of {batches['session_batch']}); at half of that load p99 is"
-            f" {batches['half_load']['p99_ms']:.0f} ms a request.\n"
+            f" {batches['images_per_second']:.1f} images a second end to end, {batches['share']:.2f} of what the"
+            f" model's session reaches alone (batches of {batches['session_batch']}); at half of that load the p99 of a"
+            f" request is {batches['half_load']['p99_ms']:.0f} ms.\n"
         )
     if soak := alone.get("soak"):
         along = soak["along"]
         parts.append(
-            f"Along {along[-1]['requests']:,} requests memory went from {along[0]['pss_mb']:.0f} to"
-            f" {along[-1]['pss_mb']:.0f} MiB ({soak['growth_mb_per_10000']:+.2f} MiB in 10,000, by least squares).\n\n"
+            f"Over {along[-1]['requests']:,} requests memory went from {along[0]['pss_mb']:.0f} to"
+            f" {along[-1]['pss_mb']:.0f} MiB ({soak['growth_mb_per_10000']:+.2f} MiB in 10,000 requests, by least"
+            " squares).\n\n"
             "![Memory](images/performance-memory.png)\n"
         )
     parts += [f"Not measured, {name}: {why}.\n" for name, why in alone.get("did_not_run", {}).items()]
@@ -212,16 +213,17 @@ python -m benchmarks.serving [--quick] [--soak 50000] [--device cuda]
 python -m benchmarks.serving report benchmarks/results/RESULT.json [benchmarks/results/ALONE.json]
 ```
 
-- One server runs at a time; each round visits all of them, the next in the opposite order. Before and after its loads
-  a server's answer is compared with what ONNX Runtime says of the image.
-- Closed loop: wrk {tools["wrk"]}, all connections busy: patches a second. Open loop: h2load {tools["h2load"]}, evenly
-  spaced, at shares of the server's own capacity: latency from sending to the answer's end.
-- The roofline is sampled before and after each visit: a machine may be faster at one time than at another, so servers
-  are compared by their share of it, that of float32 for all, and not by their rates.
-- Client and server share the cores. "Others took" is what neither used of them: other programs, the kernel, other
-  virtual machines.
-- Memory is the proportional set size (PSS) of all of a server's processes: a page that they share counts once.
-- [Why so](decisions/0014-benchmarks.md), and which configurations of the peers were tried.
+- One server runs at a time. Each round visits all servers, and the next round visits them in the opposite order.
+  Before and after its loads, a server's answer is compared with ONNX Runtime's own result for the image.
+- Patches a second are measured in a closed loop: wrk {tools["wrk"]} with all connections busy. Latency is measured
+  in an open loop: h2load {tools["h2load"]} sends requests evenly spaced, at shares of the server's own capacity, and
+  the latency is the time from sending a request to the end of its answer.
+- The roofline is measured before and after each visit. A machine may be faster at one time than at another, so servers
+  are compared by their share of the float32 roofline, for all servers alike, and not by their rates.
+- Client and server share the cores. "Others took" is the share of the cores that neither of the two used: other
+  programs, the kernel, other virtual machines.
+- Memory is the proportional set size (PSS) of all processes of a server: a page that they share counts once.
+- [The decision](decisions/0014-benchmarks.md) gives the reasons, and the configurations of the peers that were tried.
 
 {table}"""
 
