@@ -66,9 +66,11 @@ class Nginx:
     Args:
         folder: Where it keeps its log and its temporary files; belongs to it alone.
         archive: Host and port of the archive.
+        names: Host and port of the name server that is asked for the archive's host, once a second at most; None where
+            that is an address.
     """
 
-    def __init__(self, folder: Path, archive: str) -> None:
+    def __init__(self, folder: Path, archive: str, names: str | None = None) -> None:
         self.folder = folder
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
@@ -78,6 +80,7 @@ class Nginx:
             "/srv/viewer/": f"{VIEWER}/",
             "listen 8080;": f"listen 127.0.0.1:{port};",
             "http://orthanc:8042;": f"http://{archive};",
+            "resolver 127.0.0.11 valid=10s": f"resolver {names or '127.0.0.11'} valid=1s",
         }.items():
             assert here in text, f"nginx.conf has no {here}"
             text = text.replace(here, there)
@@ -94,9 +97,9 @@ class Nginx:
 
 
 @contextmanager
-def running_nginx(folder: Path, archive: str) -> Iterator[Nginx]:
+def running_nginx(folder: Path, archive: str, names: str | None = None) -> Iterator[Nginx]:
     """Give a started nginx; it is stopped when the block ends, however it ends."""
-    nginx = Nginx(folder, archive)
+    nginx = Nginx(folder, archive, names)
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(nginx.command, stdout=log, stderr=log)
     try:

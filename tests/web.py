@@ -10,7 +10,9 @@ from ssl import SSLContext
 class Server:
     """A web server of the test's own: `answer` is called with each request's handler."""
 
-    def __init__(self, answer: Callable[[BaseHTTPRequestHandler], None], tls: SSLContext | None) -> None:
+    def __init__(
+        self, answer: Callable[[BaseHTTPRequestHandler], None], tls: SSLContext | None, host: str, port: int
+    ) -> None:
         self.seen: list[tuple[str, dict[str, str]]] = []
         outer = self
 
@@ -26,15 +28,20 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = ThreadingHTTPServer((host, port), Handler)
         if tls is not None:
             self.http.socket = tls.wrap_socket(self.http.socket, server_side=True)
-        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.http.server_port}"
+        self.url = f"http{'s' if tls else ''}://{host}:{self.http.server_port}"
 
 
 @contextmanager
-def serving(answer: Callable[[BaseHTTPRequestHandler], None], tls: SSLContext | None = None) -> Iterator[Server]:
-    server = Server(answer, tls)
+def serving(
+    answer: Callable[[BaseHTTPRequestHandler], None],
+    tls: SSLContext | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+) -> Iterator[Server]:
+    server = Server(answer, tls, host, port)
     thread = threading.Thread(target=server.http.serve_forever, args=(0.01,))
     thread.start()
     try:

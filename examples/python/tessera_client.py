@@ -520,7 +520,10 @@ class Client:
     def segment_many(
         self, images: Iterable[ImageLike], *, mpp: float | None = None, confidence: bool = False
     ) -> list[Segmentation | Problem]:
-        """Segment patches, of one spacing, in one request; in their order, a Problem for each that has no answer."""
+        """Segment patches, of one spacing, in one request; in their order, a Problem for each that has no answer.
+
+        More than the service takes in one request (64 files and 64 MiB, unless it is told otherwise) raise Rejected.
+        """
         given = list(images)
         return self._answer(_segment_many(given, mpp, confidence)) if given else []
 

@@ -27,6 +27,13 @@ import qupath.lib.scripting.QP
 @Field final Duration TIMEOUT = Duration.ofSeconds(120)
 @Field final String TITLE = 'tessera'
 @Field final String MEASUREMENT = 'mean_probability'  // what tells tessera's annotations from others
+@Field final Map<String, String> WARNINGS = [         // of the service, by code
+    too_small          : 'the region is too small to go by',
+    low_tissue         : 'it holds hardly any tissue',
+    out_of_distribution: 'it does not have the colours of H&E',
+    pen_marks          : 'pen marks, dye or pigment may be taken for tissue',
+    out_of_focus       : 'it may be out of focus or enlarged',
+]
 
 try {
     segmentSelection()
@@ -103,13 +110,15 @@ Double spacingOf(server, double downsample) {
     return Double.isNaN(um) ? null : um * downsample
 }
 
-/** Returns the um/px to send; null, and says why, where the slide has none or the service would refuse them. */
+/** Returns the um/px to send; null, and tells the user why, where the slide has none or the service would refuse them. */
 Double statedSpacing(server, double downsample) {
     def um = spacingOf(server, downsample)
     if (um != null && um >= LEAST_UM_PER_PX && um <= MOST_UM_PER_PX)
         return um
     def reason = um == null ? 'the slide does not say them' : "$um is not within $LEAST_UM_PER_PX to $MOST_UM_PER_PX"
     println "Sending no um/px: $reason"
+    Dialogs.showWarningNotification(
+        TITLE, "No um/px are sent ($reason): the model sees the region as it is at downsample ${downsample}.".toString())
     return null
 }
 
@@ -124,7 +133,17 @@ byte[] segment(RegionRequest request, Double mpp, byte[] png) {
     if (answer.statusCode() != 200)
         throw new IllegalArgumentException(problem(answer))
     println "Scale: ${answer.headers().firstValue('Tessera-Scale').orElse('not said')}"
+    warn(answer.headers().firstValue('Tessera-Warnings').orElse(''))
     return answer.body()
+}
+
+/** Tells the user what makes the answer worth little: codes with commas between; a code that is not known here as it is. */
+void warn(String codes) {
+    if (codes.trim().isEmpty())
+        return
+    def reasons = codes.split(',').collect { WARNINGS[it.trim()] ?: it.trim() }.join('; ')
+    println "Warnings: $codes ($reasons)"
+    Dialogs.showWarningNotification(TITLE, "The answer may be worth little: ${reasons}.".toString())
 }
 
 HttpResponse<byte[]> post(RegionRequest request, Double mpp, byte[] png, String key) {

@@ -12,6 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
+from pydicom.uid import generate_uid
 
 from app.interop.dicom_file import to_bytes
 from app.interop.dicom_pyramid import segmentation_pyramid
@@ -21,14 +22,17 @@ from app.pathology.classes import NORMAL, STROMA, TUMOR, WSSS4LUAD, TissueClass
 from tests.e2e.browser import Visit, visiting
 from tests.fakes import manifest
 from tests.orthanc import Orthanc, running_orthanc
-from tests.pacs import PASSWORDS, READER, Nginx, install_libraries, orthanc_options, running_nginx
+from tests.pacs import PASSWORDS, READER, WATCHER, Nginx, install_libraries, orthanc_options, running_nginx
 from tests.slides import cmu1, write_slide
 
-ANSWERED, LAYERED, WAITING = "answered", "layered", "waiting"
-"""Accession numbers of the slides, each of three levels: with a segmentation of its finest, of every one, of none."""
+ANSWERED, LAYERED, WAITING, STRANGE = "answered", "layered", "waiting", "strange"
+"""Accession numbers of the slides, each of three levels: with a segmentation of its finest, of every one, of none; and
+with one that is shown below newer ones that the viewer cannot show."""
 
 PLACES = {TUMOR.name: (100, 100, 600, 500), STROMA.name: (800, 100, 1300, 500), NORMAL.name: (100, 600, 600, 1000)}
 """Where the slide holds which class: left, top, right and bottom in px of its finest level; the rest is background."""
+
+LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 
 WAIT_SECONDS = 30
 
@@ -49,6 +53,37 @@ def class_map() -> ClassMap:
     return found
 
 
+def strange_segmentations(source: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
+    """Give segmentations of a slide, newest last: the first is one that can be shown."""
+
+    def segmentation(name: str, **attributes: str) -> pydicom.Dataset:
+        found = segmentation_object([source], class_map(), manifest())
+        found.SeriesDescription = name
+        found.SeriesInstanceUID, found.SOPInstanceUID = (
+            generate_uid(entropy_srcs=[name]),
+            generate_uid(None, [name, "1"]),
+        )
+        found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
+        for keyword, value in attributes.items():
+            setattr(found, keyword, value)
+        return found
+
+    yield segmentation("plain", ContentDate="20200102")
+    label_map = segmentation("label map", ContentDate="20200103", SOPClassUID=LABEL_MAP)
+    label_map.file_meta.MediaStorageSOPClassUID = LABEL_MAP
+    yield label_map
+    yield segmentation(
+        "elsewhere", ContentDate="20200104", FrameOfReferenceUID=generate_uid(entropy_srcs=["elsewhere"])
+    )
+    no_matrix = segmentation("no matrix", ContentDate="20200105")
+    del no_matrix.TotalPixelMatrixRows
+    del no_matrix.TotalPixelMatrixColumns
+    yield no_matrix
+    unnamed = segmentation("its second segment has no type", ContentDate="20200106")
+    del unnamed.SegmentSequence[1].SegmentedPropertyTypeCodeSequence
+    yield unnamed
+
+
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """The profile's archive, with the slides and their segmentations."""
@@ -64,11 +99,15 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
         pyramid.append(folder / f"pyramid-{level.InstanceNumber}.dcm")
         pyramid[-1].write_bytes(to_bytes(level))
     other = write_slide(folder / "other", cmu1(512, 512), name=WAITING)
+    strange = write_slide(folder / "strange", cmu1(), name=STRANGE)
     with pytest.MonkeyPatch.context() as patch:
         for name, password in PASSWORDS.items():
             patch.setenv(name, password)
         with running_orthanc(folder / "archive", **orthanc_options()) as running:
-            running.send([*slide, segmentation, *layered, *pyramid, *other])
+            running.send([*slide, segmentation, *layered, *pyramid, *other, *strange])
+            # Not by storescu, which knows no Label Map Segmentations.
+            for each in strange_segmentations(pydicom.dcmread(strange[0], stop_before_pixels=True)):
+                httpx.post(f"{running.url}/instances", auth=WATCHER, content=to_bytes(each)).raise_for_status()
             yield running
 
 
@@ -299,11 +338,25 @@ def test_a_pyramids_segments_lie_over_the_whole_slide_from_far_away(browser: Bro
 def test_the_list_names_each_slide_and_a_slide_without_result_says_so(visit: Visit) -> None:
     page = visit.page
     rows = page.get_by_role("table", name="Open a slide").get_by_role("row")
-    expect(rows).to_have_count(4)
+    expect(rows).to_have_count(5)
     expect(page.get_by_role("row", name=ANSWERED)).to_contain_text("2020-01-02")
     open_slide(page, WAITING)
     expect(page.get_by_role("status")).to_have_text("No segmentation of this slide is in the archive yet.")
     expect(page.get_by_role("checkbox")).to_have_count(0)
+
+
+def test_segmentations_that_cannot_be_shown_are_counted_and_the_slide_and_the_others_are_shown(visit: Visit) -> None:
+    page = visit.page
+    open_slide(page, STRANGE)
+    expect(page.get_by_text("4 segmentations of this slide cannot be shown.")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.get_by_role("group")).to_have_count(1)
+    expect(page.get_by_role("group", name="plain")).to_be_visible()
+    for name in ("tumor", "stroma", "normal"):
+        expect(page.get_by_role("checkbox", name=name)).to_be_checked()
+    slide = alone_of(page)
+    page.get_by_role("checkbox", name="tumor").check()
+    eventually(lambda: assert_blended(slide, shown(page), TUMOR, 0.5))
 
 
 def test_every_page_says_what_it_is_for_and_is_accessible(visit: Visit) -> None:
@@ -329,5 +382,5 @@ def test_no_uid_is_in_the_log_of_a_visit(visit: Visit, nginx: Nginx, archive: Or
     open_slide(visit.page, ANSWERED)
     series = httpx.get(f"{archive.url}/series?expand", auth=READER).raise_for_status().json()
     uids = [one["MainDicomTags"]["SeriesInstanceUID"] for one in series]
-    assert len(uids) == 5
+    assert len(uids) == 11
     assert not any(uid in nginx.log for uid in uids)

@@ -10,6 +10,7 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 
+from app.settings import Settings
 from examples.python.tessera_client import AsyncClient, Client, NoAnswer, Problem, Rejected
 from tests.conftest import ROOT, RunningService
 from tests.pictures import encoded, from_base64, noise, opened
@@ -46,6 +47,13 @@ def test_several_are_answered_in_order_and_a_bad_one_spares_the_others(client):
     assert (first.class_map.shape, last.class_map.shape) == ((30, 40), (10, 20))
     assert np.array_equal(patch.class_map, client.segment(PATCH).class_map)
     assert (type(bad), bad.status, bad.title) == (Rejected, 415, "Unsupported image")
+
+
+def test_more_than_a_request_may_hold_are_refused_with_what_to_do(client):
+    most = Settings.model_fields["max_files"].default
+    with pytest.raises(Rejected, match=f"more than {most} files; send them in several requests") as refused:
+        client.segment_many([PATCH] * (most + 1))
+    assert refused.value.status == 413
 
 
 def test_labels_alone_are_those_of_the_segmentation(client):

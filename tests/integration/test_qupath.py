@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.imaging.plausibility import WARNING_CODES
 from app.pathology.classes import WSSS4LUAD
 from tests.conftest import ROOT
 from tests.pictures import encoded
@@ -140,12 +141,17 @@ def test_a_region_that_is_too_large_is_refused_with_what_would_fit(tmp_path):
 
 
 PROBLEM = "application/problem+json"
+NOTHING = '{"type": "FeatureCollection", "features": []}'
 ANSWERS = {
     "": (401, PROBLEM, '{"title": "Unauthorized", "detail": "a key, please", "request_id": "r"}'),
-    "Bearer good": (200, "application/geo+json", '{"type": "FeatureCollection", "features": []}'),
+    "Bearer good": (200, "application/geo+json", NOTHING),
     "Bearer full": (429, PROBLEM, '{"title": "Queue full", "detail": "later", "request_id": "r"}'),
     "Bearer proxy": (502, "text/html", "<h1>nginx</h1>"),
+    "Bearer sure": (200, "application/geo+json", NOTHING, ""),
+    "Bearer unsure": (200, "application/geo+json", NOTHING, ", ".join(WARNING_CODES)),
+    "Bearer newer": (200, "application/geo+json", NOTHING, "pen_marks, folded"),
 }
+"""Status, media type, body, and `Tessera-Warnings` where the answer has that."""
 
 
 class Gate(http.server.BaseHTTPRequestHandler):
@@ -156,9 +162,11 @@ class Gate(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.seen.append((self.path, dict(self.headers)))
-        status, media_type, body = ANSWERS[self.headers.get("Authorization", "")]
+        status, media_type, body, *warnings = ANSWERS[self.headers.get("Authorization", "")]
         self.send_response(status)
         self.send_header("Content-Type", media_type)
+        for codes in warnings:
+            self.send_header("Tessera-Warnings", codes)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body.encode())
@@ -211,9 +219,39 @@ def test_a_spacing_is_sent_where_it_is_known_and_the_service_would_not_refuse_it
     ]
     runs = [of_scenario[0] for of_scenario in play(slide, url, *scenarios, key="good")]
     assert "full resolution, unknown" in runs[0]["shown"][0][1]
-    assert [[kind for kind, _ in run["shown"]] for run in runs] == [["input", "info"]] * len(said_of)
+    for run, (_, sent) in zip(runs, said_of, strict=True):
+        assert [kind for kind, _ in run["shown"]] == (["input", "info"] if sent else ["input", "warning", "info"])
+    unsent = "No um/px are sent ({}): the model sees the region as it is at downsample {}."
+    assert runs[0]["shown"][1] == ["warning", unsent.format("the slide does not say them", "2.0")]
+    assert runs[2]["shown"][1] == ["warning", unsent.format("10.5 is not within 0.05 to 10.0", "21.0")]
+    assert "Sending no um/px: the slide does not say them" in runs[0]["printed"]
     assert seen[0][0] == "/segment?x=301&y=202&downsample=2.0&min_area=64"
     assert [path.partition("&mpp=")[2] for path, _ in seen] == [mpp for _, mpp in said_of]
+
+
+def test_the_services_warnings_are_told_in_words_and_printed(slide, gate):
+    runs = [{"downsample": 1, "key": key} for key in ("good", "sure", "unsure", "newer")]
+    older, sure, unsure, newer = play(slide, gate[0], {"region": [301, 202, 64, 48], "runs": runs})[0]
+    for run in (older, sure):
+        assert [kind for kind, _ in run["shown"]] == ["input", "confirm", "info"]
+    kinds, messages = zip(*unsure["shown"], strict=True)
+    assert kinds == ("input", "confirm", "warning", "info")
+    assert messages[2].startswith(
+        "The answer may be worth little: the region is too small to go by; it holds hardly any"
+    )
+    assert len(messages[2].split("; ")) == len(WARNING_CODES)
+    assert not [code for code in WARNING_CODES if code in messages[2]], "each in words"
+    assert [line for line in unsure["printed"] if line.startswith(f"Warnings: {', '.join(WARNING_CODES)} (")]
+    assert newer["shown"][2] == [
+        "warning",
+        "The answer may be worth little: pen marks, dye or pigment may be taken for tissue; folded.",
+    ]
+
+
+def test_the_service_warns_of_a_region_that_is_too_small(service, slide):
+    run = play(slide, service.url, {"region": [300, 200, 20, 20], "um_per_px": None, "runs": [{"downsample": 1}]})[0][0]
+    assert [kind for kind, _ in run["shown"]] == ["input", "warning", "warning", "info"]
+    assert run["shown"][2] == ["warning", "The answer may be worth little: the region is too small to go by."]
 
 
 def test_a_key_in_the_environment_is_sent_and_no_name_of_the_slide_is(slide, gate):

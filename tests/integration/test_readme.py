@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app.settings import Settings
 from tests.conftest import ROOT
 from tests.pictures import opened
 from tests.programs import program
@@ -78,6 +79,14 @@ def test_a_python_example_prints_the_labels(service, tmp_path, code):
     command = [sys.executable, "-W", "error", "-c", code.replace(ADDRESS, service.url)]
     printed = run(command, tmp_path, PYTHONPATH=str(ROOT / "examples" / "python"))
     assert printed.startswith("T+S ")
+
+
+def test_the_clients_own_page_sends_and_names_as_many_files_as_a_request_may_hold():
+    page = (ROOT / "examples" / "python" / "README.md").read_text()
+    most = Settings.model_fields["max_files"].default
+    assert f"range(0, len(paths), {most})" in page
+    assert f"paths[start : start + {most}]" in page
+    assert f"at most {most} files and {Settings.model_fields['max_upload_bytes'].default // 2**20} MiB" in page
 
 
 def test_the_clients_own_page_runs(service, tmp_path):

@@ -62,8 +62,9 @@ Map play(Map scenario, File script, File image) {
         Dialogs.shown.clear()
         Dialogs.downsample = answers.downsample as Double
         Dialogs.key = answers.key
-        new GroovyShell(this.class.classLoader).run(script, [] as String[])
-        [shown: Dialogs.shown.collect(), inside: region.childObjects.collect { described(it) },
+        def console = new StringWriter()
+        new GroovyShell(this.class.classLoader, new Binding(out: new PrintWriter(console, true))).run(script, [] as String[])
+        [shown: Dialogs.shown.collect(), printed: console.toString().readLines(), inside: region.childObjects.collect { described(it) },
          beside: (QP.hierarchy.root.childObjects - region)*.name, updates: QP.hierarchy.updates]
     }
     return [runs: after]

@@ -7,11 +7,16 @@ const { metadata } = window.dicomMicroscopyViewer
 // Keywords of the attributes in DICOM's JSON, which names them by tag.
 const TAGS = {
   AccessionNumber: '00080050',
+  ReferencedSeriesSequence: '00081115',
+  SOPClassUID: '00080016',
   SeriesDescription: '0008103E',
   SeriesInstanceUID: '0020000E',
   StudyDate: '00080020',
   StudyInstanceUID: '0020000D'
 }
+
+// Segmentation Storage. A Label Map Segmentation has modality SEG too, and the viewer takes none.
+const SEGMENTATION = '1.2.840.10008.5.1.4.1.1.66.4'
 
 export const client = new api.DICOMwebClient({
   url: new URL('/dicom-web', window.location.href).href,
@@ -41,7 +46,8 @@ export async function levels (studyInstanceUID, seriesInstanceUID) {
 }
 
 /**
- * Return the segmentations in a study that were made of one slide series, newest first: for each its instances.
+ * Return the segmentations in a study that were made of one slide series, newest first: for each its instances; and the
+ * number of those that are of a kind which the viewer does not show.
  *
  * Which series a segmentation refers to (Referenced Series Sequence, PS3.3 C.12.1.1 and C.8.20.2) cannot be searched
  * for in every archive, so each one of the study is looked at.
@@ -52,11 +58,20 @@ export async function segmentationsOf (studyInstanceUID, seriesInstanceUID) {
     const instances = await client.retrieveSeriesMetadata({
       studyInstanceUID, seriesInstanceUID: plain(dataset).SeriesInstanceUID
     })
-    return instances.map(instance => new metadata.Segmentation({ metadata: instance }))
+    return instances.filter(instance => refersTo(instance, seriesInstanceUID))
   }))
-  return found
-    .filter(([first]) => first.ReferencedSeriesSequence?.some(item => item.SeriesInstanceUID === seriesInstanceUID))
+  const ofSlide = found.filter(instances => instances.length > 0)
+  const shown = ofSlide
+    .map(instances => instances.filter(instance => plain(instance).SOPClassUID === SEGMENTATION))
+    .filter(instances => instances.length > 0)
+    .map(instances => instances.map(instance => new metadata.Segmentation({ metadata: instance })))
     .sort(([a], [b]) => moment(b).localeCompare(moment(a)))
+  return { segmentations: shown, others: ofSlide.length - shown.length }
+}
+
+function refersTo (instance, seriesInstanceUID) {
+  const referenced = instance[TAGS.ReferencedSeriesSequence]?.Value ?? []
+  return referenced.some(item => plain(item).SeriesInstanceUID === seriesInstanceUID)
 }
 
 function moment ({ ContentDate, ContentTime }) {

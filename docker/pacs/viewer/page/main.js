@@ -23,14 +23,20 @@ async function showSlides () {
 }
 
 async function showSlide (study, series) {
-  const [images, segmentations] = await Promise.all([levels(study, series), segmentationsOf(study, series)])
+  const [images, { segmentations, others }] = await Promise.all([levels(study, series), segmentationsOf(study, series)])
   if (images.length === 0) {
     status.textContent = 'The archive holds no such slide.'
     return
   }
   document.getElementById('slide').hidden = false
-  openSlide(images, segmentations, complain)
-  status.textContent = segmentations.length === 0 ? 'No segmentation of this slide is in the archive yet.' : ''
+  const unshown = others + openSlide(images, segmentations, complain)
+  if (segmentations.length + others === 0) {
+    status.textContent = 'No segmentation of this slide is in the archive yet.'
+  } else if (unshown > 0) {
+    status.textContent = `${unshown} ${unshown === 1 ? 'segmentation' : 'segmentations'} of this slide cannot be shown.`
+  } else {
+    status.textContent = ''
+  }
 }
 
 function complain (error) {

@@ -17,24 +17,43 @@ const SMALLEST = 4
 window.PUBLIC_LIB_URL = '/dicom-microscopy-viewer/'
 setLogLevel('ERROR')
 
-/** Show the slide of `images`, its pyramid's levels, under `segmentations`, each a list of instances. */
+/**
+ * Show the slide of `images`, its pyramid's levels, under `segmentations`, each a list of instances.
+ *
+ * Return how many segmentations cannot be shown; the slide and the others are.
+ */
 export function openSlide (images, segmentations, complain) {
   const viewport = document.getElementById('viewport')
+  let adding = false
   const viewer = new VolumeImageViewer({
     client,
     metadata: images,
     controls: ['overview'],
-    errorInterceptor: error => { complain(error); return error }
+    errorInterceptor: error => {
+      if (!adding) {
+        complain(error)
+      }
+      return error
+    }
   })
   announceLoading(viewport)
   viewer.render({ container: viewport })
   addNavigation(viewport, viewer.getMap())
   const ofSlide = fewestTiles(images.filter(image => image.ImageType[2] === 'VOLUME'))
-  segmentations.forEach((instances, index) => addSegmentation(viewer, instances, {
-    visible: index === 0,
-    limited: fewestTiles(instances) > ofSlide
-  }))
+  let shown = 0
+  adding = true
+  for (const instances of segmentations) {
+    try {
+      addSegmentation(viewer, instances, { visible: shown === 0, limited: fewestTiles(instances) > ofSlide })
+      shown += 1
+    } catch (error) {
+      console.warn(`A segmentation cannot be shown: ${error.message}`)
+      segmentsOf(viewer, instances).forEach(segment => viewer.removeSegment(segment.uid))
+    }
+  }
+  adding = false
   announceDistance(viewer.getMap())
+  return segmentations.length - shown
 }
 
 /** Mark the viewport as busy for as long as frames are on their way. */
@@ -94,6 +113,10 @@ function announceDistance (map) {
   tell()
 }
 
+function segmentsOf (viewer, [{ SeriesInstanceUID }]) {
+  return viewer.getAllSegments().filter(segment => segment.seriesInstanceUID === SeriesInstanceUID)
+}
+
 /** List a segmentation's segments with a checkbox each, and show them when `visible`; from afar not when `limited`. */
 function addSegmentation (viewer, instances, { visible, limited }) {
   const layers = viewer.getMap().getLayers()
@@ -102,7 +125,7 @@ function addSegmentation (viewer, instances, { visible, limited }) {
   if (limited) {
     layers.getArray().slice(others).forEach(limitDistance)
   }
-  const { SegmentSequence, SeriesDescription, SeriesInstanceUID } = instances[0]
+  const { SegmentSequence, SeriesDescription } = instances[0]
   const opacity = document.getElementById('opacity')
 
   const group = document.createElement('fieldset')
@@ -110,8 +133,7 @@ function addSegmentation (viewer, instances, { visible, limited }) {
   legend.textContent = SeriesDescription || 'Segmentation'
   group.append(legend)
 
-  const segments = viewer.getAllSegments().filter(segment => segment.seriesInstanceUID === SeriesInstanceUID)
-  for (const segment of segments) {
+  for (const segment of segmentsOf(viewer, instances)) {
     const item = SegmentSequence.find(item => Number(item.SegmentNumber) === segment.number)
     const rgb = item.RecommendedDisplayCIELabValue ? srgb(item.RecommendedDisplayCIELabValue) : NO_COLOUR
     // The first entry stands for "not in the segment", and is transparent.

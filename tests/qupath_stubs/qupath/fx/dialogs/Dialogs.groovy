@@ -21,5 +21,7 @@ class Dialogs {
 
     static void showErrorMessage(String title, String message) { shown << ['error', message] }
 
+    static void showWarningNotification(String title, String message) { shown << ['warning', message] }
+
     static void showInfoNotification(String title, String message) { shown << ['info', message] }
 }
