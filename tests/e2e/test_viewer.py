@@ -7,142 +7,47 @@ screenshots.
 import asyncio
 import json
 import struct
-import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import expect
 
-from app.main import create_app
 from app.pathology.arrays import RgbImage
 from app.pathology.classes import TissueClass
-from app.settings import Settings
 from tests.conftest import ROOT, RunningService
 from tests.dicom_sources import file_of, microscopic
-from tests.e2e.browser import Visit, visiting
-from tests.e2e.viewer_service import Gateway, serving
+from tests.e2e.browser import visiting
+from tests.e2e.viewer_page import (
+    IMAGE,
+    MASK,
+    NORMAL,
+    QUARTERS,
+    SIDE,
+    STAGE,
+    STROMA,
+    SURE_200,
+    TUMOR,
+    UNSHOWN,
+    assert_accessible,
+    assert_seen,
+    behind_gateway,
+    blended,
+    choose,
+    downloaded,
+    equal,
+    eventually,
+    grey,
+    pick,
+    picture_of,
+    place_of,
+    show,
+    upload,
+)
 from tests.fakes import ColourSegmenter, manifest
-from tests.pictures import BLUE, GREEN, ORANGE, WHITE, encoded, opened, plain, quarters
-
-SIDE = 256
-TUMOR, STROMA, NORMAL = (0, 64, 128), (64, 128, 0), (243, 152, 0)
-QUARTERS = {"tumor": (-1, -1), "stroma": (1, -1), "normal": (-1, 1), "background": (1, 1)}
-"""Where `quarters` has which class, in quarters of a side from the middle."""
-IMAGE = {"tumor": BLUE, "stroma": GREEN, "normal": ORANGE, "background": WHITE}
-MASK = {"tumor": TUMOR, "stroma": STROMA, "normal": NORMAL}
-SURE_200 = (76, 192, 108)
-"""viridis at 200/255 on a scale from 1/4 to 1: in 8 steps, 0.699 of the way from the sixth colour to the seventh."""
-STAGE = (227, 231, 236)
-"""What lies behind the pictures."""
-NAME = "doe-john-1970-01-01.png"
-DRAW_SECONDS = 20
-
-
-def settings() -> Settings:
-    return Settings(cores=2, device="cpu")
-
-
-def upload(name: str = NAME, content: bytes | None = None, media_type: str = "image/png") -> Any:
-    return {"name": name, "mimeType": media_type, "buffer": content or encoded(quarters(SIDE, SIDE))}
-
-
-def choose(page: Page, *files: Any) -> None:
-    page.get_by_label("Choose patches").set_input_files(list(files) or [upload()])
-
-
-def show(page: Page, *files: Any) -> None:
-    """Choose patches and wait until all are answered and one is seen."""
-    choose(page, *files)
-    expect(page.get_by_role("button", name="Clear list")).to_be_visible()
-    expect(page.locator("#busy")).to_be_empty()
-
-
-def pick(page: Page, label: str) -> None:
-    """Choose one of a group of radio buttons; what is seen and clicked is its label."""
-    page.locator(".choice").get_by_text(label, exact=True).click()
-
-
-def picture_of(pane: Locator) -> RgbImage:
-    return np.asarray(opened(pane.screenshot()).convert("RGB")).astype(float)
-
-
-def place_of(picture: RgbImage, name: str) -> RgbImage:
-    """Return some px around the middle of a class's quarter; the square image fills the pane's shorter side."""
-    height, width = picture.shape[:2]
-    right, down = QUARTERS[name]
-    x, y = (round(whole / 2 + step * min(width, height) / 4) for whole, step in ((width, right), (height, down)))
-    return picture[y - 20 : y + 20, x - 20 : x + 20]
-
-
-def blended(name: str, opacity: float) -> tuple[float, ...]:
-    if name not in MASK:
-        return IMAGE[name]
-    return tuple((1 - opacity) * of + opacity * colour for of, colour in zip(IMAGE[name], MASK[name], strict=True))
-
-
-def eventually(check: Callable[[], None]) -> None:
-    """Look again until `check` passes; screenshots show what is drawn, which nothing in the page announces."""
-    end = time.monotonic() + DRAW_SECONDS
-    while True:
-        try:
-            return check()
-        except AssertionError:
-            if time.monotonic() > end:
-                raise
-
-
-def assert_seen(pane: Locator, expected: dict[str, tuple[float, ...]]) -> None:
-    """Check the colour of every pixel around the middle of each quarter named."""
-
-    def check() -> None:
-        picture = picture_of(pane)
-        for name, colour in expected.items():
-            assert np.abs(place_of(picture, name) - colour).max() <= 1, (name, place_of(picture, name)[20, 20], colour)
-
-    eventually(check)
-
-
-def assert_accessible(page: Page) -> None:
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
-
-
-def downloaded(page: Page, button: str) -> tuple[str, bytes]:
-    with page.expect_download() as waiting:
-        page.get_by_role("button", name=button).click()
-    return waiting.value.suggested_filename, waiting.value.path().read_bytes()
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A service with the colour segmenter, shared by the tests that leave it alone."""
-    with serving(create_app(settings(), ColourSegmenter())) as running:
-        yield running.url
-
-
-@pytest.fixture
-def visit(browser: Browser, url: str) -> Iterator[Visit]:
-    with visiting(browser, url, "/viewer") as opened_page:
-        yield opened_page
-
-
-@pytest.fixture
-def page(visit: Visit) -> Page:
-    return visit.page
-
-
-@contextmanager
-def behind_gateway(browser: Browser, segmenter: ColourSegmenter | None = None, **gate: Any) -> Iterator[Any]:
-    """Open the page behind a gateway of its own; give both, and the server."""
-    gateway = Gateway(create_app(settings(), segmenter or ColourSegmenter()), **gate)
-    with serving(gateway) as running, visiting(browser, running.url + gateway.prefix, "/viewer") as opened_page:
-        yield opened_page, gateway, running
+from tests.pictures import BLUE, GREEN, WHITE, encoded, opened, plain, quarters
 
 
 def test_several_patches_are_answered_and_the_first_is_shown(page):
@@ -181,6 +86,21 @@ def test_the_model_and_its_use_are_named(page):
     expect(facts).to_contain_text("colours 1.0")
     expect(facts).to_contain_text("256 \u00d7 256 px")
     expect(facts).to_contain_text("0" * 64)
+    expect(page.locator("#purpose")).to_be_empty()  # the card has no description
+    expect(page.locator("#result")).not_to_contain_text("The model:")
+
+
+def test_what_the_model_is_for_is_said_before_and_beside_the_result(browser):
+    card = {"description": "Glands in H&E patches of colon.", "intended_use": "teaching only"}
+    with behind_gateway(browser, ColourSegmenter(manifest().model_copy(update=card))) as (visit, _, _):
+        page = visit.page
+        said = "The model: Glands in H&E patches of colon."
+        expect(page.locator("#welcome")).to_contain_text(said)
+        show(page)
+        expect(page.locator(".labels + .hint")).to_have_text(said)
+        page.get_by_text("Where this comes from").click()
+        expect(page.locator("#provenance-list")).to_contain_text("Glands in H&E patches of colon.")
+        expect(page.locator("#provenance-list")).to_contain_text("Teaching only")
 
 
 def test_files_can_be_dropped(page):
@@ -216,10 +136,31 @@ def test_a_class_goes_and_comes_with_its_box(page):
     left = page.locator("#left")
     page.get_by_role("checkbox", name="Stroma").uncheck()
     assert_seen(left, {name: blended(name, 0.4) for name in ("tumor", "normal")} | {"stroma": GREEN})
+    expect(page.get_by_text("Not shown: stroma.")).to_be_visible()
     page.get_by_role("checkbox", name="Background").check()
     page.get_by_role("checkbox", name="Stroma").check()
+    expect(page.get_by_text("Not shown: ")).to_have_count(0)
     page.get_by_label("Opacity").fill("100")
     assert_seen(left, {**MASK, "background": WHITE})
+
+
+def test_the_overlay_goes_and_comes_by_its_button_and_by_a_key(page):
+    show(page)
+    left = page.locator("#left")
+    overlaid = {name: blended(name, 0.4) for name in QUARTERS}
+    button = page.get_by_role("button", name="Hide overlay")
+    assert_seen(left, overlaid)
+    button.click()
+    assert_seen(left, IMAGE)
+    expect(button).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("option").press("h")
+    assert_seen(left, overlaid)
+    left.get_by_role("application").press("h")
+    assert_seen(left, IMAGE)
+    page.get_by_label("Pixel size", exact=True).press("h")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    pick(page, "Side by side")
+    expect(button).to_be_disabled()
 
 
 def test_hidden_classes_stay_hidden_in_the_next_patch(page):
@@ -275,15 +216,33 @@ def test_the_mask_is_enlarged_without_smoothing(page):
 def test_confidence_is_shown_as_heat_with_its_scale(page):
     show(page)
     pick(page, "Confidence")
+    over_grey = {name: tuple(0.8 * heat + 0.2 * grey(IMAGE[name]) for heat in SURE_200) for name in MASK}
+    left = page.locator("#left")
+    assert_seen(left, {**over_grey, "background": WHITE}, within=2)  # a browser rounds twice
+    page.get_by_role("checkbox", name="Tumor").uncheck()
+    assert_seen(left, {"tumor": (grey(BLUE),) * 3}, within=2)
+    page.get_by_role("checkbox", name="Tumor").check()
+    page.get_by_label("Opacity").fill("100")
+    assert_seen(left, dict.fromkeys(MASK, SURE_200))
+    pick(page, "Tissue")
+    assert_seen(left, {name: blended(name, 0.4) for name in QUARTERS})
+    pick(page, "Confidence")
+    expect(page.locator("#opacity-value")).to_have_text("100%")
     pick(page, "Side by side")
     right = page.locator("#right")
-    assert_seen(right, {**dict.fromkeys(MASK, SURE_200), "background": STAGE})
+    assert_seen(right, {**dict.fromkeys(MASK, SURE_200), "background": UNSHOWN})
     expect(page.get_by_text("Unsure, 25%")).to_be_visible()
+    expect(page.get_by_text("Grey: not shown")).to_be_visible()
     page.get_by_role("checkbox", name="Tumor").uncheck()
-    assert_seen(right, {"tumor": STAGE, "stroma": SURE_200})
+    assert_seen(right, {"tumor": UNSHOWN, "stroma": SURE_200})
     pick(page, "Tissue")
     assert_seen(right, {"tumor": STAGE, "stroma": STROMA})
     expect(page.get_by_text("Unsure, 25%")).to_be_hidden()
+    pick(page, "Confidence")
+    expect(page.get_by_text("Unsure, 25%")).to_be_visible()
+    page.get_by_role("button", name="Clear list").click()
+    for text in ("Unsure, 25%", "Not shown: tumor."):
+        expect(page.get_by_text(text)).to_be_hidden()
 
 
 def test_patterns_tell_the_classes_apart_without_colour(page):
@@ -422,19 +381,15 @@ def test_few_patches_are_sent_at_once_and_all_can_be_cancelled(browser):
         expect(page.get_by_role("option").filter(has_text="being segmented")).to_have_count(3)
         expect(page.get_by_role("option").filter(has_text="waiting")).to_have_count(3)
         expect(page.get_by_role("progressbar")).to_have_js_property("value", 0)
-        eventually(lambda: _equal(gateway.inside, 3))
+        eventually(lambda: equal(gateway.inside, 3))
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_role("option").filter(has_text="cancelled")).to_have_count(6)
         expect(page.get_by_role("status").filter(has_text="done")).to_have_text("0 of 6 done, 6 cancelled")
-        eventually(lambda: _equal(gateway.inside, 0))
+        eventually(lambda: equal(gateway.inside, 0))
         running.loop.call_soon_threadsafe(gate.set)
         page.get_by_role("button", name="Try again").click()
         expect(page.get_by_role("option").filter(has_text="tumor")).to_have_count(6)
         assert gateway.most_inside == 3
-
-
-def _equal(one: int, other: int) -> None:
-    assert one == other
 
 
 def test_a_key_is_asked_for_and_sent_and_never_seen(browser):
@@ -459,6 +414,9 @@ def test_a_key_is_asked_for_and_sent_and_never_seen(browser):
         expect(page.get_by_role("option")).to_contain_text("tumor, stroma, normal")
         expect(page.locator("#model")).to_have_text("colours 1.0")
         expect(page.locator("#alert")).to_be_hidden()
+        expect(page.get_by_text("API key accepted")).to_be_visible()
+        expect(field).to_be_hidden()
+        expect(page.locator("#access summary")).to_be_focused()
         assert downloaded(page, "Polygons")[0].endswith(".geojson")
         assert not [address for address in visit.requests if key in address]
         assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
@@ -506,7 +464,7 @@ def test_a_pixel_size_goes_with_each_request_about_the_patch_and_the_result_says
     segmenter = ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0}))
     with behind_gateway(browser, segmenter) as (visit, gateway, _):
         page = visit.page
-        field = page.get_by_label("Pixel size")
+        field = page.get_by_label("Pixel size", exact=True)
         field.fill("40")
         show(page)
         expect(page.get_by_role("alert")).to_contain_text("query mpp: Input should be less than or equal to 10")
@@ -523,11 +481,42 @@ def test_a_pixel_size_goes_with_each_request_about_the_patch_and_the_result_says
         page.get_by_role("button", name="Clear list").click()
         field.fill("")
         show(page)
-        expect(page.get_by_text("Scale: as sent; pixel size not known, the model expects 1 µm/px.")).to_be_visible()
+        expect(page.locator(".notice")).to_contain_text("The pixel size of this patch is not known")
         page.get_by_text("Where this comes from").click()
         expect(page.locator("#provenance-list")).to_contain_text("as sent; pixel size not known")
         assert not [seen.query for seen in gateway.uploads[5:] if "mpp" in seen.query]
         assert visit.failed == ["400"]
+
+
+def test_a_pixel_size_is_corrected_after_the_result(browser):
+    segmenter = ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0}))
+    with behind_gateway(browser, segmenter) as (visit, gateway, _):
+        page = visit.page
+        field = page.get_by_label("Pixel size", exact=True)
+        notice = page.locator(".notice + .labels")
+        again = page.get_by_role("button", name="Segment again at this pixel size")
+        show(page, upload("one.png"), upload("two.dcm", file_of(microscopic(quarters(SIDE, SIDE)))))
+        expect(notice).to_be_visible()
+        assert_accessible(page)
+        again.click()
+        expect(field).to_be_focused()
+        assert len(gateway.uploads) == 2
+        page.get_by_role("button", name="20\u00d7").click()
+        expect(field).to_have_value("0.5")
+        again.click()
+        expect(page.get_by_role("option").first).to_be_focused()
+        expect(
+            page.get_by_text("Scale: seen at the model's 1 µm/px (\u00d7 0.5); 0.5 µm/px as stated.")
+        ).to_be_visible()
+        expect(notice).to_have_count(0)
+        page.get_by_role("option").nth(1).click()
+        expect(notice).to_be_visible()
+        field.fill("2")
+        again.click()  # the file states none that this would outvote
+        expect(page.get_by_text("2 µm/px as stated.")).to_be_visible()
+        downloaded(page, "Polygons")
+        queries = [seen.query for seen in gateway.uploads if "view=overlay" not in seen.query]
+        assert queries == ["", "", "mpp=0.5", "mpp=2", "mpp=2"]
 
 
 def test_what_is_unlike_tissue_is_said_above_the_result_of_that_patch_alone(page):
@@ -571,9 +560,10 @@ def test_a_stated_pixel_size_does_not_outvote_a_dicom_files_own(browser):
     slide = file_of(microscopic(quarters(SIDE, SIDE), on_slide=True))  # at 0.5 um/px
     with behind_gateway(browser, segmenter) as (visit, gateway, _):
         page = visit.page
-        page.get_by_label("Pixel size").fill("2")
+        page.get_by_label("Pixel size", exact=True).fill("2")
         show(page, upload("slide.dcm", slide, "application/dicom"))
         expect(page.get_by_text("0.5 µm/px in the DICOM file.")).to_be_visible()
+        expect(page.get_by_role("button", name="Segment again at this pixel size")).to_be_hidden()
         downloaded(page, "Polygons")
         assert not [seen.query for seen in gateway.uploads if "mpp" in seen.query]
 
@@ -582,11 +572,11 @@ def test_what_was_stated_of_a_cancelled_patch_still_holds_and_a_failed_one_is_re
     gate = asyncio.Event()
     with behind_gateway(browser, ColourSegmenter(gate=gate)) as (visit, gateway, running):
         page = visit.page
-        field = page.get_by_label("Pixel size")
+        field = page.get_by_label("Pixel size", exact=True)
         field.fill("0.5")
         choose(page)
         expect(page.get_by_role("option")).to_contain_text("being segmented")
-        eventually(lambda: _equal(gateway.inside, 1))
+        eventually(lambda: equal(gateway.inside, 1))
         page.get_by_role("button", name="Cancel").click()
         expect(page.get_by_role("option")).to_contain_text("cancelled")
         field.fill("40")
@@ -612,7 +602,7 @@ def test_what_a_proxy_answers_is_no_download_but_told_in_words(visit):
     assert visit.failed == ["502"]
     sign_in = {"status": 200, "content_type": "text/html", "body": "<html>sign in</html>"}
     page.route("**/segment*", lambda route: route.fulfill(**sign_in))
-    page.get_by_role("button", name="Overlay").click()
+    page.get_by_role("button", name="Overlay PNG").click()
     expect(page.get_by_role("alert")).to_contain_text("Not the service's answer")
 
 
@@ -669,6 +659,9 @@ def test_everything_is_reached_and_worked_by_the_keyboard(page):
     expect(page.get_by_role("status").filter(has_text="done")).to_have_text("3 of 3 done")
     keyboard.press("Tab")
     expect(focused).to_have_attribute("id", "mpp")
+    for preset in ("10\u00d7", "20\u00d7", "40\u00d7"):
+        keyboard.press("Tab")
+        expect(focused).to_have_text(preset)
     keyboard.press("Tab")
     expect(focused).to_have_text("Clear list")
     keyboard.press("Tab")
@@ -685,7 +678,7 @@ def test_everything_is_reached_and_worked_by_the_keyboard(page):
             focused.evaluate("element => element.ariaLabel ?? element.labels?.[0]?.innerText ?? element.innerText")
         )
     assert [text.split(".")[0].split("\n")[0] for text in reached] == [
-        *("Overlay", "Tissue", "Opacity", "Patterns", "Patch", "Zoom out", "Zoom in", "Fit"),
+        *("Overlay", "Tissue", "Opacity", "Patterns", "Hide overlay", "Patch", "Zoom out", "Zoom in", "Fit"),
         *("Tumor", "Stroma", "Normal", "Background", "Mask", "Overlay", "Polygons", "Answer"),
     ]
     for _ in range(len(reached) - 1):

@@ -51,18 +51,20 @@ export class Service {
   }
 
   async #ask(path, request, read, onWait = () => {}) {
-    const headers = { ...request.headers, ...(this.#key && { Authorization: `Bearer ${this.#key}` }) };
     for (let tries = 1; ; tries++) {
+      const key = this.#key;
+      const headers = { ...request.headers, ...(key && { Authorization: `Bearer ${key}` }) };
       let response, answer;
       try {
         response = await fetch(path, { ...request, headers, cache: "no-store", credentials: "same-origin" });
         if (response.ok && !isA(response, headers.Accept)) throw notOfTheService();
-        answer = response.ok ? await read(response) : await problemOf(response, this.#key !== "");
+        answer = response.ok ? await read(response) : await problemOf(response, key !== "");
       } catch (error) {
         if (!(error instanceof TypeError)) throw error;
         throw new Problem("No answer", "the service cannot be reached, or the file can no longer be read; try again");
       }
       if (response.ok) return answer;
+      if (answer.wantsKey && key !== this.#key) continue; // it says nothing of the key given meanwhile
       if (!RETRIED.has(response.status) || tries === MOST_TRIES) throw answer;
       const seconds = secondsToWait(response, tries);
       onWait(seconds);

@@ -1,20 +1,23 @@
 /** What can be taken away of a patch. Names of saved files are made here, in the browser, from the file's own. */
 
-import { byId, element } from "./dom.js";
+import { byId, element, waiting } from "./dom.js";
 import { blobOf } from "./raster.js";
 
+const KEPT_MS = 60_000; // a browser may begin to save long after the click, when the user has said where
+
 /**
- * Each makes one file of an answered patch: (service, patch, opacity in percent) to [name's end, content].
+ * Each makes one file of an answered patch: (service, patch, opacity in percent, what is told of waits) to [name's end,
+ * content].
  */
 const FILES = {
   mask: async (_service, { answer }) => ["mask.png", await blobOf(answer.mask)],
-  overlay: async (service, { file, stated }, opacity) => {
+  overlay: async (service, { file, stated }, opacity, onWait) => {
     const query = { ...stated, view: "overlay", opacity: opacity / 100 };
-    return ["overlay.png", await service.segment(file, { accept: "image/png", query })];
+    return ["overlay.png", await service.segment(file, { accept: "image/png", query, onWait })];
   },
-  geojson: async (service, { file, stated }) => [
+  geojson: async (service, { file, stated }, _opacity, onWait) => [
     "polygons.geojson",
-    await service.segment(file, { accept: "application/geo+json", query: stated }),
+    await service.segment(file, { accept: "application/geo+json", query: stated, onWait }),
   ],
   json: async (_service, { json }) => ["answer.json", json],
 };
@@ -27,17 +30,22 @@ const FILES = {
  */
 export function enableDownloads(service, current, onProblem) {
   for (const button of byId("downloads").querySelectorAll("button")) {
+    const name = button.firstChild.data.trim();
+    const wait = element("p", { class: "hint", role: "status" });
+    byId("downloads").append(wait);
+    const onWait = (seconds) => (wait.textContent = `${name}: ${waiting(seconds)}.`);
     button.addEventListener("click", async () => {
       if (button.getAttribute("aria-busy") === "true") return;
       const { patch, opacity } = current();
       button.setAttribute("aria-busy", "true");
       try {
-        const [end, content] = await FILES[button.dataset.download](service, patch, opacity);
+        const [end, content] = await FILES[button.dataset.download](service, patch, opacity, onWait);
         save(content, `${patch.file.name.replace(/\.[^.]*$/, "")}_${end}`);
       } catch (error) {
         onProblem(error, patch);
       } finally {
         button.removeAttribute("aria-busy");
+        wait.textContent = "";
       }
     });
   }
@@ -46,5 +54,5 @@ export function enableDownloads(service, current, onProblem) {
 function save(content, name) {
   const url = URL.createObjectURL(content);
   element("a", { href: url, download: name }).click();
-  URL.revokeObjectURL(url);
+  setTimeout(() => URL.revokeObjectURL(url), KEPT_MS);
 }

@@ -93,7 +93,14 @@ function showProgress(patches) {
   if (cancelled) words.push(`${cancelled} cancelled`);
   const text = words.join(", ");
   if (byId("progress-text").textContent !== text) byId("progress-text").textContent = text;
-  byId("cancel").hidden = open === 0;
-  byId("clear").hidden = open > 0;
-  byId("retry").hidden = open > 0 || failed + cancelled === 0;
+  const buttons = [byId("cancel"), byId("retry"), byId("clear")];
+  const [cancel, retry, clear] = buttons;
+  const left = buttons.find((button) => button === document.activeElement);
+  cancel.hidden = open === 0;
+  clear.hidden = open > 0;
+  retry.hidden = open > 0 || failed + cancelled === 0;
+  if (left?.hidden) ([cancel, retry].find((button) => !button.hidden) ?? tabStop()).focus();
 }
+
+/** The row that Tab leads to; a button that goes leads there, too, and not to "Clear list", which is easily pressed. */
+export const tabStop = () => byId("list").querySelector("[tabindex='0']");

@@ -1,11 +1,11 @@
 /** Looking at a patch: the controls over the view, and what they change. */
 
 import { tell } from "./alert.js";
-import { byId, percent } from "./dom.js";
+import { byId, capitalised, percent, waiting } from "./dom.js";
 import { leastConfidence, paintScale } from "./paint.js";
 import { State, classesOf } from "./patches.js";
 import { Result } from "./result.js";
-import { Scene } from "./scene.js";
+import { Scene, isShown } from "./scene.js";
 import { View } from "./view.js";
 
 const NOTES = {
@@ -22,15 +22,26 @@ const NOTES = {
  */
 export function enableLooking(service, patches) {
   const look = { layer: "classes", patterns: false, chosen: new Map() };
+  const opacities = { classes: 40, confidence: 80 }; // in percent; heat says little when it is faint
   const view = new View(byId("panes"), byId("left"), byId("right"));
-  const scene = new Scene(service, view, look);
+  const scene = new Scene(service, view, look, (seconds) => latest && say(`${capitalised(waiting(seconds))}.`));
   const result = new Result(look, repaint);
+  let opened = null; // the answer that is in the view, or on its way there
+  let latest = null; // the attempt that is under way and says so
 
   patches.addEventListener("select", async ({ detail: patch }) => {
+    const answer = patch?.answer ?? null;
+    if (answer && answer === opened) return; // zoom and place stay as they are
+    opened = answer;
     result.show(patch);
     showParts(patch);
-    if (patch?.state === State.DONE) await attempt(() => open(patch));
-    else scene.close();
+    settle();
+    if (answer) {
+      await attempt(() => open(patch));
+    } else {
+      scene.close();
+      showLayer();
+    }
   });
 
   async function open(patch) {
@@ -43,7 +54,7 @@ export function enableLooking(service, patches) {
 
   async function repaint() {
     result.paintSwatches();
-    await attempt(paint);
+    if (scene.isOpen) await attempt(paint); // else it is painted as the look then is
   }
 
   async function paint() {
@@ -51,42 +62,71 @@ export function enableLooking(service, patches) {
       await scene.paint();
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      showLayer("classes"); // what is there in any case
+      look.layer = "classes"; // what is there in any case
+      document.querySelector("[name=layer][value=classes]").checked = true;
       await scene.paint();
       throw error;
     } finally {
-      showScale();
+      showLayer();
     }
-  }
-
-  function showLayer(layer) {
-    look.layer = layer;
-    document.querySelector(`[name=layer][value=${layer}]`).checked = true;
   }
 
   async function attempt(work) {
     const patch = patches.selected;
-    byId("busy").textContent = "Preparing the view…";
+    const mine = (latest = Symbol("attempt"));
+    if (!byId("busy").textContent) say("Preparing the view…");
     try {
       await work();
     } catch (error) {
       tell(error, patch);
-      if (error.name === "AbortError") return; // what came instead is still being prepared
+      if (latest === mine && !scene.isOpen) opened = null; // choosing it again tries again
     }
-    byId("busy").textContent = "";
+    if (latest === mine) settle();
   }
 
-  function showScale() {
+  function settle() {
+    latest = null;
+    say("");
+  }
+
+  function say(text) {
+    byId("busy").textContent = text;
+  }
+
+  function showLayer() {
+    const { layer } = look;
     const answer = patches.selected?.answer;
-    byId("right-caption").textContent = look.layer === "confidence" ? "Confidence" : "Mask";
-    byId("scale").hidden = !answer || look.layer !== "confidence";
+    byId("panes").dataset.layer = layer;
+    byId("right-caption").textContent = layer === "confidence" ? "Confidence" : "Mask";
+    byId("scale").hidden = !answer || layer !== "confidence";
     if (answer) byId("scale-low").textContent = `Unsure, ${percent(leastConfidence(classesOf(answer)), 0)}`;
+    showOpacity();
+    showHidden(answer);
+  }
+
+  function showOpacity() {
+    const percentage = opacities[look.layer];
+    view.opacity = percentage / 100;
+    byId("opacity").value = percentage;
+    byId("opacity-value").textContent = `${percentage}%`;
+  }
+
+  /** Name what the user has hidden; what is no label is hidden unless asked for, and no loss. */
+  function showHidden(answer) {
+    const hidden = answer ? classesOf(answer).filter((tissue) => tissue.label && !isShown(look, tissue)) : [];
+    byId("hidden-note").textContent = hidden.length ? `Not shown: ${hidden.map(({ name }) => name).join(", ")}.` : "";
+  }
+
+  function toggleOverlay() {
+    const bare = byId("bare").getAttribute("aria-pressed") !== "true";
+    byId("bare").setAttribute("aria-pressed", String(bare));
+    view.bare = bare;
   }
 
   for (const radio of document.querySelectorAll("[name=mode]")) {
     radio.addEventListener("change", () => {
       view.mode = radio.value;
-      byId("opacity").disabled = radio.value === "side";
+      for (const control of ["opacity", "bare"]) byId(control).disabled = radio.value === "side";
     });
   }
   for (const radio of document.querySelectorAll("[name=layer]")) {
@@ -96,9 +136,16 @@ export function enableLooking(service, patches) {
     });
   }
   byId("opacity").addEventListener("input", ({ target }) => {
-    view.opacity = target.value / 100;
-    byId("opacity-value").textContent = `${target.value}%`;
+    opacities[look.layer] = target.valueAsNumber;
+    showOpacity();
   });
+  byId("bare").addEventListener("click", toggleOverlay);
+  for (const part of ["view", "list"]) {
+    byId(part).addEventListener("keydown", ({ key, repeat, ctrlKey, metaKey, altKey }) => {
+      if (key.toLowerCase() !== "h" || repeat || ctrlKey || metaKey || altKey) return;
+      if (!byId("tools").hidden && !byId("bare").disabled) toggleOverlay();
+    });
+  }
   byId("patterns").addEventListener("change", ({ target }) => {
     look.patterns = target.checked;
     repaint();

@@ -2,12 +2,15 @@
 
 import { tell, untell } from "./alert.js";
 import { Problem, Service } from "./api.js";
-import { byId } from "./dom.js";
+import { byId, waiting } from "./dom.js";
 import { enableDownloads } from "./downloads.js";
-import { showList } from "./list.js";
+import { filesOf, isDicom } from "./files.js";
+import { enableKey } from "./key.js";
+import { showList, tabStop } from "./list.js";
 import { enableLooking } from "./looking.js";
 import { Patches, State } from "./patches.js";
 import { Queue } from "./queue.js";
+import { enableSpacing, stated } from "./spacing.js";
 
 const AT_ONCE = 3;
 
@@ -19,12 +22,15 @@ const result = enableLooking(service, patches);
 async function segment(patch, signal) {
   if (signal.aborted) return;
   patches.update(patch, { state: State.RUNNING });
-  const onWait = (seconds) => patches.update(patch, { note: `the service is busy; trying again in ${seconds} s` });
+  const onWait = (seconds) => patches.update(patch, { note: waiting(seconds) });
   try {
-    if (await isDicom(patch.file)) patch.stated = {};
+    // What a DICOM file's header says of its pixel size may not be outvoted.
+    if (!patch.corrected && (await isDicom(patch.file))) patch.stated = {};
     const wanted = { accept: "application/json", query: patch.stated, signal, onWait };
     const json = await service.segment(patch.file, wanted);
-    patches.update(patch, { state: State.DONE, json, answer: JSON.parse(await json.text()) });
+    const answer = JSON.parse(await json.text());
+    patches.update(patch, { state: State.DONE, json, answer });
+    if (!result.isExplained(answer)) readModel().catch(unlessRefused);
   } catch (error) {
     if (error.name === "AbortError") {
       patches.update(patch, { state: State.CANCELLED });
@@ -39,32 +45,29 @@ async function segment(patch, signal) {
   }
 }
 
-/** Whether a file begins as DICOM does (PS3.10, section 7.1): its header has the pixel size, and may not be outvoted. */
-async function isDicom(file) {
-  return (await file.slice(128, 132).text()) === "DICM";
-}
-
 async function readModel() {
-  try {
-    const model = await service.model();
-    byId("model").textContent = `${model.name} ${model.version}`;
-    result.model = model;
-    result.show(patches.selected);
-  } catch (error) {
-    tell(error);
-  }
+  const model = await service.model();
+  byId("model").textContent = `${model.name} ${model.version}`;
+  byId("purpose").textContent = model.description && `The model: ${model.description}`;
+  result.model = model;
+  result.show(patches.selected);
 }
 
-/** What the user says of the patches: how it is typed is left to the service, which says what is wrong with it. */
-function stated() {
-  const mpp = byId("mpp").value.trim().replace(",", ".");
-  return mpp === "" ? {} : { mpp };
+/** A card that cannot be had is told of when the page opens, and not again with each answer. */
+function unlessRefused(error) {
+  if (!(error instanceof Problem)) throw error;
 }
 
 function take(files) {
   if (files.length === 0) return;
   untell();
   queue.add(patches.add([...files], stated()));
+}
+
+function sendAgain(again) {
+  untell();
+  for (const patch of again) patches.update(patch, { state: State.WAITING, answer: undefined, json: undefined });
+  queue.add(again);
 }
 
 byId("files").addEventListener("change", ({ target }) => {
@@ -81,37 +84,29 @@ addEventListener("dragleave", (event) => {
 addEventListener("drop", (event) => {
   event.preventDefault();
   byId("dropping").hidden = true;
-  take(event.dataTransfer.files);
+  filesOf(event.dataTransfer).then(take, tell);
 });
+addEventListener("paste", (event) => take(event.clipboardData.files));
 byId("cancel").addEventListener("click", () => {
   for (const patch of queue.cancel()) patches.update(patch, { state: State.CANCELLED });
 });
 byId("retry").addEventListener("click", () => {
-  untell();
   const again = patches.in(State.FAILED, State.CANCELLED);
   // What was said of a patch may be why it failed; of one that was cancelled it still holds.
   for (const patch of patches.in(State.FAILED)) patches.update(patch, { stated: stated() });
-  for (const patch of again) patches.update(patch, { state: State.WAITING });
-  queue.add(again);
+  sendAgain(again);
 });
 byId("clear").addEventListener("click", () => {
   untell();
   patches.clear();
   byId("files").focus();
 });
-byId("key-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  untell();
-  try {
-    service.setKey(byId("key").value);
-  } catch (error) {
-    tell(error);
-    return;
-  }
-  readModel();
-  queue.resume();
-});
-
 enableDownloads(service, () => ({ patch: patches.selected, opacity: Number(byId("opacity").value) }), tell);
+enableKey(service, readModel, () => queue.resume());
+enableSpacing(patches, (patch) => {
+  patches.update(patch, { stated: stated(), corrected: true });
+  sendAgain([patch]);
+  tabStop().focus(); // the button has gone
+});
 showList(patches);
-readModel();
+readModel().catch(tell);

@@ -13,6 +13,8 @@ export const State = Object.freeze({
  * @property {File} file - What the user chose; its name is shown here and sent nowhere.
  * @property {{mpp?: string}} stated - What the user says of it: query parameters of each request about it. Of DICOM
  *   nothing, once it is sent.
+ * @property {boolean} [corrected] - It was said of this patch alone, which had turned out to state nothing itself:
+ *   then it holds for DICOM, too.
  * @property {string} state - One of State.
  * @property {string} note - What there is to say beside the state: a problem, or a wait.
  * @property {Object} [answer] - The service's answer.

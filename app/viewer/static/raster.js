@@ -1,6 +1,7 @@
 /** Encoded pictures to pixels. */
 
 import { Problem } from "./api.js";
+import { bytesOf } from "./files.js";
 
 // What is shown has to be what the model saw: like the service, apply the orientation and leave colour profiles alone.
 const AS_THE_SERVICE = { imageOrientation: "from-image", colorSpaceConversion: "none" };
@@ -11,6 +12,15 @@ export function canvasOf(width, height) {
   canvas.width = width;
   canvas.height = height;
   return canvas;
+}
+
+/** Paint `image` without its colours. */
+export function paintGrey(canvas, image) {
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0);
+  context.globalCompositeOperation = "saturation"; // of what is filled in, white, which has none
+  context.fillStyle = WHITE;
+  context.fillRect(0, 0, canvas.width, canvas.height);
 }
 
 /** Return the PNG in a picture of an answer. */
@@ -47,7 +57,7 @@ export async function drawn(blob, { width, height }) {
 
 /** Whether a file may state an orientation where browsers do not look; a size does not tell of a square that is turned. */
 async function isTurnedByTheServiceAlone(blob) {
-  const text = new TextDecoder("latin1").decode(await blob.arrayBuffer());
+  const text = new TextDecoder("latin1").decode(await bytesOf(blob));
   if (text.startsWith("RIFF")) return text.includes("EXIF");
   if (!text.startsWith("PNG", 1)) return false;
   return text.includes("Raw profile type exif") || text.includes("eXIf", text.indexOf("IDAT"));

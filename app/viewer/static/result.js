@@ -20,9 +20,14 @@ export class Result {
     this.#onToggle = onToggle;
   }
 
-  /** The model's card: its classes are the legend before there is a result, and its thresholds explain the labels. */
+  /** The model's card: its classes are the legend before there is a result; then it says what the labels are worth. */
   set model(model) {
     this.#model = model;
+  }
+
+  /** Whether the card is that of the model that gave `answer`. */
+  isExplained({ model }) {
+    return this.#model?.sha256 === model.sha256;
   }
 
   show(patch) {
@@ -31,7 +36,7 @@ export class Result {
     byId("provenance").hidden = !done;
     if (done) {
       byId("result").replaceChildren(...this.#answered(patch.answer));
-      byId("provenance-list").replaceChildren(...provenance(patch.answer));
+      byId("provenance-list").replaceChildren(...provenance(patch.answer, this.#cardOf(patch.answer)));
     } else if (patch?.state === State.FAILED) {
       byId("result").replaceChildren(element("p", { class: "failed" }, patch.note));
     } else {
@@ -54,17 +59,25 @@ export class Result {
     return [element("p", { class: "hint" }, "The model tells apart"), element("ul", { class: "legend" }, ...items)];
   }
 
-  #answered({ labels, classes: scores, model, scale, warnings }) {
+  #cardOf(answer) {
+    return this.isExplained(answer) ? this.#model : {};
+  }
+
+  #answered(answer) {
     this.#swatches = [];
+    const { labels, classes: scores, scale, warnings } = answer;
+    const { description, label_thresholds: thresholds = [] } = this.#cardOf(answer);
     const classes = classesOf({ classes: scores });
-    const thresholds = this.#model?.sha256 === model.sha256 ? [...this.#model.label_thresholds] : [];
+    const left = [...thresholds];
     const rows = scores.map((score, index) =>
-      this.#row(classes, index, score, labels, score.probability === null ? null : thresholds.shift()),
+      this.#row(classes, index, score, labels, score.probability === null ? null : left.shift()),
     );
-    const scaleMatters = scale.um_per_px !== null || scale.model_um_per_px !== null;
+    const ticks = thresholds.length === 0 ? "" : " The tick is the threshold of a label.";
     return [
       ...(warnings.length === 0 ? [] : [warned(warnings)]),
+      ...(isGuessed(scale) ? [element("p", { class: "notice" }, guessed(scale))] : []),
       element("p", { class: "labels" }, ...found(labels, scores)),
+      ...(description ? [element("p", { class: "hint" }, `The model: ${description}`)] : []),
       strip(scores, "tall"),
       element(
         "table",
@@ -73,12 +86,8 @@ export class Result {
         element("thead", {}, element("tr", {}, heading("Class"), heading("Area"), heading("Probability"))),
         element("tbody", {}, ...rows),
       ),
-      element(
-        "p",
-        { class: "hint" },
-        "Probability: that the patch contains the class. The tick is the threshold of a label.",
-      ),
-      ...(scaleMatters ? [element("p", { class: "hint" }, `Scale: ${scaling(scale)}.`)] : []),
+      element("p", { class: "hint" }, `Probability: that the patch contains the class.${ticks}`),
+      ...(scale.um_per_px === null ? [] : [element("p", { class: "hint" }, `Scale: ${scaling(scale)}.`)]),
     ];
   }
 
@@ -152,6 +161,13 @@ function meter(share, color, threshold) {
   return element("span", { class: "meter", "aria-hidden": "true" }, ...parts);
 }
 
+/** Whether the model took a patch for one of its own scale, as nobody said that it is another. */
+const isGuessed = (scale) => scale.unchanged === "mpp_unknown" && scale.model_um_per_px !== null;
+
+const guessed = ({ model_um_per_px: trained }) =>
+  `The pixel size of this patch is not known; the model took it for ${trained} µm/px. If it is another, the result ` +
+  "may be wrong: enter it under Pixel size and segment the patch again.";
+
 /** At which scale the model saw the patch, and why, in words. */
 function scaling({ um_per_px: own, source, model_um_per_px: trained, factor, unchanged }) {
   const said = source === "dicom" ? `${own} µm/px in the DICOM file` : `${own} µm/px as stated`;
@@ -169,15 +185,16 @@ function scaling({ um_per_px: own, source, model_um_per_px: trained, factor, unc
   }
 }
 
-function provenance({ model, image, scale, request_id: request }) {
+function provenance({ model, image, scale, request_id: request }, { description, intended_use: use }) {
   const facts = {
     Model: `${model.name} ${model.version}`,
+    ...(description && { Description: description }),
     "Model SHA-256": model.sha256,
     Image: `${image.width} × ${image.height} px`,
     Scale: scaling(scale),
     "Image SHA-256": image.sha256,
     "Request id": request,
-    Use: "Research use only",
+    Use: capitalised(use ?? "research use only"),
   };
   return Object.entries(facts).flatMap(([term, fact]) => [element("dt", {}, term), element("dd", {}, fact)]);
 }

@@ -2,7 +2,7 @@
 
 import { classesOf } from "./patches.js";
 import { paintClasses, paintConfidence, paintPatterns } from "./paint.js";
-import { blobOf, canvasOf, classMapOf, drawn, valuesOf } from "./raster.js";
+import { blobOf, canvasOf, classMapOf, drawn, paintGrey, valuesOf } from "./raster.js";
 
 const PNG = "image/png";
 const PATTERN_SIDE_PX = 1024; // patterns of smaller patches are painted at about this size
@@ -21,6 +21,8 @@ export class Scene {
   #service;
   #view;
   #look;
+  #onWait;
+  #confidences = new WeakMap(); // the service's pictures, by the answers that they belong to
   #abort = new AbortController();
   #shown = null;
 
@@ -28,11 +30,18 @@ export class Scene {
    * @param {Service} service
    * @param {View} view
    * @param {Look} look - Read at each painting.
+   * @param {function(number)} onWait - Told the seconds until the next try when the service is busy.
    */
-  constructor(service, view, look) {
+  constructor(service, view, look, onWait) {
     this.#service = service;
     this.#view = view;
     this.#look = look;
+    this.#onWait = onWait;
+  }
+
+  /** Whether there is something to paint: not before a patch is open. */
+  get isOpen() {
+    return this.#shown !== null;
   }
 
   /**
@@ -50,10 +59,15 @@ export class Scene {
     const image = own ?? (await this.#serviceDrawn(patch, size, signal));
     signal.throwIfAborted();
     const finer = Math.max(1, Math.floor(PATTERN_SIDE_PX / Math.max(size.width, size.height)));
-    const [colours, patterns] = [crisp(size), crisp(size, finer)];
-    await this.#view.open(image, colours, patterns);
+    const layers = {
+      image,
+      grey: canvasOf(size.width, size.height),
+      colours: crisp(size),
+      patterns: crisp(size, finer),
+    };
+    await this.#view.open(layers);
     signal.throwIfAborted();
-    this.#shown = { patch, size, classes, map, confidence: null, colours, patterns };
+    this.#shown = { patch, size, classes, map, confidence: null, ...layers };
     return own !== null;
   }
 
@@ -71,25 +85,44 @@ export class Scene {
   async paint() {
     const scene = this.#shown;
     if (!scene) return;
-    if (this.#look.layer === "confidence" && !scene.confidence) {
-      const { signal } = this.#abort;
-      const query = { ...scene.patch.stated, view: "confidence" };
-      const grey = await this.#service.segment(scene.patch.file, { accept: PNG, query, signal });
-      scene.confidence = await valuesOf(grey, scene.size);
-      signal.throwIfAborted();
-    }
+    const confidence = this.#look.layer === "confidence" && (await this.#confidenceOf(scene));
     const { size, colours, patterns, map, classes } = scene;
     const shown = classes.map((tissue) => isShown(this.#look, tissue));
-    if (this.#look.layer === "confidence") paintConfidence(colours, map, scene.confidence, classes, shown);
+    const heat = confidence && this.#look.layer === "confidence";
+    if (heat) paintConfidence(colours, map, confidence, classes, shown);
     else paintClasses(colours, map, classes, shown);
     paintPatterns(patterns, map, size.width, classes, this.#look.patterns ? shown : shown.fill(false));
+    this.#view.grey = heat;
     this.#view.redraw();
+  }
+
+  /** Return the confidence of what is shown; whoever asks while it is on its way waits for the same. */
+  #confidenceOf(scene) {
+    scene.confidence ??= this.#confidence(scene).catch((error) => {
+      scene.confidence = null;
+      throw error;
+    });
+    return scene.confidence;
+  }
+
+  async #confidence({ patch, size, image, grey }) {
+    const { signal } = this.#abort;
+    const picture = this.#confidences.get(patch.answer) ?? (await this.#picture(patch, { view: "confidence" }, signal));
+    this.#confidences.set(patch.answer, picture);
+    const confidence = await valuesOf(picture, size);
+    signal.throwIfAborted();
+    paintGrey(grey, image);
+    return confidence;
+  }
+
+  #picture({ file, stated }, view, signal) {
+    const query = { ...stated, ...view };
+    return this.#service.segment(file, { accept: PNG, query, signal, onWait: this.#onWait });
   }
 
   /** Return the image as the service decoded it: an overlay without any colour is just that. */
   async #serviceDrawn(patch, size, signal) {
-    const query = { ...patch.stated, view: "overlay", opacity: 0 };
-    return drawn(await this.#service.segment(patch.file, { accept: PNG, query, signal }), size);
+    return drawn(await this.#picture(patch, { view: "overlay", opacity: 0 }, signal), size);
   }
 }
 

@@ -24,6 +24,8 @@ export class View {
   #leader;
   #mode = OVERLAY;
   #opacity = 0.4;
+  #grey = false;
+  #bare = false;
 
   /**
    * @param {HTMLElement} panes - Holds both panes; its data-mode says how they are arranged.
@@ -42,10 +44,10 @@ export class View {
     this.#leaveScrollingToNarrowPages();
   }
 
-  /** Show three canvases of one shape: the image, the colours over it, and the patterns over both. */
-  async open(image, colours, patterns) {
+  /** Show canvases of one shape: the image, the same in grey, the colours over it, and the patterns over all. */
+  async open({ image, grey, colours, patterns }) {
     this.#leader = this.#left;
-    await Promise.all([open(this.#left, [image, colours, patterns]), open(this.#right, [colours, patterns])]);
+    await Promise.all([open(this.#left, [image, grey, colours, patterns]), open(this.#right, [colours, patterns])]);
     this.#resize();
     this.fit();
     this.#dress();
@@ -73,6 +75,18 @@ export class View {
   /** Opacity of the overlay's colours, 0 to 1; a mask beside its image is opaque. */
   set opacity(opacity) {
     this.#opacity = opacity;
+    this.#dress();
+  }
+
+  /** Whether the overlay lies over the grey image, so that no colour but its own is seen. */
+  set grey(grey) {
+    this.#grey = grey;
+    this.#dress();
+  }
+
+  /** Whether the overlay is off, so that the image alone is seen. */
+  set bare(bare) {
+    this.#bare = bare;
     this.#dress();
   }
 
@@ -139,8 +153,9 @@ export class View {
   }
 
   #dress() {
-    const overlaid = this.#mode === OVERLAY;
-    setOpacities(this.#left, [1, overlaid ? this.#opacity : 0, overlaid && this.#opacity > 0 ? PATTERN_OPACITY : 0]);
+    const overlaid = this.#mode === OVERLAY && !this.#bare;
+    const opacity = overlaid ? this.#opacity : 0;
+    setOpacities(this.#left, [1, overlaid && this.#grey ? 1 : 0, opacity, opacity > 0 ? PATTERN_OPACITY : 0]);
     setOpacities(this.#right, [1, PATTERN_OPACITY]);
   }
 
