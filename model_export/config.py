@@ -72,7 +72,11 @@ class Recipe(BaseModel):
         label_weight: Weight of the classification loss.
         precision: What the network computes in while it learns; weights, losses and validation stay float32.
         average_decay: Decay of the exponential moving average of the weights, the one that is kept.
+        statistics_batches: After each epoch the averaged network's batch statistics are taken anew from this many
+            batches; with 0 they are the average of those of the network that learns.
         scale: Range of the random zoom; 2.0 shows tissue twice as large.
+        overhang: How much of its side a crop may reach beyond its image, if it is not turned; what lies there is not
+            learned from. With 0 an image's rim is hardly ever in a crop.
         stain_sigma: Strength of the H&E stain jitter.
         brightness: Half range of the random brightness factor.
         rarity: 0 draws all images of a source equally often, 1 draws each of its classes equally often.
@@ -110,7 +114,9 @@ class Recipe(BaseModel):
     label_weight: NotNegative = 0.2
     precision: Literal["float32", "bfloat16"] = "float32"
     average_decay: Below1 = 0.99
+    statistics_batches: int = Field(default=0, ge=0)
     scale: tuple[Zoom, Zoom] = (0.7, 1.5)
+    overhang: Fraction = 0.0
     stain_sigma: float = Field(default=0.1, ge=0.0, le=1.0)
     brightness: Fraction = 0.15
     rarity: Fraction = 0.5
@@ -129,6 +135,8 @@ class Recipe(BaseModel):
     def _ordered(self) -> Self:
         if self.scale[0] > self.scale[1]:
             raise ValueError("scale must go from the smaller to the larger zoom")
+        if self.statistics_batches and (self.frozen_statistics or self.frozen_blocks):
+            raise ValueError("statistics_batches must be 0 where statistics are frozen: it would replace them")
         return self
 
     @property

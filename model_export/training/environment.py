@@ -63,10 +63,12 @@ def difference(theirs: Any, ours: Mapping[str, Any]) -> str:
     if isinstance(theirs, dict) and isinstance(theirs.get("recipe"), dict):
         before = {**theirs["recipe"], "fold": theirs.get("fold")}
         after = {**ours["recipe"], "fold": ours["fold"]}
-        name = next((name for name in after if before.get(name) != after[name]), "")
+        name = next((name for name in after if name not in before or before[name] != after[name]), "")
         if name == "epochs":
             reason = "the learning rate falls over all epochs, so a run is not lengthened"
             return f"{before.get(name)} epochs, not {after[name]}: {reason}; choose another run folder"
+        if name and name not in before:
+            return f"a recipe without {name}, by another version of the program; choose another run folder"
         if name:
             return f"{name} {before.get(name)}, not {after[name]}; choose another run folder"
     return "another recipe or fold; choose another run folder"

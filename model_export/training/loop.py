@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -40,6 +41,7 @@ from model_export.training.losses import parts
 from model_export.training.optimizer import learning_rate, optimizer_of
 from model_export.training.prefetch import batches
 from model_export.training.scores import Scores, score
+from model_export.training.statistics import take_statistics
 
 BEST_FILE, LAST_FILE = "best.pth", "last.pth"
 
@@ -52,6 +54,15 @@ class Progress(Protocol):
 
     def line(self, text: str) -> None:
         """Show one finished line."""
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Return the seed of a step's dropout: the same after a resume, and another in each process.
+
+    torch's generator for CPUs takes 32 bits of it.
+    """
+    first = seed * 1_000_003 + step
+    return int(np.random.SeedSequence([first, rank]).generate_state(1)[0]) if rank else first
 
 
 class Trainer:
@@ -193,6 +204,7 @@ class Trainer:
                     logger.step(row)
                 if not math.isfinite(loss):
                     raise self._diverged()
+        take_statistics(self.averaged, self.source, self.recipe)
         self._check_answer(batch)
         return {"loss": total / self.recipe.steps_per_epoch, **scores.pixel_scores()}
 
@@ -210,8 +222,7 @@ class Trainer:
     def _step(self, step: int, rate: float, batch: Batch, scores: Scores) -> dict[str, float]:
         """Learn from `batch`, add its pixels to `scores` and return what each term added to the loss."""
         hardware = self.hardware
-        # Dropout, the same after a resume, and another in each process.
-        torch.manual_seed(self.recipe.seed * 1_000_003 + step + (hardware.rank << 53))
+        torch.manual_seed(dropout_seed(self.recipe.seed, step, hardware.rank))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
         images = hardware.part(batch.images).to(hardware.device).contiguous(memory_format=torch.channels_last)

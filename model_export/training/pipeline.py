@@ -15,6 +15,7 @@ from app.pathology.classes import TissueClass
 from model_export.atomic import replacing, write_text
 from model_export.config import Recipe, Source, Teacher, load_recipe
 from model_export.errors import InvalidData
+from model_export.training.augment import BatchSource
 from model_export.training.dataset import IGNORE, Sample, read_indices
 from model_export.training.environment import asked_of, write_asked
 from model_export.training.folds import Fold
@@ -22,6 +23,7 @@ from model_export.training.hardware import Hardware
 from model_export.training.loggers import Kind
 from model_export.training.loop import LAST_FILE, Progress, Trainer
 from model_export.training.members import MEMBER_FOLDER, keep_mean, mean_of, members_of
+from model_export.training.statistics import take_statistics
 from model_export.training.teacher import fill_unknown
 from model_export.training.weak import labels_alone
 
@@ -97,6 +99,8 @@ def train_recipe(
         members.append(trained(run / f"{MEMBER_FOLDER}{number}", member))
     network = members[0]
     network.load_state_dict(mean_of([member.state_dict() for member in members]))
+    take_statistics(network, BatchSource(own, classes, recipe), recipe)
+    network.eval()
     if hardware.first:
         keep_mean(run, network.state_dict(), asked, held_out)
     return network

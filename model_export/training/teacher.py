@@ -16,6 +16,7 @@ from torch.nn import functional
 from app.pathology.arrays import Probabilities, RgbImage
 from model_export.predict import predict
 from model_export.training.dataset import IGNORE, Sample
+from model_export.views import with_views
 
 
 def fill_unknown(
@@ -44,13 +45,9 @@ def fill_unknown(
 
 @torch.inference_mode()
 def _probabilities(network: nn.Module, image: RgbImage, scale: float) -> Probabilities:
-    """Return float32 (C, H, W), averaged over the zoomed image and its mirror images."""
+    """Return float32 (C, H, W) of the zoomed image, seen as it is, turned by 180 degrees and mirrored both ways."""
     height, width = image.shape[:2]
     zoomed = np.asarray(Image.fromarray(image).resize((round(width * scale), round(height * scale))))
-    views = []
-    for flips in ((), (1,), (0, 1)):
-        logits = predict(network, np.ascontiguousarray(np.flip(zoomed, flips))).logits
-        views.append(logits.softmax(dim=1).flip([axis + 2 for axis in flips]))
-    mean = torch.stack(views).mean(dim=0)  # (1, C, zoomed H, W)
-    resized = functional.interpolate(mean, (height, width), mode="bilinear", align_corners=False)
+    probability = predict(with_views(network, 4), zoomed).logits.softmax(dim=1)  # (1, C, zoomed H, W)
+    resized = functional.interpolate(probability, (height, width), mode="bilinear", align_corners=False)
     return np.asarray(resized[0].numpy(), np.float32)

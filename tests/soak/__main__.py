@@ -189,10 +189,14 @@ def _health_checks(service: RunningService, findings: Findings) -> Iterator[None
         while not stop.wait(0.5):
             for path in ("/health/live", "/health/ready"):
                 started = time.perf_counter()
-                status = httpx.get(service.url + path, timeout=30).status_code
+                try:
+                    status = httpx.get(service.url + path, timeout=30).status_code
+                except httpx.HTTPError as error:
+                    findings.faults[f"{path} did not answer: {type(error).__name__}"] += 1
+                else:
+                    if status != 200:
+                        findings.faults[f"{path} answered {status}"] += 1
                 findings.health.append(time.perf_counter() - started)
-                if status != 200:
-                    findings.faults[f"{path} answered {status}"] += 1
 
     thread = threading.Thread(target=check)
     thread.start()
@@ -201,7 +205,7 @@ def _health_checks(service: RunningService, findings: Findings) -> Iterator[None
     finally:
         stop.set()
         thread.join()
-    if max(findings.health) > _HEALTH_SECONDS:
+    if max(findings.health, default=0.0) > _HEALTH_SECONDS:
         findings.faults[f"a health check took more than {_HEALTH_SECONDS:g} s"] += 1
 
 

@@ -15,7 +15,7 @@ from model_export.training.augment import Batch, BatchSource
 from model_export.training.environment import read_environment
 from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
-from model_export.training.loop import Trainer
+from model_export.training.loop import Trainer, dropout_seed
 from model_export.training.optimizer import learning_rate
 from model_export.training.scores import score
 from tests.model_export_support import Silent, drawn_samples, hidden_files, label_only_sample, one_thread, recipe
@@ -408,3 +408,56 @@ def test_a_damaged_note_of_the_run_is_named(tmp_path, text):
     (tmp_path / "environment.json").write_text(text)
     with pytest.raises(InvalidData, match=r"environment\.json: not JSON of an object: .*; remove it to go on"):
         read_environment(tmp_path)
+
+
+def test_batch_statistics_of_the_averaged_weights_are_those_of_the_batches_after_the_last_step(tmp_path):
+    taken = trainer(tmp_path / "taken", statistics_batches=3)
+    taken.train(Silent())
+    averaged, first = taken.averaged.module, taken.averaged.module.stem[1]
+    images = torch.cat([taken.source.batch(taken.recipe.total_steps + index).images for index in range(3)])
+    seen = averaged.stem[0](images)
+
+    torch.testing.assert_close(first.running_mean, seen.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
+    assert not averaged.training
+    kept = load_checkpoint(tmp_path / "taken" / "last.pth")["averaged"]
+    assert torch.equal(kept["module.stem.1.running_mean"], first.running_mean)
+
+
+def test_a_resumed_training_takes_the_same_statistics(tmp_path):
+    whole, parted = (
+        trainer(tmp_path / "whole", statistics_batches=2),
+        trainer(tmp_path / "parted", statistics_batches=2),
+    )
+    whole.train(Silent())
+    with pytest.raises(KeyboardInterrupt):
+        parted.train(Interrupted())
+    again = trainer(tmp_path / "parted", statistics_batches=2)
+    assert again.resume()
+    again.train(Silent())
+
+    ours, theirs = whole.averaged.state_dict(), again.averaged.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_each_process_drops_others_and_a_resumed_one_the_same():
+    def dropped(step, rank):
+        torch.manual_seed(dropout_seed(7, step, rank))
+        return torch.nn.functional.dropout(torch.ones(64), 0.5)
+
+    assert torch.equal(dropped(3, 1), dropped(3, 1))
+    assert not torch.equal(dropped(3, 0), dropped(3, 1))
+    assert not torch.equal(dropped(3, 1), dropped(3, 2))
+    assert not torch.equal(dropped(3, 1), dropped(4, 1))
+
+
+def test_a_run_of_a_program_that_did_not_know_a_setting_is_not_gone_on_with(tmp_path):
+    trainer(tmp_path).train(Silent())
+    state = load_checkpoint(tmp_path / "last.pth")
+    del state["asked"]["recipe"]["members"]
+    save_checkpoint(tmp_path / "last.pth", state)
+
+    with pytest.raises(InvalidCheckpoint) as caught:
+        trainer(tmp_path).resume()
+
+    reason = "started with a recipe without members, by another version of the program; choose another run folder"
+    assert str(caught.value) == f"{tmp_path / 'last.pth'}: {reason}"

@@ -106,6 +106,16 @@ def test_the_network_that_is_kept_is_the_mean_of_its_members(finished):
     assert not network.training
 
 
+def test_statistics_of_the_mean_are_taken_of_itself(tmp_path):
+    network = train(tmp_path / "run", recipe(members=2, statistics_batches=2))
+    members = [load_network(tmp_path / f"run/member-{number}/last.pth", WSSS4LUAD).state_dict() for number in (1, 2)]
+
+    mean, kept = mean_of(members), network.state_dict()
+    differing = {name.rpartition(".")[2] for name, value in mean.items() if not torch.equal(value, kept[name])}
+    assert {"running_mean", "running_var"} <= differing <= {"running_mean", "running_var", "num_batches_tracked"}
+    assert not network.training
+
+
 def test_what_is_kept_notes_what_a_single_training_would(finished):
     run, _ = finished
     asked = {"recipe": TWO.model_dump(mode="json"), "fold": "2/2"}

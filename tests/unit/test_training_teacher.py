@@ -105,4 +105,4 @@ def test_pixels_stay_where_they_are_through_zooms_and_mirrors(scales):
     assert (done != expected).mean() < 0.06  # along the border only
     assert set(done[:17, :27].flat) == {TUMOR}
     assert set(done[23:].flat) == set(done[:, 33:].flat) == {STROMA}
-    assert len(network.sizes) == 3 * len(scales)
+    assert len(network.sizes) == 4 * len(scales)
