@@ -22,14 +22,17 @@ class PixelBudget:
     async def hold(self, pixels: int) -> AsyncIterator[None]:
         """Wait for `pixels` and hold them for the length of the block."""
         share = min(pixels, self._total)
-        await self._take(share)
+        if self._waiting or share > self._free:
+            await self._wait_for(share)
+        else:
+            self._free -= share
         try:
             yield
         finally:
             self._free += share
             self._hand_out()
 
-    async def _take(self, share: int) -> None:
+    async def _wait_for(self, share: int) -> None:
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((share, turn))
         self._hand_out()

@@ -33,6 +33,8 @@ class Scale:
 
     def seen(self, size: Size) -> Size:
         """Return the size at which the model sees an image of `size`, at least 1 px a side."""
+        if self.factor == 1:
+            return size
         return Size(*(max(1, round(self.factor * side)) for side in (size.width_px, size.height_px)))
 
 
