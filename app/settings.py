@@ -94,7 +94,9 @@ class Settings(AccessSettings):
     )
     queue_capacity: int = Field(default=128, ge=1, description="Images in the service at once; more are refused (429).")
     queue_pixels: int = Field(
-        default=16 * 4096**2, ge=1, description="Pixels of the images in the service at once; more are refused (429)."
+        default=16 * 4096**2,
+        ge=1,
+        description="Pixels of the images in the service at once; a request that finds no place is refused (429).",
     )
     request_timeout: _Seconds = Field(
         default=30.0,
@@ -117,7 +119,8 @@ class Settings(AccessSettings):
     stall_timeout: _Seconds = Field(
         default=2.0,
         description="Seconds that a batch may take, or ten times its expected duration if that is longer; after that,"
-        " the lane that runs it counts as stuck, and the service ends so that it can be restarted.",
+        " the lane that runs it counts as stuck, and the service ends so that it can be restarted. On a GPU the first"
+        " batch of a shape has a minute.",
     )
     max_side_px: int = Field(default=4096, ge=1, le=65535, description="Longest side of a patch, in px.")
     max_pixels_at_once: int = Field(

@@ -75,8 +75,8 @@ class Recipe(BaseModel):
         statistics_batches: After each epoch the averaged network's batch statistics are taken anew from this many
             batches; with 0 they are the average of those of the network that learns.
         scale: Range of the random zoom; 2.0 shows tissue twice as large.
-        overhang: How much of its side a crop may reach beyond its image, if it is not turned; what lies there is not
-            learned from. With 0 an image's rim is hardly ever in a crop.
+        overhang: How much of its side a crop may reach beyond its image, if it is not turned, at most half; what lies
+            there is not learned from. With 0 an image's rim is hardly ever in a crop.
         stain_sigma: Strength of the H&E stain jitter.
         brightness: Half range of the random brightness factor.
         rarity: 0 draws all images of a source equally often, 1 draws each of its classes equally often.
@@ -116,7 +116,7 @@ class Recipe(BaseModel):
     average_decay: Below1 = 0.99
     statistics_batches: int = Field(default=0, ge=0)
     scale: tuple[Zoom, Zoom] = (0.7, 1.5)
-    overhang: Fraction = 0.0
+    overhang: float = Field(default=0.0, ge=0.0, le=0.5)
     stain_sigma: float = Field(default=0.1, ge=0.0, le=1.0)
     brightness: Fraction = 0.15
     rarity: Fraction = 0.5

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
@@ -147,25 +147,35 @@ async def _each(
 ) -> list[_T | Problem]:
     """Answer each image, in order; one that cannot be answered gets its problem and spares the others.
 
-    All at once; those for whose pixels there is no place beside the others' come after them, one at a time.
+    All at once; those for whose pixels there is no place beside the others' come after them, in rounds, until a round
+    finds a place for none.
     """
     visit = visit_of(request)
 
-    async def one(index: int, data: bytes, *, is_last_try: bool) -> _T | Problem | None:
-        try:
-            return await answer(data)
-        except TesseraError as error:
-            if isinstance(error, QueueFull) and not is_last_try:
-                return None
-            count_rejection(error, service.metrics)
-            visit.refused(index, error)
-            return problem_of(error)
+    def refused(index: int, error: TesseraError) -> Problem:
+        count_rejection(error, service.metrics)
+        visit.refused(index, error)
+        return problem_of(error)
 
-    answers = await all_of(one(index, data, is_last_try=False) for index, data in enumerate(images))
-    for index, data in enumerate(images):
-        if answers[index] is None:
-            answers[index] = await one(index, data, is_last_try=True)
-    return cast("list[_T | Problem]", answers)
+    async def one(index: int) -> _T | Problem | QueueFull:
+        try:
+            return await answer(images[index])
+        except QueueFull as error:
+            return error.with_traceback(None)  # whose frames hold the image
+        except TesseraError as error:
+            return refused(index, error)
+
+    answers: dict[int, _T | Problem | QueueFull] = {}
+    waiting = list(range(len(images)))
+    while True:
+        answers |= zip(waiting, await all_of(map(one, waiting)), strict=True)
+        without_place = [index for index in waiting if isinstance(answers[index], QueueFull)]
+        if len(without_place) == len(waiting):
+            break
+        waiting = without_place
+    return [
+        refused(index, found) if isinstance(found, QueueFull) else found for index, found in sorted(answers.items())
+    ]
 
 
 async def _rendered(service: Service, data: bytes, media_type: str, how: Rendering) -> Response:

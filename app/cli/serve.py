@@ -1,6 +1,7 @@
 """`tessera serve`: the service."""
 
 import os
+import sys
 from logging import getLogger
 from typing import Any, NoReturn
 
@@ -30,6 +31,10 @@ def serve(**given: Any) -> None:
         _log.warning("the environment variable %s is not a setting", name)
     give_back_large_pieces()
     layout = layout_of(settings)
+    if sys.platform != "win32":  # which has no such limit
+        from app.processes.descriptors import allow_connections  # noqa: PLC0415
+
+        allow_connections(settings, layout)
     try:
         if layout.supervised:
             from app.processes.supervisor import serve_with  # noqa: PLC0415  not for `tessera segment` to wait for

@@ -21,7 +21,7 @@ MAX_REGIONS = 20_000
 """Regions in one class map. A section of 4096 px has up to 8,000."""
 MAX_BORDER_PX = 2_000_000
 """Length of all borders in one class map, which is what tracing costs. A section of 4096 px has 700,000; noise of that
-size takes minutes and 4 GB."""
+size takes 90 s and 4 GB."""
 MAX_AREA_CHANGE, MAX_AREA_CHANGE_PX = 0.005, 16
 """Share of a class's pixels by which simplification may change its area, and the pixels that it may in any case: a
 class of a few would otherwise keep a whole section from being simplified."""

@@ -50,7 +50,7 @@ class BatchLimits:
         pixels: Pixels in a batch of several windows, which bounds its memory.
         stall_seconds: How long a batch may take, or ten times what it should, before its lane is taken to be stuck.
         seconds_per_pixel: What it should take.
-        first_seconds: How long the first batch of a shape may take: a GPU gets its kernels and plans ready for each.
+        first_seconds: How long the first batch of windows of a shape may take before its lane is taken to be stuck.
     """
 
     lanes: int
@@ -158,9 +158,9 @@ class Batcher:
             self._running.append(batch)
             expected = self._limits.seconds_per_pixel * sum(_pixels(entry.image) for entry in batch)
             least = self._limits.stall_seconds
-            if _shape(batch) not in self._known_shapes:
-                least = max(least, self._limits.first_seconds)
-            patience = Patience(max(least, _SLOW * expected), max(least, _SLOWEST * expected))
+            is_first = batch[0].image.shape not in self._known_shapes
+            most = max(least, self._limits.first_seconds) if is_first else least
+            patience = Patience(max(least, _SLOW * expected), max(most, _SLOWEST * expected))
             self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), patience)
 
     def _next_batch(self) -> list[_Entry]:
@@ -210,7 +210,7 @@ class Batcher:
     def _finish(self, batch: list[_Entry], outcome: list[WindowResult | Exception] | BaseException) -> None:
         """Back on the event loop: hand out results and failures, and use the lane again."""
         self._running.remove(batch)
-        self._known_shapes.add(_shape(batch))
+        self._known_shapes.add(batch[0].image.shape)
         results = [outcome] * len(batch) if isinstance(outcome, BaseException) else outcome
         for entry, result in zip(batch, results, strict=True):
             if isinstance(result, OutOfMemory):
@@ -227,10 +227,6 @@ class Batcher:
 def _fail(entry: _Entry, error: Exception) -> None:
     if not entry.reply.done():
         entry.reply.set_exception(error)
-
-
-def _shape(batch: list[_Entry]) -> tuple[int, ...]:
-    return (len(batch), *batch[0].image.shape)
 
 
 def _pixels(image: RgbImage) -> int:

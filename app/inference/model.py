@@ -27,8 +27,8 @@ _CPU_FULL_WINDOWS, _GPU_FULL_WINDOWS = 1, 8
 """A batch has no more pixels than this many windows of the model's largest size."""
 
 _GPU_FIRST_SECONDS = 60.0
-"""What a GPU may take for the first batch of a shape, for which the runtime loads kernels and makes plans: guessed,
-not measured. A lane that is stuck at its first batch is found that much later."""
+"""What a GPU may take for the first batch of windows of a shape, for which the runtime loads kernels and makes plans.
+Not measured on one. Readiness falls after `stall_seconds` all the same."""
 
 _SUITED: dict[str, Precision] = {"cpu": "int8", "cuda": "fp16"}
 """What each device is fastest in."""

@@ -25,7 +25,10 @@ def allow_connections(settings: Settings, layout: Layout) -> None:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError):  # the system has a limit of its own beside this one
+        allowed = soft
     if allowed < needed:
         _log.warning(
             "a process may open %d files, and %d connections need %d; raise the limit (ulimit -n, LimitNOFILE=)"

@@ -31,7 +31,6 @@ from app.processes.channel import (
     Stuck,
 )
 from app.processes.children import Child, Gathering
-from app.processes.descriptors import allow_connections
 from app.processes.generation import Generation, Shared
 from app.processes.signals import StopSignals
 from app.segmentation.admission import Places
@@ -56,7 +55,6 @@ def serve_with(settings: Settings, layout: Layout) -> None:
         StartupError: The address, the bundle or the device cannot be used.
         ProcessEnded: A process ended by itself, or its model got stuck; the others were ended too.
     """
-    allow_connections(settings, layout)
     listeners = bind_each(settings.host, settings.port, layout.fronts)
     with StopSignals() as signals:
         _Supervisor(settings, layout, listeners, signals).run()

@@ -139,7 +139,7 @@ class BatchSource:
         angle = rng.uniform(0, 2 * math.pi)
         mirror = rng.choice([-1.0, 1.0])
         size = np.array(sample.class_map.shape[::-1])
-        within = (1 - self._recipe.overhang) * side / zoom  # of a crop that is not turned, in px
+        within = (1 - 2 * self._recipe.overhang) * side / zoom  # of a crop that is not turned, in px
         center = (1 + rng.uniform(-1, 1, 2) * np.maximum(0.0, 1 - within / size)) / 2 * size  # x, y in px
         reach = side / zoom * math.sqrt(0.5) + 2
         left, top = np.maximum(0, np.floor(center - reach)).astype(int)

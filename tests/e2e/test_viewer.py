@@ -414,7 +414,7 @@ def test_a_key_is_asked_for_and_sent_and_never_seen(browser):
         expect(page.get_by_role("option")).to_contain_text("tumor, stroma, normal")
         expect(page.locator("#model")).to_have_text("colours 1.0")
         expect(page.locator("#alert")).to_be_hidden()
-        expect(page.get_by_text("API key accepted")).to_be_visible()
+        expect(page.get_by_text("API key will be sent")).to_be_visible()
         expect(field).to_be_hidden()
         expect(page.locator("#access summary")).to_be_focused()
         assert downloaded(page, "Polygons")[0].endswith(".geojson")
@@ -509,6 +509,10 @@ def test_a_pixel_size_is_corrected_after_the_result(browser):
             page.get_by_text("Scale: seen at the model's 1 µm/px (\u00d7 0.5); 0.5 µm/px as stated.")
         ).to_be_visible()
         expect(notice).to_have_count(0)
+        field.fill("abc")
+        again.click()
+        expect(page.get_by_role("alert")).to_contain_text("mpp")
+        expect(page.get_by_text("0.5 µm/px as stated.")).to_be_visible()  # what there was is not lost for it
         page.get_by_role("option").nth(1).click()
         expect(notice).to_be_visible()
         field.fill("2")
@@ -516,7 +520,7 @@ def test_a_pixel_size_is_corrected_after_the_result(browser):
         expect(page.get_by_text("2 µm/px as stated.")).to_be_visible()
         downloaded(page, "Polygons")
         queries = [seen.query for seen in gateway.uploads if "view=overlay" not in seen.query]
-        assert queries == ["", "", "mpp=0.5", "mpp=2", "mpp=2"]
+        assert queries == ["", "", "mpp=0.5", "mpp=abc", "mpp=2", "mpp=2"]
 
 
 def test_what_is_unlike_tissue_is_said_above_the_result_of_that_patch_alone(page):

@@ -26,7 +26,7 @@ from tests.e2e.viewer_page import (
     upload,
 )
 from tests.fakes import ColourSegmenter
-from tests.pictures import GREEN, encoded, quarters
+from tests.pictures import GREEN, encoded, noise, quarters
 
 CONFIDENCE, PICTURE = "**/segment*view=confidence*", "**/segment*view=overlay*"
 
@@ -72,14 +72,15 @@ def at_rest(pane: Locator) -> RgbImage:
     return pictures[-1]
 
 
-def paste(page: Page, content: bytes) -> None:
+def paste(page: Page, content: bytes, text: str = "", onto: str = "body") -> None:
     page.evaluate(
-        """bytes => {
+        """([bytes, text, onto]) => {
             const clipboardData = new DataTransfer();
             clipboardData.items.add(new File([new Uint8Array(bytes)], "image.png", {type: "image/png"}));
-            document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData, bubbles: true}));
+            if (text) clipboardData.setData("text/plain", text);
+            document.querySelector(onto).dispatchEvent(new ClipboardEvent("paste", {clipboardData, bubbles: true}));
         }""",
-        list(content),
+        [list(content), text, onto],
     )
 
 
@@ -166,7 +167,7 @@ def test_a_refusal_that_comes_late_is_not_blamed_on_the_key_given_meanwhile(brow
             expect(page.get_by_role("option").first).to_contain_text("waits for an API key")
             page.get_by_role("textbox", name="API key").fill("right")
             page.get_by_role("button", name="Use key").click()
-            expect(page.get_by_text("API key accepted")).to_be_visible()
+            expect(page.get_by_text("API key will be sent")).to_be_visible()
         expect(page.get_by_role("option").filter(has_text="tumor")).to_have_count(4)
         expect(page.locator("#alert")).to_be_hidden()
         assert set(visit.failed) == {"401"}
@@ -208,12 +209,15 @@ def test_a_folder_can_be_dropped(page, tmp_path):
     (folder / "more").mkdir(parents=True)
     for name in ("2.png", "10.png", ".hidden.png", "more/3.png"):
         (folder / name).write_bytes(encoded(quarters(64, 64)))
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
     drop(page, folder)
     expect(page.locator(".name")).to_have_text(["2.png", "10.png", "3.png"])
     expect(page.get_by_role("option").filter(has_text="tumor")).to_have_count(3)
 
 
-def test_an_image_can_be_pasted(page):
+def test_an_image_can_be_pasted_and_the_picture_of_a_text_is_none(page):
+    paste(page, encoded(noise(8, 8)), text="0.25")
+    paste(page, encoded(noise(8, 8)), onto="#mpp")
     paste(page, encoded(quarters(64, 64)))
     expect(page.get_by_role("option")).to_contain_text("image.pngtumor, stroma, normal")
 

@@ -2,11 +2,8 @@
 
 import json
 import signal
-import socket
 import ssl
-import time
 import urllib.error
-import urllib.parse
 import urllib.request
 
 import pytest
@@ -25,8 +22,6 @@ from tests.pictures import encoded, noise
 
 KEY = new_key()
 IMAGES_A_MINUTE = 6
-KEEP_ALIVE_SECONDS = 5
-"""For which an idle connection is kept while the service serves."""
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +40,6 @@ def folder(tmp_path_factory):
     (folder / "writable").touch()
     (folder / "writable").chmod(0o666)
     return folder
-
-
-def test_a_connection_that_says_no_farewell_is_not_waited_for(folder):
-    service = RunningService(
-        *("--device", "cpu", "--fronts", "1", "--cores", "1"),
-        *("--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem")),
-    )
-    status = None
-    try:
-        trusting = ssl.create_default_context(cafile=str(folder / "cert.pem"))
-        address = urllib.parse.urlsplit(service.url)
-        with trusting.wrap_socket(
-            socket.create_connection((address.hostname, address.port)), server_hostname=address.hostname
-        ) as idle:
-            idle.sendall(b"GET /health/live HTTP/1.1\r\nHost: t\r\n\r\n")
-            assert idle.recv(4096).startswith(b"HTTP/1.1 200")
-            begun = time.monotonic()
-            status = service.stop(signal.SIGINT)
-            assert time.monotonic() - begun < KEEP_ALIVE_SECONDS
-    finally:
-        if status is None:
-            service.stop(signal.SIGINT)
-    assert status == 0
 
 
 def test_several_fronts_speak_tls_share_a_limit_and_write_one_log(folder):

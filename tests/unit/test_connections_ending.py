@@ -1,6 +1,7 @@
 """What an answer's pieces become on their way to the connection."""
 
 import asyncio
+import socket
 from functools import partial
 from types import SimpleNamespace
 from unittest.mock import Mock, call
@@ -90,17 +91,18 @@ async def app(scope, _receive, send):
     await send({"type": "http.response.body", "body": b"b"})
 
 
-async def all_that_comes(asked):
-    config = uvicorn.Config(
-        app,
-        http=guarded(ConnectionLimits(3, 20, 2), Metrics(CollectorRegistry()), OPEN_DOOR),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-    )
+def connections(header_seconds=20):
+    """Return what makes connections."""
+    limits = ConnectionLimits(3, header_seconds, 2)
+    http = guarded(limits, Metrics(CollectorRegistry()), OPEN_DOOR)
+    config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None)
     config.load()
     state = uvicorn.server.ServerState()
-    protocol = partial(config.http_protocol_class, config=config, server_state=state, app_state={})
+    return partial(config.http_protocol_class, config=config, server_state=state, app_state={})
+
+
+async def all_that_comes(asked):
+    protocol = connections()
     server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
     async with server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -137,3 +139,23 @@ def test_an_answer_that_breaks_off_is_what_was_counted_and_then_the_end(run, pat
     assert came.startswith(b"HTTP/1.1 200 OK\r\n")
     assert came.endswith(end)
     assert came.count(b"HTTP/1.1") == 1
+
+
+def test_a_server_that_stops_does_not_wait_for_the_farewell_of_a_tls_client():
+    async def scenario():
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()),
+            listener.accept()[0] as accepted,
+        ):
+            transport = Mock()
+            transport.get_extra_info.side_effect = {"socket": accepted, "ssl_object": object()}.get
+            transport.get_write_buffer_size.return_value = 0
+            transport.is_closing.side_effect = lambda: transport.close.called
+            connection = connections(header_seconds=3600)()
+            connection.connection_made(transport)
+            connection.shutdown()
+            while not transport.abort.called:
+                await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))

@@ -38,6 +38,15 @@ def test_a_limit_that_is_high_enough_stays(limits, soft):
     assert limits[-1] == (soft, resource.RLIM_INFINITY)
 
 
+def test_a_system_that_refuses_is_told_of(limits, monkeypatch, caplog):
+    def refuse(_, pair):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(descriptors.resource, "setrlimit", refuse)
+    allow_connections(Settings(), TWO_FRONTS)
+    assert "a process may open 256 files, and 512 connections need 656" in caplog.text
+
+
 def test_a_system_that_allows_fewer_is_told_of(limits, caplog):
     caplog.set_level(logging.WARNING)
     allow_connections(Settings(max_connections=20_000), TWO_FRONTS)

@@ -65,7 +65,7 @@ export class Service {
       }
       if (response.ok) return answer;
       if (answer.wantsKey && key !== this.#key) continue; // it says nothing of the key given meanwhile
-      if (!RETRIED.has(response.status) || tries === MOST_TRIES) throw answer;
+      if (!RETRIED.has(response.status) || tries >= MOST_TRIES) throw answer;
       const seconds = secondsToWait(response, tries);
       onWait(seconds);
       await pause(seconds, request.signal);

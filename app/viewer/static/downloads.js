@@ -25,7 +25,7 @@ const FILES = {
 /**
  * Make the buttons work.
  * @param {Service} service
- * @param {function(): {patch: Patch, opacity: number}} current - What is looked at, and the slider's percentage.
+ * @param {function(): {patch: Patch, opacity: number}} current - What is looked at, and the tissue's in percent.
  * @param {function(Problem, Patch)} onProblem
  */
 export function enableDownloads(service, current, onProblem) {

@@ -16,21 +16,34 @@ export async function isDicom(file) {
 /**
  * Return the files that were dropped, those in folders too, but for hidden ones.
  * @param {DataTransfer} transfer - Read before this first waits: a browser empties it then.
- * @throws {Problem} One can no longer be read.
+ * @param {function(Problem)} onProblem - Told of each file or folder that can no longer be read; the others are returned.
  */
-export async function filesOf({ items }) {
+export async function filesOf({ items }, onProblem) {
   const dropped = [...items].filter(({ kind }) => kind === "file");
-  const within = await Promise.all(dropped.map((item) => inside(item.webkitGetAsEntry(), item.getAsFile())));
+  const within = await Promise.all(dropped.map((item) => inside(item.webkitGetAsEntry(), item.getAsFile(), onProblem)));
   return within.flat();
 }
 
-async function inside(entry, file) {
+async function inside(entry, file, onProblem) {
   if (!entry?.isDirectory) return [file];
-  const entries = await readable(listed(entry.createReader()));
+  const entries = await readableOr([], listed(entry.createReader()), entry, onProblem);
   const seen = entries.filter(({ name }) => !name.startsWith("."));
   seen.sort((one, other) => one.name.localeCompare(other.name, "en", { numeric: true }));
-  const files = seen.map(async (each) => inside(each, each.isFile && (await readable(fileOf(each)))));
+  const files = seen.map(async (each) => {
+    const found = each.isFile ? await readableOr(null, fileOf(each), each, onProblem) : null;
+    return each.isFile && !found ? [] : inside(each, found, onProblem);
+  });
   return (await Promise.all(files)).flat();
+}
+
+/** Return what is read, or `otherwise` once it was told that the entry cannot be. */
+async function readableOr(otherwise, read, { name }, onProblem) {
+  try {
+    return await readable(read, name);
+  } catch (error) {
+    onProblem(error);
+    return otherwise;
+  }
 }
 
 const fileOf = (entry) => new Promise((resolve, reject) => entry.file(resolve, reject));
@@ -46,12 +59,12 @@ async function listed(reader) {
 }
 
 /** Browsers say why in words of their own, such as "A requested file or directory could not be found…". */
-async function readable(read) {
+async function readable(read, name = "The file") {
   try {
     return await read;
   } catch (error) {
     if (!(error instanceof DOMException)) throw error;
     const why = "it was moved, changed or deleted since it was chosen; choose it again";
-    throw new Problem("The file cannot be read", why);
+    throw new Problem(`${name} cannot be read`, why);
   }
 }

@@ -22,7 +22,7 @@ export function enableKey(service, tryKey, onKey) {
       service.setKey(key);
       onKey();
       await tryKey();
-      if (key) said.textContent = "API key accepted";
+      if (key) said.textContent = "API key will be sent";
       close();
     } catch (error) {
       tell(error);

@@ -18,7 +18,8 @@ const NOTES = {
 
 /**
  * Show what is selected of `patches`, as the controls say.
- * @returns {Result} Where the result stands.
+ * @returns {{result: Result, tissueOpacity: function(): number}} Where the result stands, and how opaque tissue is drawn
+ *   over the patch, in percent.
  */
 export function enableLooking(service, patches) {
   const look = { layer: "classes", patterns: false, chosen: new Map() };
@@ -154,7 +155,7 @@ export function enableLooking(service, patches) {
   byId("zoom-out").addEventListener("click", () => view.zoomOut());
   byId("zoom-fit").addEventListener("click", () => view.fit());
   paintScale(byId("scale-bar"));
-  return result;
+  return { result, tissueOpacity: () => opacities.classes };
 }
 
 function showParts(patch) {

@@ -17,7 +17,7 @@ const AT_ONCE = 3;
 const service = new Service();
 const patches = new Patches();
 const queue = new Queue(segment, AT_ONCE);
-const result = enableLooking(service, patches);
+const { result, tissueOpacity } = enableLooking(service, patches);
 
 async function segment(patch, signal) {
   if (signal.aborted) return;
@@ -29,24 +29,33 @@ async function segment(patch, signal) {
     const wanted = { accept: "application/json", query: patch.stated, signal, onWait };
     const json = await service.segment(patch.file, wanted);
     const answer = JSON.parse(await json.text());
-    patches.update(patch, { state: State.DONE, json, answer });
+    patches.update(patch, { state: State.DONE, json, answer, before: undefined });
     if (!result.isExplained(answer)) readModel().catch(unlessRefused);
   } catch (error) {
     if (error.name === "AbortError") {
-      patches.update(patch, { state: State.CANCELLED });
+      leave(patch, { state: State.CANCELLED });
     } else if (error instanceof Problem && error.wantsKey) {
       queue.hold(patch);
       patches.update(patch, { state: State.WAITING, note: "waits for an API key" });
       tell(error);
     } else {
-      patches.update(patch, { state: State.FAILED, note: error.message });
+      leave(patch, { state: State.FAILED, note: error.message });
       tell(error, patch);
     }
   }
 }
 
+/** Note that a patch has no new answer; one that had one before keeps that. */
+function leave(patch, changes) {
+  patches.update(patch, { ...(patch.before ?? changes), before: undefined });
+}
+
+let asked = null; // for the card, and not yet answered
+
+/** Read the model's card; who asks meanwhile waits for the same answer. */
 async function readModel() {
-  const model = await service.model();
+  asked ??= service.model().finally(() => (asked = null));
+  const model = await asked;
   byId("model").textContent = `${model.name} ${model.version}`;
   byId("purpose").textContent = model.description && `The model: ${model.description}`;
   result.model = model;
@@ -84,11 +93,19 @@ addEventListener("dragleave", (event) => {
 addEventListener("drop", (event) => {
   event.preventDefault();
   byId("dropping").hidden = true;
-  filesOf(event.dataTransfer).then(take, tell);
+  const problems = [];
+  filesOf(event.dataTransfer, (problem) => problems.push(problem)).then((files) => {
+    take(files);
+    if (problems.length > 0) tell(problems[0]);
+  }, tell);
 });
-addEventListener("paste", (event) => take(event.clipboardData.files));
+addEventListener("paste", ({ target, clipboardData }) => {
+  // Office programs put a picture beside the text that they copy.
+  const isText = target.closest("input, textarea") || clipboardData.types.includes("text/plain");
+  if (!isText) take(clipboardData.files);
+});
 byId("cancel").addEventListener("click", () => {
-  for (const patch of queue.cancel()) patches.update(patch, { state: State.CANCELLED });
+  for (const patch of queue.cancel()) leave(patch, { state: State.CANCELLED });
 });
 byId("retry").addEventListener("click", () => {
   const again = patches.in(State.FAILED, State.CANCELLED);
@@ -101,10 +118,15 @@ byId("clear").addEventListener("click", () => {
   patches.clear();
   byId("files").focus();
 });
-enableDownloads(service, () => ({ patch: patches.selected, opacity: Number(byId("opacity").value) }), tell);
+enableDownloads(service, () => ({ patch: patches.selected, opacity: tissueOpacity() }), tell);
 enableKey(service, readModel, () => queue.resume());
 enableSpacing(patches, (patch) => {
-  patches.update(patch, { stated: stated(), corrected: true });
+  const { state, answer, json, corrected } = patch;
+  patches.update(patch, {
+    before: { state, answer, json, stated: patch.stated, corrected },
+    stated: stated(),
+    corrected: true,
+  });
   sendAgain([patch]);
   tabStop().focus(); // the button has gone
 });

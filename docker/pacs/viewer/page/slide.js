@@ -133,6 +133,7 @@ function addSegmentation (viewer, instances, { visible, limited }) {
   legend.textContent = SeriesDescription || 'Segmentation'
   group.append(legend)
 
+  const shown = []
   for (const segment of segmentsOf(viewer, instances)) {
     const item = SegmentSequence.find(item => Number(item.SegmentNumber) === segment.number)
     const rgb = item.RecommendedDisplayCIELabValue ? srgb(item.RecommendedDisplayCIELabValue) : NO_COLOUR
@@ -145,12 +146,15 @@ function addSegmentation (viewer, instances, { visible, limited }) {
     box.type = 'checkbox'
     box.checked = visible
     box.addEventListener('change', () => box.checked ? show() : viewer.hideSegment(segment.uid))
-    opacity.addEventListener('input', () => viewer.setSegmentStyle(segment.uid, { opacity: Number(opacity.value) }))
+    shown.push(segment.uid)
     group.append(labelled(box, rgb, segment.label))
     if (visible) {
       show()
     }
   }
+  opacity.addEventListener('input', () => {
+    shown.forEach(uid => viewer.setSegmentStyle(uid, { opacity: Number(opacity.value) }))
+  })
   document.getElementById('segments').append(group)
 }
 
