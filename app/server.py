@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from app.access.gate import Certificate
 from app.api.phase import Phase
-from app.connections.limits import ConnectionLimits
+from app.connections.limits import ConnectionLimits, most_of_one
 from app.connections.listener import Listener
 from app.connections.protocol import guarded
 from app.connections.sharing import Share
@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
         signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
     ) -> None:
         certificate: Certificate | None = app.state.access.certificate
-        most = -(-settings.max_connections // fronts)
+        most = most_of_one(settings.max_connections, fronts)
         limits = ConnectionLimits(most, settings.header_timeout, settings.request_timeout)
         config = uvicorn.Config(
             app,

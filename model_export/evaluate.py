@@ -18,7 +18,7 @@ from model_export.pictures import write_grid
 from model_export.predict import predict
 from model_export.training.corpus import Corpus
 from model_export.training.dataset import Sample
-from model_export.training.folds import Fold, untaught
+from model_export.training.folds import FOLD_FOLDER, Fold, untaught
 from model_export.training.hardware import Hardware
 from model_export.training.loggers import Kind
 from model_export.training.loop import Progress
@@ -86,7 +86,7 @@ def cross_validate(
             progress.line(note)
     for index, fold in enumerate(parts):
         sources, held_out = corpus.part(fold)
-        folder = run / f"fold-{index + 1}"
+        folder = run / f"{FOLD_FOLDER}{index + 1}"
         network = train_recipe(folder, classes, recipe, sources, held_out, fold, progress, hardware, logger)
         by_fold.append(evaluate(network, held_out, classes, folder))
     return _summed_up(by_fold, run)
@@ -107,7 +107,7 @@ def evaluate_folds(
         What `summarise` makes of the folds, and `views`.
     """
     by_fold = [
-        evaluate(network, samples, classes, out / f"fold-{index}")
+        evaluate(network, samples, classes, out / f"{FOLD_FOLDER}{index}")
         for index, (network, samples) in enumerate(networks, start=1)
     ]
     return _summed_up(by_fold, out, views)

@@ -11,7 +11,7 @@ from model_export.checkpoint import load_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
 from model_export.factory import load_network
 from model_export.training.dataset import Sample
-from model_export.training.folds import Fold
+from model_export.training.folds import FOLD_FOLDER, Fold
 from model_export.training.loop import LAST_FILE
 from model_export.views import with_views
 
@@ -23,12 +23,12 @@ def checkpoints_of(run: Path) -> list[Path]:
         InvalidCheckpoint: One does not load, or does not note its fold and its epochs.
         InvalidData: `run` is no cross-validation's run folder, or a fold is missing or not finished.
     """
-    first = run / "fold-1" / LAST_FILE
+    first = run / f"{FOLD_FOLDER}1" / LAST_FILE
     if not first.is_file():
-        raise InvalidData(f"{run}: holds no fold-1/{LAST_FILE}; the run folder of a cross-validation is needed")
+        raise InvalidData(f"{run}: holds no {FOLD_FOLDER}1/{LAST_FILE}; the run folder of a cross-validation is needed")
     found = [first]
     for index in range(1, _finished(first).count):
-        found.append(run / f"fold-{index + 1}" / LAST_FILE)
+        found.append(run / f"{FOLD_FOLDER}{index + 1}" / LAST_FILE)
         if not found[-1].is_file():
             raise InvalidData(f"{found[-1]}: missing; the same cross-validate command as before goes on with it")
         _finished(found[-1])

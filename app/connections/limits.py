@@ -6,6 +6,11 @@ RESERVE = 16
 """Connections beyond those allowed, on which probes alone are answered: a crowd must not look like a dead service."""
 
 
+def most_of_one(connections: int, processes: int) -> int:
+    """Return how many of a service's connections each of its processes may have."""
+    return -(-connections // processes)
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     """What clients may do with connections.

@@ -157,10 +157,9 @@ class Batcher:
         while self._lanes.idle and (batch := self._next_batch()):
             self._running.append(batch)
             expected = self._limits.seconds_per_pixel * sum(_pixels(entry.image) for entry in batch)
-            least = self._limits.stall_seconds
-            is_first = batch[0].image.shape not in self._known_shapes
-            most = max(least, self._limits.first_seconds) if is_first else least
-            patience = Patience(max(least, _SLOW * expected), max(most, _SLOWEST * expected))
+            stall = self._limits.stall_seconds
+            first = 0.0 if batch[0].image.shape in self._known_shapes else self._limits.first_seconds
+            patience = Patience(max(stall, _SLOW * expected), max(stall, first, _SLOWEST * expected))
             self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), patience)
 
     def _next_batch(self) -> list[_Entry]:

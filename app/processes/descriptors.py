@@ -3,7 +3,7 @@
 import logging
 import resource
 
-from app.connections.limits import RESERVE
+from app.connections.limits import RESERVE, most_of_one
 from app.settings import Layout, Settings
 
 _OTHERS = 128
@@ -18,7 +18,7 @@ def allow_connections(settings: Settings, layout: Layout) -> None:
     Where the system allows fewer, the log says so: beyond its limit connections are not refused but wait, and so do
     the probes on which the service shows that it lives.
     """
-    most = -(-settings.max_connections // layout.fronts)
+    most = most_of_one(settings.max_connections, layout.fronts)
     handshakes = most if settings.tls_cert is not None else 0
     needed = most + handshakes + RESERVE + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

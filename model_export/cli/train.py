@@ -23,7 +23,7 @@ from model_export.errors import InvalidData, InvalidRecipe
 from model_export.evaluate import cross_validate, evaluate
 from model_export.jobs import run_side_by_side
 from model_export.training.environment import RECIPE_FILE
-from model_export.training.folds import Fold, untaught
+from model_export.training.folds import FOLD_FOLDER, Fold, untaught
 from model_export.training.hardware import opened
 from model_export.training.loggers import Kind, require
 from model_export.training.loop import BEST_FILE
@@ -90,7 +90,7 @@ def _fold_commands(run: Path, folds: int, given: Mapping[str, object]) -> dict[s
     shared = [text for name, value in options.items() for text in (f"--{name}", value)]
     train_one = [sys.executable, "-m", "model_export", "train", "--resume", *shared]
     return {
-        f"fold {index}/{folds}": [*train_one, "--run", str(run / f"fold-{index}"), "--fold", f"{index}/{folds}"]
+        f"fold {index}/{folds}": [*train_one, "--run", str(run / f"{FOLD_FOLDER}{index}"), "--fold", f"{index}/{folds}"]
         for index in range(1, folds + 1)
     }
 

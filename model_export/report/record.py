@@ -10,11 +10,10 @@ from typing import Any
 from model_export.errors import InvalidData
 from model_export.evaluate import GRID_FILE, SCORES_FILE
 from model_export.training.environment import ENVIRONMENT_FILE, RECIPE_FILE
+from model_export.training.folds import FOLD_FOLDER
 from model_export.training.loggers import METRICS_FILE, STEPS_FILE
 from model_export.training.members import MEMBER_FOLDER
 from model_export.training.pipeline import TEACHER_FOLDER
-
-FOLD_FOLDER = "fold-"
 
 
 @dataclass(frozen=True, slots=True)

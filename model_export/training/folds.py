@@ -9,6 +9,9 @@ from model_export.config import Source
 from model_export.errors import InvalidRecipe
 from model_export.training.dataset import Sample
 
+FOLD_FOLDER = "fold-"
+"""A fold's run folder is this and its number, from 1 on, in the run folder of a cross-validation."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fold:

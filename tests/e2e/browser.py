@@ -1,7 +1,8 @@
 """Debian's Chromium, headless, driven by Playwright; and pages that are watched for what must not happen on them."""
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,19 @@ FLAGS = (
     "--disable-sync",
 )
 _ACTION_MS = 10_000
+_DRAW_SECONDS = 30
 _FAILED_REQUEST = re.compile(r"Failed to load resource: .*status of (\d+)|Failed to load resource: net::(\w+)")
+
+
+def eventually(check: Callable[[], None]) -> None:
+    """Look again until `check` passes: what is drawn is not announced by anything in a page."""
+    deadline = time.monotonic() + _DRAW_SECONDS
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A slide and its segmentation from a real archive, over each other in a real browser, behind the profile's nginx."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -19,7 +18,7 @@ from app.interop.dicom_pyramid import segmentation_pyramid
 from app.interop.dicom_seg import segmentation_object
 from app.pathology.arrays import ClassMap, RgbImage
 from app.pathology.classes import NORMAL, STROMA, TUMOR, WSSS4LUAD, TissueClass
-from tests.e2e.browser import Visit, visiting
+from tests.e2e.browser import Visit, eventually, visiting
 from tests.fakes import manifest
 from tests.orthanc import Orthanc, running_orthanc
 from tests.pacs import PASSWORDS, READER, WATCHER, Nginx, install_libraries, orthanc_options, running_nginx
@@ -34,7 +33,6 @@ PLACES = {TUMOR.name: (100, 100, 600, 500), STROMA.name: (800, 100, 1300, 500), 
 
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 
-WAIT_SECONDS = 30
 
 TOLERANCE = 2
 """How far a blended pixel may be from slide + opacity x (colour - slide), in levels of 255.
@@ -152,17 +150,6 @@ def instances_of_frames(visit: Visit) -> set[str]:
 def shown(page: Page) -> RgbImage:
     """Return the viewport as it is on the screen, (H, W, 3) uint8."""
     return np.asarray(Image.open(BytesIO(page.locator("#viewport").screenshot())).convert("RGB"))
-
-
-def eventually(check: Callable[[], None]) -> None:
-    """Wait until the browser has drawn what `check` looks for."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            return check()
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
 
 
 def place_of(tissue: TissueClass, picture: RgbImage) -> RgbImage:

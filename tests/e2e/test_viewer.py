@@ -19,7 +19,7 @@ from app.pathology.arrays import RgbImage
 from app.pathology.classes import TissueClass
 from tests.conftest import ROOT, RunningService
 from tests.dicom_sources import file_of, microscopic
-from tests.e2e.browser import visiting
+from tests.e2e.browser import eventually, visiting
 from tests.e2e.viewer_page import (
     IMAGE,
     MASK,
@@ -38,7 +38,6 @@ from tests.e2e.viewer_page import (
     choose,
     downloaded,
     equal,
-    eventually,
     grey,
     pick,
     picture_of,

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from app.pathology.arrays import RgbImage
+from tests.e2e.browser import eventually
 from tests.e2e.viewer_page import (
     MASK,
     QUARTERS,
@@ -19,7 +20,6 @@ from tests.e2e.viewer_page import (
     blended,
     choose,
     downloaded,
-    eventually,
     pick,
     picture_of,
     show,

@@ -1,7 +1,6 @@
 """What a test does on the page, and what it reads off it."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from app.main import create_app
 from app.pathology.arrays import RgbImage
 from app.settings import Settings
-from tests.e2e.browser import visiting
+from tests.e2e.browser import eventually, visiting
 from tests.e2e.viewer_service import Gateway, serving
 from tests.fakes import ColourSegmenter
 from tests.pictures import BLUE, GREEN, ORANGE, WHITE, encoded, opened, quarters
@@ -30,7 +29,6 @@ STAGE = (227, 231, 236)
 UNSHOWN = (158, 158, 158)
 """What lies behind the confidence."""
 NAME = "doe-john-1970-01-01.png"
-DRAW_SECONDS = 20
 
 
 def settings() -> Settings:
@@ -78,17 +76,6 @@ def blended(name: str, opacity: float) -> tuple[float, ...]:
 def grey(color: tuple[int, int, int]) -> float:
     """Return the luminosity that browsers leave of a colour without saturation."""
     return float(np.dot((0.3, 0.59, 0.11), color))
-
-
-def eventually(check: Callable[[], None]) -> None:
-    """Look again until `check` passes; screenshots show what is drawn, which nothing in the page announces."""
-    end = time.monotonic() + DRAW_SECONDS
-    while True:
-        try:
-            return check()
-        except AssertionError:
-            if time.monotonic() > end:
-                raise
 
 
 def assert_seen(pane: Locator, expected: dict[str, tuple[float, ...]], within: float = 1) -> None:
