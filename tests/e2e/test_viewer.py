@@ -64,11 +64,11 @@ def test_several_patches_are_answered_and_the_first_is_shown(page):
     expect(page.get_by_role("option", selected=True)).to_contain_text("one.png")
     expect(page.get_by_role("heading", name="one.png")).to_be_visible()
     rows = page.get_by_role("row")
-    expect(rows.nth(1)).to_have_text("Tumor25.0%100.0%")
+    expect(rows.nth(1)).to_have_text("Tumor25.0%33.3% of tissue100.0%")
     expect(rows.nth(4)).to_have_text("Background25.0%is never a label")
     options.nth(1).click()
     expect(page.get_by_role("heading", name="two.jpg")).to_be_visible()
-    expect(rows.nth(1)).to_have_text("Tumor100.0%100.0%")
+    expect(rows.nth(1)).to_have_text("Tumor100.0%100.0% of tissue100.0%")
     options.nth(2).click()
     expect(page.locator(".labels")).to_have_text("No tissue class reaches its threshold")
     page.get_by_role("button", name="Clear list").click()
@@ -571,6 +571,18 @@ def test_a_stated_pixel_size_does_not_outvote_a_dicom_files_own(browser):
         assert not [seen.query for seen in gateway.uploads if "mpp" in seen.query]
 
 
+def test_a_tiffs_own_pixel_size_is_told_and_can_be_corrected(browser):
+    segmenter = ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0}))
+    patch = encoded(quarters(SIDE, SIDE), "TIFF", resolution=20_000, resolution_unit="cm")  # 0.5 um/px
+    with behind_gateway(browser, segmenter) as (visit, _, _):
+        page = visit.page
+        show(page, upload("patch.tif", patch, "image/tiff"))
+        expect(page.get_by_text("0.5 µm/px in the file.")).to_be_visible()
+        page.get_by_label("Pixel size", exact=True).fill("2")
+        page.get_by_role("button", name="Segment again at this pixel size").click()
+        expect(page.get_by_text("2 µm/px as stated.")).to_be_visible()
+
+
 def test_what_was_stated_of_a_cancelled_patch_still_holds_and_a_failed_one_is_restated(browser):
     gate = asyncio.Event()
     with behind_gateway(browser, ColourSegmenter(gate=gate)) as (visit, gateway, running):
@@ -665,6 +677,8 @@ def test_everything_is_reached_and_worked_by_the_keyboard(page):
     for preset in ("10\u00d7", "20\u00d7", "40\u00d7"):
         keyboard.press("Tab")
         expect(focused).to_have_text(preset)
+    keyboard.press("Tab")
+    expect(focused).to_have_text("Table CSV")
     keyboard.press("Tab")
     expect(focused).to_have_text("Clear list")
     keyboard.press("Tab")

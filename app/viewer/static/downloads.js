@@ -51,7 +51,8 @@ export function enableDownloads(service, current, onProblem) {
   }
 }
 
-function save(content, name) {
+/** Have the browser save `content`, a Blob, under a name. */
+export function save(content, name) {
   const url = URL.createObjectURL(content);
   element("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), KEPT_MS);

@@ -98,6 +98,7 @@ function showProgress(patches) {
   const left = buttons.find((button) => button === document.activeElement);
   cancel.hidden = open === 0;
   clear.hidden = open > 0;
+  byId("table").hidden = open > 0 || patches.in(State.DONE).length === 0;
   retry.hidden = open > 0 || failed + cancelled === 0;
   if (left?.hidden) ([cancel, retry].find((button) => !button.hidden) ?? tabStop()).focus();
 }

@@ -5,6 +5,7 @@ import { byId, capitalised, percent, waiting } from "./dom.js";
 import { leastConfidence, paintScale } from "./paint.js";
 import { State, classesOf } from "./patches.js";
 import { Result } from "./result.js";
+import { Ruler } from "./ruler.js";
 import { Scene, isShown } from "./scene.js";
 import { View } from "./view.js";
 
@@ -16,6 +17,8 @@ const NOTES = {
   [State.CANCELLED]: "This patch was cancelled.",
 };
 
+const CAPTIONS = { classes: "Mask", outlines: "Outlines", confidence: "Confidence" };
+
 /**
  * Show what is selected of `patches`, as the controls say.
  * @returns {{result: Result, tissueOpacity: function(): number}} Where the result stands, and how opaque tissue is drawn
@@ -23,8 +26,9 @@ const NOTES = {
  */
 export function enableLooking(service, patches) {
   const look = { layer: "classes", patterns: false, chosen: new Map() };
-  const opacities = { classes: 40, confidence: 80 }; // in percent; heat says little when it is faint
-  const view = new View(byId("panes"), byId("left"), byId("right"));
+  const opacities = { classes: 40, outlines: 100, confidence: 80 }; // in percent; lines and heat say little when they are faint
+  const ruler = new Ruler(byId("ruler"));
+  const view = new View(byId("panes"), byId("left"), byId("right"), sayWhatIsAt, (pixel) => (ruler.pixel = pixel));
   const scene = new Scene(service, view, look, (seconds) => latest && say(`${capitalised(waiting(seconds))}.`));
   const result = new Result(look, repaint);
   let opened = null; // the answer that is in the view, or on its way there
@@ -35,6 +39,8 @@ export function enableLooking(service, patches) {
     if (answer && answer === opened) return; // zoom and place stay as they are
     opened = answer;
     result.show(patch);
+    ruler.spacing = null; // that of the patch before
+    sayWhatIsAt(null);
     showParts(patch);
     settle();
     if (answer) {
@@ -48,6 +54,7 @@ export function enableLooking(service, patches) {
   async function open(patch) {
     const decoded = await scene.open(patch);
     view.describe(...descriptions(patch));
+    ruler.spacing = patch.answer.scale.um_per_px;
     const byService = "Browsers do not show this file, or not all alike; this is the picture as the service decoded it.";
     byId("note").textContent = decoded ? "" : byService;
     await paint();
@@ -98,8 +105,9 @@ export function enableLooking(service, patches) {
     const { layer } = look;
     const answer = patches.selected?.answer;
     byId("panes").dataset.layer = layer;
-    byId("right-caption").textContent = layer === "confidence" ? "Confidence" : "Mask";
-    byId("scale").hidden = !answer || layer !== "confidence";
+    byId("right-caption").textContent = CAPTIONS[layer];
+    for (const part of ["scale", "scale-note"]) byId(part).hidden = !answer || layer !== "confidence";
+    byId("patterns").disabled = layer === "outlines";
     if (answer) byId("scale-low").textContent = `Unsure, ${percent(leastConfidence(classesOf(answer)), 0)}`;
     showOpacity();
     showHidden(answer);
@@ -116,6 +124,15 @@ export function enableLooking(service, patches) {
   function showHidden(answer) {
     const hidden = answer ? classesOf(answer).filter((tissue) => tissue.label && !isShown(look, tissue)) : [];
     byId("hidden-note").textContent = hidden.length ? `Not shown: ${hidden.map(({ name }) => name).join(", ")}.` : "";
+  }
+
+  /** Name the class under the mouse; whom no mouse helps has the shares in the result. */
+  function sayWhatIsAt(pixel) {
+    const found = pixel && scene.at(pixel);
+    const words = [];
+    if (found) words.push(capitalised(found.name), `at ${pixel.x}, ${pixel.y} px`);
+    if (found && found.confidence !== null) words.push(`confidence ${percent(found.confidence, 0)}`);
+    byId("pointed").textContent = words.join(", ");
   }
 
   function toggleOverlay() {

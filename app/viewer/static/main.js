@@ -3,7 +3,7 @@
 import { tell, untell } from "./alert.js";
 import { Problem, Service } from "./api.js";
 import { byId, waiting } from "./dom.js";
-import { enableDownloads } from "./downloads.js";
+import { enableDownloads, save } from "./downloads.js";
 import { filesOf, isDicom } from "./files.js";
 import { enableKey } from "./key.js";
 import { showList, tabStop } from "./list.js";
@@ -11,6 +11,7 @@ import { enableLooking } from "./looking.js";
 import { Patches, State } from "./patches.js";
 import { Queue } from "./queue.js";
 import { enableSpacing, stated } from "./spacing.js";
+import { tableOf } from "./table.js";
 
 const AT_ONCE = 3;
 
@@ -117,6 +118,9 @@ byId("clear").addEventListener("click", () => {
   untell();
   patches.clear();
   byId("files").focus();
+});
+byId("table").addEventListener("click", () => {
+  save(new Blob([tableOf(patches.all)], { type: "text/csv" }), "labels.csv");
 });
 enableDownloads(service, () => ({ patch: patches.selected, opacity: tissueOpacity() }), tell);
 enableKey(service, readModel, () => queue.resume());

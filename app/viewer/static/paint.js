@@ -14,6 +14,7 @@ const PATTERNS = [
   (u, v) => stripe(v), // level lines
   (u, v) => stripe(u, 0.14) || stripe(v, 0.14), // grid
 ];
+const OUTLINES = 400; // rims side by side along the longer side: two screen pixels each where a patch fills 800
 const PATTERN_PERIODS = 32; // in the longer side, so that patterns look alike in small and large patches
 
 function stripe(position, width = 0.2) {
@@ -54,6 +55,27 @@ export function paintClasses(canvas, map, classes, shown) {
   const colours = classes.map(({ color }, index) => (shown[index] ? pixel(color) : CLEAR));
   paint(canvas, (pixels) => {
     for (let at = 0; at < pixels.length; at++) pixels[at] = colours[map[at]];
+  });
+}
+
+/** Paint the rims of the shown classes' areas in their colours: inside, and thick enough to be seen when all fits. */
+export function paintOutlines(canvas, map, classes, shown) {
+  const { width, height } = canvas;
+  const colours = classes.map(({ color }, index) => (shown[index] ? pixel(color) : CLEAR));
+  const thick = Math.ceil(Math.max(width, height) / OUTLINES);
+  const differs = (index, x, y) => x >= 0 && y >= 0 && x < width && y < height && map[y * width + x] !== index;
+  paint(canvas, (pixels) => {
+    for (let y = 0, at = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, at++) {
+        const index = map[at];
+        const isRim =
+          differs(index, x - thick, y) ||
+          differs(index, x + thick, y) ||
+          differs(index, x, y - thick) ||
+          differs(index, x, y + thick);
+        pixels[at] = isRim ? colours[index] : CLEAR;
+      }
+    }
   });
 }
 

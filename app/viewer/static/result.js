@@ -53,8 +53,13 @@ export class Result {
     this.#swatches = [];
     if (!this.#model) return [];
     const classes = classesOf(this.#model);
-    const items = classes.map((tissue, index) =>
-      element("li", {}, this.#swatch(classes, index), capitalised(tissue.name)),
+    const items = this.#model.classes.map(({ name, definition }, index) =>
+      element(
+        "li",
+        {},
+        this.#swatch(classes, index),
+        element("span", {}, capitalised(name), ...(definition ? [element("small", {}, definition)] : [])),
+      ),
     );
     return [element("p", { class: "hint" }, "The model tells apart"), element("ul", { class: "legend" }, ...items)];
   }
@@ -65,12 +70,13 @@ export class Result {
 
   #answered(answer) {
     this.#swatches = [];
-    const { labels, classes: scores, scale, warnings } = answer;
+    const { labels, classes: scores, image, scale, warnings } = answer;
     const { description, label_thresholds: thresholds = [] } = this.#cardOf(answer);
     const classes = classesOf({ classes: scores });
     const left = [...thresholds];
+    const whole = squareMillimetres(image, scale);
     const rows = scores.map((score, index) =>
-      this.#row(classes, index, score, labels, score.probability === null ? null : left.shift()),
+      this.#row(classes, index, score, whole, labels, score.probability === null ? null : left.shift()),
     );
     const ticks = thresholds.length === 0 ? "" : " The tick is the threshold of a label.";
     return [
@@ -91,7 +97,7 @@ export class Result {
     ];
   }
 
-  #row(classes, index, { fraction, probability, color }, labels, threshold) {
+  #row(classes, index, { fraction, tissue_fraction: ofTissue, probability, color }, whole, labels, threshold) {
     const tissue = classes[index];
     const toggle = element("input", {
       type: "checkbox",
@@ -106,7 +112,14 @@ export class Result {
       "tr",
       {},
       element("th", { scope: "row" }, element("label", {}, toggle, this.#swatch(classes, index), name)),
-      element("td", {}, percent(fraction), meter(fraction, color)),
+      element(
+        "td",
+        { class: "area" },
+        percent(fraction),
+        meter(fraction, color),
+        ...(ofTissue === null ? [] : [element("small", {}, `${percent(ofTissue)} of tissue`)]),
+        ...(whole === null ? [] : [element("small", {}, area(fraction * whole))]),
+      ),
       probability === null
         ? element("td", { class: "none" }, element("span", { class: "hidden" }, "is never a label"))
         : element(
@@ -161,6 +174,12 @@ function meter(share, color, threshold) {
   return element("span", { class: "meter", "aria-hidden": "true" }, ...parts);
 }
 
+/** Return how much tissue a patch shows, in mm2; null where the size of its pixels is not known. */
+const squareMillimetres = ({ width, height }, { um_per_px: spacing }) =>
+  spacing === null ? null : (width * height * spacing ** 2) / 1e6;
+
+const area = (square) => `${square.toLocaleString("en", { maximumSignificantDigits: 2 })} mm²`;
+
 /** Whether the model took a patch for one of its own scale, as nobody said that it is another. */
 const isGuessed = (scale) => scale.unchanged === "mpp_unknown" && scale.model_um_per_px !== null;
 
@@ -168,9 +187,11 @@ const guessed = ({ model_um_per_px: trained }) =>
   `The pixel size of this patch is not known; the model took it for ${trained} µm/px. If it is another, the result ` +
   "may be wrong: enter it under Pixel size and segment the patch again.";
 
+const SAID = { request: "as stated", dicom: "in the DICOM file", file: "in the file" };
+
 /** At which scale the model saw the patch, and why, in words. */
 function scaling({ um_per_px: own, source, model_um_per_px: trained, factor, unchanged }) {
-  const said = source === "dicom" ? `${own} µm/px in the DICOM file` : `${own} µm/px as stated`;
+  const said = `${own} µm/px ${SAID[source]}`;
   switch (unchanged) {
     case "mpp_unknown":
       return trained === null
@@ -185,10 +206,21 @@ function scaling({ um_per_px: own, source, model_um_per_px: trained, factor, unc
   }
 }
 
-function provenance({ model, image, scale, request_id: request }, { description, intended_use: use }) {
+/** The card's cross-validated intersection over union of each class that has one, 0 to 1; see the model card. */
+const scored = ({ classes = [], metrics = {} }) =>
+  classes
+    .filter(({ name }) => metrics[`cv_iou_${name}`] !== undefined)
+    .map(({ name }) => `${name} ${metrics[`cv_iou_${name}`].toFixed(2)}`)
+    .join(", ");
+
+function provenance({ model, image, scale, request_id: request }, { description, intended_use: use, ...card }) {
+  const defined = (card.classes ?? []).filter(({ definition }) => definition);
+  const scores = scored(card);
   const facts = {
     Model: `${model.name} ${model.version}`,
     ...(description && { Description: description }),
+    ...(defined.length && { Classes: defined.map((tissue) => `${tissue.name}: ${tissue.definition}`).join(" ") }),
+    ...(scores && { "IoU, cross-validated": scores }),
     "Model SHA-256": model.sha256,
     Image: `${image.width} × ${image.height} px`,
     Scale: scaling(scale),

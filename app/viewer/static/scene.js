@@ -1,7 +1,7 @@
 /** The patch that is looked at: gets its pixels, paints its layers, hands them to the view. */
 
 import { classesOf } from "./patches.js";
-import { paintClasses, paintConfidence, paintPatterns } from "./paint.js";
+import { paintClasses, paintConfidence, paintOutlines, paintPatterns } from "./paint.js";
 import { blobOf, canvasOf, classMapOf, drawn, paintGrey, valuesOf } from "./raster.js";
 
 const PNG = "image/png";
@@ -9,7 +9,7 @@ const PATTERN_SIDE_PX = 1024; // patterns of smaller patches are painted at abou
 
 /**
  * @typedef {Object} Look - How the user wants to see patches.
- * @property {"classes"|"confidence"} layer - What the colours say.
+ * @property {"classes"|"outlines"|"confidence"} layer - What the colours say.
  * @property {boolean} patterns
  * @property {Map<string, boolean>} chosen - Classes shown or hidden on purpose, by name.
  */
@@ -23,6 +23,7 @@ export class Scene {
   #look;
   #onWait;
   #confidences = new WeakMap(); // the service's pictures, by the answers that they belong to
+  #places = new WeakMap(); // where one looked, by patches
   #abort = new AbortController();
   #shown = null;
 
@@ -65,15 +66,16 @@ export class Scene {
       colours: crisp(size),
       patterns: crisp(size, finer),
     };
-    await this.#view.open(layers);
+    await this.#view.open(layers, this.#places.get(patch) ?? null);
     signal.throwIfAborted();
-    this.#shown = { patch, size, classes, map, confidence: null, ...layers };
+    this.#shown = { patch, size, classes, map, confidence: null, heat: null, ...layers };
     return own !== null;
   }
 
   close() {
     this.#abort.abort();
     this.#abort = new AbortController();
+    if (this.#shown) this.#places.set(this.#shown.patch, this.#view.place);
     this.#shown = null;
     this.#view.close();
   }
@@ -87,13 +89,29 @@ export class Scene {
     if (!scene) return;
     const confidence = this.#look.layer === "confidence" && (await this.#confidenceOf(scene));
     const { size, colours, patterns, map, classes } = scene;
+    const { layer } = this.#look;
     const shown = classes.map((tissue) => isShown(this.#look, tissue));
-    const heat = confidence && this.#look.layer === "confidence";
+    const heat = confidence && layer === "confidence";
     if (heat) paintConfidence(colours, map, confidence, classes, shown);
+    else if (layer === "outlines") paintOutlines(colours, map, classes, shown);
     else paintClasses(colours, map, classes, shown);
-    paintPatterns(patterns, map, size.width, classes, this.#look.patterns ? shown : shown.fill(false));
+    scene.heat = heat ? confidence : null;
+    const patterned = this.#look.patterns && layer !== "outlines"; // which leave the tissue free
+    paintPatterns(patterns, map, size.width, classes, patterned ? shown : shown.fill(false));
     this.#view.grey = heat;
     this.#view.redraw();
+  }
+
+  /**
+   * Return what a pixel of the image is.
+   * @returns {{name: string, confidence: number|null}} The class, shown or not, and how sure the model is, 0 to 1, while
+   *   the colours show that; null before a patch is open.
+   */
+  at({ x, y }) {
+    if (!this.#shown) return null;
+    const { map, size, classes, heat } = this.#shown;
+    const at = y * size.width + x;
+    return { name: classes[map[at]].name, confidence: heat ? heat[at] / 255 : null };
   }
 
   /** Return the confidence of what is shown; whoever asks while it is on its way waits for the same. */

@@ -9,7 +9,10 @@ export function stated() {
   return mpp === "" ? {} : { mpp };
 }
 
-/** Whether the model would see a patch otherwise if its pixel size were stated: DICOM files bring their own. */
+/**
+ * Whether the model would see a patch otherwise if its pixel size were stated. DICOM files bring their own; what a TIFF says
+ * may be of the image before it was shrunk.
+ */
 const canBeCorrected = (patch) =>
   patch?.state === State.DONE && patch.answer.scale.model_um_per_px !== null && patch.answer.scale.source !== "dicom";
 

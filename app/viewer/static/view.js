@@ -26,14 +26,21 @@ export class View {
   #opacity = 0.4;
   #grey = false;
   #bare = false;
+  #onPoint;
+  #onScale;
 
   /**
    * @param {HTMLElement} panes - Holds both panes; its data-mode says how they are arranged.
    * @param {HTMLElement} left - Image, and mask when overlaid.
    * @param {HTMLElement} right - Mask alone.
+   * @param {function({x: number, y: number}|null)} onPoint - Told which pixel of the image is under the mouse, or null
+   *   where it is beside the image, or away.
+   * @param {function(number)} onScale - Told the size of an image's pixel on the screen, in CSS pixels, when it changes.
    */
-  constructor(panes, left, right) {
+  constructor(panes, left, right, onPoint, onScale) {
     this.#panes = panes;
+    this.#onPoint = onPoint;
+    this.#onScale = onScale;
     this.#left = this.#viewer(left);
     this.#right = this.#viewer(right);
     this.#leader = this.#left;
@@ -44,13 +51,34 @@ export class View {
     this.#leaveScrollingToNarrowPages();
   }
 
-  /** Show canvases of one shape: the image, the same in grey, the colours over it, and the patterns over all. */
-  async open({ image, grey, colours, patterns }) {
+  /**
+   * Show canvases of one shape: the image, the same in grey, the colours over it, and the patterns over all.
+   * @param {Object} layers
+   * @param {Place|null} place - Where to look; null shows all of it.
+   */
+  async open({ image, grey, colours, patterns }, place) {
     this.#leader = this.#left;
     await Promise.all([open(this.#left, [image, grey, colours, patterns]), open(this.#right, [colours, patterns])]);
     this.#resize();
     this.fit();
+    if (place) {
+      for (const { viewport } of [this.#left, this.#right]) {
+        viewport.zoomTo(viewport.getHomeZoom() * place.enlargement, null, true).panTo(place.center, true);
+      }
+    }
     this.#dress();
+  }
+
+  /**
+   * Where one looks.
+   * @typedef {{center: Object, enlargement: number}} Place - In shares of the width; times of what fits.
+   * @returns {Place|null} Null where all of it is seen.
+   */
+  get place() {
+    const { viewport } = this.#leader;
+    return isFitted(viewport)
+      ? null
+      : { center: viewport.getCenter(), enlargement: viewport.getZoom() / viewport.getHomeZoom() };
   }
 
   close() {
@@ -126,8 +154,19 @@ export class View {
     for (const event of ["canvas-enter", "canvas-press"]) {
       viewer.addHandler(event, () => (this.#leader = viewer));
     }
-    viewer.addHandler("viewport-change", () => this.#follow(viewer));
+    viewer.addHandler("viewport-change", () => {
+      this.#follow(viewer);
+      if (viewer === this.#left) this.#measure();
+    });
+    element.addEventListener("pointermove", (event) => this.#onPoint(pixelUnder(event, viewer)));
+    element.addEventListener("pointerleave", () => this.#onPoint(null));
     return viewer;
+  }
+
+  #measure() {
+    const { viewport } = this.#left;
+    const image = this.#left.world.getItemAt(0);
+    if (image) this.#onScale(image.viewportToImageZoom(viewport.getZoom(true)));
   }
 
   /** Fit an image that fitted before; of an enlarged one keep scale and centre. */
@@ -135,12 +174,13 @@ export class View {
     for (const { viewport, element } of [this.#left, this.#right]) {
       if (!viewport || element.clientWidth === 0) continue;
       const center = viewport.getCenter();
-      const fitted = Math.abs(viewport.getZoom() / viewport.getHomeZoom() - 1) < 0.01;
+      const fitted = isFitted(viewport);
       viewport.resize(new OpenSeadragon.Point(element.clientWidth, element.clientHeight), true);
       if (fitted) viewport.goHome(true);
       else viewport.panTo(center, true);
     }
     this.#follow(this.#leader);
+    this.#measure();
     this.redraw();
   }
 
@@ -163,6 +203,19 @@ export class View {
   #leaveScrollingToNarrowPages() {
     for (const viewer of [this.#left, this.#right]) viewer.setCooperativeGestures(NARROW.matches);
   }
+}
+
+const isFitted = (viewport) => Math.abs(viewport.getZoom() / viewport.getHomeZoom() - 1) < 0.01;
+
+/** Return the pixel of the image that an event of the mouse points at; null where that is none. */
+function pixelUnder({ clientX, clientY }, viewer) {
+  const image = viewer.world.getItemAt(0);
+  if (!image) return null;
+  const { left, top } = viewer.canvas.getBoundingClientRect();
+  const place = image.viewerElementToImageCoordinates(new OpenSeadragon.Point(clientX - left, clientY - top));
+  const [x, y] = [Math.floor(place.x), Math.floor(place.y)];
+  const { x: width, y: height } = image.getContentSize();
+  return x >= 0 && y >= 0 && x < width && y < height ? { x, y } : null;
 }
 
 function open(viewer, canvases) {
