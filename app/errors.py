@@ -9,6 +9,7 @@ TesseraError
 │   ├── SlideUnreadable         a slide, or what holds it, does not give its pixels
 │   ├── AreaOutside             an area of a slide that holds none of its pixels
 │   ├── NotASlide               a series of an archive that is no pyramid of a slide
+│   ├── OtherStain              a slide of an archive that is not stained with H&E
 │   └── SeriesNotFound          an archive holds no such series
 ├── AccessDenied              the caller may not do this
 │   ├── CredentialsMissing      nothing says who the caller is
@@ -18,7 +19,8 @@ TesseraError
 ├── NotServed                 nothing is wrong with the image, try again later
 │   ├── ComeBackLater           and when that makes sense is known
 │   │   ├── QueueFull             the queue holds as many images as it may
-│   │   └── RateExceeded          the caller sent as many images of late as it may
+│   │   ├── RateExceeded          the caller sent as many images of late as it may
+│   │   └── TooManyConnections    as many clients are connected as may be
 │   ├── DeadlineExceeded        the answer was not ready in time
 │   ├── OutOfMemory             there is no memory for it now
 │   ├── ModelNotReady           the model is not loaded, or the service is stopping
@@ -42,6 +44,9 @@ TesseraError
     ├── AccessUnusable          a file of keys, a certificate or an audit log cannot be used
     └── ArchiveNotAllowed       the archive's address is not one to send patients' data to
 """
+
+STOPPING = "the service is stopping"
+"""Said of whatever is not done for that reason."""
 
 
 class TesseraError(Exception):
@@ -78,6 +83,10 @@ class AreaOutside(ImageRejected):
 
 class NotASlide(ImageRejected):
     """A series of an archive holds no pyramid of a slide: a label, an overview, or no microscopy at all."""
+
+
+class OtherStain(ImageRejected):
+    """A slide of an archive that is not stained with haematoxylin and eosin, by its header or its colours."""
 
 
 class SeriesNotFound(ImageRejected):
@@ -134,6 +143,13 @@ class QueueFull(ComeBackLater):
 
 class RateExceeded(ComeBackLater):
     """The caller sent as many images of late as it may."""
+
+
+class TooManyConnections(ComeBackLater):
+    """As many clients are connected as may be."""
+
+    def __init__(self) -> None:
+        super().__init__("the service has as many connections as it may have; try again later")
 
 
 class DeadlineExceeded(NotServed):

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,11 +19,11 @@ from fastapi import FastAPI
 
 from app.access.gate import Certificate
 from app.api.phase import Phase
+from app.connections.balancing import Balancer
 from app.connections.limits import ConnectionLimits, most_of_one
 from app.connections.listener import Listener
-from app.connections.protocol import guarded
-from app.connections.sharing import Share
-from app.errors import AddressUnavailable
+from app.connections.protocol import Connection
+from app.errors import AccessUnusable, AddressUnavailable
 from app.settings import Settings
 
 MARGIN_SECONDS = 5
@@ -31,6 +32,9 @@ RETIRED_SECONDS = 6.0
 _KEEP_ALIVE_SECONDS = 5
 _JUST_TAKEN_SECONDS = 1.0
 """In which a connection that was taken last is seen at the latest: before that, it begins."""
+
+_LISTENS_BY_UVICORN = sys.platform == "win32"
+"""Whose event loop does not say when a connection waits."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +50,11 @@ class Server(uvicorn.Server):
         settings: How.
         started: Called on the event loop when it takes connections.
         fronts: How many processes share the connections.
-        share: What this one knows of the others'; None where it is alone.
+        balancer: Hands connections to other processes; None where it is alone.
         signals: Those that it takes itself.
+
+    Raises:
+        AccessUnusable: There is a certificate, and TLS is not to be had on this system.
     """
 
     def __init__(
@@ -56,15 +63,18 @@ class Server(uvicorn.Server):
         settings: Settings,
         started: Callable[[], None],
         fronts: int = 1,
-        share: Share | None = None,
+        balancer: Balancer | None = None,
         signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
     ) -> None:
         certificate: Certificate | None = app.state.access.certificate
+        if certificate is not None and _LISTENS_BY_UVICORN:
+            raise AccessUnusable("TLS is not spoken on Windows; let a proxy speak it, or serve on another system")
         most = most_of_one(settings.max_connections, fronts)
         limits = ConnectionLimits(most, settings.header_timeout, settings.request_timeout)
+        connection = partial(Connection, limits, app.state.metrics, app.state.load_shedding)
         config = uvicorn.Config(
             app,
-            http=guarded(limits, app.state.metrics, app.state.door),
+            http=cast("type[asyncio.Protocol]", connection),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -75,8 +85,10 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._limits = limits
+        self._connection = connection
         self._tls = certificate.context() if certificate else None
-        self._share = share
+        self._balancer = balancer
+        self._listeners: list[Listener] = []
         self._app = app
         self._started = started
         self._grace_seconds = settings.shutdown_grace
@@ -90,27 +102,26 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say so."""
-        is_uvicorns = self._tls is None and self._share is None
-        await super().startup(sockets if is_uvicorns else [])
-        if not is_uvicorns:
-            self.servers = cast("list[asyncio.Server]", [self._listener(listener) for listener in sockets or ()])
+        await super().startup(sockets if _LISTENS_BY_UVICORN else [])
+        if not _LISTENS_BY_UVICORN:
+            self._listeners = [self._listening(listener) for listener in sockets or ()]
+            self.servers = cast("list[asyncio.Server]", self._listeners)
         if self.started:
             self._started()
 
-    def _listener(self, listener: socket.socket) -> Listener:
-        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
-        protocol = partial(make, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-        connections, backlog = self.server_state.connections, self.config.backlog
-        return Listener(listener, protocol, connections, self._limits, backlog, self._tls, self._share)
+    def _listening(self, listener: socket.socket) -> Listener:
+        state = self.server_state
+        connection = partial(self._connection, config=self.config, server_state=state, app_state=self.lifespan.state)
+        backlog = self.config.backlog
+        return Listener(listener, connection, state.connections, self._limits, backlog, self._tls, self._balancer)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether it is time to end."""
         now = time.monotonic()
         is_due = await super().on_tick(counter) or now >= self._leave_at or not self.ended_well
-        listeners = [server for server in self.servers if isinstance(server, Listener)]
-        for listener in listeners:
+        for listener in self._listeners:
             listener.tell()
-        has_some = bool(self.server_state.connections) or any(listener.beginning for listener in listeners)
+        has_some = bool(self.server_state.connections) or any(listener.beginning for listener in self._listeners)
         return is_due or (now >= self._retired_at + _JUST_TAKEN_SECONDS and not has_some)
 
     def leave(self, number: int) -> None:

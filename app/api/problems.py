@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -34,6 +35,7 @@ from app.errors import (
     ModelNotReady,
     NotASlide,
     OrderCancelled,
+    OtherStain,
     OutOfMemory,
     QueueFull,
     RateExceeded,
@@ -42,6 +44,7 @@ from app.errors import (
     SeriesNotFound,
     SlideUnreadable,
     TesseraError,
+    TooManyConnections,
     TooManyRegions,
     UnreadableImage,
     UnsupportedImage,
@@ -59,7 +62,7 @@ _log = logging.getLogger(__name__)
 
 
 class RequestRejected(TesseraError):
-    """The request as a whole, before any image is looked at."""
+    """The request as a whole, whatever its images are."""
 
 
 class InvalidRequest(RequestRejected):
@@ -68,6 +71,10 @@ class InvalidRequest(RequestRejected):
 
 class UploadTooLarge(RequestRejected):
     """The body has more bytes or more files than allowed."""
+
+
+class AnswerTooLarge(RequestRejected):
+    """The pictures asked for have more bytes together than one answer holds."""
 
 
 class UnsupportedMediaType(RequestRejected):
@@ -90,10 +97,6 @@ class HeadersTooLarge(RequestRejected):
     """The request line and headers have more bytes than allowed."""
 
 
-class TooManyConnections(RequestRejected):
-    """As many clients are connected as may be."""
-
-
 _KINDS: dict[type[TesseraError], tuple[int, str]] = {
     InvalidRequest: (400, "Invalid request"),
     CredentialsMissing: (401, "Credentials missing"),
@@ -107,6 +110,7 @@ _KINDS: dict[type[TesseraError], tuple[int, str]] = {
     OrderCancelled: (409, "Order cancelled"),
     ReloadRefused: (409, "Reload refused"),
     UploadTooLarge: (413, "Upload too large"),
+    AnswerTooLarge: (413, "Answer too large"),
     ImageTooLarge: (413, "Image too large"),
     UnsupportedMediaType: (415, "Unsupported media type"),
     UnsupportedContentEncoding: (415, "Unsupported content encoding"),
@@ -116,6 +120,7 @@ _KINDS: dict[type[TesseraError], tuple[int, str]] = {
     SlideUnreadable: (422, "Slide unreadable"),
     AreaOutside: (422, "Area outside"),
     NotASlide: (422, "Not a slide"),
+    OtherStain: (422, "Other stain"),
     QueueFull: (429, "Queue full"),
     RateExceeded: (429, "Rate exceeded"),
     HeadersTooLarge: (431, "Headers too large"),
@@ -202,16 +207,18 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         return respond(_problem(error.status_code, title, detail), error.headers)
 
 
-def refuse(scope: Scope, error: TesseraError, metrics: Metrics) -> Response:
-    """Return the answer to a request that met `error`; note the problem's kind in its scope, and count it."""
+def refuse(scope: Scope, error: TesseraError, metrics: Metrics, more: Mapping[str, str] | None = None) -> Response:
+    """Return the answer to a request that met `error`; note the problem's kind in its scope, and count it.
+
+    Args:
+        scope: The request's.
+        error: What it met.
+        metrics: Told of it.
+        more: Members that the document has beside those of every other (RFC 9457, section 3.2).
+    """
     count_rejection(error, metrics)
     scope[PROBLEM] = kind_of(error)
-    headers = _HEADERS.get(type(error), {})
-    if isinstance(error, ComeBackLater):
-        headers = {"Retry-After": str(error.retry_after_seconds)}
-    if isinstance(error, ScopeMissing):
-        headers = {"WWW-Authenticate": f'Bearer realm="tessera", error="insufficient_scope", scope="{error.scope}"'}
-    return respond(problem_of(error), headers)
+    return respond(problem_of(error), _headers_of(error), more)
 
 
 def kind_of(error: TesseraError) -> str:
@@ -224,9 +231,20 @@ def internal_error() -> Problem:
     return _problem(500, "Internal server error", "this is a fault of the service; its log has the cause")
 
 
-def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Return `problem` as a response."""
-    return Response(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)
+def respond(
+    problem: Problem, headers: Mapping[str, str] | None = None, more: Mapping[str, str] | None = None
+) -> Response:
+    """Return `problem` as a response; `more` are members that it has beside its own."""
+    content = {**problem.model_dump(), **more} if more else problem
+    return Response(to_json(content), problem.status, headers, MEDIA_TYPE)
+
+
+def _headers_of(error: TesseraError) -> dict[str, str]:
+    if isinstance(error, ComeBackLater):
+        return {"Retry-After": str(error.retry_after_seconds)}
+    if isinstance(error, ScopeMissing):
+        return {"WWW-Authenticate": f'Bearer realm="tessera", error="insufficient_scope", scope="{error.scope}"'}
+    return _HEADERS.get(type(error), {})
 
 
 def _problem(status: int, title: str, detail: str) -> Problem:

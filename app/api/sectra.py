@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from sectra_client.schemas import CancelInvocation, CreateInvocation
 
 from app.api.dependencies import Service, ServiceDependency, while_connected
-from app.api.problems import MEDIA_TYPE, PROBLEM, InvalidRequest, UploadTooLarge, count_rejection, kind_of, problem_of
-from app.errors import QueueFull, TesseraError
+from app.api.problems import InvalidRequest, RequestTimeout, UploadTooLarge, refuse
+from app.errors import DeadlineExceeded, TesseraError
 from app.segmentation.deadline import answered_within
 from app.segmentation.sectra.orders import SectraOrders
 from app.slides.sectra_callback import API_VERSION
@@ -63,17 +63,23 @@ async def info(orders: _Orders) -> JSONResponse:
 
 
 @router.post("", openapi_extra=_BODY)
-async def invoke(request: Request, service: ServiceDependency, orders: _Orders) -> JSONResponse:
+async def invoke(request: Request, service: ServiceDependency, orders: _Orders) -> Response:
     """Take an order, a cancellation or a deletion from Sectra."""
+    seconds = service.request_timeout_seconds
+    is_read = False
     try:
-        async with answered_within(service.request_timeout_seconds, "order a smaller area, or try later"):
+        async with answered_within(seconds, "order a smaller area, or try later"):
             async with _body(request, service) as body:
                 invocation = _read(body)
+            is_read = True
             async with while_connected(request):
                 return _answer(orders, await _carry_out(orders, invocation))
     except TesseraError as error:
-        request.scope[PROBLEM] = kind_of(error)
-        return _refusal(orders, service, error)
+        came_late = isinstance(error, DeadlineExceeded) and not is_read
+        told = RequestTimeout(f"the body did not come within {seconds:g} s") if came_late else error
+        refusal = refuse(request.scope, told, service.metrics, {"error": str(told)})
+        refusal.headers.update(_versions(orders))
+        return refusal
 
 
 @asynccontextmanager
@@ -133,14 +139,6 @@ async def _carry_out(
 
 def _answer(orders: SectraOrders, content: dict[str, Any] | list[Any]) -> JSONResponse:
     return JSONResponse(content, headers=_versions(orders))
-
-
-def _refusal(orders: SectraOrders, service: Service, error: TesseraError) -> JSONResponse:
-    count_rejection(error, service.metrics)
-    problem = problem_of(error)
-    retry = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, QueueFull) else {}
-    content = {**problem.model_dump(), "error": problem.detail}
-    return JSONResponse(content, problem.status, {**_versions(orders), **retry}, MEDIA_TYPE)
 
 
 def _versions(orders: SectraOrders) -> dict[str, str]:

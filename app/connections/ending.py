@@ -1,9 +1,6 @@
 """How a connection ends: all that was written is sent, and no client can put that off for ever."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 from app.connections.alarm import Alarm
 from app.connections.sent import received_by, waits_for
@@ -98,59 +95,3 @@ class Ending:
         assert self._private is not None  # noqa: S101  by its callers
         self._has_bytes = received_by(self._private)
         self._has_until = self._loop.time() + self._unread_seconds
-
-
-class AnswersTransport(asyncio.Transport):
-    """A connection's transport as an answer sees it, which ends the connection and not the transport.
-
-    Args:
-        transport: The connection's.
-        close: Ends the connection.
-    """
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        super().__init__()
-        self._transport = transport
-        self._close = close
-        self._keeps_next = False
-        self._kept: bytes | None = None
-
-    @contextmanager
-    def first_with_second(self) -> Iterator[None]:
-        """Send the first piece that the block writes together with its second: one call of the system, one packet."""
-        self._keeps_next = True
-        try:
-            yield
-        finally:
-            self._keeps_next = False
-            self.send_kept()
-
-    def write(self, data: Any) -> None:
-        """Send a piece of an answer; in vain once the connection has ended."""
-        if self._keeps_next:
-            self._keeps_next = False
-            self._kept = data
-            return
-        kept, self._kept = self._kept, None
-        if self._transport.is_closing():
-            return
-        if kept is None:
-            self._transport.write(data)
-        elif data:
-            self._transport.writelines((kept, data))
-        else:  # asyncio's own transport of Python 3.12 and 3.13 never ends with a list whose last piece is empty
-            self._transport.write(kept)
-
-    def send_kept(self) -> None:
-        """Send a piece to which no second came."""
-        if self._kept is not None:
-            self.write(b"")
-
-    def is_closing(self) -> bool:
-        """Whether nothing can be sent any more."""
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        """End the connection."""
-        self.send_kept()
-        self._close()

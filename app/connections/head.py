@@ -1,13 +1,22 @@
 """What is wrong with a request line and headers, although the parser takes them. Source: RFC 9112."""
 
+import logging
 from collections.abc import Sequence
 
-from httptools import HttpRequestParser, parse_url
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserInvalidURLError,
+    HttpRequestParser,
+    parse_url,
+)
 
 from app.api.problems import HeadersTooLarge, InvalidRequest, RequestRejected
 
 MOST_BYTES = 64 * 2**10
 """Of a request line and headers; also of what a chunked body may hold between two pieces of content."""
+
+_log = logging.getLogger(__name__)
 
 
 def check(parser: HttpRequestParser, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
@@ -31,6 +40,16 @@ def check(parser: HttpRequestParser, target: bytes, headers: Sequence[tuple[byte
 def too_large() -> RequestRejected:
     """Return what is wrong with one that has no end."""
     return HeadersTooLarge(f"the request's headers have more than {MOST_BYTES} bytes")
+
+
+def reason_of(error: HttpParserError) -> RequestRejected:
+    """Return what a request is refused for; what went wrong on this side the parser reports as the client's too."""
+    cause = error.__context__
+    if isinstance(cause, RequestRejected):
+        return cause
+    if isinstance(error, HttpParserCallbackError) and not isinstance(cause, HttpParserInvalidURLError | UnicodeError):
+        _log.error("a request could not be taken", exc_info=cause)
+    return InvalidRequest("the request is not HTTP/1.1 as RFC 9112 has it")
 
 
 def _is_without_body(parser: HttpRequestParser, headers: Sequence[tuple[bytes, bytes]]) -> bool:

@@ -12,8 +12,8 @@ import ssl
 from collections.abc import Callable, Collection
 
 from app.connections.alarm import Alarm
+from app.connections.balancing import Balancer
 from app.connections.limits import ConnectionLimits
-from app.connections.sharing import Share
 
 _ENDING_SECONDS = 24 * 3600.0
 """Within which an event loop's own TLS ends, whatever of an answer is still to be sent; `Ending` is its judge."""
@@ -28,7 +28,7 @@ class Listener:
 
     Where as many have not settled on TLS as there may be connections, whoever has been at it for longest gives way: of
     a crowd that says nothing that is one of the crowd, and who speaks is done within milliseconds. Without TLS there is
-    nothing to settle, and `BoundedConnection` refuses what is too many.
+    nothing to settle, and `Connection` refuses what is too many.
 
     Args:
         listener: Bound to an address; it is closed with this.
@@ -37,7 +37,7 @@ class Listener:
         limits: What clients may do.
         backlog: How many connections the system may keep waiting.
         context: With the certificate; None for connections without TLS.
-        share: What other fronts have; None where there are none.
+        balancer: Hands them to other fronts; None where there are none.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Listener:
         limits: ConnectionLimits,
         backlog: int,
         context: ssl.SSLContext | None,
-        share: Share | None,
+        balancer: Balancer | None,
     ) -> None:
         listener.setblocking(False)
         listener.listen(backlog)
@@ -57,13 +57,13 @@ class Listener:
         self._connections = connections
         self._limits = limits
         self._context = context
-        self._share = share
+        self._balancer = balancer
         self._loop = asyncio.get_running_loop()
         self._beginning: dict[asyncio.Task[None], None] = {}
         self._pausing = Alarm(self._loop, self._go_on)
         self._go_on()
-        if share is not None:
-            self._loop.add_reader(share.way_in, self._receive)
+        if balancer is not None:
+            self._loop.add_reader(balancer.way_in, self._receive)
 
     @property
     def beginning(self) -> int:
@@ -72,8 +72,8 @@ class Listener:
 
     def tell(self) -> None:
         """Let other fronts know how many connections there are here."""
-        if self._share is not None:
-            self._share.tell(len(self._connections) + self.beginning if self._is_taking else None)
+        if self._balancer is not None:
+            self._balancer.tell(len(self._connections) + self.beginning if self._is_taking else None)
 
     def close(self) -> None:
         """Take no further connection: those that wait are for another process with this socket."""
@@ -82,13 +82,13 @@ class Listener:
             return
         self._pause()
         self._listener.close()
-        if self._share is not None:
-            self._loop.remove_reader(self._share.way_in)
-            self._share.refuse_more()
+        if self._balancer is not None:
+            self._loop.remove_reader(self._balancer.way_in)
+            self._balancer.refuse_more()
             while self._receive():
                 pass
-            self._share.close()
-            self._share = None
+            self._balancer.close()
+            self._balancer = None
 
     async def wait_closed(self) -> None:
         """Give up those that have not begun."""
@@ -123,16 +123,16 @@ class Listener:
             self._miss(error)
             return
         self.tell()
-        if self._share is None or not self._share.hand_over(connection):
+        if self._balancer is None or not self._balancer.hand_over(connection):
             self._begin(connection)
 
     def _receive(self) -> bool:
         """Take one connection that another front has handed over; return whether another may wait."""
-        assert self._share is not None  # noqa: S101  nobody else calls this
+        assert self._balancer is not None  # noqa: S101  nobody else calls this
         try:
-            connection = self._share.receive()
+            connection = self._balancer.receive()
         except EOFError:
-            self._loop.remove_reader(self._share.way_in)
+            self._loop.remove_reader(self._balancer.way_in)
             return False
         except OSError as error:
             self._miss(error)

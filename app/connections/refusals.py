@@ -2,36 +2,54 @@
 
 import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from app.api.problems import RequestRejected, TooManyConnections, count_rejection, problem_of, respond
+from app.api.problems import kind_of, refuse
+from app.errors import TesseraError
 from app.telemetry.logging import request_id
 from app.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
 
-def answer(error: RequestRejected, metrics: Metrics, headers: Iterable[tuple[bytes, bytes]]) -> Response:
-    """Return the answer that refuses a request, and note that it was given.
+@contextmanager
+def known_as(current: str) -> Iterator[None]:
+    """Have a request's id in what the block answers and logs."""
+    token = request_id.set(current)
+    try:
+        yield
+    finally:
+        request_id.reset(token)
+
+
+def refused(
+    error: TesseraError, metrics: Metrics, headers: Iterable[tuple[bytes, bytes]], *, is_last: bool
+) -> Response:
+    """Return the answer that refuses a request, and count it. The request's id is set.
 
     Args:
         error: Why.
         metrics: Told of it.
         headers: Of every answer.
+        is_last: Whether the connection ends with it.
     """
-    token = request_id.set(str(uuid.uuid4()))
-    try:
-        problem = problem_of(error)
-        _log.info("connection refused", extra={"status": problem.status, "kind": problem.type.rpartition(":")[2]})
-    finally:
-        request_id.reset(token)
-    count_rejection(error, metrics)
-    again = {"Retry-After": "1"} if isinstance(error, TooManyConnections) else {}
-    response = respond(problem, {"Connection": "close", "X-Request-ID": problem.request_id or "", **again})
+    response = refuse({"type": "http"}, error, metrics)
+    response.headers["X-Request-ID"] = request_id.get() or ""
+    if is_last:
+        response.headers["Connection"] = "close"
     response.raw_headers.extend(headers)
+    return response
+
+
+def connection_refused(error: TesseraError, metrics: Metrics, headers: Iterable[tuple[bytes, bytes]]) -> Response:
+    """Return the answer with which a connection ends that may not go on; the arguments are those of `refused`."""
+    with known_as(str(uuid.uuid4())):
+        response = refused(error, metrics, headers, is_last=True)
+        _log.info("connection refused", extra={"status": response.status_code, "kind": kind_of(error)})
     return response
 
 
@@ -39,8 +57,3 @@ def written(response: Response, more_headers: Iterable[tuple[bytes, bytes]]) -> 
     """Return an answer's bytes."""
     lines = [b"%s: %s\r\n" % header for header in (*more_headers, *response.raw_headers)]
     return b"".join((STATUS_LINE[response.status_code], *lines, b"\r\n", bytes(response.body)))
-
-
-def too_many_connections() -> RequestRejected:
-    """Return what is wrong with a connection that is one too many."""
-    return TooManyConnections("the service has as many connections as it may have; try again later")

@@ -13,15 +13,13 @@ from typing import TypeAlias, TypeVar
 
 from prometheus_client import CollectorRegistry
 
-from app.errors import MetricsIncomplete, ReloadRefused
+from app.errors import STOPPING, MetricsIncomplete, ReloadRefused
 from app.inference.remote import EngineFacts
 from app.pathology.manifest import ModelManifest
 from app.telemetry.merging import Snapshot, snapshot
 
 Pipe: TypeAlias = Connection
 _T = TypeVar("_T")
-
-STOPPING = "the service is stopping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +110,8 @@ class Everyones:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
-    """What a front is told about its end.
+class Lifecycle:
+    """What a front does as it is told to, or left alone.
 
     Attributes:
         retire: Called when another has taken its place.
@@ -141,14 +139,14 @@ class Channel:
         self._metrics_asked: list[asyncio.Future[Snapshot | None]] = []
         self._reload_asked: list[asyncio.Future[ModelManifest | ReloadRefused]] = []
 
-    def open(self, ready: Ready, orders: Orders | None = None) -> None:
+    def open(self, ready: Ready, lifecycle: Lifecycle | None = None) -> None:
         """Say that this process serves, and begin to listen.
 
         Args:
             ready: What it says.
-            orders: Who does what the supervisor asks; None for a process that it does not tell how to end.
+            lifecycle: Who does what the supervisor asks; None for a process that it does not tell how to end.
         """
-        self._orders = orders
+        self._lifecycle = lifecycle
         self._say(ready)
         asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._read)
         os.set_blocking(self._pipe.fileno(), True)  # libuv made it otherwise: a long message would be read in part
@@ -215,10 +213,10 @@ class Channel:
                 _hand_out(asking, metrics)
             case Reloaded(outcome):
                 _hand_out([self._reload_asked.pop(0)], outcome)  # they are answered in the order in which they asked
-            case Retire() if self._orders is not None:
-                self._orders.retire()
-            case Stop(number) if self._orders is not None:
-                self._orders.stop(number)
+            case Retire() if self._lifecycle is not None:
+                self._lifecycle.retire()
+            case Stop(number) if self._lifecycle is not None:
+                self._lifecycle.stop(number)
 
     def _end(self) -> None:
         """The supervisor is gone."""
@@ -226,8 +224,8 @@ class Channel:
         asyncio.get_running_loop().remove_reader(self._pipe.fileno())
         _hand_out(self._metrics_asked, None)
         _hand_out(self._reload_asked, ReloadRefused(STOPPING))
-        if self._orders is not None:
-            self._orders.orphaned()
+        if self._lifecycle is not None:
+            self._lifecycle.orphaned()
 
 
 def _hand_out(asking: list[asyncio.Future[_T]], answer: _T) -> None:

@@ -6,12 +6,12 @@ import signal
 import socket
 
 from app.access.gate import Access
-from app.connections.sharing import Share
+from app.connections.balancing import Balancer
 from app.errors import ExtraMissing, StartupError
 from app.inference.remote import EngineFacts
 from app.inference.segmenter import Segmenter
 from app.main import Surroundings, create_app
-from app.processes.channel import Channel, Orders, Pipe, Ready, Refused
+from app.processes.channel import Channel, Lifecycle, Pipe, Ready, Refused
 from app.processes.memory import give_back_at_rest
 from app.segmentation.admission import Places
 from app.server import Server, end_at_once
@@ -26,7 +26,7 @@ def run_front(
     places: Places,
     access: Access,
     listener: socket.socket,
-    share: Share | None,
+    balancer: Balancer | None,
     pipe: Pipe,
 ) -> None:
     """Be a front, until the supervisor says so, another takes its place, or the supervisor is gone.
@@ -38,7 +38,7 @@ def run_front(
         places: Where it counts its images.
         access: Who may ask.
         listener: Where it takes connections.
-        share: By which it hands them to other fronts; None where there are none.
+        balancer: Hands them to other fronts; None where there are none.
         pipe: To the supervisor.
     """
     channel = Channel(pipe, metrics.registry)
@@ -54,14 +54,14 @@ def run_front(
 
     def started() -> None:
         gc.freeze()  # what is there now stays; to look through it again and again took a tenth of a request's time
-        channel.open(Ready(facts), Orders(server.retire, server.leave, orphaned))
+        channel.open(Ready(facts), Lifecycle(server.retire, server.leave, orphaned))
         tasks.add(asyncio.get_running_loop().create_task(give_back_at_rest(model.give_back)))
 
     def orphaned() -> None:
         if not server.should_exit:  # a second SIGINT would cut off what is under way
             server.leave(signal.SIGINT)
 
-    server = Server(app, settings, started, places.fronts, share, signals=())  # which are the supervisor's
+    server = Server(app, settings, started, places.fronts, balancer, signals=())  # which are the supervisor's
     server.run(sockets=[listener])
     channel.farewell()
     if not server.ended_well:

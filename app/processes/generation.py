@@ -13,7 +13,7 @@ from typing import TypeAlias
 from prometheus_client import CollectorRegistry
 
 from app.access.gate import Access
-from app.connections.sharing import Sharing
+from app.connections.balancing import Balance
 from app.errors import InvalidBundle, StartupError
 from app.inference.bundle import read_manifest
 from app.inference.exchange import Exchange
@@ -79,7 +79,7 @@ class Generation:
         self._shared = shared
         self._suffix = f" of generation {number}" if number else ""
         self._exchanges: list[Exchange] = []
-        self._sharing: Sharing | None = None
+        self._balance: Balance | None = None
         self._tried: ModelManifest | None = None
         # For the lanes of fronts that have models of their own: as many run as are cores.
         self._turns = multiprocessing.get_context("fork").Semaphore(shared.settings.cores)
@@ -186,13 +186,13 @@ class Generation:
         gc.collect()
         gc.freeze()  # what all fronts share is not looked at by their collectors, whose marks would unshare it
         count = len(self._shared.listeners)
-        self._sharing = Sharing(count) if count > 1 else None
+        self._balance = Balance(count) if count > 1 else None
         try:
             for index in range(count):
                 self.fronts.append(self._shared.begin(f"front {index}{self._suffix}", partial(be, index)))
         finally:
-            if self._sharing is not None:
-                self._sharing.close()
+            if self._balance is not None:
+                self._balance.close()
         self._close_exchanges()
 
     def _be_trial(self, pipe: Pipe) -> None:
@@ -224,11 +224,11 @@ class Generation:
                 exchange.front_end.close()
         shared = self._shared
         places = shared.places.seen_by(index, self.group)
-        share = None
-        if self._sharing is not None:
-            share = self._sharing.seen_by(index)
-            self._sharing.close()
-        run_front(shared.settings, segmenter, metrics, places, shared.access, shared.listeners[index], share, pipe)
+        balancer = None
+        if self._balance is not None:
+            balancer = self._balance.seen_by(index)
+            self._balance.close()
+        run_front(shared.settings, segmenter, metrics, places, shared.access, shared.listeners[index], balancer, pipe)
 
     def retire(self) -> None:
         """Another has its place: it answers what it has, and ends."""
@@ -256,8 +256,10 @@ class Generation:
             exchange.close()
 
     def seconds_left(self) -> float | None:
-        """Return for how long it may still be there; None where it serves."""
-        return None if self._leave_by is None else max(0.0, self._leave_by - time.monotonic())
+        """Return for how long it may still be there; None where it serves, or no more can be done to end it."""
+        if self._leave_by is None or all(child.killed or child.ended for child in self.children):
+            return None
+        return max(0.0, self._leave_by - time.monotonic())
 
     def is_gone(self) -> bool:
         """Go on to end one that was told to, and return whether all of it has."""

@@ -15,10 +15,9 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from app.access_settings import access_of
-from app.errors import ProcessEnded, ReloadRefused, StartupError
+from app.errors import STOPPING, ProcessEnded, ReloadRefused, StartupError
 from app.pathology.manifest import ModelManifest
 from app.processes.channel import (
-    STOPPING,
     AskAll,
     AskReload,
     Farewell,

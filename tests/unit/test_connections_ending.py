@@ -10,12 +10,12 @@ import pytest
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from app.connections.ending import AnswersTransport
+from app.connections.answers import AnswersTransport
 from app.connections.limits import ConnectionLimits
-from app.connections.protocol import guarded
+from app.connections.protocol import Connection
 from app.telemetry.metrics import Metrics
 
-OPEN_DOOR = SimpleNamespace(turn_away=lambda *_: None, route_of=lambda _: None, headers=())
+NONE_SHED = SimpleNamespace(shed=lambda *_: None, headers=())
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def app(scope, _receive, send):
 def connections(header_seconds=20):
     """Return what makes connections."""
     limits = ConnectionLimits(3, header_seconds, 2)
-    http = guarded(limits, Metrics(CollectorRegistry()), OPEN_DOOR)
+    http = partial(Connection, limits, Metrics(CollectorRegistry()), NONE_SHED)
     config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None)
     config.load()
     state = uvicorn.server.ServerState()

@@ -14,12 +14,12 @@ from prometheus_client import CollectorRegistry
 
 from app.connections.limits import ConnectionLimits
 from app.connections.listener import Listener
-from app.connections.protocol import guarded
+from app.connections.protocol import Connection
 from app.telemetry.metrics import Metrics
 from tests.certificates import signed_by_itself
 from tests.issuer import pem
 
-OPEN_DOOR = SimpleNamespace(turn_away=lambda *_: None, route_of=lambda _: None, headers=())
+NONE_SHED = SimpleNamespace(shed=lambda *_: None, headers=())
 MOST = 3
 SECONDS = 0.5
 
@@ -53,7 +53,7 @@ async def listening(certificate, header_seconds=SECONDS, protocol=Echo):
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)  # so that most of an answer waits in this process
     address = listener.getsockname()
     limits = ConnectionLimits(MOST, header_seconds, 1)
-    private = Listener(listener, protocol, (), limits, 100, context, share=None)
+    private = Listener(listener, protocol, (), limits, 100, context, balancer=None)
     try:
         yield address, private
     finally:
@@ -97,7 +97,7 @@ def answering(body, unread_seconds):
     limits = ConnectionLimits(MOST, 20, unread_seconds)
     config = uvicorn.Config(
         app,
-        http=guarded(limits, Metrics(CollectorRegistry()), OPEN_DOOR),
+        http=partial(Connection, limits, Metrics(CollectorRegistry()), NONE_SHED),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -9,10 +9,13 @@ import pytest
 
 from app import server
 from app.api.phase import Phase, is_ready
+from app.errors import AccessUnusable
 from app.main import create_app
 from app.server import Server, bind
 from app.settings import Settings
+from tests.certificates import signed_by_itself
 from tests.fakes import ColourSegmenter
+from tests.issuer import pem
 
 SETTINGS = Settings(cores=1, shutdown_grace=0)
 
@@ -55,7 +58,21 @@ def test_a_name_of_both_kinds_of_address_is_bound_where_clients_of_the_older_kin
         assert listener.getsockname()[0] == "127.0.0.1"
 
 
-def test_one_that_retires_is_ready_for_as_long_as_connections_may_still_come_and_then_ends():
+def test_where_no_tls_is_to_be_had_the_service_says_so(monkeypatch, tmp_path):
+    key, certificate = signed_by_itself()
+    (tmp_path / "cert.pem").write_bytes(certificate)
+    (tmp_path / "key.pem").write_bytes(pem(key))
+    settings = Settings(cores=1, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
+    app = create_app(settings, ColourSegmenter())
+    Server(app, settings, lambda: None)
+    monkeypatch.setattr(server, "_LISTENS_BY_UVICORN", True)
+    with pytest.raises(AccessUnusable, match="let a proxy speak it"):
+        Server(app, settings, lambda: None)
+
+
+@pytest.mark.parametrize("by_uvicorn", [False, True])
+def test_one_that_retires_is_ready_for_as_long_as_connections_may_still_come_and_then_ends(monkeypatch, by_uvicorn):
+    monkeypatch.setattr(server, "_LISTENS_BY_UVICORN", by_uvicorn)
     app = create_app(SETTINGS, ColourSegmenter())
 
     async def scenario() -> None:

@@ -18,7 +18,7 @@ from app.processes.channel import (
     Channel,
     Everyones,
     Farewell,
-    Orders,
+    Lifecycle,
     Own,
     Ping,
     Pong,
@@ -107,15 +107,6 @@ def value(metrics: list[Metric], name: str) -> float:
 def answer_to(front: Played) -> list[Metric] | None:
     (answer,) = [message for message in front.told() if isinstance(message, Everyones)]
     return answer.metrics
-
-
-def test_a_child_that_answers_its_pings_lives(play):
-    child = play()
-    for _ in range(50):
-        child.ping()
-        assert child.told() == [Ping()]
-        child.unanswered = 0  # as the supervisor does on a Pong
-    assert child.fake.kills == 0
 
 
 def test_ten_pings_without_an_answer_and_it_is_killed_once(play, caplog):
@@ -302,6 +293,7 @@ def test_who_does_not_leave_in_time_is_killed_and_takes_neither_turns_nor_places
     leaving._leave_by = 0.0
     assert not leaving.is_gone()
     assert (stuck.fake.kills, waiting.fake.kills) == (1, 1)
+    assert leaving.seconds_left() is None  # whatever keeps them, asking again and again would only cost a core
     stuck.exit(-signal.SIGKILL)
     assert not leaving.is_gone()
     assert leaving._turns.acquire(block=False)
@@ -316,7 +308,8 @@ class Told:
 
     def __init__(self) -> None:
         self.words: list[object] = []
-        self.orders = Orders(lambda: self.words.append("retire"), self.words.append, lambda: self.words.append("alone"))
+        append = self.words.append
+        self.lifecycle = Lifecycle(lambda: append("retire"), append, lambda: append("alone"))
 
 
 def test_a_front_does_what_the_supervisor_says_and_knows_when_it_is_gone():
@@ -324,7 +317,7 @@ def test_a_front_does_what_the_supervisor_says_and_knows_when_it_is_gone():
         ours, theirs = multiprocessing.Pipe()
         told = Told()
         channel = Channel(theirs, Metrics(CollectorRegistry()).registry)
-        channel.open(READY, told.orders)
+        channel.open(READY, told.lifecycle)
         assert ours.recv() == READY
         for message in (Ping(), Retire(), Stop(signal.SIGTERM), AskOne(7)):
             ours.send(message)

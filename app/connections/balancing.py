@@ -21,7 +21,7 @@ _AWAY = 2**62
 """The number of connections of a front that takes none: it has not begun to, or is about to leave, or has no room."""
 
 
-class Sharing:
+class Balance:
     """What the fronts of one model know of each other's connections, and the ways between them. Made before they fork.
 
     Args:
@@ -44,10 +44,10 @@ class Sharing:
                 self._ways.append(ends)
             unless_made.pop_all()
 
-    def seen_by(self, index: int) -> "Share":
+    def seen_by(self, index: int) -> "Balancer":
         """Return the part of the front of an index, which keeps its own ends of the ways."""
         ways = [None if other == index else way_out.dup() for other, (_, way_out) in enumerate(self._ways)]
-        return Share(index, self._cells, self._ways[index][0].dup(), ways)
+        return Balancer(index, self._cells, self._ways[index][0].dup(), ways)
 
     def close(self) -> None:
         """Let go of the ways, once every front of this process has its own."""
@@ -56,7 +56,7 @@ class Sharing:
                 end.close()
 
 
-class Share:
+class Balancer:
     """A front's own part: how many connections it has, and who has fewer.
 
     Args:

@@ -1,7 +1,7 @@
-"""Turns images away while the service has no place for one, before their request is handed on.
+"""What a connection refuses by itself because the service is full: images, and all but probes where it is one too many.
 
-The way through the application would cost twice as much, and a service that is asked for several times what it can do
-would spend on refusals what its answers need.
+A request that is shed never becomes one of the application's: the way through it would cost twice as much, and a
+service that is asked for several times what it can do would spend on refusals what its answers need.
 """
 
 import time
@@ -11,31 +11,31 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access.gate import Access
 from app.api.access import may_send_images
 from app.api.dependencies import Service
-from app.api.middleware import CLIENT_LEFT, note, request_id_of
+from app.api.middleware import CLIENT_LEFT, PROBES, UNMATCHED, note, request_id_of
 from app.api.phase import Phase
-from app.api.problems import refuse
 from app.api.security_headers import headers_of_answers
 from app.api.uploads import comes_soon
-from app.errors import QueueFull
-from app.telemetry.logging import request_id
+from app.connections.refusals import connection_refused, known_as, refused
+from app.errors import QueueFull, TooManyConnections
 from app.telemetry.metrics import Metrics
 
 
-class Door:
+class LoadShedding:
     """Looks at requests whose headers have come.
 
-    It takes no place: whoever passes it may still find none in `uploaded_images`. It turns away those alone of whom
-    there is nothing else to say or to do: who shows no key that lets images in, who is to be written down, and whose
-    browser has to be told that a page may read the answer, passes.
+    It takes no place: whoever passes it may still find none in `uploaded_images`. It sheds those alone of whom there is
+    nothing else to say or to do: who shows no key that lets images in, who is to be written down, and whose browser has
+    to be told that a page may read the answer, passes.
 
     Args:
         app: Where they go; its state has whom it serves, and from when on its service.
         routes: Those that take images.
-        metrics: Told of who is turned away.
+        metrics: Told of what is shed.
 
     Attributes:
         headers: Of every answer.
@@ -48,7 +48,7 @@ class Door:
         self.headers = headers_of_answers(has_tls=self._access.certificate is not None)
         self._routes = {route.path.encode(): route.path for route in routes if isinstance(route, Route)}
 
-    def turn_away(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> "TurnedAway | None":
+    def shed(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> "ShedRequest | None":
         """Return what to answer a request with once it has come in whole; None for one that is to be handed on.
 
         Args:
@@ -56,7 +56,7 @@ class Door:
             target: Likewise: a path, and perhaps a query. A path in another spelling than the route's is handed on.
             headers: Likewise, their names in lower case.
         """
-        route = self.route_of(target.partition(b"?")[0])
+        route = self._routes.get(target.partition(b"?")[0])
         service: Service | None = getattr(self._app.state, "service", None)
         if route is None or method != b"POST" or service is None or not service.segmenter.ready:
             return None
@@ -65,16 +65,22 @@ class Door:
         except QueueFull as error:
             stated = Headers(raw=list(headers))
             if self._is_plain(stated) and may_send_images(self._access, headers):
-                return TurnedAway(error, route, request_id_of(stated), self._metrics, self.headers)
+                return ShedRequest(error, route, request_id_of(stated), self._metrics, self.headers)
         return None
-
-    def route_of(self, path: bytes) -> str | None:
-        """Return the route for images that a path is; None for any other."""
-        return self._routes.get(path)
 
     def keeps_connections(self) -> bool:
         """Return whether a connection may be kept for another request."""
         return self._app.state.phase is Phase.SERVING
+
+    async def serve_probes(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request on a connection that is one too many: `app` answers probes alone."""
+        if scope["path"] in PROBES:
+            await app(scope, receive, send)
+            return
+        response = connection_refused(TooManyConnections(), self._metrics, self.headers)
+        route = self._routes.get(scope["path"].encode(), UNMATCHED)
+        self._metrics.requests.labels(route, str(response.status_code)).inc()
+        await response(scope, receive, send)
 
     def _is_plain(self, headers: Headers) -> bool:
         is_foreign = bool(self._access.origins) and "origin" in headers
@@ -82,8 +88,8 @@ class Door:
         return not is_foreign and not is_written_down and comes_soon(headers)
 
 
-class TurnedAway:
-    """A request that is turned away.
+class ShedRequest:
+    """A request that is shed.
 
     Args:
         error: Why.
@@ -114,25 +120,15 @@ class TurnedAway:
         Args:
             is_last: Whether the connection ends with it.
         """
-        token = request_id.set(self._id)
-        try:
-            response = refuse({"type": "http"}, self._error, self._metrics)
+        with known_as(self._id):
+            response = refused(self._error, self._metrics, self._headers, is_last=is_last)
             self._note(response.status_code)
-        finally:
-            request_id.reset(token)
-        response.headers["X-Request-ID"] = self._id
-        if is_last:
-            response.headers["Connection"] = "close"
-        response.raw_headers.extend(self._headers)
         return response
 
     def left(self) -> None:
         """Note that its client left."""
-        token = request_id.set(self._id)
-        try:
+        with known_as(self._id):
             self._note(CLIENT_LEFT)
-        finally:
-            request_id.reset(token)
 
     def _note(self, status: int) -> None:
         note(self._metrics, "POST", self._route, status, time.perf_counter() - self._start)
