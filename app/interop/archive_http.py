@@ -5,13 +5,12 @@ passes a proxy by https stays encrypted and verified from end to end, which plai
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 import requests
 from pydantic import SecretStr
@@ -21,16 +20,16 @@ from requests.utils import get_environ_proxies
 from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import HTTPError as BodyError
 
-from app.addresses import is_loopback
+from app.addresses import Refusals, is_loopback, origin_of
 from app.errors import ArchiveDenied, ArchiveNotAllowed, ArchiveRefused, ArchiveUnavailable
-from app.interop.archive_waits import CONNECTIONS, Waits
+from app.outbound import AnswerTooSlow, Exchanges
 
 _CONNECTIONS = 32
 _CONNECT_SECONDS = 5.0
 _MOST_BYTES = 2**29
 """Of one answer: the header of an instance of 100,000 frames has about 2**28."""
 _MOST_TIMEOUTS = 20
-"""That a body may take from its first byte to its last."""
+"""That a whole answer may take; its status and headers may take one."""
 _PAUSES_SECONDS = (0.0, 1.0, 2.0)
 """Before a read is repeated: longer waits are not for here."""
 _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -54,6 +53,14 @@ _TLS = {
     "": "the archive does not speak TLS at this address",
 }
 """What to say of a failure whose text, which is OpenSSL's, has these words; the first that fits."""
+_REFUSALS = Refusals(
+    malformed="--url is not a URL",
+    not_http="--url must be one of http or https, as in https://archive.example/dicom-web",
+    with_credentials="--url holds credentials; set TESSERA_DICOMWEB_USERNAME and _PASSWORD, or _TOKEN",
+    not_ascii="--url must have the host's name in ASCII, as in xn--bcher-kva.example",
+    not_listed="{host} is not an allowed archive; name it by --allow-host or TESSERA_DICOMWEB_HOSTS",
+    in_the_clear="plain HTTP shows patients' data to the network; use https, or say --allow-http",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +94,17 @@ def checked_address(url: str, access: ArchiveAccess) -> SplitResult:
             the clear where that is not allowed.
     """
     try:
-        parts = urlsplit(url)
-        host, scheme, _ = (parts.hostname or "").lower(), parts.scheme, parts.port
+        return origin_of(url, access.hosts, _REFUSALS, any_port=True, allow_http=access.allow_http)
     except ValueError as error:
-        raise ArchiveNotAllowed("--url is not a URL") from error
-    if scheme not in {"http", "https"} or not host or parts.query or parts.fragment:
-        raise ArchiveNotAllowed("--url must be one of http or https, as in https://archive.example/dicom-web")
-    if parts.username is not None or parts.password is not None:
-        raise ArchiveNotAllowed("--url holds credentials; set TESSERA_DICOMWEB_USERNAME and _PASSWORD, or _TOKEN")
-    if not host.isascii():
-        raise ArchiveNotAllowed("--url must have the host's name in ASCII, as in xn--bcher-kva.example")
-    if host not in {name.lower() for name in access.hosts}:
-        raise ArchiveNotAllowed(f"{host} is not an allowed archive; name it by --allow-host or TESSERA_DICOMWEB_HOSTS")
-    if scheme == "http" and not access.allow_http and not is_loopback(host):
-        raise ArchiveNotAllowed("plain HTTP shows patients' data to the network; use https, or say --allow-http")
-    return parts
+        raise ArchiveNotAllowed(str(error)) from error
 
 
 class ArchiveSession(requests.Session):
     """A session that reaches one origin and no other, whatever URL it is given or redirected to.
 
     Several threads may use it. One may close it while others wait: reads then end soon, and what stores is waited for.
-    It raises `ArchiveUnavailable` and `ArchiveDenied`, and `ArchiveRefused` where a POST is redirected; other statuses
-    are left to its user.
+    It raises `ArchiveUnavailable` and `ArchiveDenied`, and `ArchiveRefused` where it is redirected elsewhere, or a POST
+    is redirected at all; other statuses are left to its user.
 
     Args:
         url: Of the archive.
@@ -134,7 +129,7 @@ class ArchiveSession(requests.Session):
             # Bytes: of text, requests takes Latin-1, where servers take UTF-8 (RFC 7617, section 2.1).
             self.auth = HTTPBasicAuth(access.username.encode(), secret.encode())
         self.adapters.clear()
-        self.mount(f"{parts.scheme}://{parts.netloc}/", _ArchiveAdapter(_MOST_TIMEOUTS * access.timeout_seconds))
+        self.mount(f"{parts.scheme}://{parts.netloc}/", _ArchiveAdapter(access.timeout_seconds))
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """Return the answer to a request, whose timeout is the session's unless another is given."""
@@ -152,7 +147,7 @@ class ArchiveSession(requests.Session):
         try:
             return super().get_adapter(url)
         except requests.exceptions.InvalidSchema as error:
-            raise ArchiveUnavailable("the archive redirects to another address, where nothing is sent") from error
+            raise ArchiveRefused("the archive redirects to another address, where nothing is sent") from error
 
 
 class _Bearer(AuthBase):
@@ -170,27 +165,22 @@ class _ArchiveAdapter(HTTPAdapter):
     Urllib3 would do so too, but first reads what came with a status, were it endless.
     """
 
-    def __init__(self, body_seconds: float) -> None:
+    def __init__(self, timeout_seconds: float) -> None:
         super().__init__(pool_maxsize=_CONNECTIONS)
-        self._body_seconds = body_seconds
-        self._waits = Waits()
+        self._exchanges = Exchanges(timeout_seconds, _MOST_TIMEOUTS * timeout_seconds)
 
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> HTTPConnectionPool:
-        pool = super().get_connection_with_tls_context(*args, **options)
-        pool.ConnectionCls = CONNECTIONS[pool.scheme]
-        pool.conn_kw["waits"] = self._waits
-        return pool
+        return self._exchanges.bound(super().get_connection_with_tls_context(*args, **options))
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
-        reads = request.method == "GET"
-        pauses_seconds = list(_PAUSES_SECONDS) if reads else []
+        pauses_seconds = list(_PAUSES_SECONDS) if request.method == "GET" else []
         while True:
             cause: Exception | None = None
             try:
                 response = super().send(request, *args, **options)
             except requests.exceptions.SSLError as error:
                 raise ArchiveUnavailable(next(said for words, said in _TLS.items() if words in str(error))) from error
-            except requests.Timeout as error:  # another would take as long
+            except (requests.Timeout, AnswerTooSlow) as error:  # another would take as long
                 raise ArchiveUnavailable(_UNAVAILABLE) from error
             except requests.RequestException as error:
                 failure, cause = ArchiveUnavailable(_UNAVAILABLE), error
@@ -200,17 +190,17 @@ class _ArchiveAdapter(HTTPAdapter):
                     break
                 response.close()
                 failure = ArchiveUnavailable(f"the archive does not answer now ({status})")
-            if not pauses_seconds or self._waits.over.wait(pauses_seconds.pop(0)):
+            if not pauses_seconds or self._exchanges.over.wait(pauses_seconds.pop(0)):
                 raise failure from cause
         if status in _DENIED:
             response.close()
             raise ArchiveDenied(f"the archive denies access ({status}); see TESSERA_DICOMWEB_TOKEN or _USERNAME")
         end = _end_of_parts(response.headers.get("Content-Type", "")) if status == HTTPStatus.OK else b""
-        response.raw = _BoundedBody(response.raw, self._waits, self._body_seconds, end, finishes=not reads)
+        response.raw = _BoundedBody(response.raw, self._exchanges.answer_seconds, end)
         return response
 
     def close(self) -> None:
-        self._waits.end()
+        self._exchanges.end()
         super().close()
 
 
@@ -229,12 +219,10 @@ class _BoundedBody:
     end in the mark that closes them, else a frame that was cut off would pass for a whole one.
     """
 
-    def __init__(self, raw: Any, waits: Waits, limit_seconds: float, end: bytes, finishes: bool) -> None:
+    def __init__(self, raw: Any, limit_seconds: float, end: bytes) -> None:
         self._raw = raw
-        self._waits = waits
         self._limit_seconds = limit_seconds
         self._end = end
-        self._finishes = finishes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)
@@ -242,21 +230,16 @@ class _BoundedBody:
     def stream(self, *args: Any, **options: Any) -> Iterator[bytes]:
         received, last = 0, b""
         try:
-            with self._waits.limited(self._limit_seconds, self._stop, self._finishes):
-                for chunk in self._raw.stream(*args, **options):
-                    received += len(chunk)
-                    if received > _MOST_BYTES:
-                        raise ArchiveUnavailable(f"the archive sends more than {_MOST_BYTES} bytes at once")
-                    if self._end:
-                        last = (last + chunk)[-len(self._end) - _MOST_EPILOGUE_BYTES :]
-                    yield chunk
-                if self._end not in last:
-                    raise ArchiveUnavailable(_BREAKS_OFF)
-        except TimeoutError as error:
+            for chunk in self._raw.stream(*args, **options):
+                received += len(chunk)
+                if received > _MOST_BYTES:
+                    raise ArchiveUnavailable(f"the archive sends more than {_MOST_BYTES} bytes at once")
+                if self._end:
+                    last = (last + chunk)[-len(self._end) - _MOST_EPILOGUE_BYTES :]
+                yield chunk
+        except AnswerTooSlow as error:
             raise ArchiveUnavailable(f"the archive's answer takes more than {self._limit_seconds:g} s") from error
-        except (BodyError, ConnectionAbortedError) as error:
+        except BodyError as error:
             raise ArchiveUnavailable(_BREAKS_OFF) from error
-
-    def _stop(self) -> None:
-        with suppress(OSError, ValueError, RuntimeError):  # as urllib3 raises where the body has ended already
-            self._raw.shutdown()
+        if self._end not in last:
+            raise ArchiveUnavailable(_BREAKS_OFF)

@@ -11,17 +11,16 @@ of any length, puts slide ids into its errors and knows no tiles; so of that pac
 import json
 import re
 import ssl
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import urllib3
 
-from app.addresses import is_loopback
+from app.addresses import Refusals, origin_of
 from app.errors import ArchiveDenied, ArchiveRefused, ArchiveUnavailable, CallbackRefused
-from app.slides.sectra_connection import AnswerTooSlow, HttpPool, HttpsPool, answered_by
+from app.outbound import AnswerTooSlow, Exchanges
 
 API_VERSION = "1.6"
 """Of Sectra's image-analysis interface: the least whose published examples store lists of primitives, as here."""
@@ -31,13 +30,21 @@ CONNECTIONS = 8
 _TIMEOUT_SECONDS = 10
 """Of each step of a request."""
 _EXCHANGE_SECONDS = 30
-"""Of a whole answer with its headers, however steadily it drips, and of what is tried again before it."""
+"""Of a whole answer with its headers, however steadily it drips."""
 _RETRIES = urllib3.Retry(total=2, redirect=0, status=0, other=0, backoff_factor=0.2, respect_retry_after_header=False)
 """Where a connection fails. A status is never tried again: urllib3 would read that answer to its end, however long."""
 _CHUNK_BYTES = 2**16
-_PORTS = {"http": 80, "https": 443}
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 """RFC 3986, section 2, and RFC 6750, section 2.1, allow nothing else, and nothing else may reach a header."""
+_FORM = "the order's call-back URL must be https://host/path, without user, query or fragment"
+_REFUSALS = Refusals(
+    malformed="the order's call-back URL is malformed",
+    not_http=_FORM,
+    with_credentials=_FORM,
+    not_ascii=_FORM,
+    not_listed="the order's call-back host and port are not in TESSERA_SECTRA_HOSTS",
+    in_the_clear="the order's call-back URL must begin with https://",
+)
 
 
 class VersionChanged(Exception):
@@ -70,7 +77,13 @@ class Callback:
     """
 
     def __init__(self, url: str, token: str, hosts: Iterable[str], software_version: str, tls: ssl.SSLContext) -> None:
-        scheme, host, port, self._path = _checked(url, hosts)
+        if not _VISIBLE.fullmatch(url):
+            raise CallbackRefused(_FORM)
+        try:
+            parts = origin_of(url, hosts, _REFUSALS)
+        except ValueError as error:
+            raise CallbackRefused(str(error)) from None
+        self._path = parts.path.rstrip("/")
         if not _VISIBLE.fullmatch(token):
             raise CallbackRefused("the order's token is empty or has spaces or control characters")
         options: dict[str, Any] = {
@@ -83,8 +96,10 @@ class Callback:
                 "X-Sectra-SoftwareVersion": software_version,
             },
         }
-        self._pool = (
-            HttpsPool(host, port, ssl_context=tls, **options) if scheme == "https" else HttpPool(host, port, **options)
+        self._pool = Exchanges(_EXCHANGE_SECONDS, _EXCHANGE_SECONDS).bound(
+            urllib3.HTTPSConnectionPool(parts.hostname or "", parts.port, ssl_context=tls, **options)
+            if parts.scheme == "https"
+            else urllib3.HTTPConnectionPool(parts.hostname or "", parts.port, **options)
         )
 
     def get(self, what: str, path: str, max_bytes: int) -> bytes:
@@ -117,7 +132,7 @@ class Callback:
     def _ask(self, method: str, what: str, path: str, max_bytes: int, body: bytes | None) -> bytes:
         headers = {**self._pool.headers, **({"Content-Type": "application/json"} if body else {})}
         try:
-            with answered_by(time.monotonic() + _EXCHANGE_SECONDS), self._open(method, path, body, headers) as answer:
+            with self._open(method, path, body, headers) as answer:
                 if body and answer.status == 409:
                     raise VersionChanged
                 _check_status(answer.status, what, {200, 201} if body else {200})
@@ -142,30 +157,6 @@ class Callback:
         finally:
             answer.close()  # what was not read to its end is not read on
             answer.release_conn()
-
-
-def _checked(url: str, hosts: Iterable[str]) -> tuple[str, str, int, str]:
-    """Return scheme, host, port and path of a call-back address that is allowed.
-
-    Raises:
-        CallbackRefused: It is not.
-    """
-    try:
-        parts = urlsplit(url)
-        port = _PORTS.get(parts.scheme, 0) if parts.port is None else parts.port
-    except ValueError:
-        raise CallbackRefused("the order's call-back URL is malformed") from None
-    host = parts.hostname or ""
-    is_plain = _VISIBLE.fullmatch(url) and "@" not in parts.netloc and not parts.query and not parts.fragment
-    if not is_plain or not host or parts.scheme not in _PORTS:
-        raise CallbackRefused("the order's call-back URL must be https://host/path, without user, query or fragment")
-    shown = f"[{host}]" if ":" in host else host
-    allowed = {entry.lower() for entry in hosts}
-    if f"{shown}:{port}" not in allowed and not (shown in allowed and port == _PORTS[parts.scheme]):
-        raise CallbackRefused("the order's call-back host and port are not in TESSERA_SECTRA_HOSTS")
-    if parts.scheme != "https" and not is_loopback(host):
-        raise CallbackRefused("the order's call-back URL must begin with https://")
-    return parts.scheme, host, port, parts.path.rstrip("/")
 
 
 def _check_status(status: int, what: str, wanted: set[int]) -> None:

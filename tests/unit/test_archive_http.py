@@ -80,7 +80,7 @@ def test_plain_http_in_a_trusted_network_has_to_be_allowed_by_name():
 def test_a_redirect_to_another_address_is_not_followed_and_gets_no_credentials(status):
     access = ArchiveAccess(LOCAL.hosts, token=SecretStr("token-of-the-archive"))
     with serving(sends(200)) as other, serving(sends(status, Location=f"{other.url}/login")) as archive:
-        with pytest.raises(ArchiveUnavailable, match="redirects to another address"):
+        with pytest.raises(ArchiveRefused, match="redirects to another address"):
             get(archive.url, access)
         assert archive.seen[0][1]["Authorization"] == "Bearer token-of-the-archive"
         assert other.seen == []
@@ -105,7 +105,7 @@ def test_a_redirect_of_what_is_to_be_stored_is_not_followed(status):
 
 def test_a_session_reaches_no_other_address_whoever_asks():
     with serving(sends(200)) as other, ArchiveSession("http://127.0.0.1:1", LOCAL) as session:
-        with pytest.raises(ArchiveUnavailable, match="another address"):
+        with pytest.raises(ArchiveRefused, match="another address"):
             session.get(other.url)
         assert other.seen == []
 
@@ -232,17 +232,21 @@ def test_a_body_that_drips_is_given_up_in_time(monkeypatch, head):
         get(archive.url, access)
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
-def test_a_session_that_is_closed_ends_what_reads_wait_for(head):
+def test_a_session_that_is_closed_ends_what_reads_wait_for(head, encrypted, certificate):
     asked, over = threading.Event(), threading.Event()
+    tls = SSLContext(PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    access = ArchiveAccess(LOCAL.hosts, ca_bundle=Path(f"{certificate}.crt"), timeout_seconds=60)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(head)
         asked.set()
         over.wait(60)
 
-    with serving(answer) as archive:
-        session = ArchiveSession(archive.url, ArchiveAccess(LOCAL.hosts, timeout_seconds=60))
+    with serving(answer, tls if encrypted else None) as archive:
+        session = ArchiveSession(archive.url, access)
         failures: list[Exception] = []
 
         def read() -> None:

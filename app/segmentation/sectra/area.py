@@ -1,30 +1,34 @@
-"""One area of a slide of Sectra's: its tiles, segmented at the model's resolution, as regions of tissue."""
+"""Areas of a slide of Sectra's: their tiles, segmented at the model's resolution, as regions of tissue."""
 
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 from rasterio import features
+from sectra_client.schemas import CreateInvocation
 
 from app.errors import AreaOutside, ImageTooLarge, TooManyRegions
 from app.imaging.contours import TissuePolygon, polygonise
 from app.imaging.gdal import GDAL
 from app.inference.segmenter import Segmenter
-from app.interop.sectra import AreaTissue
+from app.interop import sectra_areas
+from app.interop.sectra import AreaTissue, tissue_result
 from app.pathology.arrays import RgbImage
 from app.pathology.classes import label_indices
 from app.pathology.composition import pixel_counts
 from app.pathology.geometry import Region, Size
 from app.pathology.manifest import ModelManifest
 from app.segmentation.budget import PixelBudget
-from app.segmentation.slide import choose_level
+from app.segmentation.slide import choose_view, warn_of
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
 from app.slides.slide import Level, Slide
-from app.telemetry.metrics import Metrics
+from app.slides.view import View
+from app.telemetry.metrics import SegmentationMetrics
 
 _TOLERANCE_PX = 2.0
 _LEAST_REGION_PX = 256
@@ -45,7 +49,7 @@ class AreaSegmentation:
     """
 
     def __init__(
-        self, segmenter: Segmenter, fetchers: Workers, workers: Workers, metrics: Metrics, max_pixels: int
+        self, segmenter: Segmenter, fetchers: Workers, workers: Workers, metrics: SegmentationMetrics, max_pixels: int
     ) -> None:
         self.manifest = segmenter.manifest
         self._segmenter = segmenter
@@ -54,6 +58,27 @@ class AreaSegmentation:
         self._metrics = metrics
         self._max_pixels = max_pixels
         self._budget = PixelBudget(max_pixels)
+
+    async def result(self, order: CreateInvocation, slide: Slide, software_version: str) -> dict[str, Any]:
+        """Return the result of an order: of its areas, or of the whole slide.
+
+        Raises:
+            AreaOutside: An area has no pixel on the slide.
+            ImageTooLarge: One has too many pixels, or too tangled a line.
+            TooManyRegions, SlideUnreadable, ArchiveUnavailable, ArchiveDenied, ArchiveRefused, InferenceFailed,
+            ModelNotReady: See `segment`.
+        """
+        size = slide.levels[0].size
+        drawn = sectra_areas.ordered_polygons(order)
+        outlines = (
+            [sectra_areas.whole(size)]
+            if drawn is None
+            else [await self._workers.run(None, partial(sectra_areas.area, each, size)) for each in drawn]
+        )
+        found = [await self.segment(slide, outline) for outline in outlines]
+        return await self._workers.run(
+            "encode", partial(tissue_result, order, found, size, self.manifest, software_version)
+        )
 
     async def segment(self, slide: Slide, outline: shapely.MultiPolygon) -> AreaTissue:
         """Return the tissue within `outline`, which is in px of the slide's finest level and lies on the slide.
@@ -67,13 +92,14 @@ class AreaSegmentation:
             SlideUnreadable, ArchiveUnavailable, ArchiveDenied, ArchiveRefused: See `SectraSlide.read`.
             InferenceFailed, ModelNotReady: See `segment_windows`.
         """
-        index = self._level(slide.levels, outline)
-        level = slide.levels[index]
+        view = self._view(slide, outline)
+        warn_of(view, self.manifest.um_per_px)
+        level = view.level
         place = _rectangle(outline, level)
 
         async def read(region: Region) -> RgbImage:
             there = Region(place.x_px + region.x_px, place.y_px + region.y_px, region.size)
-            return await self._fetchers.run(None, partial(slide.read, index, there))
+            return await self._fetchers.run(None, partial(view.read, there))
 
         async with self._budget.hold(place.size.pixels):
             inside = await self._workers.run(None, partial(_rasterised, outline, place, level.downsample))
@@ -82,20 +108,22 @@ class AreaSegmentation:
         self._metrics.images.inc()
         return AreaTissue(
             outline=outline,
-            tissue=[_on_slide(region, place, level.downsample) for region in tissue],
+            tissue=[_on_slide(region, place, level.downsample, slide.levels[0].size) for region in tissue],
             pixel_counts=counts,
             um_per_px=level.um_per_px,
         )
 
-    def _level(self, levels: tuple[Level, ...], outline: shapely.MultiPolygon) -> int:
-        cut_out = [replace(level, size=_rectangle(outline, level).size) for level in levels]
-        try:
-            return choose_level(cut_out, self.manifest.um_per_px, self._max_pixels)
-        except ImageTooLarge as error:
+    def _view(self, slide: Slide, outline: shapely.MultiPolygon) -> View:
+        def fits(level: Level) -> bool:
+            return _rectangle(outline, level).size.pixels <= self._max_pixels
+
+        view = choose_view(slide, self.manifest.um_per_px, fits)
+        if not fits(view.level):
             raise ImageTooLarge(
                 f"an area has more than {self._max_pixels} px at the model's {self.manifest.um_per_px} um/px;"
                 " order a smaller one"
-            ) from error
+            )
+        return view
 
 
 def _rectangle(outline: shapely.MultiPolygon, level: Level) -> Region:
@@ -135,7 +163,9 @@ def _found(
     return regions, pixel_counts(segmented.class_map[inside], len(manifest.classes))
 
 
-def _on_slide(region: TissuePolygon, place: Region, downsample: float) -> TissuePolygon:
-    """Return a region of `place` in px of the slide's finest level."""
+def _on_slide(region: TissuePolygon, place: Region, downsample: float, slide: Size) -> TissuePolygon:
+    """Return a region of `place` in px of the slide's finest level, beyond which its last pixels may reach."""
     corner = np.array([place.x_px, place.y_px])
-    return replace(region, outline=shapely.transform(region.outline, lambda points: (points + corner) * downsample))
+    end = np.array([slide.width_px, slide.height_px])
+    outline = shapely.transform(region.outline, lambda points: np.minimum((points + corner) * downsample, end))
+    return replace(region, outline=outline)

@@ -7,6 +7,7 @@ stored and answered at once, and replaced when the tissue is known, as in the wh
 import ssl
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sectra_client.schemas import CreateInvocation
@@ -16,13 +17,14 @@ from app.inference.segmenter import Segmenter
 from app.interop import sectra as interop
 from app.interop import sectra_areas
 from app.segmentation.admission import Admission
-from app.segmentation.sectra.order import OrderSegmentation
+from app.segmentation.sectra.area import AreaSegmentation
 from app.segmentation.sectra.results import Results
 from app.segmentation.sectra.running import RunningOrders
 from app.segmentation.sectra.whole_slide import WholeSlide, WholeSlides
 from app.segmentation.workers import Workers
+from app.slides.sectra import open_slide
 from app.slides.sectra_callback import CONNECTIONS, Callback
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import SegmentationMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +63,15 @@ class SectraOrders:
         segmenter: Segmenter,
         workers: Workers,
         admission: Admission,
-        metrics: Metrics,
+        metrics: SegmentationMetrics,
         options: SectraOptions,
         software_version: str,
     ) -> None:
         self.software_version = software_version
-        self._fetchers = Workers(CONNECTIONS, metrics)
-        self._segmentation = OrderSegmentation(
-            segmenter, self._fetchers, workers, metrics, options.pixels, software_version
-        )
+        self._fetchers = Workers(CONNECTIONS, metrics, is_left=True)
+        self._areas = AreaSegmentation(segmenter, self._fetchers, workers, metrics, options.pixels)
         self._results = Results(self._fetchers)
-        self._slides = WholeSlides(self._segmentation, self._results, options.slide_seconds)
+        self._slides = WholeSlides(self._areas, self._results, self._fetchers, options.slide_seconds, software_version)
         self._admission = admission
         self._tls = ssl.create_default_context()
         self._options = options
@@ -108,9 +108,9 @@ class SectraOrders:
             if drawn is None:
                 return await self._slides.begin(WholeSlide(order, callback, running, held.pop_all()))
             with running.endable():
-                slide = await self._segmentation.open(callback, order)
+                slide = await self._fetchers.run(None, partial(open_slide, callback, order.slideId))
                 await self._results.check(callback, order)
-                result = await self._segmentation.segment(order, slide)
+                result = await self._areas.result(order, slide, self.software_version)
             return await self._results.store(callback, order, result, running.check)
 
     def cancel(self, token: str) -> None:

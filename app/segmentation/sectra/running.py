@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from app.errors import ModelNotReady, OrderCancelled, TesseraError
+from app.errors import STOPPING, ModelNotReady, OrderCancelled, TesseraError
 
 
 class Running:
@@ -101,4 +101,4 @@ class RunningOrders:
 
 
 def _stopping() -> ModelNotReady:
-    return ModelNotReady("the service is stopping; order it again later")
+    return ModelNotReady(f"{STOPPING}; order it again later")

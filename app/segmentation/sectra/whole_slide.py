@@ -6,17 +6,20 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sectra_client.schemas import CreateInvocation
 
 from app.errors import ArchiveUnavailable, OrderCancelled, TesseraError
+from app.interop.sectra import message_result
 from app.segmentation.backoff import Backoff
 from app.segmentation.deadline import answered_within
-from app.segmentation.sectra.order import OrderSegmentation
+from app.segmentation.sectra.area import AreaSegmentation
 from app.segmentation.sectra.results import Results
 from app.segmentation.sectra.running import Running
-from app.slides.sectra import SectraSlide
+from app.segmentation.workers import Workers
+from app.slides.sectra import SectraSlide, open_slide
 from app.slides.sectra_callback import Callback
 
 _LONGEST_WAIT_SECONDS = 60.0
@@ -41,14 +44,20 @@ class WholeSlides:
     """Carries out orders of whole slides, each in tasks of its own.
 
     Args:
-        segmentation: Of orders.
-        results: Stores them.
+        areas: Segments them.
+        results: Stores what came of it.
+        fetchers: Threads that wait for a call-back.
         seconds: For a slide.
+        software_version: This program's.
     """
 
-    def __init__(self, segmentation: OrderSegmentation, results: Results, seconds: float) -> None:
-        self._segmentation = segmentation
+    def __init__(
+        self, areas: AreaSegmentation, results: Results, fetchers: Workers, seconds: float, software_version: str
+    ) -> None:
+        self._areas = areas
         self._results = results
+        self._fetchers = fetchers
+        self._software_version = software_version
         self._seconds = seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -80,8 +89,8 @@ class WholeSlides:
 
     async def _begin(self, ordered: WholeSlide) -> tuple[SectraSlide, dict[str, Any]]:
         with ordered.running.endable():
-            slide = await self._segmentation.open(ordered.callback, ordered.order)
-        message = self._segmentation.message(ordered.order, slide, _on_its_way(self._seconds))
+            slide = await self._fetchers.run(None, partial(open_slide, ordered.callback, ordered.order.slideId))
+        message = self._message(ordered, slide, _on_its_way(self._seconds))
         # Not endable: once written, it has to be replaced.
         stored = await self._results.store(ordered.callback, ordered.order, message, ordered.running.check)
         return slide, stored
@@ -103,14 +112,17 @@ class WholeSlides:
         try:
             with ordered.running.endable():
                 async with answered_within(self._seconds, "order an area of it, or try later"):
-                    return await self._segmentation.segment(ordered.order, slide)
+                    return await self._areas.result(ordered.order, slide, self._software_version)
         except TesseraError as error:
             _log.warning("order of a whole slide failed", extra={"problem": str(error)})
             text = f"not segmented: {error}"
         except Exception:  # noqa: BLE001  nobody awaits this task; its log and its user are told
             _log.exception("unforeseen error in an order of a whole slide")
             text = "not segmented: a fault of the service; its log has the cause"
-        return self._segmentation.message(ordered.order, slide, text)
+        return self._message(ordered, slide, text)
+
+    def _message(self, ordered: WholeSlide, slide: SectraSlide, text: str) -> dict[str, Any]:
+        return message_result(ordered.order, text, slide.levels[0].size, self._software_version)
 
     async def _store(self, ordered: WholeSlide, result: dict[str, Any], until: float) -> None:
         """Replace the result that says that a slide is on its way; where the user has deleted it, store none.
