@@ -3,10 +3,10 @@
 import re
 from logging import getLogger
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.access.audit import AuditLog
 from app.access.callers import MOST_IMAGES_PER_MINUTE
@@ -20,6 +20,14 @@ _PUBLIC = ("viewer", "docs", "metrics", "model", "sectra")
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 _log = getLogger(__name__)
+
+
+def _listed(value: object) -> object:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+"""Words separated by commas, and spaces as one likes."""
 
 
 class AccessSettings(BaseSettings):
@@ -42,8 +50,8 @@ class AccessSettings(BaseSettings):
         default=None,
         description="Address of the issuer's keys; by default the issuer itself is asked for it (discovery).",
     )
-    public: str = Field(
-        default="viewer,docs",
+    public: CommaList = Field(
+        default=("viewer", "docs"),
         description="Parts of the service that stay open when the others need a key, separated by commas: any of"
         " viewer, docs, metrics, model, sectra.",
     )
@@ -66,16 +74,16 @@ class AccessSettings(BaseSettings):
         default=None,
         description="File of the certificate's private key, PEM; by default the key is in the certificate's file.",
     )
-    cors_origins: str = Field(
-        default="",
+    cors_origins: CommaList = Field(
+        default=(),
         description="Origins whose pages may send requests from a browser, as in https://lis.example, separated by"
         " commas.",
     )
 
     @field_validator("public")
     @classmethod
-    def _parts(cls, value: str) -> str:
-        if unknown := sorted(set(_listed(value)) - set(_PUBLIC)):
+    def _parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted(set(value) - set(_PUBLIC)):
             raise ValueError(f"{unknown[0]} is none of {', '.join(_PUBLIC)}")
         return value
 
@@ -86,8 +94,8 @@ class AccessSettings(BaseSettings):
 
     @field_validator("cors_origins")
     @classmethod
-    def _origins(cls, value: str) -> str:
-        for entry in _listed(value):
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
             if not _ORIGIN.fullmatch(entry):
                 raise ValueError(f"{entry} is no origin, as in https://lis.example or https://lis.example:8443")
         return value
@@ -139,11 +147,11 @@ def access_of(settings: AccessSettings, host: str) -> Access:
     access = Access(
         keys=keys,
         tokens=_tokens(settings),
-        public=frozenset(_listed(settings.public)),
+        public=frozenset(settings.public),
         rates=Rates(settings.rate_limit) if settings.rate_limit or keys else None,
         audit=AuditLog(settings.audit_log) if settings.audit_log else None,
         certificate=certificate,
-        origins=tuple(_listed(settings.cors_origins)),
+        origins=settings.cors_origins,
     )
     if not access.is_guarded and not is_loopback(host):
         _log.warning("whoever reaches %s may use the service: set TESSERA_KEYS_FILE, or see docs/access.md", host)
@@ -158,7 +166,3 @@ def _tokens(settings: AccessSettings) -> TokenReader | None:
     except ModuleNotFoundError as error:
         raise ExtraMissing("OpenID Connect", "oidc") from error
     return Tokens(settings.oidc_issuer, settings.oidc_audience, settings.oidc_jwks)
-
-
-def _listed(value: str) -> list[str]:
-    return [entry.strip() for entry in value.split(",") if entry.strip()]

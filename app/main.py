@@ -19,12 +19,12 @@ from app.access_settings import access_of
 from app.api import admin, operations, problems, segment
 from app.api.access import AccessControl
 from app.api.dependencies import Service
-from app.api.door import Door
 from app.api.middleware import RequestScope
 from app.api.openapi import describe_common
 from app.api.phase import Phase, is_ready
 from app.api.security_headers import SecurityHeaders
 from app.api.uploads import UploadLimits
+from app.connections.load_shedding import LoadShedding
 from app.errors import ExtraMissing, ReloadRefused
 from app.inference.segmenter import Segmenter
 from app.pathology.manifest import ModelManifest
@@ -140,7 +140,7 @@ def create_app(
     for router in routers:
         app.include_router(router)
     problems.install(app, metrics)
-    app.state.door = Door(app, segment.router.routes, metrics)
+    app.state.load_shedding = LoadShedding(app, segment.router.routes, metrics)
     routes = [route for router in routers for route in router.routes]
     # The last added is the outermost.
     app.add_middleware(AccessControl, access=access, metrics=metrics, routes=routes)
@@ -193,7 +193,7 @@ async def _sectra_orders(app: FastAPI, settings: Settings, service: Service, wor
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
     options = SectraOptions(
         ordered_on=settings.sectra_input,
-        hosts=tuple(host.strip() for host in settings.sectra_hosts.split(",")),
+        hosts=settings.sectra_hosts,
         areas=min(_MOST_SECTRA_AREAS, settings.queue_capacity),
         pixels=settings.sectra_max_pixels,
         slide_seconds=settings.sectra_slide_timeout,

@@ -12,9 +12,9 @@ from ssl import PROTOCOL_TLS_CLIENT, SSLContext
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.access_settings import AccessSettings, not_empty
+from app.access_settings import AccessSettings, CommaList, not_empty
 from app.inference.segmenter import ModelChoice
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundle"
@@ -126,14 +126,15 @@ class Settings(AccessSettings):
     max_pixels_at_once: int = Field(
         default=4 * 4096**2,
         ge=1,
-        description="Pixels decoded at one time, over all images; further images wait their turn.",
+        description="Pixels decoded at one time; further images wait their turn. Each process that takes requests has"
+        " an equal share, and may decode one image even if that is larger than its share.",
     )
     max_files: int = Field(default=64, ge=1, description="Maximum number of files in one request.")
     max_upload_bytes: int = Field(
         default=64 * 2**20, ge=1, description="Maximum number of bytes in one request's body."
     )
-    sectra_hosts: str = Field(
-        default="",
+    sectra_hosts: CommaList = Field(
+        default=(),
         description="Hosts allowed for Sectra's call-backs, as host or host:port, separated by commas; without any,"
         " there is no /sectra/hook.",
     )
@@ -176,8 +177,8 @@ class Settings(AccessSettings):
 
     @field_validator("sectra_hosts")
     @classmethod
-    def _hosts(cls, value: str) -> str:
-        for entry in filter(None, map(str.strip, value.split(","))):
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
             if not _HOST.fullmatch(entry):
                 raise ValueError(
                     f"{entry} is neither host nor host:port, as in pathology.example or pathology.example:8443"
@@ -241,9 +242,7 @@ class ArchiveSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TESSERA_DICOMWEB_", frozen=True, extra="forbid")
 
-    hosts: Annotated[frozenset[str], NoDecode] = Field(
-        default=frozenset(), description="Host names allowed for the archive, separated by commas."
-    )
+    hosts: CommaList = Field(default=(), description="Host names allowed for the archive, separated by commas.")
     allow_http: bool = Field(
         default=False, description="Also speak plain HTTP to a host other than this machine, in a network you trust."
     )
@@ -256,11 +255,6 @@ class ArchiveSettings(BaseSettings):
     token: SecretStr | None = Field(default=None, description="Bearer token for the archive.")
     username: str | None = Field(default=None, description="User name for the archive (HTTP Basic).")
     password: SecretStr | None = Field(default=None, description="Password for the archive (HTTP Basic).")
-
-    @field_validator("hosts", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return [host.strip() for host in value.split(",") if host.strip()] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

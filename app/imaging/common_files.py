@@ -4,7 +4,6 @@ Pillow has read the header before and stays the reference. Whatever is not plain
 is what to say of a file that does not decode.
 """
 
-import re
 import struct
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import ImageFile
 
 from app.imaging import png
+from app.imaging.structure import END, SCAN, jpeg_segments
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 
@@ -26,12 +26,8 @@ _COLOUR_TYPES = {"L": png.GREY, "RGB": png.RGB, "RGBA": png.RGB_AND_OPACITY}
 _STORED_BYTES = 65_535
 """In a block that is not compressed; RFC 1951, section 3.2.4."""
 
-_SCAN, _LAST = 0xDA, b"\xff\xd9"
-_SEGMENTS = frozenset((0xC0, 0xC1, 0xC2, 0xC4, _SCAN, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
+_SEGMENTS = frozenset((0xC0, 0xC1, 0xC2, 0xC4, SCAN, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE))
 """Baseline and progressive frames of Huffman codes, their tables and scans, notes; ITU-T T.81, table B.1."""
-_MOST_SEGMENTS = 1000
-_AFTER_A_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7]")
-"""The next marker: within a scan 0xFF is followed by 0x00 or is a restart."""
 
 
 def common_pixels(data: bytes, image: ImageFile.ImageFile) -> RgbImage | None:
@@ -96,19 +92,15 @@ def _jpeg_pixels(data: bytes, image: ImageFile.ImageFile) -> NDArray[np.uint8] |
 
 
 def _leads_to_its_end(data: bytes) -> bool:
-    position = 2
-    for _ in range(_MOST_SEGMENTS):
-        marker = data[position : position + 2]
-        if marker == _LAST:
-            return position + 2 == len(data)
-        if len(marker) < 2 or marker[0] != 0xFF or marker[1] not in _SEGMENTS:
+    following: int | None = 2
+    for marker, begin, end in jpeg_segments(data):
+        if following not in {None, begin}:
             return False
-        position += 2 + int.from_bytes(data[position + 2 : position + 4])
-        if marker[1] == _SCAN:
-            found = _AFTER_A_SCAN.search(data, position)
-            if found is None:
-                return False
-            position = found.start()
+        if marker == END:
+            return end == len(data)
+        if marker not in _SEGMENTS:
+            return False
+        following = None if marker == SCAN else end
     return False
 
 

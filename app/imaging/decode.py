@@ -1,7 +1,7 @@
 """Uploaded bytes to (H, W, 3) uint8 RGB, with guards on format, size and content.
 
-The format is read off the bytes; what a client calls them decides nothing. No metadata leaves this file. Colour
-profiles are not applied: the models learn from pixels as they were stored.
+The format is read off the bytes; what a client calls them decides nothing. No metadata leaves this file but the um/px
+that a TIFF states. Colour profiles are not applied: the models learn from pixels as they were stored.
 """
 
 import logging
@@ -14,7 +14,8 @@ from PIL import ExifTags, Image, ImageFile, TiffTags, UnidentifiedImageError
 
 from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage
 from app.imaging.common_files import common_pixels
-from app.imaging.structure import check_structure, looks_like_an_accepted_format
+from app.imaging.structure import check_exif, glance, looks_like_an_accepted_format
+from app.imaging.tiff_spacing import tiff_um_per_px
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 
@@ -22,8 +23,8 @@ MEDIA_TYPES = ("image/png", "image/jpeg", "image/tiff", "image/webp", "image/bmp
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 """Pillow's names of the same formats."""
 
-_GLASS = (255, 255, 255)
-"""What shows through transparent pixels: in brightfield microscopy, the empty slide."""
+GLASS = 255
+"""In each channel, what shows where nothing is: in brightfield microscopy, the empty slide."""
 _WIDE = 65535
 
 _UPRIGHT = {
@@ -42,7 +43,9 @@ _XMP = ("xmp", "XML:com.adobe.xmp")
 """Pillow's names of it."""
 _PLANES, _UNCOMPRESSED = 2, 1
 """Of TIFF's tags PlanarConfiguration and Compression."""
-_TILE_FLOOR_PX = 1024
+TILE_FLOOR_PX = 1024
+"""Tiles of so many px a side are read, whatever a patch's longest side."""
+NO_MEMORY = "there is no memory to decode this image now; try again later"
 _PNG_DEPTH_AT = 24
 """Where a PNG's header, which is always its first chunk, states the bits of a channel."""
 
@@ -64,6 +67,10 @@ class OpenedFile:
         self.size = Size(*image.size)
         self._data = data
         self._image = image
+
+    def um_per_px(self) -> float | None:
+        """Return the pixel spacing that the file states, of a TIFF alone; None where it states none to use."""
+        return tiff_um_per_px(self._image) if self._image.format == "TIFF" else None
 
     def pixels(self) -> RgbImage:
         """Decode it; see `decode`."""
@@ -120,11 +127,13 @@ def _pillows_pixels(data: bytes, image: ImageFile.ImageFile) -> RgbImage:
 def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
     if not data:
         raise UnreadableImage("the upload is empty; send the bytes of an image")
-    check_structure(data)
+    glance(data)
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check(image, max_side_px)
             _drop_xmp(image)
+            if image.format == "TIFF":
+                _drop_directories(image)
             yield image
     except UnidentifiedImageError:
         if looks_like_an_accepted_format(data):
@@ -135,7 +144,7 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
     except ImageRejected:
         raise
     except MemoryError as error:
-        raise OutOfMemory("there is no memory to decode this image now; try again later") from error
+        raise OutOfMemory(NO_MEMORY) from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise UnreadableImage("the image is truncated or damaged and does not decode") from error
 
@@ -161,7 +170,7 @@ def _check_tiff(image: Image.Image, max_side_px: int) -> None:
             "the TIFF has 16 bits a channel in planes, uncompressed; send it pixel by pixel, or as LZW"
         )
     tiles = (*_tag(image, "TileWidth"), *_tag(image, "TileLength"))
-    if tiles and max(tiles) > max(max_side_px, _TILE_FLOOR_PX):
+    if tiles and max(tiles) > max(max_side_px, TILE_FLOOR_PX):
         raise ImageTooLarge(f"the TIFF's tiles are {max(tiles)} px a side; each side may have at most {max_side_px} px")
 
 
@@ -176,8 +185,18 @@ def _drop_xmp(image: Image.Image) -> None:
         image.info.pop(name, None)
 
 
+def _drop_directories(image: Image.Image) -> None:
+    """Forget the directories that a TIFF's own leads to: Pillow would read all that they say, of any length."""
+    tags = image.getexif()
+    for tag in TiffTags.TAGS_V2_GROUPS:
+        if tag in tags:
+            del tags[tag]
+
+
 def _orientation(image: Image.Image) -> int:
     _drop_xmp(image)  # a PNG may have it after its pixels
+    as_text = image.info.get("Raw profile type exif", "")  # two letters a byte
+    check_exif(max(len(image.info.get("exif", b"")), len(as_text) // 2))
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  whatever is wrong with metadata, the pixels are here
@@ -195,7 +214,7 @@ def _to_rgb(image: Image.Image, depth: int) -> Image.Image:
         _scale_transparency(image, depth)
     if image.has_transparency_data:
         over = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", over.size, _GLASS), over).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", over.size, (GLASS, GLASS, GLASS)), over).convert("RGB")
     return image.convert("RGB")
 
 

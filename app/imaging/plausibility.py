@@ -1,4 +1,6 @@
-"""Whether an image shows enough, and looks like H&E tissue in focus. What does not is warned about, never refused.
+"""Whether an image shows enough, and looks like H&E tissue in focus; of a whole slide, whether it is stained with H&E.
+
+What is done about it is decided elsewhere.
 
 No model is asked. Colours are judged in the hue-saturation-density model: van der Laak et al., "Hue-saturation-density
 (HSD) model for stain recognition in digital images from transmitted light microscopy", Cytometry 39 (2000). It splits
@@ -26,6 +28,8 @@ LEAST_HE_STAIN = 0.65
 MOST_INK = 0.01
 LEAST_SHARPNESS = 0.45
 """The limits of `Appearance`'s numbers, beyond which an image is warned about."""
+LEAST_SLIDE_TISSUE = 0.001
+"""The same of a slide, most of which is glass: some ten samples, of whose colours a mean can be taken."""
 
 _SAMPLE_PX = 128
 """Colours are judged on every n-th pixel, so that the longest side of the sample has at most this many."""
@@ -77,21 +81,35 @@ class InputWarning:
 
 def appearance(image: RgbImage) -> Appearance:
     """Measure (H, W, 3) uint8 `image`, at a cost that hardly grows with its size."""
-    step = -(-max(image.shape[:2]) // _SAMPLE_PX)
-    density = _optical_density(np.ascontiguousarray(image[::step, ::step].transpose(2, 0, 1)))
+    density = _density_of_sample(image)
     amount, x, y = _hue_saturation_density(density)
     stained = amount > _STAINED
-    he_coloured = (y >= 0.15) & (x >= -2.5 * y) & (x <= 1.4 * y)  # hues of 36 to 158 degrees, and no grey
-    stain = amount * stained
-    cells, x, y = _hue_saturation_density(_mean_of_cells(density))
-    # From 65 to 155 degrees: where H&E reaches further, it is pale.
-    like_dense_tissue = (x * x + y * y > 0.04) & (x >= -2.14 * y) & (x <= 0.47 * y)
     return Appearance(
         size=Size(image.shape[1], image.shape[0]),
         tissue=_share(stained),
-        he_stain=float(np.vdot(stain, he_coloured)) / max(1e-6, float(stain.sum())),
-        ink=_share((cells > _DENSE) & ~like_dense_tissue),
+        he_stain=_he_share(amount * stained, x, y),
+        ink=_share(_ink(*_hue_saturation_density(_mean_of_cells(density)))),
         sharpness=sharpness(image),
+    )
+
+
+def slide_appearance(image: RgbImage) -> Appearance:
+    """Measure a whole slide by a coarse (H, W, 3) uint8 picture of it, whose focus says nothing: it has no sharpness.
+
+    From afar a pen's stroke is a few samples wide, so ink is counted by sample, and denser than any stain: it would
+    outweigh a small piece of tissue. So tissue and H&E's share are those of the rest, if there is a rest.
+    """
+    amount, x, y = _hue_saturation_density(_density_of_sample(image))
+    stained = amount > _STAINED
+    ink = _ink(amount, x, y)
+    rest = stained & ~_with_neighbours(ink)
+    tissue = rest if _share(rest) >= LEAST_SLIDE_TISSUE else stained
+    return Appearance(
+        size=Size(image.shape[1], image.shape[0]),
+        tissue=_share(tissue),
+        he_stain=_he_share(amount * tissue, x, y),
+        ink=_share(ink),
+        sharpness=None,
     )
 
 
@@ -130,6 +148,53 @@ def input_warnings(seen: Appearance) -> tuple[InputWarning, ...]:
         )
         found.append(InputWarning("out_of_focus", message))
     return tuple(found)
+
+
+def slide_warnings(seen: Appearance) -> tuple[InputWarning, ...]:
+    """Return what to warn of about a slide that `slide_appearance` measured; nearly nothing but glass is usual."""
+    if seen.tissue < LEAST_SLIDE_TISSUE:
+        message = f"Less than {LEAST_SLIDE_TISSUE:.1%} of the slide is stained; no tissue was found on it."
+        return (InputWarning("low_tissue", message),)
+    if seen.he_stain < LEAST_HE_STAIN:
+        message = (
+            f"Only {seen.he_stain:.0%} of what is stained on the slide has the colours of haematoxylin and eosin; "
+            "the model has learnt nothing about other stains."
+        )
+        return (InputWarning("out_of_distribution", message),)
+    if seen.ink > MOST_INK:
+        message = (
+            f"{seen.ink:.0%} of the slide is dark in a colour that H&E tissue lacks; "
+            "pen marks, dye or pigment may be taken for tissue."
+        )
+        return (InputWarning("pen_marks", message),)
+    return ()
+
+
+def _density_of_sample(image: RgbImage) -> _Floats:
+    """Return the absorption of the image's sample, (3, H, W)."""
+    step = -(-max(image.shape[:2]) // _SAMPLE_PX)
+    return _optical_density(np.ascontiguousarray(image[::step, ::step].transpose(2, 0, 1)))
+
+
+def _he_share(stain: _Floats, x: _Floats, y: _Floats) -> float:
+    he_coloured = (y >= 0.15) & (x >= -2.5 * y) & (x <= 1.4 * y)  # hues of 36 to 158 degrees, and no grey
+    return float(np.vdot(stain, he_coloured)) / max(1e-6, float(stain.sum()))
+
+
+def _ink(amount: _Floats, x: _Floats, y: _Floats) -> NDArray[np.bool_]:
+    # From 65 to 155 degrees: where H&E reaches further, it is pale.
+    like_dense_tissue = (x * x + y * y > 0.04) & (x >= -2.14 * y) & (x <= 0.47 * y)
+    return (amount > _DENSE) & ~like_dense_tissue
+
+
+def _with_neighbours(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return (H, W) `marked` with the four neighbours of each: a stroke's border is paler than the stroke."""
+    grown = marked.copy()
+    grown[1:] |= marked[:-1]
+    grown[:-1] |= marked[1:]
+    grown[:, 1:] |= marked[:, :-1]
+    grown[:, :-1] |= marked[:, 1:]
+    return grown
 
 
 def _optical_density(sample: NDArray[np.uint8]) -> _Floats:

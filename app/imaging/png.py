@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from app.imaging.structure import png_chunks
 from app.pathology.geometry import Size
 
 GREY, RGB, PALETTE, RGB_AND_OPACITY = 0, 2, 3, 6
@@ -18,35 +19,44 @@ _UP = 2
 _COMPRESSION = 1
 """libdeflate's level. At higher ones it takes most of an answer's time, for files that are hardly smaller."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MOST_CHUNKS = 100_000
-"""Of pixels. Encoders write 8 KB and more into each, so that the largest patch has a few thousand."""
 
 
-def indexed_png(indices: NDArray[np.uint8], palette: bytes) -> bytes:
+def indexed_png(indices: NDArray[np.uint8], palette: bytes, text: bytes = b"") -> bytes:
     """Return a palette PNG of (H, W) uint8 `indices`; `palette` is red, green and blue of each, 8 bits each.
 
     Up to four colours take 2 bits a pixel, a quarter of the time and two thirds of the bytes; more of them take 8.
+    `text` is chunks of it, as `text_chunk` makes them.
     """
     height, width = indices.shape
     is_narrow = len(palette) <= 4 * 3
     values = _four_a_byte(indices) if is_narrow else indices
     rows = np.zeros((height, 1 + values.shape[1]), np.uint8)  # a filter of 0: indices are no quantities
     rows[:, 1:] = values
-    return png_file(Size(width, height), 2 if is_narrow else 8, PALETTE, _compressed(rows), palette)
+    return png_file(Size(width, height), 2 if is_narrow else 8, PALETTE, _compressed(rows), palette, text)
 
 
-def picture_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Return an RGB PNG of (H, W, 3), or a greyscale one of (H, W), uint8 `pixels`; each row less the one above."""
+def picture_png(pixels: NDArray[np.uint8], text: bytes = b"") -> bytes:
+    """Return an RGB PNG of (H, W, 3), or a greyscale one of (H, W), uint8 `pixels`; each row less the one above.
+
+    `text` is chunks of it, as `text_chunk` makes them.
+    """
     height, width = pixels.shape[:2]
     values = pixels.reshape(height, -1)
     rows = np.empty((height, 1 + values.shape[1]), np.uint8)
     rows[:, 0] = _UP
     rows[0, 1:] = values[0]
     np.subtract(values[1:], values[:-1], out=rows[1:, 1:])
-    return png_file(Size(width, height), 8, GREY if pixels.ndim == 2 else RGB, _compressed(rows))
+    return png_file(Size(width, height), 8, GREY if pixels.ndim == 2 else RGB, _compressed(rows), text=text)
 
 
-def png_file(size: Size, depth: int, colour_type: int, zlib_stream: bytes | bytearray, palette: bytes = b"") -> bytes:
+def png_file(
+    size: Size,
+    depth: int,
+    colour_type: int,
+    zlib_stream: bytes | bytearray,
+    palette: bytes = b"",
+    text: bytes = b"",
+) -> bytes:
     """Return a PNG.
 
     Args:
@@ -55,10 +65,22 @@ def png_file(size: Size, depth: int, colour_type: int, zlib_stream: bytes | byte
         colour_type: One of those above.
         zlib_stream: The rows, each behind the byte of its filter.
         palette: Red, green and blue of each index, 8 bits each.
+        text: Chunks of text.
     """
     header = struct.pack(">IIBBBBB", size.width_px, size.height_px, depth, colour_type, 0, 0, 0)
     colours = _chunk(b"PLTE", palette) if palette else b""
-    return b"".join((_SIGNATURE, _chunk(b"IHDR", header), colours, _chunk(b"IDAT", zlib_stream), _chunk(b"IEND", b"")))
+    pixels, end = _chunk(b"IDAT", zlib_stream), _chunk(b"IEND", b"")
+    return b"".join((_SIGNATURE, _chunk(b"IHDR", header), colours, text, pixels, end))
+
+
+def text_chunk(keyword: str, text: str) -> bytes:
+    """Return a chunk of text in any letters (iTXt, section 11.3.3), not compressed and of no stated language.
+
+    Args:
+        keyword: One of those that the section names.
+        text: What it says.
+    """
+    return _chunk(b"iTXt", keyword.encode("latin-1") + b"\0\0\0\0\0" + text.encode())
 
 
 def zlib_stream_at(data: bytes, position: int) -> bytes | None:
@@ -67,12 +89,14 @@ def zlib_stream_at(data: bytes, position: int) -> bytes | None:
     Their checksums are left to whoever inflates the stream, which has its own.
     """
     parts: list[bytes] = []
-    start = position - 8
-    while data[start + 4 : start + 8] == b"IDAT" and len(parts) < _MOST_CHUNKS:
-        end = start + 8 + int.from_bytes(data[start : start + 4])
-        parts.append(data[start + 8 : end])
-        start = end + 4
-    return b"".join(parts) if data[start : start + 8] == b"\0\0\0\0IEND" else None
+    for kind, begin, end in png_chunks(data):
+        if kind == b"IDAT":
+            if not parts and begin != position:
+                return None
+            parts.append(data[begin:end])
+        elif parts:
+            return b"".join(parts) if kind == b"IEND" and begin == end else None
+    return None
 
 
 def _four_a_byte(indices: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -16,13 +16,12 @@ from functools import partial
 
 import numpy as np
 
-from app.errors import InferenceFailed, ModelNotReady, OutOfMemory
+from app.errors import STOPPING, InferenceFailed, ModelNotReady, OutOfMemory
 from app.inference.lanes import Lanes, Patience
 from app.inference.result import BatchResult, WindowResult
 from app.pathology.arrays import RgbBatch, RgbImage
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import SegmentationMetrics
 
-_STOPPING = "the service is stopping"
 _STUCK = "the model does not answer, and the service starts anew; try again in a few seconds"
 _SLOW, _SLOWEST = 3, 10
 """How many times what it should take a batch may take before it is late, and before its lane is taken to be stuck,
@@ -76,7 +75,7 @@ class Batcher:
         self,
         run: Callable[[RgbBatch], BatchResult],
         limits: BatchLimits,
-        metrics: Metrics,
+        metrics: SegmentationMetrics,
         turns: AbstractContextManager[object] | None = None,
         stalled: Callable[[], None] = lambda: None,
     ) -> None:
@@ -135,7 +134,7 @@ class Batcher:
 
     async def close(self) -> None:
         """Refuse new windows, fail the waiting ones and wait for the running ones."""
-        self._refuse(_STOPPING)
+        self._refuse(STOPPING)
         await self._lanes.close()
 
     def _refuse(self, reason: str) -> None:

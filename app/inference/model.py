@@ -17,7 +17,7 @@ from app.inference.segmenter import ModelChoice
 from app.inference.session import DeviceChoice, OnnxSession, open_session
 from app.pathology.arrays import RgbImage
 from app.pathology.manifest import ModelManifest, Precision
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import SegmentationMetrics
 
 _GPU_LANES = 2
 """One batch computes while the next is copied."""
@@ -52,7 +52,7 @@ class BatchedSegmenter:
         manifest: ModelManifest,
         session: OnnxSession,
         limits: BatchLimits,
-        metrics: Metrics,
+        metrics: SegmentationMetrics,
         turns: AbstractContextManager[object] | None = None,
     ) -> None:
         self._turns = turns
@@ -106,7 +106,7 @@ class BatchedSegmenter:
 
 
 def load_segmenter(
-    choice: ModelChoice, metrics: Metrics, turns: AbstractContextManager[object] | None = None
+    choice: ModelChoice, metrics: SegmentationMetrics, turns: AbstractContextManager[object] | None = None
 ) -> BatchedSegmenter:
     """Load a bundle onto a device and warm it up with its golden pair.
 

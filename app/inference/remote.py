@@ -6,15 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from app.errors import InferenceFailed, ModelNotReady, OutOfMemory
+from app.errors import STOPPING, InferenceFailed, ModelNotReady, OutOfMemory
 from app.inference.exchange import Asked, Exchange, Outcome, Verb
 from app.inference.result import NO_MEMORY, WindowResult
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
 from app.pathology.manifest import ModelManifest
-from app.telemetry.metrics import Metrics
-
-_STOPPED = "the service is stopping"
+from app.telemetry.metrics import SegmentationMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class RemoteSegmenter:
         metrics: Shows how many windows wait for a slot.
     """
 
-    def __init__(self, facts: EngineFacts, exchange: Exchange, metrics: Metrics) -> None:
+    def __init__(self, facts: EngineFacts, exchange: Exchange, metrics: SegmentationMetrics) -> None:
         self.manifest = facts.manifest
         self.device = facts.device
         self.provider = facts.provider
@@ -87,7 +85,7 @@ class RemoteSegmenter:
             self._waiting -= 1
         if not self._open:
             self._free.put_nowait(slot)
-            raise ModelNotReady(_STOPPED)
+            raise ModelNotReady(STOPPING)
         shape = (window.shape[0], window.shape[1])
         self._exchange.image(slot, shape)[...] = window
         reply: asyncio.Future[WindowResult] = asyncio.get_running_loop().create_future()
@@ -130,7 +128,7 @@ class RemoteSegmenter:
                     case Outcome.NO_MEMORY:
                         reply.set_exception(OutOfMemory(NO_MEMORY))
                     case _:
-                        reply.set_exception(ModelNotReady(_STOPPED))
+                        reply.set_exception(ModelNotReady(STOPPING))
             self._free.put_nowait(slot)
 
     def _stop(self) -> None:
@@ -138,6 +136,6 @@ class RemoteSegmenter:
         asyncio.get_running_loop().remove_reader(self._exchange.front_end.fileno())
         for slot, (_, reply) in self._replies.items():
             if not reply.done():
-                reply.set_exception(ModelNotReady(_STOPPED))
+                reply.set_exception(ModelNotReady(STOPPING))
             self._free.put_nowait(slot)
         self._replies.clear()

@@ -52,7 +52,8 @@ class TissueClass(BaseModel):
         letter: The class's letter in a patch's code; unique within a list.
         color: sRGB, 0 to 255 a channel.
         label: Whether a patch can carry the class as a label. False for background.
-        coding: The class as coded concepts, or None where a model's maker gave none.
+        definition: What belongs to it, in one sentence for a pathologist, or None where a model's maker gave none.
+        coding: The class as coded concepts, or None likewise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +62,13 @@ class TissueClass(BaseModel):
     letter: str = Field(pattern=r"^[A-Za-z0-9]{1,3}$")
     color: tuple[Byte, Byte, Byte]
     label: bool = True
+    definition: str | None = Field(default=None, min_length=1, max_length=200)
     coding: Coding | None = None
+
+    @property
+    def hex_color(self) -> str:
+        """Its colour as in "#f39800"."""
+        return "#{:02x}{:02x}{:02x}".format(*self.color)
 
 
 def _snomed(value: str, meaning: str) -> Code:
@@ -72,6 +79,7 @@ TUMOR = TissueClass(
     name="tumor",
     letter="T",
     color=(0, 64, 128),
+    definition="Tumor epithelium: the cells of the adenocarcinoma.",
     coding=Coding(
         category=_snomed("49755003", "Morphologically Abnormal Structure"), type=_snomed("108369006", "Neoplasm")
     ),
@@ -80,19 +88,27 @@ STROMA = TissueClass(
     name="stroma",
     letter="S",
     color=(64, 128, 0),
+    definition="Tumor-associated stroma: connective tissue within and around the tumor.",
     coding=Coding(category=_snomed("85756007", "Tissue"), type=_snomed("21793004", "Connective tissue")),
 )
 NORMAL = TissueClass(
     name="normal",
     letter="N",
     color=(243, 152, 0),
+    definition="Normal tissue: lung beside the tumor.",
     coding=Coding(
         category=_snomed("91723000", "Anatomical Structure"),
         type=_snomed("39607008", "Lung"),
         modifier=_snomed("17621005", "Normal"),
     ),
 )
-BACKGROUND = TissueClass(name="background", letter="B", color=(255, 255, 255), label=False)
+BACKGROUND = TissueClass(
+    name="background",
+    letter="B",
+    color=(255, 255, 255),
+    label=False,
+    definition="No tissue: glass, and clefts and spaces without cells.",
+)
 
 WSSS4LUAD: tuple[TissueClass, ...] = (TUMOR, STROMA, NORMAL, BACKGROUND)
 

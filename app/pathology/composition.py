@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.pathology.arrays import ClassMap, Probabilities
-from app.pathology.classes import TissueClass
+from app.pathology.classes import TissueClass, label_indices
 from app.pathology.manifest import ModelManifest
 
 
@@ -20,6 +20,22 @@ def pixel_counts(class_map: ClassMap, class_count: int) -> list[int]:
     if sum(counts) != class_map.size:
         raise ValueError(f"class index {class_map.max()} is outside 0 to {class_count - 1}")
     return counts
+
+
+def tissue_fractions(amounts: Sequence[float], classes: Sequence[TissueClass]) -> tuple[float | None, ...]:
+    """Return each class's share of the tissue, 0 to 1: its pixels by those of all classes that can be labels.
+
+    Args:
+        amounts: Of each class: its pixels, or its share of all pixels.
+        classes: The classes, in the same order.
+
+    Returns:
+        One for each class; None for a class that is no label, and for every class where there is no tissue.
+    """
+    tissue = sum(amounts[index] for index in label_indices(classes))
+    return tuple(
+        amount / tissue if tissue and each.label else None for amount, each in zip(amounts, classes, strict=True)
+    )
 
 
 def present_labels(manifest: ModelManifest, probabilities: Probabilities | Sequence[float]) -> tuple[TissueClass, ...]:

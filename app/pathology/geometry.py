@@ -1,9 +1,12 @@
 """Sizes and places, in pixels, and what one may span. Width before height, x before y; arrays are (height, width)."""
 
+import math
 from dataclasses import dataclass
 
 LEAST_UM_PER_PX, MOST_UM_PER_PX = 0.05, 10.0
 """Spacings of a light microscope's images: finer than 100x, and so coarse that a pixel is a whole nucleus."""
+_MOST_ANISOTROPY = 1.02
+"""The longer side of a pixel over the shorter one, up to which pixels count as square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +67,10 @@ class Placement:
     x_px: float = 0.0
     y_px: float = 0.0
     downsample: float = 1.0
+
+
+def of_square_pixels(down: float, across: float) -> float | None:
+    """Return the mean of two spacings, None where one is no positive number or they differ by more than 2 %."""
+    if not (0 < down < math.inf and 0 < across < math.inf):
+        return None
+    return (down + across) / 2 if max(down, across) <= _MOST_ANISOTROPY * min(down, across) else None

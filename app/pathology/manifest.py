@@ -11,6 +11,7 @@ The serving graph has one input and three outputs:
 - `label_probability`: float32 (N, L), one for each class with `label: true`, in list order.
 """
 
+from datetime import date
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -74,6 +75,8 @@ class ModelManifest(BaseModel):
         format: Version of this contract.
         name: The model's name: letters, digits, ".", "_" and "-".
         version: The model's own version.
+        released: The day on which that version was made public, which its DICOM results bear unless the image is
+            younger; None when it is not known.
         description: One sentence for people.
         intended_use: What the model may be used for.
         classes: The classes of the class map, in index order.
@@ -100,6 +103,7 @@ class ModelManifest(BaseModel):
     format: int = Field(default=1, ge=1, le=1)
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")
+    released: date | None = None
     description: str = ""
     intended_use: str = "research use only"
     classes: tuple[TissueClass, ...] = Field(min_length=2, max_length=255)

@@ -13,6 +13,7 @@ from app.imaging.plausibility import WARNING_CODES, InputWarning, appearance, in
 from app.imaging.resampling import resample_image, resample_map
 from app.imaging.structure import Glance, glance
 from app.inference.segmenter import Segmenter
+from app.interop.provenance import Conditions, picture_text
 from app.pathology.arrays import RgbImage
 from app.pathology.composition import pixel_counts
 from app.pathology.geometry import Region, Size
@@ -23,12 +24,16 @@ from app.segmentation.scale import Scale, check_seen, plan_scale
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
 from app.slides import dicom
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import SegmentationMetrics
 
 _T = TypeVar("_T")
 
 _SMALL_PIXELS = 2**17
 """Decoded in 4 ms, and painted in a quarter."""
+_SMALL_FILE_BYTES = 2**20
+"""So many pixels of 16-bit RGBA, uncompressed: a file of more has something else in it."""
+_SMALL_ANSWER_BYTES = 2**18
+"""Put together in some 0.3 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,11 @@ class SegmentedPatch(SegmentedArea):
     sha256: str
     scale: Scale
     warnings: tuple[InputWarning, ...]
+
+    @property
+    def conditions(self) -> Conditions:
+        """How the model saw it, as saved results say that."""
+        return Conditions(self.scale.um_per_px, self.scale.factor, tuple(warning.code for warning in self.warnings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +86,13 @@ class PatchSegmentation:
         self,
         segmenter: Segmenter,
         workers: Workers,
-        metrics: Metrics,
+        metrics: SegmentationMetrics,
         limits: PatchLimits,
         admission: Admission | None = None,
     ) -> None:
         self._weigh = admission.weigh if admission is not None else nullcontext
         self._segmenter = segmenter
+        self._mask_text = picture_text(segmenter.manifest)
         self._workers = workers
         self._metrics = metrics
         for code in WARNING_CODES:
@@ -102,7 +113,7 @@ class PatchSegmentation:
 
         Args:
             data: An image file.
-            mpp: Its pixel spacing in um/px; None leaves that to its DICOM header, if it has one.
+            mpp: Its pixel spacing in um/px; None leaves that to its DICOM header or its TIFF's tags, if it has such.
 
         Raises:
             ImageRejected: It does not decode, or is too large, or would be at the model's pixel spacing.
@@ -112,9 +123,14 @@ class PatchSegmentation:
             ModelNotReady: The model is stopping.
         """
         model_um_per_px = self.manifest.um_per_px
-        seen_at_once = glance(data)
+        seen_at_once = None if dicom.is_dicom(data) else glance(data)
         needed = _pixels_stated(seen_at_once, mpp, model_um_per_px, self._max_side_px)
-        is_small = seen_at_once is not None and seen_at_once.is_plain and (needed or 0) <= _SMALL_PIXELS
+        is_small = (
+            seen_at_once is not None
+            and seen_at_once.is_plain
+            and (needed or 0) <= _SMALL_PIXELS
+            and len(data) <= _SMALL_FILE_BYTES
+        )
         if needed is None:
             measure = partial(_measured, data, mpp, model_um_per_px, self._max_side_px)
             needed = (await self._workers.run(None, measure)).pixels
@@ -148,9 +164,13 @@ class PatchSegmentation:
         """Return what `work`, which makes an answer's bytes of a patch, returns; it runs in a worker thread."""
         return await self._workers.run("encode", work)
 
+    async def put_together(self, work: Callable[[], _T], size_bytes: int) -> _T:
+        """Return what `work` returns, an answer of about so many bytes; in a worker thread unless they are few."""
+        return work() if size_bytes <= _SMALL_ANSWER_BYTES else await self._workers.run(None, work)
+
     async def encode_mask(self, patch: SegmentedPatch) -> bytes:
-        """Return the patch's mask as PNG."""
-        paint = partial(paint_mask, patch.class_map, self.manifest.classes)
+        """Return the patch's mask as PNG, for an answer that states beside it how the model saw the patch."""
+        paint = partial(paint_mask, patch.class_map, self.manifest.classes, self._mask_text)
         return await self._workers.run("encode", paint, is_small=patch.size.pixels <= _SMALL_PIXELS)
 
 
@@ -201,16 +221,19 @@ def _pixels_stated(
 def _measured(data: bytes, mpp: float | None, model_um_per_px: float | None, max_side_px: int) -> _Measured:
     if dicom.is_dicom(data):
         size, in_header = dicom.read_extent(data, max_side_px)
-    else:
-        with files.opened(data, max_side_px) as file:
-            size, in_header = file.size, None
-    return _measure(size, in_header, mpp, model_um_per_px, max_side_px)
+        return _measure(size, plan_scale(mpp, in_header, model_um_per_px, size, "dicom"), max_side_px)
+    with files.opened(data, max_side_px) as file:
+        return _measured_file(file, mpp, model_um_per_px, max_side_px)
 
 
-def _measure(
-    size: Size, in_header: float | None, mpp: float | None, model_um_per_px: float | None, max_side_px: int
+def _measured_file(
+    file: files.OpenedFile, mpp: float | None, model_um_per_px: float | None, max_side_px: int
 ) -> _Measured:
-    scale = plan_scale(mpp, in_header, model_um_per_px, size)
+    in_file = file.um_per_px() if mpp is None else None
+    return _measure(file.size, plan_scale(mpp, in_file, model_um_per_px, file.size, "file"), max_side_px)
+
+
+def _measure(size: Size, scale: Scale, max_side_px: int) -> _Measured:
     check_seen(scale, size, max_side_px)
     return _Measured(scale, _pixels(size, scale))
 
@@ -231,7 +254,7 @@ def _read(
         image = dicom.decode(data, max_side_px)
     else:
         with files.opened(data, max_side_px) as file:
-            measured = _measure(file.size, None, mpp, model_um_per_px, max_side_px)
+            measured = _measured_file(file, mpp, model_um_per_px, max_side_px)
             if measured.pixels > most_pixels:
                 return measured
             image = file.pixels()

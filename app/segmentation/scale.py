@@ -1,6 +1,8 @@
 """At which size the model sees a patch: its own, or that at which a pixel has the spacing the model was trained at."""
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import count
 from typing import Literal
 
 from app.errors import ImageTooLarge
@@ -8,8 +10,9 @@ from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX, Size
 
 _NEAR = 1.02
 """Ratio up to which two spacings count as one: resampling would soften the pixels and change nothing else."""
+_SAID_BY = {"request": "mpp", "dicom": "its DICOM header", "file": "its TIFF tags"}
 
-Source = Literal["request", "dicom"]
+Source = Literal["request", "dicom", "file"]
 Unchanged = Literal["mpp_unknown", "model_um_per_px_unknown", "within_tolerance"]
 
 
@@ -38,27 +41,49 @@ class Scale:
         return Size(*(max(1, round(self.factor * side)) for side in (size.width_px, size.height_px)))
 
 
-def plan_scale(stated: float | None, in_header: float | None, model: float | None, size: Size) -> Scale:
+def plan_scale(
+    stated: float | None, in_header: float | None, model: float | None, size: Size, kind: Source = "dicom"
+) -> Scale:
     """Return the scale of an image, all spacings in um/px or None.
 
     Args:
         stated: What the request says, which wins.
-        in_header: What the image's DICOM header says. Beyond what a microscope gives it counts as not said.
+        in_header: What the image's file says. Beyond what a microscope gives it counts as not said.
         model: What the model was trained at.
         size: The image's own. Where rescaling would keep it, it counts as not done.
+        kind: Of `in_header`: a DICOM header, or another file's tags.
     """
     if in_header is not None and not LEAST_UM_PER_PX <= in_header <= MOST_UM_PER_PX:
         in_header = None
-    source: Source | None = "request" if stated is not None else "dicom" if in_header is not None else None
+    source: Source | None = "request" if stated is not None else kind if in_header is not None else None
     own = in_header if stated is None else stated
     if own is None:
         return Scale(own, source, model, unchanged="mpp_unknown")
     if model is None:
         return Scale(own, source, model, unchanged="model_um_per_px_unknown")
     scale = Scale(own, source, model, factor=own / model)
-    if max(own, model) <= _NEAR * min(own, model) or scale.seen(size) == size:
+    if is_near(own, model) or scale.seen(size) == size:
         return replace(scale, factor=1.0, unchanged="within_tolerance")
     return scale
+
+
+def is_near(one: float, other: float) -> bool:
+    """Return whether two spacings count as one."""
+    return max(one, other) <= _NEAR * min(one, other)
+
+
+def step_to(own: float, wanted: float) -> Fraction:
+    """Return how many pixels of spacing `own` one of `wanted` spans, along a side; both in um/px.
+
+    It is the simplest fraction that gives a spacing which counts as the one wanted; so it is 1 where the two do, and
+    the grids of slides coincide every few pixels.
+    """
+    ratio = wanted / own
+    return next(
+        Fraction(max(1, round(ratio * parts)), parts)
+        for parts in count(1)
+        if is_near(max(1, round(ratio * parts)), ratio * parts)
+    )
 
 
 def check_seen(scale: Scale, size: Size, max_side_px: int) -> None:
@@ -71,7 +96,8 @@ def check_seen(scale: Scale, size: Size, max_side_px: int) -> None:
     model = scale.model_um_per_px
     if model is None or max(seen.width_px, seen.height_px) <= max_side_px:
         return
-    said_by, otherwise = ("its DICOM header", ", or state mpp") if scale.source == "dicom" else ("mpp", "")
+    said_by = _SAID_BY[scale.source or "request"]
+    otherwise = "" if scale.source == "request" else ", or state mpp"
     raise ImageTooLarge(
         f"the image is {size} at {scale.um_per_px:g} um/px ({said_by}) and would be {seen} at the model's {model:g}"
         f" um/px; each side may have at most {max_side_px} px: send at most {max_side_px * model:g} um a side"

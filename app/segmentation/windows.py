@@ -14,7 +14,7 @@ from app.pathology.classes import TissueClass
 from app.pathology.composition import pixel_counts, present_labels
 from app.pathology.geometry import Region, Size
 from app.segmentation.concurrently import all_of
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import SegmentationMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class SegmentedArea:
 
 
 async def segment_windows(
-    segmenter: Segmenter, size: Size, read: Callable[[Region], Awaitable[RgbImage]], metrics: Metrics
+    segmenter: Segmenter, size: Size, read: Callable[[Region], Awaitable[RgbImage]], metrics: SegmentationMetrics
 ) -> SegmentedArea:
     """Segment an area with overlapping windows, a bounded number at once.
 

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
-from app.telemetry.metrics import Metrics, Stage
+from app.telemetry.metrics import SegmentationMetrics, Stage
 
 _T = TypeVar("_T")
 
@@ -19,12 +20,15 @@ class Workers:
     Args:
         count: How many.
         metrics: Told how long each piece of work takes.
+        is_left: Whether a caller that is cancelled leaves what has begun to itself, as it should where that waits for
+            an archive. Else it stays until the end: what it holds for the work is in use until then.
     """
 
-    def __init__(self, count: int, metrics: Metrics) -> None:
+    def __init__(self, count: int, metrics: SegmentationMetrics, *, is_left: bool = False) -> None:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
         self._metrics = metrics
         self._turn = asyncio.Lock() if count == 1 else None
+        self._is_left = is_left
 
     async def run(self, stage: Stage | None, work: Callable[[], _T], *, is_small: bool = False) -> _T:
         """Return what `work` returns; a cancelled call not yet begun never will be.
@@ -46,8 +50,22 @@ class Workers:
                 done = timed()
                 await asyncio.sleep(0)
                 return done
-        return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
+        begun = self._threads.submit(timed)
+        ended = asyncio.wrap_future(begun)
+        try:
+            return await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            if not begun.cancel() and not self._is_left:
+                await _last(ended)
+            raise
 
     async def close(self) -> None:
         """Finish what has begun."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+
+
+async def _last(ended: asyncio.Future[Any]) -> None:
+    """Wait for what cannot be ended, however often this task is cancelled meanwhile: once is being seen to already."""
+    while not ended.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait((ended,))

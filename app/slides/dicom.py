@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.errors import ImageTooLarge, OutOfMemory, TesseraError, UnreadableImage, UnsupportedImage
+from app.imaging.decode import GLASS, NO_MEMORY, TILE_FLOOR_PX
 from app.imaging.dicom_packages import require_dicom
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/dicom"
 
-_GLASS = 255
-"""What a sparse slide shows where it has no tile."""
-_TILE_FLOOR_PX = 1024
 _MOST_FRAMES = 2**14
 """Each costs some 0.2 ms, however small."""
 
@@ -81,7 +79,7 @@ def decode(data: bytes, max_side_px: int) -> RgbImage:
         size = _checked_size(dataset, max_side_px)
         read_pixels(data, dataset, position)
         convert = to_rgb(dataset)
-        image = np.full((size.height_px, size.width_px, 3), _GLASS, np.uint8)
+        image = np.full((size.height_px, size.width_px, 3), GLASS, np.uint8)
         for (x, y), frame in zip(_places(dataset, size), frames(dataset), strict=True):
             tile = convert(frame)[: size.height_px - y, : size.width_px - x]
             image[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
@@ -96,7 +94,7 @@ def _guarded() -> Iterator[None]:
     except TesseraError:
         raise
     except MemoryError:
-        raise OutOfMemory("there is no memory to decode this image now; try again later") from None
+        raise OutOfMemory(NO_MEMORY) from None
     except Exception:  # pydicom raises whatever damaged bytes lead it to  # noqa: BLE001
         # Without its cause: the messages of pydicom's errors quote values.
         raise UnreadableImage("the DICOM file is truncated or damaged and does not decode") from None
@@ -142,7 +140,7 @@ def _checked_size(dataset: "Dataset", max_side_px: int) -> Size:
             f"the image is {size}; each side may have at most {max_side_px} px;"
             " a whole slide is segmented by `tessera dicomweb segment`"
         )
-    if max(frame.width_px, frame.height_px) > max(max_side_px, _TILE_FLOOR_PX):
+    if max(frame.width_px, frame.height_px) > max(max_side_px, TILE_FLOOR_PX):
         raise ImageTooLarge(f"the image's tiles are {frame}; each side may have at most {max_side_px} px")
     count = _frame_count(dataset)
     if not tiled and count != 1:

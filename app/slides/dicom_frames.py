@@ -1,10 +1,12 @@
 """The frames of one DICOM instance: what an encoded frame may cost, and its stored values as RGB.
 
-Decoding itself is pydicom's. Source: DICOM PS3.3, section C.7.6.3 (Image Pixel), and PS3.5, annexes A.4 and G (RLE).
+Decoding itself is pydicom's, of JPEGs in colour Pillow's. Source: DICOM PS3.3, section C.7.6.3 (Image Pixel), and
+PS3.5, annexes A.4 and G (RLE).
 """
 
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BytesIO
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.errors import UnreadableImage, UnsupportedImage
-from app.imaging.structure import check_structure
+from app.imaging.structure import SCAN, glance, jpeg_segments
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 
@@ -29,6 +31,9 @@ _ITEM_HEADER = struct.Struct("<4sL")
 _EXTENDED_OFFSETS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _SLACK_BYTES = 2**16
 """What an encoded frame may hold beside its pixels: a colour profile, comments."""
+_APP0, _APP14 = 0xE0, 0xEE
+_ADOBE_TRANSFORM_AT = 15
+"""Bytes after the marker's begin."""
 
 
 def frames(dataset: "Dataset") -> Iterator[NDArray[Any]]:
@@ -39,10 +44,53 @@ def frames(dataset: "Dataset") -> Iterator[NDArray[Any]]:
         Exception: Whatever pydicom raises on damaged pixels.
     """
     from pydicom.pixels.utils import iter_pixels  # noqa: PLC0415
+    from pydicom.uid import JPEGBaseline8Bit  # noqa: PLC0415
 
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
         _check_encoded(dataset)
+    if syntax == JPEGBaseline8Bit and dataset.PhotometricInterpretation in _COLOUR and dataset.BitsAllocated == 8:
+        is_rgb = dataset.PhotometricInterpretation == "RGB"
+        return (_jpeg_in_colour(encoded, is_rgb) for encoded in _encoded_frames(dataset))
     return iter_pixels(dataset, allow_excess_frames=False)
+
+
+def _jpeg_in_colour(encoded: bytes, is_rgb: bool) -> NDArray[np.uint8]:
+    """Return (H, W, 3) uint8 RGB of a JPEG: as it says of itself, as the header does where it says nothing.
+
+    pydicom would convert once more what Pillow has converted, which goes by Adobe's marker.
+    """
+    with Image.open(BytesIO(encoded), formats=("JPEG",)) as image:
+        ids = bytes(component[0] for component in getattr(image, "layer", ()))
+        if is_rgb and not states_ycc(encoded) and ids != b"RGB" and "adobe_transform" not in image.info:
+            image.draft("YCbCr", image.size)  # as stored: libjpeg takes three channels for YCbCr
+        pixels = np.asarray(image)
+    if pixels.shape[2:] != (3,):
+        raise UnreadableImage("a frame of the DICOM image has more or fewer channels than its header states")
+    return pixels
+
+
+def states_ycc(encoded: bytes) -> bool:
+    """Return whether a JPEG says of its three channels that they are YCbCr, by JFIF's or Adobe's marker.
+
+    Where both are, JFIF's counts, which knows no other colours. Source: ITU-T T.871 (JFIF), section 10.1, and ITU-T
+    T.872, section 6.5.3, where Adobe's transform 1 is YCbCr and 0 none.
+
+    Args:
+        encoded: A JPEG, or something else, which says nothing.
+    """
+    if not encoded.startswith(b"\xff\xd8"):
+        return False
+    by_adobe = False
+    with suppress(UnreadableImage):  # of too many segments, which the decoder judges
+        for marker, begin, end in jpeg_segments(encoded):
+            if marker == SCAN:
+                break
+            if marker == _APP0 and encoded.startswith(b"JFIF\0", begin + 4):
+                return True
+            if marker == _APP14 and end > begin + _ADOBE_TRANSFORM_AT and encoded.startswith(b"Adobe", begin + 4):
+                by_adobe = encoded[begin + _ADOBE_TRANSFORM_AT : begin + _ADOBE_TRANSFORM_AT + 1] == b"\1"
+    return by_adobe
 
 
 def to_rgb(dataset: "Dataset") -> Callable[[NDArray[Any]], RgbImage]:
@@ -100,35 +148,41 @@ def _palette(dataset: "Dataset") -> Callable[[NDArray[Any]], RgbImage]:
 
 def _check_encoded(dataset: "Dataset") -> None:
     """Refuse frames that decode to another size than the header's, which decoders would allocate all the same."""
-    from pydicom.encaps import generate_frames  # noqa: PLC0415
-    from pydicom.pixels.utils import as_pixel_options  # noqa: PLC0415
     from pydicom.uid import RLELossless  # noqa: PLC0415
 
-    options = as_pixel_options(dataset)
-    _check_offsets(dataset, options["number_of_frames"])
+    _check_offsets(dataset)
     size = Size(int(dataset.Columns), int(dataset.Rows))
     decoded_bytes = size.pixels * int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated) // 8
     is_rle = dataset.file_meta.TransferSyntaxUID == RLELossless
     most_bytes = 2 * decoded_bytes + _SLACK_BYTES
-    for encoded in generate_frames(
-        dataset.PixelData,
-        number_of_frames=options["number_of_frames"],
-        extended_offsets=options.get("extended_offsets"),
-    ):
+    for encoded in _encoded_frames(dataset):
         if len(encoded) > most_bytes:  # offset tables may make each frame as long as the file
             matches = False
         elif is_rle:
             matches = _rle_decoded_bytes(encoded) <= decoded_bytes + _RLE_HEADER.size
         else:
-            check_structure(encoded)
+            glance(encoded)
             with Image.open(BytesIO(encoded), formats=("JPEG", "JPEG2000")) as image:
                 matches = image.size == (size.width_px, size.height_px)
         if not matches:
             raise UnreadableImage("a frame of the DICOM image is not of the size that its header states")
 
 
-def _check_offsets(dataset: "Dataset", frame_count: int) -> None:
+def _encoded_frames(dataset: "Dataset") -> Iterator[bytes]:
+    from pydicom.encaps import generate_frames  # noqa: PLC0415
+    from pydicom.pixels.utils import as_pixel_options  # noqa: PLC0415
+
+    options = as_pixel_options(dataset)
+    return generate_frames(
+        dataset.PixelData,
+        number_of_frames=options["number_of_frames"],
+        extended_offsets=options.get("extended_offsets"),
+    )
+
+
+def _check_offsets(dataset: "Dataset") -> None:
     """Refuse tables that do not have one entry a frame: each entry of a few bytes becomes an object."""
+    frame_count = int(dataset.get("NumberOfFrames") or 1)
     _, basic_bytes = _ITEM_HEADER.unpack_from(dataset.PixelData)
     extended = (len(dataset[name].value) for name in _EXTENDED_OFFSETS if name in dataset)
     if basic_bytes not in {0, 4 * frame_count} or any(length != 8 * frame_count for length in extended):

@@ -1,4 +1,4 @@
-"""Every metric of the service, in one registry that is passed in. docs/metrics.md explains them to operators."""
+"""Every metric of the service, and which of them segmenting elsewhere counts too. docs/metrics.md explains them."""
 
 import time
 from collections.abc import Iterator
@@ -16,25 +16,17 @@ _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-class Metrics:
-    """The service's metrics.
+class SegmentationMetrics:
+    """What segmenting counts, wherever that happens.
 
     Args:
-        registry: Where they are registered; a new one for each service, so that two can live in one process.
+        registry: Where they are registered; a new one for each process, so that two can live in one.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
-        self.requests = Counter("tessera_requests", "Finished HTTP requests.", ["route", "status"], registry=registry)
-        self.request_duration = Histogram(
-            "tessera_request_duration_seconds",
-            "Time from the end of a request's headers to the last byte of its answer.",
-            ["route"],
-            buckets=_REQUEST_BUCKETS,
-            registry=registry,
-        )
         self.stage_duration = Histogram(
             "tessera_stage_duration_seconds",
             "Time in one stage: decode or encode of an image, queue of a window, infer of a batch.",
@@ -46,12 +38,6 @@ class Metrics:
             "tessera_batch_size", "Windows in a batch.", buckets=_BATCH_BUCKETS, registry=registry
         )
         self.queue_depth = Gauge("tessera_queue_depth", "Windows waiting for a lane.", registry=registry)
-        self.images_in_flight = Gauge(
-            "tessera_images_in_flight", "Images taken in and not yet answered.", registry=registry
-        )
-        self.rejections = Counter(
-            "tessera_rejections", "Images and requests not served, by reason.", ["reason"], registry=registry
-        )
         self.images = Counter("tessera_images", "Images segmented.", registry=registry)
         self.warnings = Counter(
             "tessera_warnings", "Warnings given for segmented images, by code.", ["code"], registry=registry
@@ -59,7 +45,6 @@ class Metrics:
         self.predicted_pixels = Counter(
             "tessera_predicted_pixels", "Pixels predicted, by class.", ["class"], registry=registry
         )
-        self.ready = Gauge("tessera_ready", "1 while the service takes images.", registry=registry)
         self.device = Gauge(
             "tessera_device_info",
             "The device in use, as the runtime's session reports it.",
@@ -78,3 +63,29 @@ class Metrics:
             yield
         finally:
             self.stage_duration.labels(stage).observe(time.perf_counter() - start)
+
+
+class Metrics(SegmentationMetrics):
+    """The service's metrics: those of segmenting, and what it counts of requests.
+
+    Args:
+        registry: Where they are registered; a new one for each service, so that two can live in one process.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry)
+        self.requests = Counter("tessera_requests", "Finished HTTP requests.", ["route", "status"], registry=registry)
+        self.request_duration = Histogram(
+            "tessera_request_duration_seconds",
+            "Time from the end of a request's headers to the last byte of its answer.",
+            ["route"],
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self.images_in_flight = Gauge(
+            "tessera_images_in_flight", "Images taken in and not yet answered.", registry=registry
+        )
+        self.rejections = Counter(
+            "tessera_rejections", "Images and requests not served, by reason.", ["reason"], registry=registry
+        )
+        self.ready = Gauge("tessera_ready", "1 while the service takes images.", registry=registry)

@@ -1,4 +1,7 @@
-"""Metrics of a watcher, beside the service's: whether it still looks, and what came of the series. docs/metrics.md."""
+"""Metrics of a watcher, beside those of segmenting: whether it still looks, and what came of the series.
+
+docs/metrics.md explains them.
+"""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 

@@ -1,4 +1,3 @@
-import struct
 import warnings
 import zlib
 
@@ -10,7 +9,21 @@ from rasterio.io import MemoryFile
 
 from app.errors import ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage
 from app.imaging.decode import FORMATS, decode
-from tests.pictures import encoded, noise, plain
+from tests.pictures import (
+    AFTER_HEADER,
+    BEFORE_END,
+    LONG,
+    SHORT,
+    encoded,
+    grey_tiff,
+    noise,
+    plain,
+    png_chunk,
+    png_of,
+    tiff_of,
+    unfiltered,
+    with_chunk,
+)
 
 LIMIT = 4096
 
@@ -50,13 +63,8 @@ def test_sixteen_bit_greyscale_is_scaled_not_clipped(file_format):
 
 
 def test_sixteen_bit_rgb_keeps_its_high_byte():
-    rows = np.array([[[0, 0x1234, 0xFFFF], [0x8000, 0x0100, 0xABCD]]], ">u2")
-    raw = b"".join(b"\0" + row.tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
-    )
+    wide = np.array([[[0, 0x1234, 0xFFFF], [0x8000, 0x0100, 0xABCD]]], np.uint16)
+    png = png_of((2, 1), 16, 2, unfiltered(wide))
     assert decode(png, LIMIT).tolist() == [[[0, 0x12, 0xFF], [0x80, 0x01, 0xAB]]]
 
 
@@ -93,30 +101,6 @@ def test_a_transparent_palette_entry_is_glass():
     assert decode(encoded(image, transparency=1), LIMIT).tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
-def test_one_bit_images_are_black_and_white():
-    image = Image.new("1", (2, 1))
-    image.putpixel((1, 0), 1)
-    assert decode(encoded(image), LIMIT).tolist() == [[[0, 0, 0], [255, 255, 255]]]
-
-
-def test_cmyk_jpeg_has_the_right_colours():
-    cmyk = Image.fromarray(plain((200, 60, 120), 16, 16)).convert("CMYK")
-    assert np.abs(decode(encoded(cmyk, "JPEG", quality=100), LIMIT)[8, 8].astype(int) - (200, 60, 120)).max() <= 4
-
-
-@pytest.mark.parametrize(
-    ("orientation", "corner"), [(1, (0, 0)), (2, (0, -1)), (3, (-1, -1)), (6, (0, -1)), (8, (-1, 0))]
-)
-def test_exif_orientation_turns_the_image_upright(orientation, corner):
-    image = plain((255, 255, 255), 32, 16)
-    image[:8, :8] = (200, 0, 0)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    upright = decode(encoded(image, "JPEG", quality=95, exif=exif), LIMIT)
-    assert upright.shape[:2] == ((32, 16) if orientation in (6, 8) else (16, 32))
-    assert upright[corner][1] < 60
-
-
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
@@ -127,10 +111,8 @@ XMP = (
 def test_an_orientation_in_xmp_turns_nothing_as_in_browsers(file_format):
     image = plain((255, 255, 255), 32, 16)
     if file_format.endswith("PNG"):
-        body = b"iTXtXML:com.adobe.xmp\0\0\0\0\0" + XMP
-        chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-        data, at = encoded(image), -12 if file_format.startswith("late") else 33
-        data = data[:at] + chunk + data[at:]
+        at = BEFORE_END if file_format.startswith("late") else AFTER_HEADER
+        data = with_chunk(encoded(image), b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP, at)
     elif file_format == "TIFF":
         data = encoded(image, file_format, tiffinfo={700: XMP})
     else:
@@ -147,9 +129,7 @@ def test_the_longest_side_is_allowed_and_one_more_is_not():
 
 @pytest.mark.filterwarnings("error")
 def test_a_bomb_is_refused_by_its_header():
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
-    bomb += struct.pack(">I", zlib.crc32(b"IHDR" + header)) + struct.pack(">I", 0) + b"IDAT" + b"\0\0\0\0"
+    bomb = png_of((60_000, 60_000), 8, 2, b"")
     with pytest.raises(ImageTooLarge):
         decode(bomb, LIMIT)
 
@@ -191,49 +171,32 @@ def test_a_jpeg_of_endlessly_many_segments_is_refused_before_it_is_parsed():
 
 def test_a_png_of_endlessly_many_chunks_is_refused_before_it_is_parsed():
     whole = encoded(noise(8, 8))
-    chunk = struct.pack(">I", 0) + b"prVt" + struct.pack(">I", zlib.crc32(b"prVt"))
-    assert decode(whole[:33] + chunk * 900 + whole[33:], LIMIT).shape == (8, 8, 3)
+    begin, chunk, rest = whole[:AFTER_HEADER], png_chunk(b"prVt", b""), whole[AFTER_HEADER:]
+    assert decode(begin + chunk * 900 + rest, LIMIT).shape == (8, 8, 3)
     with pytest.raises(UnreadableImage, match="more than 1000 chunks"):
-        decode(whole[:33] + chunk * 1001 + whole[33:], LIMIT)
+        decode(begin + chunk * 1001 + rest, LIMIT)
 
 
-def tiff(tags: dict[int, tuple[str, int]], pixels: bytes) -> bytes:
-    """Return a little-endian TIFF of one strip or tile of `pixels`; a tag's value is a type and a number."""
-    entries = sorted({**tags, 273: ("L", 8), 279: ("L", len(pixels))}.items())
-    directory = struct.pack("<H", len(entries))
-    for number, (kind, value) in entries:
-        directory += struct.pack("<HHI", number, 3 if kind == "H" else 4, 1) + struct.pack("<I", value)
-    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory + bytes(4)
-
-
-def grey_tiff(width: int, bits: int, photometric: int, pixels: bytes) -> bytes:
-    tags = {256: ("H", width), 257: ("H", 1), 258: ("H", bits), 259: ("H", 1), 262: ("H", photometric), 277: ("H", 1)}
-    return tiff({**tags, 278: ("H", 1)}, pixels)
-
-
-@pytest.mark.parametrize(("photometric", "expected"), [(1, [0, 128, 255]), (0, [255, 127, 0])])
-def test_sixteen_bit_grey_may_count_from_white_or_from_black(photometric, expected):
-    data = grey_tiff(3, 16, photometric, np.array([0, 32768, 65535], "<u2").tobytes())
+@pytest.mark.parametrize(("counts_from_white", "expected"), [(False, [0, 128, 255]), (True, [255, 127, 0])])
+def test_sixteen_bit_grey_may_count_from_white_or_from_black(counts_from_white, expected):
+    pixels = np.array([0, 32768, 65535], "<u2").tobytes()
+    data = grey_tiff((3, 1), 16, pixels, counts_from_white=counts_from_white)
     assert decode(data, LIMIT)[0, :, 0].tolist() == expected
 
 
 def test_twelve_bit_pixels_are_refused_and_not_shown_dark():
     with pytest.raises(UnsupportedImage, match="12 bits a channel; send 8 or 16"):
-        decode(grey_tiff(2, 12, 1, b"\xff\xff\xff"), LIMIT)
+        decode(grey_tiff((2, 1), 12, b"\xff\xff\xff"), LIMIT)
 
 
 def test_a_tiny_tiff_of_huge_tiles_is_refused_by_its_tags():
-    tags = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: 26752, 323: 26752, 324: 8, 325: 20}
+    tiles = {322: (LONG, 1, 26752), 323: (LONG, 1, 26752), 324: (LONG, 1, 8), 325: (LONG, 1, 20)}
     with pytest.raises(ImageTooLarge, match="tiles are 26752 px"):
-        decode(tiff({number: ("L", value) for number, value in tags.items()}, zlib.compress(bytes(100))), LIMIT)
+        decode(tiff_of({259: (SHORT, 1, 8), **tiles}, zlib.compress(bytes(100))), LIMIT)
 
 
 def png(width: int, depth: int, colour_type: int, row: bytes, transparent: bytes) -> bytes:
-    header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
+    return png_of((width, 1), depth, colour_type, b"\0" + row, png_chunk(b"tRNS", transparent))
 
 
 def test_the_transparent_grey_of_a_png_is_glass_at_any_depth():
@@ -249,10 +212,8 @@ def test_a_transparent_colour_that_eight_bits_cannot_tell_is_refused():
 
 def test_broken_metadata_does_not_cost_the_pixels():
     image = noise(8, 8)
-    data = encoded(image)
-    broken = b"Exif\0\0garbage that is no TIFF"
-    chunk = struct.pack(">I", len(broken)) + b"eXIf" + broken + struct.pack(">I", zlib.crc32(b"eXIf" + broken))
-    assert np.array_equal(decode(data[:33] + chunk + data[33:], LIMIT), image)
+    data = with_chunk(encoded(image), b"eXIf", b"Exif\0\0garbage that is no TIFF")
+    assert np.array_equal(decode(data, LIMIT), image)
 
 
 def test_other_colour_spaces_are_refused():
@@ -279,7 +240,18 @@ def test_no_memory_is_said_and_may_pass(monkeypatch, step, data):
         decode(data, LIMIT)
 
 
-@pytest.mark.parametrize("data", [b"%PDF-1.7", b"GIF89a" + bytes(40), encoded(noise(8, 8), "GIF"), bytes(1000)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%PDF-1.7",
+        b"GIF89a" + bytes(40),
+        encoded(noise(8, 8), "GIF"),
+        bytes(1000),
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400),
+        b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(400),
+    ],
+    ids=["PDF", "GIF", "whole GIF", "zeros", "HEIC", "AVIF"],
+)
 def test_other_formats_are_unsupported(data):
     with pytest.raises(UnsupportedImage, match="PNG, JPEG, TIFF, WEBP, BMP"):
         decode(data, LIMIT)

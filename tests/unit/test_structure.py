@@ -1,13 +1,17 @@
-"""What a file says of itself at a glance, before a decoder looks."""
+"""What a file says of itself at a glance, before a decoder looks, and what is not shown to one."""
 
+import struct
 from io import BytesIO
 
+import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from app.imaging.structure import glance
+from app.errors import UnreadableImage
+from app.imaging.decode import decode
+from app.imaging.structure import glance, jpeg_segments, png_chunks
 from app.pathology.geometry import Size
-from tests.pictures import encoded, noise
+from tests.pictures import AFTER_HEADER, LONG, SHORT, encoded, exif, noise, png_chunk, tiff_of, with_chunk
 
 
 def saved(kind: str, **options: object) -> bytes:
@@ -50,3 +54,127 @@ def test_a_jpeg_of_many_scans_is_not_plain():
     assert found is not None
     assert found.size == Size(31, 17)
     assert not found.is_plain
+
+
+def in_pieces(png: bytes, piece_bytes: int) -> bytes:
+    """A PNG whose pixels lie in chunks of so many bytes."""
+    pixels = b"".join(png[begin:end] for kind, begin, end in png_chunks(png) if kind == b"IDAT")
+    pieces = [pixels[at : at + piece_bytes] for at in range(0, len(pixels), piece_bytes)]
+    return png[:AFTER_HEADER] + b"".join(png_chunk(b"IDAT", piece) for piece in pieces) + png_chunk(b"IEND", b"")
+
+
+def test_a_png_in_the_usual_pieces_is_plain_and_one_in_a_crowd_of_them_is_not():
+    image = noise(200, 200)
+    for piece_bytes, is_plain in ((8192, True), (100, False)):
+        data = in_pieces(encoded(image), piece_bytes)
+        found = glance(data)
+        assert found is not None
+        assert (found.size, found.is_plain) == (Size(200, 200), is_plain)
+        assert np.array_equal(decode(data, 200), image)
+
+
+def test_a_png_of_more_chunks_than_an_encoder_writes_is_refused_whatever_they_are():
+    data = encoded(noise(8, 8))
+    with pytest.raises(UnreadableImage, match="the PNG has more than 100000 chunks"):
+        glance(data[:AFTER_HEADER] + png_chunk(b"IDAT", b"") * 100_000 + data[AFTER_HEADER:])
+
+
+def test_chunks_behind_the_end_do_not_count():
+    assert glance(encoded(noise(8, 8)) + png_chunk(b"abCd", b"") * 2000) is not None
+
+
+COMMENT = b"\xff\xfe\0\2"
+
+
+def with_segments(segments: bytes) -> bytes:
+    data = encoded(noise(8, 8), "JPEG")
+    return data[:2] + segments + data[2:]
+
+
+def test_a_marker_that_has_no_segment_hides_none_behind_it():
+    with pytest.raises(UnreadableImage, match="more than 1000 segments before its pixels"):
+        glance(with_segments(b"\xff\xd9" + COMMENT * 1001))
+
+
+def test_a_jpegs_stray_bytes_are_passed_over_and_not_too_many_of_them():
+    assert glance(with_segments(COMMENT + bytes(60_000))) is not None
+    with pytest.raises(UnreadableImage, match="more than 64 KiB between its segments"):
+        glance(with_segments((COMMENT + bytes(33_000)) * 2))
+
+
+def test_a_jpegs_segments_lead_over_its_scans_to_its_end():
+    data = encoded(noise(8, 8), "JPEG", progressive=True)
+    segments = list(jpeg_segments(data))
+    assert [begin for marker, begin, _ in segments if marker == 0xDA] == [
+        at for at in range(len(data)) if data.startswith(b"\xff\xda", at)
+    ]
+    assert segments[-1] == (0xD9, len(data) - 2, len(data))
+
+
+def test_more_exif_than_a_camera_writes_is_refused_where_it_would_be_read():
+    image, more = noise(8, 8), exif(6).tobytes() + bytes(2**17)
+    segments = [more[6:][at : at + 60_000] for at in range(0, len(more), 60_000)]
+    jpeg = with_segments(b"".join(b"\xff\xe1" + struct.pack(">H", 8 + len(s)) + b"Exif\0\0" + s for s in segments))
+    files = [
+        jpeg,
+        with_chunk(encoded(image), b"eXIf", more[6:]),
+        with_chunk(encoded(image), b"tEXt", b"Raw profile type exif\0\nexif\n0\n" + more.hex().encode()),
+        encoded(image, "WEBP", lossless=True, exif=more),
+    ]
+    for data in files:
+        with pytest.raises(UnreadableImage, match="EXIF has more than 128 KiB"):
+            decode(data, 8)
+
+
+def directory(byte_order: str, entries: dict[int, tuple[int, int]], *, is_big: bool) -> bytes:
+    """A TIFF's beginning: a directory whose tags are of a type and a count."""
+    mark = (b"II" if byte_order == "<" else b"MM") + struct.pack(byte_order + "H", 43 if is_big else 42)
+    where, count, entry = ("HHQ", "Q", "HHQQ") if is_big else ("I", "H", "HHII")
+    begin = struct.pack(byte_order + where, *((8, 0, 16) if is_big else (8,)))
+    listed = b"".join(struct.pack(byte_order + entry, tag, *said, 0) for tag, said in entries.items())
+    return mark + begin + struct.pack(byte_order + count, len(entries)) + listed
+
+
+@pytest.mark.parametrize("is_big", [False, True])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({273: (LONG, 2**16 + 1)}, "more than 65536 strips or tiles"),
+        ({325: (1, 2**16 + 1)}, "more than 65536 strips or tiles"),
+        ({282: (5, 2**17), 283: (5, 2**17 + 1)}, "more than 262144 numbers in its tags"),
+        ({320: (1, 2**18 + 1)}, "more than 262144 numbers in its tags"),
+        (dict.fromkeys(range(1001), (SHORT, 1)), "more than 1000 tags"),
+    ],
+)
+def test_a_tiff_that_lists_more_than_an_image_needs_is_refused(byte_order, is_big, entries, said):
+    with pytest.raises(UnreadableImage, match=said):
+        glance(directory(byte_order, entries, is_big=is_big))
+
+
+@pytest.mark.parametrize("is_big", [False, True])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_a_tiff_of_as_much_as_images_need_is_left_to_the_decoder(byte_order, is_big):
+    entries = {273: (LONG, 2**16), 279: (LONG, 2**16), 270: (2, 2**24), 34675: (7, 2**24), 700: (1, 2**24)}
+    assert glance(directory(byte_order, entries, is_big=is_big)) is None
+
+
+def test_a_tiff_of_a_strip_a_row_is_decoded():
+    rows = np.arange(8 * 200, dtype=np.uint32).astype(np.uint8).reshape(200, 8)
+    offsets = struct.pack("<200I", *range(8, 8 + rows.size, 8))
+    entries = {257: (LONG, 1, 200), 273: (LONG, 200, 8 + rows.size), 278: (LONG, 1, 1)}
+    data = tiff_of({**entries, 279: (LONG, 1, 8)}, rows.tobytes() + offsets)
+    assert np.array_equal(decode(data, 200)[..., 0], rows)
+
+
+@pytest.mark.parametrize("data", [b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II+\0\x08\0\0\0" + b"\xff" * 8, b"II", b"MM"])
+def test_a_tiff_without_its_directory_is_left_to_the_decoder(data):
+    assert glance(data) is None
+
+
+def test_the_directories_that_a_tiffs_own_leads_to_are_not_read(monkeypatch):
+    read: list[int] = []
+    monkeypatch.setattr(Image.Exif, "get_ifd", lambda _, tag: read.append(tag))
+    leads = {34665: (LONG, 1, 8), 34853: (LONG, 1, 8), 40965: (LONG, 1, 8)}
+    assert decode(tiff_of({**leads, 274: (SHORT, 1, 6)}), 8).shape == (8, 8, 3)
+    assert read == []
