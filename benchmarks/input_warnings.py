@@ -27,8 +27,8 @@ from model_export.training.augment import jitter_stain
 _SIDE_PX = 224
 _CHOSEN_ON = 50
 """Of each larger group of H&E, so many images, evenly spread, are what the limits were chosen on; they are left out."""
-_SLIDES = {"CMU-1": "CMU-1-Small-Region.svs", "TCGA": "TCGA-CR-7395-01A-01-TS1.svs"}
-_IMAGES = {
+SLIDES = {"CMU-1": "CMU-1-Small-Region.svs", "TCGA": "TCGA-CR-7395-01A-01-TS1.svs"}
+IMAGES = {
     "WSSS4LUAD pairs": "wsss4luad/pairs/img",
     "WSSS4LUAD patches": "wsss4luad/patches",
     "STAS": "stas/img",
@@ -53,10 +53,10 @@ def main() -> None:
     print("|---|" + "---|" * (2 + len(WARNING_CODES)))
 
     base: list[RgbImage] = []
-    for name, folder in _IMAGES.items():
+    for name, folder in IMAGES.items():
         base += _report_he(name, _unseen(sorted((arguments.data / folder).iterdir())), rng)
     glass: list[RgbImage] = []
-    for name, file in _SLIDES.items():
+    for name, file in SLIDES.items():
         crops = list(_crops(tifffile.imread(arguments.data / "slides" / file, key=0)))
         base += _report_he(name, [crop for crop in crops if (crop[..., 1] < 200).mean() > 0.2], rng)
         glass += [crop for crop in crops if (crop[..., 1] < 230).mean() < 0.005]

@@ -4,6 +4,7 @@ import logging
 import warnings
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
+from datetime import date
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -47,6 +48,7 @@ class ModelCard:
 
     name: str
     version: str
+    released: date | None = None
     description: str = ""
     classes: tuple[TissueClass, ...] = WSSS4LUAD
     mean: tuple[float, ...] = INPUT_MEAN
@@ -102,6 +104,7 @@ def _draft_manifest(card: ModelCard) -> ModelManifest:
         return ModelManifest(
             name=card.name,
             version=card.version,
+            released=card.released,
             description=card.description,
             classes=card.classes,
             label_thresholds=card.label_thresholds or tuple(NEUTRAL for tissue in card.classes if tissue.label),

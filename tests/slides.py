@@ -1,9 +1,14 @@
 """Pyramids of DICOM whole-slide images, made of the public-domain crop of CMU-1 in `examples/slides`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from highdicom import SpecimenPreparationStep, SpecimenStaining
 from PIL import Image
+from pydicom import Dataset, Sequence, dcmread
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.sr.codedict import codes
 from pydicom.uid import UID, JPEGBaseline8Bit, generate_uid
 
 from app.pathology.arrays import RgbImage
@@ -30,6 +35,7 @@ def write_slide(
     downsamples: tuple[int, ...] = (1, 2, 4),
     flavor: str = "VOLUME",
     syntax: UID = JPEGBaseline8Bit,
+    coarsest_tile_px: int = TILE_PX,
 ) -> list[Path]:
     """Write a slide's levels as DICOM files, an instance each, and return their paths, finest level first.
 
@@ -41,6 +47,7 @@ def write_slide(
         downsamples: One level for each.
         flavor: Image Type value 3: VOLUME for a pyramid, LABEL or OVERVIEW for a picture of the glass.
         syntax: Transfer syntax: JPEG baseline, JPEG 2000 lossless, or uncompressed.
+        coarsest_tile_px: Side of the coarsest level's tiles, which some scanners make as small as the level.
     """
     folder.mkdir(parents=True, exist_ok=True)
     height_px, width_px = image.shape[:2]
@@ -53,7 +60,7 @@ def write_slide(
             image_type = ["DERIVED", "PRIMARY", flavor, "RESAMPLED"]
         slide = whole_slide(
             level,
-            tile=TILE_PX,
+            tile=coarsest_tile_px if number == len(downsamples) else TILE_PX,
             syntax=syntax,
             name=name,
             PatientID=name,
@@ -73,3 +80,43 @@ def write_slide(
         slide.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+def changed(path: Path, times: int = 1, **attributes: Any) -> Path:
+    """Write an instance anew, with other attributes, under another UID; None takes one away.
+
+    Args:
+        path: Of the instance.
+        times: How often it has its frames, as one of several focal planes does.
+        attributes: By keyword.
+    """
+    slide = dcmread(path)
+    if times > 1:
+        frames = list(generate_frames(slide.PixelData, number_of_frames=slide.NumberOfFrames))
+        slide.PixelData, slide.NumberOfFrames = encapsulate(times * frames), times * len(frames)
+    slide.SOPInstanceUID = generate_uid(entropy_srcs=[slide.SOPInstanceUID, repr(attributes)])
+    slide.file_meta.MediaStorageSOPInstanceUID = slide.SOPInstanceUID
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(slide, keyword)
+        else:
+            setattr(slide, keyword, value)
+    other = path.with_name(f"{path.stem}-changed.dcm")
+    slide.save_as(other, enforce_file_format=True)
+    return other
+
+
+def brown(image: RgbImage) -> RgbImage:
+    """All stain as DAB, whose optical densities are by Ruifrok and Johnston (2001)."""
+    density = -np.log((image + 1.0) / 256).mean(axis=2, keepdims=True)
+    return (np.exp(-density * np.array([0.27, 0.57, 0.78]) / 0.54) * 256 - 1).clip(0).astype(np.uint8)
+
+
+def stained_with_pas() -> Sequence:
+    """Return a specimen's description whose header says that it is stained with PAS."""
+    specimen = Dataset()
+    specimen.SpecimenIdentifier, specimen.SpecimenUID = "B-1", "2.25.11"
+    specimen.IssuerOfTheSpecimenIdentifierSequence = []
+    pas = SpecimenStaining([codes.cid8112.PeriodicAcidSchiffStain, codes.cid8112.HematoxylinStain])
+    specimen.SpecimenPreparationSequence = [SpecimenPreparationStep("B-1", pas)]
+    return Sequence([specimen])

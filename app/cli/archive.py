@@ -14,8 +14,9 @@ from app.cli.options import FiniteRange, setting_options, settings_as, settings_
 from app.errors import ExtraMissing
 from app.imaging.dicom_packages import require_dicom
 from app.inference.model import load_segmenter
+from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.settings import ArchiveSettings, Settings
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import SegmentationMetrics
 
 if TYPE_CHECKING:  # what needs an extra is imported once it is known to be there
     from app.interop.archive_http import ArchiveSession
@@ -34,14 +35,16 @@ class Given:
     Attributes:
         service: Of the model.
         archive: Of the archive.
-        um_per_px: Pixel spacing to segment at, or None.
-        max_pixels: Most pixels of a level.
+        um_per_px: Pixel spacing at which the model sees a slide, or None.
+        max_pixels: Most pixels that it sees, and of a result.
+        has_report: Whether a report is stored beside each result.
     """
 
     service: Settings
     archive: ArchiveSettings
     um_per_px: float | None
     max_pixels: int
+    has_report: bool = False
 
 
 def archive_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -57,16 +60,23 @@ def archive_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--timeout", type=float, help=described("timeout")),
         click.option(
             "--um-per-px",
-            type=FiniteRange(0, min_open=True),
-            help="Pixel spacing to segment at, in um/px: the slide's level nearest to it is taken. By default the"
-            " model's; if the model or the slide states none, the finest level of at most --max-pixels.",
+            type=FiniteRange(LEAST_UM_PER_PX, MOST_UM_PER_PX),
+            help="Pixel spacing at which the model sees a slide, in um/px; the slide is resampled to it. By default the"
+            " model's; if the model or the slide states none, it sees the finest level of at most --max-pixels.",
         ),
         click.option(
             "--max-pixels",
             type=click.IntRange(1),
-            default=2**28,
+            default=2**30,
             show_default=True,
-            help="Maximum number of pixels of the level to segment; each takes about 7 bytes of memory.",
+            help="Maximum number of pixels that the model sees of a slide, and of the level that carries the result; a"
+            " pixel takes about 5 bytes of memory.",
+        ),
+        click.option(
+            "--report",
+            "has_report",
+            is_flag=True,
+            help="Store a structured report (DICOM SR, TID 1500) beside each result: each class's share and area.",
         ),
     )
     for option in (setting_options(*_MODEL_SETTINGS), *reversed(options)):
@@ -76,9 +86,9 @@ def archive_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def given_settings(options: dict[str, Any]) -> Given:
     """Return what the options, which are used up, and the environment say."""
-    level = {name: options.pop(name) for name in ("um_per_px", "max_pixels")}
+    level = {name: options.pop(name) for name in ("um_per_px", "max_pixels", "has_report")}
     archive = {name: options.pop(name) for name in ("hosts", "allow_http", "ca_bundle", "timeout")}
-    archive["hosts"] = frozenset(archive["hosts"]) or None
+    archive["hosts"] = archive["hosts"] or None
     return Given(settings_of(options), settings_as(ArchiveSettings, archive), **level)
 
 
@@ -97,7 +107,7 @@ def archive_session(url: str, settings: ArchiveSettings) -> "ArchiveSession":
     for name in _TALKATIVE:
         getLogger(name).setLevel(CRITICAL + 1)
     access = ArchiveAccess(
-        hosts=settings.hosts,
+        hosts=frozenset(settings.hosts),
         allow_http=settings.allow_http,
         ca_bundle=settings.ca_bundle,
         timeout_seconds=settings.timeout,
@@ -110,7 +120,7 @@ def archive_session(url: str, settings: ArchiveSettings) -> "ArchiveSession":
 
 @asynccontextmanager
 async def slide_segmentation(
-    url: str, session: "ArchiveSession", given: Given, metrics: Metrics
+    url: str, session: "ArchiveSession", given: Given, metrics: SegmentationMetrics
 ) -> AsyncIterator["ArchiveSegmentation"]:
     """Give what segments slides of the archive at `url`, with the model started.
 
@@ -121,9 +131,9 @@ async def slide_segmentation(
     from app.segmentation.archive import ArchiveSegmentation, SlideOptions  # noqa: PLC0415
     from app.segmentation.workers import Workers  # noqa: PLC0415
 
-    settings, options = given.service, SlideOptions(given.um_per_px, given.max_pixels)
+    settings, options = given.service, SlideOptions(given.um_per_px, given.max_pixels, given.has_report)
     model = load_segmenter(settings.model, metrics)
-    workers = Workers(settings.cores, metrics)
+    workers = Workers(settings.cores, metrics, is_left=True)
     await model.start()
     try:
         yield ArchiveSegmentation(Archive(url, session), model, workers, metrics, options)

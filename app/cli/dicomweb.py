@@ -16,12 +16,13 @@ from prometheus_client import CollectorRegistry, start_http_server
 from app.cli.archive import Given, archive_options, archive_session, given_settings, slide_segmentation
 from app.cli.options import FiniteRange, setting_options
 from app.errors import AddressUnavailable, TesseraError
+from app.pathology.manifest import ModelManifest
 from app.telemetry import logging
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import SegmentationMetrics
 from app.telemetry.watching import WatchMetrics
 
 if TYPE_CHECKING:
-    from app.segmentation.archive import SlideResult
+    from app.segmentation.archive import AreaResult, SlideResult
 
 _DICOMWEB_PATH = "/dicom-web"
 """Below the root of an Orthanc, unless its administrator moved it."""
@@ -58,16 +59,19 @@ def dicomweb() -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the segmented level's Segmentation to this file, and store nothing in the archive.",
+    help="Write the finest Segmentation to this file, and store nothing in the archive. Of a slide of several scanned"
+    " areas, the second one's goes to FILE-2, and so on.",
 )
 @archive_options
 def segment(url: str, study: str, series: str, out: Path | None, **options: Any) -> None:
-    """Segment one slide and store DICOM Segmentations, one for the segmented level and one for each coarser level.
+    """Segment one slide and store DICOM Segmentations, one for a level near to what the model saw and each coarser one.
 
     A slide whose result the archive already holds is left alone, unless --out is given.
     """
     logging.configure("warning", "text")
     given = given_settings(options)
+    if out is not None and given.has_report:
+        raise click.UsageError("--report stores a report in the archive, where --out stores nothing")
     try:
         asyncio.run(_segment(url, study, series, out, given))
     except TesseraError as error:
@@ -75,7 +79,7 @@ def segment(url: str, study: str, series: str, out: Path | None, **options: Any)
 
 
 async def _segment(url: str, study: str, series: str, out: Path | None, given: Given) -> None:
-    metrics = Metrics(CollectorRegistry())
+    metrics = SegmentationMetrics(CollectorRegistry())
     with archive_session(url, given.archive) as session, ExitStack() as shown:
         bars: list[Any] = []
 
@@ -85,7 +89,7 @@ async def _segment(url: str, study: str, series: str, out: Path | None, given: G
             bars[0].update(1)
 
         async with slide_segmentation(url, session, given, metrics) as slides:
-            result = await slides.segment(study, series, anew=out is not None, progress=progress)
+            result = await slides.segment(study, series, anew=out is not None, any_stain=True, progress=progress)
             shown.close()
             if isinstance(result, str):
                 click.echo(f"already stored: SEG {result}")
@@ -94,15 +98,23 @@ async def _segment(url: str, study: str, series: str, out: Path | None, given: G
                 await slides.store(result)
             else:
                 await asyncio.to_thread(_write, result, out)
-    shares = zip(slides.manifest.classes, result.area.fractions, strict=True)
-    described = ", ".join(f"{tissue.name} {share:.1%}" for tissue, share in shares)
-    finest, levels = result.pyramid[0], len(result.pyramid)
-    done = (
-        f"stored: SEG {finest.SOPInstanceUID} and {levels - 1} coarser"
-        if out is None
-        else f"{out}: SEG {finest.SOPInstanceUID}"
+    for number, area in enumerate(result.areas, start=1):
+        click.echo(_told(area, slides.manifest, None if out is None else _file_of(out, number)))
+
+
+def _told(area: "AreaResult", manifest: ModelManifest, file: Path | None) -> str:
+    """Return what was done, what the area is made of, and at which um/px it was read, seen and answered."""
+    shares = zip(manifest.classes, area.fractions, strict=True)
+    made_of = ", ".join(f"{tissue.name} {share:.1%}" for tissue, share in shares)
+    finest = f"SEG {area.pyramid[0].SOPInstanceUID}"
+    done = f"stored: {finest} and {len(area.pyramid) - 1} coarser" if file is None else f"{file}: {finest}"
+    if area.report is not None:
+        done += f", SR {area.report.SOPInstanceUID}"
+    read, seen, carrier = (
+        "unknown" if level.um_per_px is None else f"{level.um_per_px:.4g}"
+        for level in (area.read, area.seen, area.carrier)
     )
-    click.echo(f"{done}: {described}")
+    return f"{done}: {made_of}; um/px: {read} read, {seen} seen by the model, {carrier} in the result"
 
 
 @dicomweb.command()
@@ -172,7 +184,7 @@ async def _watch(
         bookmark = until_the_end.enter_context(Bookmark(state, url))
         if metrics_port is not None:
             until_the_end.callback(_expose(given.service.host, metrics_port, registry))
-        async with slide_segmentation(url + _DICOMWEB_PATH, session, given, Metrics(registry)) as slides:
+        async with slide_segmentation(url + _DICOMWEB_PATH, session, given, SegmentationMetrics(registry)) as slides:
             log, watched = Orthanc(url, session), WatchMetrics(registry)
             watcher = Watcher(log, slides, bookmark, watched, poll, tries, skip_existing)
             _log.info("watching", extra={"after_change": bookmark.last_change})
@@ -192,11 +204,18 @@ async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
 def _write(result: "SlideResult", out: Path) -> None:
     from app.interop.dicom_file import to_bytes  # noqa: PLC0415
 
-    data = to_bytes(result.pyramid[0])
-    try:
-        out.write_bytes(data)
-    except OSError as error:
-        raise click.ClickException(f"{out}: {error.strerror}") from error
+    for number, area in enumerate(result.areas, start=1):
+        file = _file_of(out, number)
+        data = to_bytes(area.pyramid[0])
+        try:
+            file.write_bytes(data)
+        except OSError as error:
+            raise click.ClickException(f"{file}: {error.strerror}") from error
+
+
+def _file_of(out: Path, number: int) -> Path:
+    """Return where the result of the first, second ... scanned area goes: slide.dcm, slide-2.dcm ..."""
+    return out if number == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")
 
 
 def _expose(host: str, port: int, registry: CollectorRegistry) -> Callable[[], None]:

@@ -25,7 +25,7 @@ from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.workers import Workers
 from app.settings import Settings
 from app.telemetry import logging
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import SegmentationMetrics
 
 _FAILED = 1
 
@@ -44,7 +44,7 @@ _FAILED = 1
     "--mpp",
     type=FiniteRange(LEAST_UM_PER_PX, MOST_UM_PER_PX),
     help="Pixel spacing of the images, in um/px; if the model states its own, they are rescaled to it for the model."
-    " By default a DICOM file's header is read.",
+    " By default a DICOM file's header is read, and a TIFF's tags.",
 )
 @setting_options("bundle", "device", "precision", "cores", "max_batch_size", "max_side_px", "max_pixels_at_once")
 def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | None, **given: Any) -> None:
@@ -64,7 +64,7 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
         )
     if overwritten := overwriting(paths, out):
         raise click.UsageError(f"{overwritten} would be overwritten by a result; choose another --out")
-    metrics = Metrics(CollectorRegistry())
+    metrics = SegmentationMetrics(CollectorRegistry())
     try:
         model = load_segmenter(settings.model, metrics)
         out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
 
 async def _segment_all(
     model: BatchedSegmenter,
-    metrics: Metrics,
+    metrics: SegmentationMetrics,
     settings: Settings,
     paths: list[Path],
     out: Path,

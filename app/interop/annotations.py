@@ -9,6 +9,7 @@ import shapely
 from numpy.typing import NDArray
 
 from app.imaging.contours import TissuePolygon
+from app.interop.provenance import Conditions
 from app.pathology.geometry import Placement
 from app.pathology.manifest import ModelManifest
 
@@ -27,12 +28,14 @@ class Annotations:
         placement: Where the patch lies on its slide.
         manifest: Of the model that drew them.
         image_sha256: Hexadecimal digest of the upload.
+        conditions: How the model saw it.
     """
 
     polygons: Sequence[TissuePolygon]
     placement: Placement
     manifest: ModelManifest
     image_sha256: str
+    conditions: Conditions
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -43,6 +46,7 @@ class Annotations:
             "model_sha256": self.manifest.sha256,
             "image_sha256": self.image_sha256,
             "intended_use": self.manifest.intended_use,
+            **self.conditions.stated,
         }
 
     def identify(self, polygon: TissuePolygon) -> str:

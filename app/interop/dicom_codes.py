@@ -11,6 +11,7 @@ from app.pathology.manifest import ModelManifest
 
 PRIVATE_SCHEME = "99TESSERA"
 PIXEL_FRACTION = Code(value="PIXEL-FRACTION", scheme=PRIVATE_SCHEME, meaning="Fraction of the image's pixels")
+AREA = Code(value="42798000", scheme="SCT", meaning="Area")
 _TISSUE = Code(value="85756007", scheme="SCT", meaning="Tissue")
 
 

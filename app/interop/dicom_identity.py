@@ -1,7 +1,8 @@
 """Who made a DICOM object, from what, and when: the same for the same input, so that the same bytes come out.
 
 A SOP Instance UID must never name two contents (PS3.5, section 9). UIDs are derived here from what a result depends
-on, and so nothing else in an object may change from run to run: times are the source's, not the clock's.
+on, and so nothing else in an object may change from run to run: its time is the source's, or that of the model's
+release where the model is younger, and not the clock's.
 """
 
 import re
@@ -9,11 +10,12 @@ import struct
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from app.errors import TesseraError, UnsupportedImage
+from app.interop.provenance import Conditions
 from app.pathology.manifest import ModelManifest
 
 if TYPE_CHECKING:
@@ -49,6 +51,16 @@ _MOMENTS = (
 _SERIES_NUMBERS = {"SEG": 901, "SR": 902}
 """Beyond what scanners count to."""
 _UNKNOWN = datetime(1900, 1, 1)
+_OFFSET = r"\+(0\d|1[0-4])[0-5]\d|-(?!0000)(0\d|1[0-2])[0-5]\d"
+"""Of a time zone, hours and minutes from UTC (PS3.3, section C.12.1.1.8)."""
+_OF_A_PLACE = (
+    "DeviceSerialNumber",
+    "InstitutionAddress",
+    "InstitutionName",
+    "InstitutionalDepartmentName",
+    "StationName",
+)
+"""What an item of Contributing Equipment can say beside maker, model and versions (PS3.15, table E.1-1)."""
 
 
 def derived_uid(*parts: str) -> str:
@@ -66,6 +78,11 @@ def maker(manifest: ModelManifest) -> str:
     return f"{MANUFACTURER} {version(MANUFACTURER)} {manifest.model_dump_json()}"
 
 
+def parameters_of(manifest: ModelManifest, conditions: Conditions | None) -> dict[str, str]:
+    """Return the parameters of the algorithm (PS3.3, section 10.16): which model file, and how it saw the image."""
+    return {"model_sha256": manifest.sha256} | ({} if conditions is None else conditions.stated)
+
+
 def description(what: str, manifest: ModelManifest) -> str:
     """Return a Series Description, cut to what one may hold."""
     return f"{what} by {manifest.name} {manifest.version}"[: _LONG_STRING - len(_RESEARCH)] + _RESEARCH
@@ -81,6 +98,12 @@ def moment(source: "Dataset") -> datetime:
             except ValueError:  # no such day: the next attribute may know better
                 continue
     return _UNKNOWN
+
+
+def made_at(source: "Dataset", manifest: ModelManifest) -> datetime:
+    """Return the moment that a result bears: the source's, or the model's release where that is later."""
+    own = moment(source)
+    return own if manifest.released is None else max(own, datetime.combine(manifest.released, time()))
 
 
 def complete(source: "Dataset") -> "Dataset":
@@ -119,7 +142,7 @@ def instance(sources: Sequence["Dataset"], manifest: ModelManifest, what: str, m
 
     The device's serial number is the digest of the model file: it is what tells one device from another.
     """
-    when = moment(sources[0])
+    when = made_at(sources[0], manifest)
     return {
         "series_instance_uid": series_uid(sources, manifest, modality),
         "series_number": _SERIES_NUMBERS[modality],
@@ -136,13 +159,22 @@ def instance(sources: Sequence["Dataset"], manifest: ModelManifest, what: str, m
     }
 
 
-def settle(dataset: "Dataset", sources: Sequence["Dataset"]) -> None:
-    """Replace what highdicom took from the clock or from chance: creation times, dimension organization."""
+def settle(dataset: "Dataset", sources: Sequence["Dataset"], manifest: ModelManifest) -> None:
+    """Replace what highdicom took from the clock or from chance: creation times, dimension organization.
+
+    Also take away what it tells of where the source's scanner stands, and add the time zone that the source states.
+    """
     from pydicom.valuerep import DA, DT, TM  # noqa: PLC0415
 
-    when = moment(sources[0])
+    when = made_at(sources[0], manifest)
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = DA(when.date()), TM(when.time())
     dataset.ContributingEquipmentSequence[-1].ContributionDateTime = DT(when)
+    for equipment in dataset.ContributingEquipmentSequence:
+        for keyword in _OF_A_PLACE:
+            equipment.pop(keyword, None)
+    offset = str(sources[0].get("TimezoneOffsetFromUTC") or "")
+    if re.fullmatch(_OFFSET, offset):
+        dataset.TimezoneOffsetFromUTC = offset
     organization = derived_uid("dimensions", dataset.SOPInstanceUID)
     for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in dataset.get(keyword, ()):

@@ -14,6 +14,7 @@ import numpy as np
 from app.imaging.dicom_packages import require_dicom
 from app.interop.dicom_identity import derived_uid, maker, repeating_the_source
 from app.interop.dicom_seg import PyramidLevel, segmentation_object
+from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
 from app.pathology.manifest import ModelManifest
 
@@ -22,18 +23,54 @@ if TYPE_CHECKING:
 
 BEYOND = 255
 """No class has this index (`ModelManifest.classes`), so it is in no segment."""
+_ROWS_AT_ONCE = 1024
+
+Spans = tuple[Fraction, Fraction]
+"""Rows and columns of one grid in a row and a column of another, which begins in the same corner."""
+
+SAME: Spans = (Fraction(1), Fraction(1))
 
 
-def pyramid_series_uid(sources: Sequence["Dataset"], manifest: ModelManifest) -> str:
-    """Return the Series Instance UID of a model's pyramid for a segmented level; known before it is segmented.
+def pyramid_series_uid(sources: Sequence["Dataset"], manifest: ModelManifest, spans: Spans = SAME) -> str:
+    """Return the Series Instance UID of a model's pyramid for its finest level; known before the slide is segmented.
 
-    Each segmented level of a slide has a series of its own: viewers take all instances of a series for one pyramid.
+    Each level that is a pyramid's finest has a series of its own, and so has each spacing at which the model saw the
+    slide: viewers take all instances of a series for one pyramid.
     """
-    return derived_uid("pyramid series", str(sources[0].SOPInstanceUID), maker(manifest))
+    return derived_uid("pyramid series", str(sources[0].SOPInstanceUID), maker(manifest), *_named(spans))
+
+
+def level_spans(fine: "Dataset", coarse: "Dataset") -> Spans:
+    """Return how many pixels of a level one of a coarser level spans, from their headers.
+
+    Raises:
+        UnsupportedImage: A header lacks its size or spacing.
+    """
+    with repeating_the_source():
+        return _steps(_size(fine), _spacing(fine), _size(coarse), _spacing(coarse))
+
+
+def conditions_of(sources: Sequence["Dataset"], spans: Spans, warnings: tuple[str, ...] | None = None) -> Conditions:
+    """Return what a result of a slide's level says of itself.
+
+    Args:
+        sources: Headers of the finest level that has a result.
+        spans: How many pixels of the class map one of that level spans.
+        warnings: Codes of what is odd about the slide; None where that was not checked.
+
+    Raises:
+        UnsupportedImage: A header lacks its spacing.
+    """
+    with repeating_the_source():
+        return Conditions(500 * sum(_spacing(sources[0])), float(spans[1]), warnings)
 
 
 def segmentation_pyramid(
-    levels: Sequence[Sequence["Dataset"]], class_map: ClassMap, manifest: ModelManifest
+    levels: Sequence[Sequence["Dataset"]],
+    class_map: ClassMap,
+    manifest: ModelManifest,
+    spans: Spans = SAME,
+    warnings: tuple[str, ...] | None = None,
 ) -> "tuple[Dataset, ...]":
     """Return a Segmentation for each level, finest first: one series, one pyramid, the same segments and tracking UIDs.
 
@@ -41,37 +78,46 @@ def segmentation_pyramid(
     arguments, as those of `segmentation_object` do.
 
     Args:
-        levels: Of one slide, finest first: the one that was segmented and the coarser ones, each as the headers that
-            `segmentation_object` takes.
-        class_map: (H, W) uint8, of the first level.
+        levels: Of one slide, finest first, each as the headers that `segmentation_object` takes.
+        class_map: (H, W) uint8, of the first level; or on a grid of its own, as the model saw the slide.
         manifest: The model that made the map.
+        spans: How many pixels of the class map one of the first level spans.
+        warnings: Codes of what is odd about the slide; None where that was not checked.
 
     Raises:
         UnsupportedImage: A source lacks what the objects must repeat.
-        ValueError: The class map is not of the first level's size.
+        ValueError: The class map is meant to be of the first level's size, and is not.
         ExtraMissing: The packages that write DICOM are not installed.
     """
     require_dicom()
     with repeating_the_source():
-        sizes = [(int(sources[0].TotalPixelMatrixRows), int(sources[0].TotalPixelMatrixColumns)) for sources in levels]
+        sizes = [_size(sources[0]) for sources in levels]
         tiles = [(int(sources[0].Rows), int(sources[0].Columns)) for sources in levels]
         origins = [str(source.SOPInstanceUID) for sources in levels for source in sources]
-        series_uid = pyramid_series_uid(levels[0], manifest)
+        series_uid = pyramid_series_uid(levels[0], manifest, spans)
         spacings = [_spacing(sources[0]) for sources in levels]
-    if class_map.shape != sizes[0]:
+    conditions = conditions_of(levels[0], spans, warnings)
+    if spans == SAME and class_map.shape != sizes[0]:
         raise ValueError(f"the class map has {class_map.shape} rows and columns, its source {sizes[0]}")
     content = hashlib.sha256(np.ascontiguousarray(class_map).data).hexdigest()
-    pyramid_uid = derived_uid("pyramid", *origins, maker(manifest), content)
+    pyramid_uid = derived_uid("pyramid", *origins, maker(manifest), content, *_named(spans), *(warnings or ()))
     last = next((index for index, size in enumerate(sizes) if np.less_equal(size, tiles[index]).all()), len(levels) - 1)
-    return tuple(
-        segmentation_object(
-            levels[index],
-            reduced(class_map, sizes[index], _steps(sizes[0], spacings[0], sizes[index], spacings[index])),
-            manifest,
-            PyramidLevel(series_uid, pyramid_uid, index + 1),
-        )
-        for index in range(last + 1)
-    )
+    result = []
+    for index in range(last + 1):
+        steps = _steps(sizes[0], spacings[0], sizes[index], spacings[index])
+        shown = reduced(class_map, sizes[index], (steps[0] * spans[0], steps[1] * spans[1]))
+        level = PyramidLevel(series_uid, pyramid_uid, index + 1)
+        result.append(segmentation_object(levels[index], shown, manifest, conditions, level))
+    return tuple(result)
+
+
+def _named(spans: Spans) -> tuple[str, ...]:
+    """Return what a grid of the model's own adds to the names of a result."""
+    return () if spans == SAME else (f"{spans[0]} {spans[1]}",)
+
+
+def _size(source: "Dataset") -> tuple[int, int]:
+    return int(source.TotalPixelMatrixRows), int(source.TotalPixelMatrixColumns)
 
 
 def _spacing(source: "Dataset") -> tuple[float, float]:
@@ -82,7 +128,7 @@ def _spacing(source: "Dataset") -> tuple[float, float]:
 
 def _steps(
     fine: tuple[int, int], fine_mm: tuple[float, float], coarse: tuple[int, int], coarse_mm: tuple[float, float]
-) -> tuple[Fraction, Fraction]:
+) -> Spans:
     """Return how many pixels of the finest level one of a coarser level spans, along rows' and columns' numbers.
 
     It is the ratio of their sizes, unless the coarser level shows more than the finest or less, as one that a scanner
@@ -96,28 +142,32 @@ def _steps(
     return steps[0], steps[1]
 
 
-def reduced(class_map: ClassMap, shape: tuple[int, int], steps: tuple[Fraction, Fraction] | None = None) -> ClassMap:
-    """Return the class map at a coarser level: the class at the centre of each of its pixels, the nearest neighbour.
+def reduced(class_map: ClassMap, shape: tuple[int, int], steps: Spans | None = None) -> ClassMap:
+    """Return the class map at another level: the class at the centre of each of its pixels, the nearest neighbour.
 
     So every pixel has a class that was found there, and the classes keep their shares. A vote would take pixels from
-    whatever is rare or thin, the more the coarser the level. Every level is made from the finest, so that nothing adds
+    whatever is rare or thin, the more the coarser the level. Every level is made from the one map, so that nothing adds
     up from level to level.
 
     Args:
         class_map: (H, W) uint8.
-        shape: Rows and columns of the coarser level, which begins in the same corner.
-        steps: How many of the class map's rows, and columns, one of the coarser level spans; by default as many as
-            make both show the same.
+        shape: Rows and columns of the level, which begins in the same corner.
+        steps: How many of the class map's rows, and columns, one of the level spans; by default as many as make both
+            show the same.
 
     Returns:
         uint8, of that shape; `BEYOND` where the class map has no pixel.
     """
     steps = steps or (Fraction(class_map.shape[0], shape[0]), Fraction(class_map.shape[1], shape[1]))
+    if class_map.shape == shape and steps == SAME:
+        return class_map
     rows, columns = (
         ((2 * np.arange(count) + 1) * step.numerator) // (2 * step.denominator)
         for count, step in zip(shape, steps, strict=True)
     )
-    coarse = np.full(shape, BEYOND, np.uint8)
-    inside = (rows < class_map.shape[0]).sum(), (columns < class_map.shape[1]).sum()
-    coarse[: inside[0], : inside[1]] = class_map[np.ix_(rows[: inside[0]], columns[: inside[1]])]
-    return coarse
+    rows, columns = rows[rows < class_map.shape[0]], columns[columns < class_map.shape[1]]
+    level = np.full(shape, BEYOND, np.uint8)
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[first : first + _ROWS_AT_ONCE]
+        level[first : first + len(some), : len(columns)] = class_map[np.ix_(some, columns)]
+    return level

@@ -21,9 +21,11 @@ from app.interop.dicom_identity import (
     derived_uid,
     instance,
     maker,
+    parameters_of,
     repeating_the_source,
     settle,
 )
+from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
 from app.pathology.classes import label_indices
 from app.pathology.manifest import ModelManifest
@@ -58,21 +60,26 @@ class PyramidLevel:
 
 
 def segmentation_object(
-    sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest, level: PyramidLevel | None = None
+    sources: Sequence["Dataset"],
+    class_map: ClassMap,
+    manifest: ModelManifest,
+    conditions: Conditions | None = None,
+    level: PyramidLevel | None = None,
 ) -> "Dataset":
     """Return a Segmentation with a segment for each label class, numbered from 1 in list order.
 
     A class that is absent is described all the same and has no frames, so that a number always means the same class.
     Background is the absence of segments. Frames without a segment's pixels are left out; a map without any segment
     keeps one empty frame, since an object has at least one. Patient and study are the source's. UIDs depend on the
-    source, the class map, the model and this version of tessera, dates and times are the source's: the same input
-    gives the same bytes.
+    source, the class map, the model, the conditions and this version of tessera, dates and times on source and model:
+    the same input gives the same bytes.
 
     Args:
         sources: Headers of the instance that was segmented, and of any others of its level; from a file or from the
             JSON of WADO-RS. Pixel data is not looked at.
         class_map: (H, W) uint8, the size of the first source's total pixel matrix or frame.
         manifest: The model that made the map.
+        conditions: How it saw the image; None where that is not known, and not stated.
         level: Of a pyramid; None for an object of its own.
 
     Raises:
@@ -91,7 +98,7 @@ def segmentation_object(
         )
         identity = instance(sources, manifest, "Tissue classes", "SEG")
         if level is None:
-            tracked = uid = _content_uid(sources, class_map, manifest)
+            tracked = uid = _content_uid(sources, class_map, manifest, conditions)
         else:
             tracked, uid = level.pyramid_uid, derived_uid("level", level.pyramid_uid, str(source.SOPInstanceUID))
             identity |= level.identity()
@@ -107,7 +114,7 @@ def segmentation_object(
             further_source_images=sources[1:],
             pixel_array=segments,
             segmentation_type="BINARY",
-            segment_descriptions=_descriptions(manifest, tracked),
+            segment_descriptions=_descriptions(manifest, conditions, tracked),
             sop_instance_uid=uid,
             tile_pixel_array=is_tiled,
             content_label=_CONTENT_LABEL,
@@ -116,17 +123,19 @@ def segmentation_object(
             **identity,
         )
         result.PatientOrientation = None  # type 2C, and highdicom leaves it out (PS3.3, section C.7.6.1)
-        settle(result, sources)
+        settle(result, sources, manifest)
     if is_empty:
         result.PixelData = bytes(len(result.PixelData))
     return result
 
 
-def _content_uid(sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest) -> str:
+def _content_uid(
+    sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest, conditions: Conditions | None
+) -> str:
     """Return a UID for this very content: on another device the model may give another map of the same slide."""
     origins = (str(source.SOPInstanceUID) for source in sources)
     content = hashlib.sha256(np.ascontiguousarray(class_map).data).hexdigest()
-    return derived_uid("segmentation", *origins, maker(manifest), content)
+    return derived_uid("segmentation", *origins, maker(manifest), content, str(parameters_of(manifest, conditions)))
 
 
 def _placed(source: "Dataset") -> "Dataset":
@@ -150,7 +159,7 @@ def _segments(class_map: ClassMap, manifest: ModelManifest) -> NDArray[np.uint8]
     return numbers[class_map]
 
 
-def _descriptions(manifest: ModelManifest, tracked: str) -> list[Any]:
+def _descriptions(manifest: ModelManifest, conditions: Conditions | None, tracked: str) -> list[Any]:
     from highdicom import AlgorithmIdentificationSequence  # noqa: PLC0415
     from highdicom.color import CIELabColor  # noqa: PLC0415
     from highdicom.seg import SegmentDescription  # noqa: PLC0415
@@ -161,7 +170,7 @@ def _descriptions(manifest: ModelManifest, tracked: str) -> list[Any]:
         family=codes.DCM.ArtificialIntelligence,
         version=manifest.version,
         source=f"{MANUFACTURER} {version(MANUFACTURER)}",
-        parameters={"model_sha256": manifest.sha256},
+        parameters=parameters_of(manifest, conditions),
     )
     descriptions = []
     for number, tissue in enumerate(manifest.label_classes, start=1):

@@ -1,4 +1,4 @@
-"""How much of an image each class fills, as a DICOM structured report that cites the segments.
+"""How much of an image each class fills, and how large that is, as a DICOM structured report that cites the segments.
 
 Source: DICOM PS3.16, templates TID 1500 (Measurement Report), 1411 (measurements of a segment) and 4019 (algorithm).
 """
@@ -7,35 +7,46 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from app.imaging.dicom_packages import require_dicom
-from app.interop.dicom_codes import PIXEL_FRACTION, coding_of, concept, private_scheme
+from app.interop.dicom_codes import AREA, PIXEL_FRACTION, coding_of, concept, private_scheme
 from app.interop.dicom_identity import (
     MANUFACTURER,
     complete,
     derived_uid,
     instance,
     maker,
+    parameters_of,
     repeating_the_source,
     settle,
 )
+from app.interop.provenance import Conditions
 from app.pathology.classes import TissueClass, label_indices
 from app.pathology.manifest import ModelManifest
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_DIGITS = 6
+"""Of an area, significant ones."""
+
 
 def measurement_report(
-    sources: Sequence["Dataset"], seg: "Dataset", fractions: Sequence[float], manifest: ModelManifest
+    sources: Sequence["Dataset"],
+    seg: "Dataset",
+    fractions: Sequence[float],
+    manifest: ModelManifest,
+    conditions: Conditions | None = None,
 ) -> "Dataset":
-    """Return a Comprehensive SR with a measurement group for each label class: its segment, and its share in percent.
+    """Return a Comprehensive SR with a measurement group for each label class: its segment, its share and its area.
 
+    The share is of all pixels, in percent; the area, in mm2, is given where the image's pixel spacing is known.
     Deterministic, as `dicom_seg.segmentation_object` is.
 
     Args:
         sources: Headers of the segmented instance, and of any others of its level.
-        seg: What `segmentation_object` returned for them.
+        seg: What `segmentation_object` returned for them and for `conditions`.
         fractions: The share of the pixels that each class of the manifest has, 0 to 1, background included.
         manifest: The model.
+        conditions: How it saw the image; None where that is not known.
 
     Raises:
         UnsupportedImage: A source lacks what the object must repeat.
@@ -49,6 +60,7 @@ def measurement_report(
     measured = list(zip(seg.SegmentSequence, manifest.label_classes, shares, strict=True))
     with repeating_the_source():
         completed = [complete(source) for source in sources]
+        image_mm2 = _area_mm2(completed[0], conditions)
         observer = sr.ObserverContext(
             observer_type=codes.DCM.Device,
             observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -63,7 +75,8 @@ def measurement_report(
             observation_context=sr.ObservationContext(observer_device_context=observer),
             procedure_reported=codes.SCT.ImagingProcedure,
             imaging_measurements=[
-                _group(sources, seg, segment, tissue, fraction, manifest) for segment, tissue, fraction in measured
+                _group(sources, seg, segment, tissue, manifest, conditions, _measurements(fraction, image_mm2))
+                for segment, tissue, fraction in measured
             ],
             title=codes.DCM.ImagingMeasurementReport,
             referenced_images=completed,
@@ -76,8 +89,29 @@ def measurement_report(
             coding_schemes=[private_scheme()],
             **instance(sources, manifest, "Tissue fractions", "SR"),
         )
-        settle(report, sources)
+        settle(report, sources, manifest)
     return report
+
+
+def _area_mm2(source: "Dataset", conditions: Conditions | None) -> float | None:
+    """Return the area that the image shows; None where its pixel spacing is not known."""
+    if conditions is None or conditions.um_per_px is None:
+        return None
+    is_tiled = "TotalPixelMatrixRows" in source
+    sides = ("TotalPixelMatrixRows", "TotalPixelMatrixColumns") if is_tiled else ("Rows", "Columns")
+    rows, columns = (int(source[keyword].value) for keyword in sides)
+    return rows * columns * (conditions.um_per_px / 1000) ** 2
+
+
+def _measurements(fraction: float, image_mm2: float | None) -> list[Any]:
+    from highdicom import sr  # noqa: PLC0415
+    from pydicom.sr.codedict import codes  # noqa: PLC0415
+
+    share = sr.Measurement(name=concept(PIXEL_FRACTION), value=round(100 * fraction, 4), unit=codes.UCUM.Percent)
+    if image_mm2 is None:
+        return [share]
+    area = float(f"{fraction * image_mm2:.{_DIGITS}g}")
+    return [share, sr.Measurement(name=concept(AREA), value=area, unit=codes.UCUM.SquareMillimeter)]
 
 
 def _group(
@@ -85,8 +119,9 @@ def _group(
     seg: "Dataset",
     segment: "Dataset",
     tissue: TissueClass,
-    fraction: float,
     manifest: ModelManifest,
+    conditions: Conditions | None,
+    measurements: list[Any],
 ) -> Any:
     from highdicom import sr  # noqa: PLC0415
     from pydicom.sr.codedict import codes  # noqa: PLC0415
@@ -108,11 +143,9 @@ def _group(
         algorithm_id=sr.AlgorithmIdentification(
             name=manifest.name,
             version=manifest.version,
-            parameters=[f"model_sha256={manifest.sha256}"],
+            parameters=[f"{name}={value}" for name, value in parameters_of(manifest, conditions).items()],
             family=codes.DCM.ArtificialIntelligence,
             manufacturer=MANUFACTURER,
         ),
-        measurements=[
-            sr.Measurement(name=concept(PIXEL_FRACTION), value=round(100 * fraction, 4), unit=codes.UCUM.Percent)
-        ],
+        measurements=measurements,
     )

@@ -31,6 +31,7 @@ from sectra_client.schemas import (
 )
 
 from app.imaging.contours import TissuePolygon
+from app.pathology.composition import tissue_fractions
 from app.pathology.geometry import Size
 from app.pathology.manifest import ModelManifest
 
@@ -86,9 +87,8 @@ def tissue_result(
     total = [sum(counts) for counts in zip(*(area.pixel_counts for area in found), strict=True)]
     spacings = [area.um_per_px for area in found if area.um_per_px is not None]
     items = [_outline_item(area, slide, manifest) for area in found] + _tissue_items(found, slide, manifest)
-    percentages = dict(zip((tissue.name for tissue in manifest.classes), _percent(total), strict=True))
     properties = {
-        **percentages,
+        **_shares(total, manifest),
         "model": f"{manifest.name} {manifest.version}",
         "model SHA-256": manifest.sha256,
         "um/px": f"{max(spacings):g}" if spacings else "unknown",
@@ -142,7 +142,7 @@ def _tissue_items(found: Sequence[AreaTissue], slide: Size, manifest: ModelManif
         if outlines:
             items.append(
                 PrimitiveItem(
-                    style=_style("#{:02x}{:02x}{:02x}".format(*tissue.color)),
+                    style=_style(tissue.hex_color),
                     polygons=[_polygon(outline.exterior, slide) for outline in outlines],
                     polylines=[
                         Polyline(points=_points(hole, slide)) for outline in outlines for hole in outline.interiors
@@ -164,12 +164,29 @@ def _outline_item(area: AreaTissue, slide: Size, manifest: ModelManifest) -> Pri
 
 
 def _composition(pixel_counts: Sequence[int], manifest: ModelManifest) -> str:
-    shares = zip((tissue.name for tissue in manifest.classes), _percent(pixel_counts), strict=True)
-    return f"{', '.join(f'{name} {share}' for name, share in shares)} ({USE})"
+    """Return what an area is made of, of all its pixels and of those of tissue."""
+    fractions = [count / sum(pixel_counts) for count in pixel_counts]
+    of_tissue = _named(tissue_fractions(pixel_counts, manifest.classes), manifest)
+    return f"{_named(fractions, manifest)}; {f'of the tissue {of_tissue}' if of_tissue else 'no tissue'} ({USE})"
 
 
-def _percent(pixel_counts: Sequence[int]) -> list[str]:
-    return [f"{100 * count / sum(pixel_counts):.1f} %" for count in pixel_counts]
+def _named(shares: Sequence[float | None], manifest: ModelManifest) -> str:
+    named = zip(manifest.classes, shares, strict=True)
+    return ", ".join(f"{tissue.name} {_percent(share)}" for tissue, share in named if share is not None)
+
+
+def _shares(pixel_counts: Sequence[int], manifest: ModelManifest) -> dict[str, str]:
+    """Return the same for each class by its name."""
+    of_tissue = tissue_fractions(pixel_counts, manifest.classes)
+    shares = {}
+    for tissue, count, share in zip(manifest.classes, pixel_counts, of_tissue, strict=True):
+        of_all = _percent(count / sum(pixel_counts))
+        shares[tissue.name] = of_all if share is None else f"{of_all} ({_percent(share)} of the tissue)"
+    return shares
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")
 
 
 def _style(color: str) -> Style:

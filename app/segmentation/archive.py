@@ -1,25 +1,27 @@
 """One series of an archive: read, segmented, and answered with a DICOM Segmentation. Needs `slides` and `dicom`."""
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from pydicom import Dataset
 
 from app.errors import NotASlide
+from app.imaging.plausibility import WARNING_CODES, InputWarning
 from app.imaging.tiling import plan_windows
 from app.inference.segmenter import Segmenter
-from app.interop.dicom_pyramid import pyramid_series_uid, segmentation_pyramid
+from app.interop.dicom_pyramid import Spans, conditions_of, level_spans, pyramid_series_uid, segmentation_pyramid
+from app.interop.dicom_sr import measurement_report
 from app.interop.dicomweb import Archive
-from app.pathology.arrays import RgbImage
-from app.pathology.geometry import Region
-from app.segmentation.slide import choose_level, segment_slide
-from app.segmentation.windows import SegmentedArea
+from app.segmentation.slide import check_pixels, choose_carrier, choose_view, described, segment_slide, warn_of
+from app.segmentation.stain import check_stain, stain_warnings
 from app.segmentation.workers import Workers
-from app.slides.dicomweb import DicomwebSlide
-from app.slides.slide import Slide
-from app.telemetry.metrics import Metrics
+from app.slides.dicomweb import DicomwebSlide, ScannedArea
+from app.slides.slide import Level
+from app.slides.view import View
+from app.telemetry.metrics import SegmentationMetrics
 
 MICROSCOPY = "SM"
 
@@ -27,25 +29,73 @@ Progress = Callable[[int, int], None]
 """Told, on the event loop, how many regions of how many have been read."""
 
 
+_log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
-class SlideResult:
-    """A segmented series.
+class AreaResult:
+    """A segmented area of a slide.
 
     Attributes:
-        area: What is known of the segmented level.
-        pyramid: DICOM Segmentations of that level and of the coarser ones, finest first.
+        fractions: The share of its pixels that each class has, as the model saw it; they add up to 1.
+        pyramid: DICOM Segmentations of the level that carries the result and of the coarser ones, finest first.
+        report: Shares and areas of the classes, of the finest Segmentation; None where that was not asked for.
+        read: The level that was read.
+        seen: The same as the model saw it.
+        carrier: The finest level that has a Segmentation.
     """
 
-    area: SegmentedArea
+    fractions: tuple[float, ...]
     pyramid: tuple[Dataset, ...]
+    report: Dataset | None
+    read: Level
+    seen: Level
+    carrier: Level
+
+
+@dataclass(frozen=True, slots=True)
+class SlideResult:
+    """What was segmented of a series.
+
+    Attributes:
+        areas: At least one; a scanned area whose result the archive already holds is not among them.
+    """
+
+    areas: tuple[AreaResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SlideOptions:
-    """Which level of a slide to segment; see `choose_level`."""
+    """How slides are answered.
+
+    Attributes:
+        um_per_px: The pixel spacing at which the model sees them; see `choose_view`.
+        max_pixels: How large they may be; see `choose_view` and `choose_carrier`.
+        has_report: Whether a structured report is stored beside each result.
+    """
 
     um_per_px: float | None
     max_pixels: int
+    has_report: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How an area will be segmented.
+
+    Attributes:
+        area: What is segmented.
+        view: What the model sees.
+        carrier: The level that carries the result.
+        sources: Headers of that level and of the coarser ones.
+        spans: How many pixels of the view one of that level spans.
+    """
+
+    area: ScannedArea
+    view: View
+    carrier: Level
+    sources: list[tuple[Dataset, ...]]
+    spans: Spans
 
 
 class ArchiveSegmentation:
@@ -56,39 +106,55 @@ class ArchiveSegmentation:
         segmenter: The model, started.
         workers: Threads for reading.
         metrics: Told of stages and pixels.
-        options: Which level to take; the model's own pixel spacing stands in for none.
+        options: The model's own pixel spacing stands in for none.
 
     Attributes:
         manifest: The model's.
     """
 
     def __init__(
-        self, archive: Archive, segmenter: Segmenter, workers: Workers, metrics: Metrics, options: SlideOptions
+        self,
+        archive: Archive,
+        segmenter: Segmenter,
+        workers: Workers,
+        metrics: SegmentationMetrics,
+        options: SlideOptions,
     ) -> None:
         self.manifest = segmenter.manifest
+        for code in WARNING_CODES:
+            metrics.warnings.labels(code)  # at 0 from the start: a rate sees the first one
         self._archive = archive
         self._segmenter = segmenter
         self._workers = workers
         self._metrics = metrics
         self._um_per_px = options.um_per_px or self.manifest.um_per_px
         self._max_pixels = options.max_pixels
+        self._has_report = options.has_report
 
     async def segment(
-        self, study_uid: str, series_uid: str, anew: bool = False, progress: Progress | None = None
+        self,
+        study_uid: str,
+        series_uid: str,
+        anew: bool = False,
+        any_stain: bool = False,
+        progress: Progress | None = None,
     ) -> SlideResult | str:
         """Return the segmented series, or the SOP Instance UID of the result that the archive already holds.
 
         The series of a model's result follows from the slide's level, so the archive itself knows what is answered: a
-        series that holds the segmented level's result, which `store` hands over last.
+        series that holds the result's finest level, which `store` hands over last. Each scanned area of a slide has a
+        result of its own.
 
         Args:
             study_uid: Study Instance UID.
             series_uid: Series Instance UID.
             anew: Whether to segment a series whose result the archive holds.
+            any_stain: Whether to segment, with a warning, one that is not stained with H&E, and no area of which is
+                answered yet.
             progress: Told of each region read.
 
         Raises:
-            ImageRejected: It cannot be segmented.
+            ImageRejected: It cannot be segmented, or should not: `OtherStain`.
             ArchiveRefused: The archive does not answer a query.
             NotServed: The archive does not answer now, or the model is stopping.
             InferenceFailed: The model failed on it.
@@ -98,20 +164,25 @@ class ArchiveSegmentation:
             raise NotASlide(f"the series is of modality {modality}, not of slide microscopy ({MICROSCOPY})")
         of_archive = (self._archive.client, self._archive.session)
         with await asyncio.to_thread(DicomwebSlide, *of_archive, study_uid, series_uid) as slide:
-            level = choose_level(slide.levels, self._um_per_px, self._max_pixels)
-            sources = [slide.headers(index) for index in range(level, len(slide.levels))]
-            if not anew:
-                results_uid = pyramid_series_uid(sources[0], self.manifest)
-                where = (study_uid, results_uid, str(sources[0][0].SOPInstanceUID))
-                if known := await asyncio.to_thread(self._archive.result_of, *where):
-                    return known
-            source: Slide = slide if progress is None else _Observed(slide, self._regions(slide, level), progress)
-            area = await segment_slide(self._segmenter, source, level, self._workers, self._metrics)
-        build = partial(segmentation_pyramid, sources, area.class_map, self.manifest)
-        return SlideResult(area, await self._workers.run("encode", build))
+            plans: list[_Plan] = []
+            answered: list[str] = []
+            for plan in map(self._plan, slide.areas):
+                known = None if anew else await self._known(plan, study_uid)
+                if known is None:
+                    plans.append(plan)
+                else:
+                    answered.append(known)
+            if not plans:
+                return answered[0]
+            warnings = [await self._warnings(plan) for plan in plans]
+            if not any_stain and not answered:
+                check_stain(warnings)
+            tell = self._counted(plans, progress)
+            pairs = zip(plans, warnings, strict=True)
+            return SlideResult(tuple([await self._segment(plan, found, tell) for plan, found in pairs]))
 
     async def store(self, result: SlideResult) -> None:
-        """Store a result; once begun, it is finished even if the caller is cancelled.
+        """Store a result; once begun, the area under way is finished even if the caller is cancelled.
 
         The finest level goes last: were the archive to end in the middle, the series would not count as answered, and
         the next try completes it with the same instances.
@@ -120,29 +191,61 @@ class ArchiveSegmentation:
             ArchiveRefused: The archive does not take it.
             NotServed: The archive does not answer now.
         """
-        await asyncio.to_thread(self._archive.store, result.pyramid[::-1])
+        for area in result.areas:
+            beside = () if area.report is None else (area.report,)
+            await asyncio.to_thread(self._archive.store, (*area.pyramid[:0:-1], *beside, area.pyramid[0]))
 
-    def _regions(self, slide: Slide, level: int) -> int:
-        manifest = self.manifest
-        return len(plan_windows(slide.levels[level].size, manifest.window_px, manifest.margin_px))
+    def _plan(self, area: ScannedArea) -> _Plan:
+        levels = area.levels
+        view = choose_view(area, self._um_per_px, lambda level: level.size.pixels <= self._max_pixels)
+        check_pixels(view.level, self._max_pixels)
+        carrier = choose_carrier(levels, view, self._max_pixels)
+        sources = [area.headers(index) for index in range(carrier, len(levels))]
+        rows, columns = level_spans(area.headers(view.index)[0], sources[0][0])
+        return _Plan(area, view, levels[carrier], sources, (rows / view.step, columns / view.step))
 
+    async def _known(self, plan: _Plan, study_uid: str) -> str | None:
+        """Return the SOP Instance UID of the result that the archive holds, or None."""
+        results_uid = pyramid_series_uid(plan.sources[0], self.manifest, plan.spans)
+        source_uid = str(plan.sources[0][0].SOPInstanceUID)
+        return await asyncio.to_thread(self._archive.result_of, study_uid, results_uid, source_uid)
 
-class _Observed:
-    """A slide that says how far its reading has come."""
+    async def _warnings(self, plan: _Plan) -> tuple[InputWarning, ...]:
+        return await self._workers.run("decode", partial(stain_warnings, plan.area, plan.sources[0][0]))
 
-    def __init__(self, slide: Slide, regions: int, progress: Progress) -> None:
-        self.levels = slide.levels
-        self._slide = slide
-        self._regions = regions
-        self._progress = progress
-        self._read = 0
-        self._loop = asyncio.get_running_loop()
+    def _counted(self, plans: Sequence[_Plan], progress: Progress | None) -> Callable[[], None]:
+        """Return what is called after each region."""
+        window, margin = self.manifest.window_px, self.manifest.margin_px
+        total = sum(len(plan_windows(plan.view.level.size, window, margin)) for plan in plans)
+        done = 0
 
-    def read(self, level: int, region: Region) -> RgbImage:
-        pixels = self._slide.read(level, region)
-        self._loop.call_soon_threadsafe(self._count)
-        return pixels
+        def tell() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, total)
 
-    def _count(self) -> None:
-        self._read += 1
-        self._progress(self._read, self._regions)
+        return tell
+
+    async def _segment(self, plan: _Plan, warnings: tuple[InputWarning, ...], tell: Callable[[], None]) -> AreaResult:
+        read, seen, carrier = plan.view.source, plan.view.level, plan.carrier
+        _log.info(
+            "segmenting a slide",
+            extra={"slide": described(read), "seen_by_model": described(seen), "result": described(carrier)},
+        )
+        warn_of(plan.view, self._um_per_px)
+        for warning in warnings:
+            _log.warning("%s", warning.message)
+            self._metrics.warnings.labels(warning.code).inc()
+        codes = tuple(warning.code for warning in warnings)
+        segmented = await segment_slide(self._segmenter, plan.view, self._workers, self._metrics, tell)
+        build = partial(segmentation_pyramid, plan.sources, segmented.class_map, self.manifest, plan.spans, codes)
+        fractions = segmented.fractions
+        del segmented  # a byte of confidence for each pixel
+        pyramid = await self._workers.run("encode", build)
+        report = None
+        if self._has_report:
+            conditions = conditions_of(plan.sources[0], plan.spans, codes)
+            report_of = partial(measurement_report, plan.sources[0], pyramid[0], fractions, self.manifest, conditions)
+            report = await self._workers.run("encode", report_of)
+        return AreaResult(fractions, pyramid, report, read, seen, carrier)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from app.errors import TesseraError
 from app.imaging.paint import paint_mask, paint_overlay
+from app.interop.provenance import picture_text
 from app.pathology.classes import code
 from app.pathology.manifest import ModelManifest
 from app.segmentation.patch import PatchSegmentation, SegmentedPatch
@@ -113,9 +114,10 @@ async def _segment_file(
 
 
 def _paint(patch: SegmentedPatch, manifest: ModelManifest, opacity: float) -> dict[str, bytes]:
+    text = picture_text(manifest, patch.conditions)
     return {
-        "mask": paint_mask(patch.class_map, manifest.classes),
-        "overlay": paint_overlay(patch.image, patch.class_map, manifest.classes, opacity),
+        "mask": paint_mask(patch.class_map, manifest.classes, text),
+        "overlay": paint_overlay(patch.image, patch.class_map, manifest.classes, opacity, text),
     }
 
 

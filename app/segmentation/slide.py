@@ -1,55 +1,145 @@
-"""A whole slide: which of its levels to segment, and its class map in bounded memory."""
+"""A whole slide: at which pixel spacing the model sees it, window by window, and which level carries its class map."""
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import partial
 
 from app.errors import ImageTooLarge
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
-from app.pathology.geometry import Region
+from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX, Region
+from app.segmentation.scale import is_near, step_to
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
 from app.slides.slide import Level, Slide
-from app.telemetry.metrics import Metrics
+from app.slides.view import View
+from app.telemetry.metrics import SegmentationMetrics
+
+_UM_PER_MM = 1000
+_MUCH_COARSER = 1.3
+"""Ratio of spacings beyond which the model lacks detail that it was trained on."""
+
+_log = logging.getLogger(__name__)
 
 
-def choose_level(levels: Sequence[Level], um_per_px: float | None, max_pixels: int) -> int:
-    """Return the index of the level to segment.
+def choose_view(slide: Slide, um_per_px: float | None, fits: Callable[[Level], bool]) -> View:
+    """Return how the model sees a slide: at `um_per_px`, from the coarsest level that is no coarser.
 
-    It is the one whose pixel spacing is closest to `um_per_px`, by ratio; where that or the slide's own spacing is not
-    known, the finest one of at most `max_pixels`.
+    So no detail is missing that the model was trained on, and no more is read than that takes. Where every level is
+    coarser, the finest one is enlarged. Where the spacing wanted or the slide's own is not known, the model sees the
+    finest level that fits, as it is.
+
+    Args:
+        slide: Its levels, finest first. Spacings beyond what a microscope gives count as not known.
+        um_per_px: The spacing wanted, in um/px, or None.
+        fits: Whether a level is small enough; asked only where no spacing decides.
+    """
+    levels = slide.levels
+    spacings = {
+        index: level.um_per_px
+        for index, level in enumerate(levels)
+        if level.um_per_px is not None and LEAST_UM_PER_PX <= level.um_per_px <= MOST_UM_PER_PX
+    }
+    if um_per_px is None or not spacings:
+        return View(slide, next((i for i, level in enumerate(levels) if fits(level)), len(levels) - 1), Fraction(1))
+    fine = [index for index, own in spacings.items() if own <= um_per_px or is_near(own, um_per_px)]
+    index = max(fine, default=min(spacings))
+    return View(slide, index, step_to(spacings[index], um_per_px))
+
+
+def warn_of(view: View, um_per_px: float | None) -> None:
+    """Log it if the model will not see `um_per_px`, or not with the detail that belongs to that.
+
+    A slide is answered all the same.
+    """
+    own = view.source.um_per_px
+    if um_per_px is None:
+        return
+    if view.step == 1 and not is_near(own or math.inf, um_per_px):
+        _log.warning(
+            "the slide's pixel spacing is not known, not a microscope's, or its pixels are not square: the model, which"
+            " is to see %.3g um/px, sees them as they are",
+            um_per_px,
+        )
+    elif own is not None and own > _MUCH_COARSER * um_per_px:
+        _log.warning(
+            "the slide's finest level has %.3g um/px and is enlarged to the model's %.3g: detail is missing, and the"
+            " result is less reliable",
+            own,
+            um_per_px,
+        )
+
+
+def check_pixels(level: Level, max_pixels: int) -> None:
+    """Refuse what is too large to be held in memory.
+
+    Raises:
+        ImageTooLarge: The level has more than `max_pixels`.
+    """
+    if level.size.pixels > max_pixels:
+        raise ImageTooLarge(
+            f"the slide is {described(level)}, over the {max_pixels} px allowed;"
+            " ask for a coarser --um-per-px or allow more --max-pixels"
+        )
+
+
+def described(level: Level) -> str:
+    """Return a level's size, as in "3000x2000 px (1.5x1 mm at 0.5 um/px)"."""
+    if level.um_per_px is None:
+        return f"{level.size} at an unknown pixel spacing"
+    width, height = (side * level.um_per_px / _UM_PER_MM for side in (level.size.width_px, level.size.height_px))
+    return f"{level.size} ({width:.3g}x{height:.3g} mm at {level.um_per_px:.3g} um/px)"
+
+
+def choose_carrier(levels: Sequence[Level], view: View, max_pixels: int) -> int:
+    """Return the index of the level that carries the result: of those that fit, the nearest to what the model saw.
+
+    Near is meant by ratio, and of two that are alike within some 7 % the finer one is taken, so that slides of one
+    scanner, whose spacings vary a little, are all answered at one level.
 
     Args:
         levels: The slide's, finest first.
-        um_per_px: The spacing wanted, in um/px, or None.
-        max_pixels: The most pixels a level may have: its class map and confidence are held in memory, 2 bytes each px.
+        view: What the model sees.
+        max_pixels: The most pixels of a level that carries a class map.
 
     Raises:
-        ImageTooLarge: That level, or every level, has more than `max_pixels`.
+        ImageTooLarge: No level from that of the view on has so few.
     """
+    seen = view.level.um_per_px
+    if view.step == 1 or seen is None:
+        return view.index
 
     def distance(index: int) -> float:
-        spacing = levels[index].um_per_px or 0.0
-        return max(spacing / (um_per_px or 1.0), (um_per_px or 1.0) / spacing)
+        return round(abs(math.log2((levels[index].um_per_px or math.inf) / seen)), 1)
 
-    if um_per_px is not None and all(level.um_per_px for level in levels):
-        chosen = min(range(len(levels)), key=distance)
-    else:
-        fitting = (index for index, level in enumerate(levels) if level.size.pixels <= max_pixels)
-        chosen = next(fitting, len(levels) - 1)
-    size = levels[chosen].size
-    if size.pixels > max_pixels:
-        raise ImageTooLarge(
-            f"the slide's level at this resolution is {size}, over the {max_pixels} px allowed;"
-            " ask for a coarser --um-per-px or allow more --max-pixels"
-        )
-    return chosen
+    fitting = [
+        index
+        for index in range(view.index, len(levels))
+        if levels[index].um_per_px is not None and levels[index].size.pixels <= max_pixels
+    ]
+    if not fitting:
+        check_pixels(levels[-1], max_pixels)
+        return len(levels) - 1
+    return min(fitting, key=distance)
 
 
 async def segment_slide(
-    segmenter: Segmenter, slide: Slide, level: int, workers: Workers, metrics: Metrics
+    segmenter: Segmenter,
+    view: View,
+    workers: Workers,
+    metrics: SegmentationMetrics,
+    progress: Callable[[], None] = lambda: None,
 ) -> SegmentedArea:
-    """Segment one level of a slide; it is read in worker threads, a few windows ahead of the model.
+    """Segment a slide as `view` shows it; it is read in worker threads, a few windows ahead of the model.
+
+    Args:
+        segmenter: The model.
+        view: What it sees.
+        workers: Threads for reading.
+        metrics: Told of images and pixels.
+        progress: Called, on the event loop, after each window that was read.
 
     Raises:
         SlideUnreadable: The slide does not give its pixels.
@@ -58,8 +148,10 @@ async def segment_slide(
     """
 
     async def read(region: Region) -> RgbImage:
-        return await workers.run("decode", partial(slide.read, level, region))
+        pixels = await workers.run("decode", partial(view.read, region))
+        progress()
+        return pixels
 
-    area = await segment_windows(segmenter, slide.levels[level].size, read, metrics)
+    area = await segment_windows(segmenter, view.level.size, read, metrics)
     metrics.images.inc()
     return area

@@ -25,6 +25,7 @@ from app.errors import (
     ArchiveUnavailable,
     ImageTooLarge,
     NotASlide,
+    OtherStain,
     SeriesNotFound,
     TesseraError,
 )
@@ -40,13 +41,14 @@ ARCHIVE_TRIES = 10
 """Of a series at which the archive fails: with some 7 minutes of waits, in which what is not its own fault may pass."""
 _LONGEST_HOLD_SECONDS = 600.0
 
-Outcome = Literal["answered", "answered before", "not a slide", "too large", "gone", "given up"]
+Outcome = Literal["answered", "answered before", "not a slide", "not H&E", "too large", "gone", "given up"]
 
 _Arriving = Literal["arriving"]
 
 _PASSED_OVER: dict[type[TesseraError], Outcome] = {
     SeriesNotFound: "gone",
     NotASlide: "not a slide",
+    OtherStain: "not H&E",
     ImageTooLarge: "too large",
 }
 
@@ -234,8 +236,11 @@ class Watcher:
             return "arriving"
         try:
             result = await self._slides.segment(series.study_uid, series.series_uid)
-        except (SeriesNotFound, NotASlide, ImageTooLarge) as error:  # another try would end alike
-            return _PASSED_OVER[type(error)]
+        except (SeriesNotFound, NotASlide, OtherStain, ImageTooLarge) as error:  # another try would end alike
+            outcome = _PASSED_OVER[type(error)]
+            if isinstance(error, (OtherStain, ImageTooLarge)):  # a person can have it answered all the same
+                _log.warning("slide %s", outcome, extra={"change": change.sequence, "reason": str(error)})
+            return outcome
         if isinstance(result, str):
             return "answered before"
         await self._slides.store(result)

@@ -1,14 +1,13 @@
 """What a DICOM image's header says of its pixel spacing."""
 
-import math
 from typing import TYPE_CHECKING, Any
+
+from app.pathology.geometry import of_square_pixels
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 _UM_PER_MM = 1000
-_MOST_ANISOTROPY = 1.02
-"""The longer side of a pixel over the shorter one, up to which pixels count as square."""
 
 
 def um_per_px(dataset: "Dataset") -> float | None:
@@ -31,9 +30,7 @@ def um_per_px(dataset: "Dataset") -> float | None:
         raise
     except Exception:  # noqa: BLE001  absent, or damaged in whatever way; the pixels are judged elsewhere
         return None
-    if not (0 < down < math.inf and 0 < across < math.inf):
-        return None
-    return (down + across) / 2 if max(down, across) <= _MOST_ANISOTROPY * min(down, across) else None
+    return of_square_pixels(down, across)
 
 
 def _own(dataset: "Dataset") -> Any:

@@ -144,7 +144,7 @@ class Scale:
 
     Attributes:
         um_per_px: The image's pixel spacing; None when not known.
-        source: Who said so: "request" or "dicom"; None when nobody did.
+        source: Who said so: "request", "dicom" or "file" (a TIFF's own tags); None when nobody did.
         model_um_per_px: What the model was trained at; None when not known.
         factor: Pixels that the model saw in one of the image's, along a side; 1 when it saw the image's own.
         unchanged: Why it saw the image's own: "mpp_unknown", "model_um_per_px_unknown" or "within_tolerance"; None when
@@ -191,11 +191,14 @@ class Segmentation(Classification):
 
     Attributes:
         fractions: Of each class: its share of the pixels, 0 to 1.
+        tissue_fractions: Of each class that can be a label: its share of the pixels of all those classes, 0 to 1; empty
+            where there is no tissue, and from an older service.
         class_map: (H, W) uint8, indices into `classes`.
         confidence: (H, W) uint8, the winning class's probability times 255; None unless it was asked for.
     """
 
     fractions: dict[str, float]
+    tissue_fractions: dict[str, float]
     class_map: NDArray[np.uint8] = field(repr=False)
     confidence: NDArray[np.uint8] | None = field(repr=False)
 
@@ -415,6 +418,11 @@ def _segmentation(answer: Mapping[str, Any]) -> Segmentation:
     return Segmentation(
         **_common(answer),
         fractions={item["name"]: item["fraction"] for item in answer["classes"]},
+        tissue_fractions={
+            item["name"]: item["tissue_fraction"]
+            for item in answer["classes"]
+            if item.get("tissue_fraction") is not None
+        },
         class_map=_decoded(answer["mask"]),
         confidence=None if confidence is None else _decoded(confidence),
     )

@@ -3,7 +3,8 @@
  *
  * Select an annotation on an H&E slide and run this in QuPath's script editor (0.5 to 0.7). README.md shows each step.
  * Only the pixels of the rectangle around the annotation are sent, and where it lies; no name and no path.
- * Other objects are kept; what an earlier run put inside the same annotation is replaced. Research use only.
+ * Other objects are kept; what an earlier run put inside the same annotation is replaced. Model, um/px and warnings are
+ * kept as metadata of the annotation and of what was put inside. Research use only.
  */
 import groovy.transform.Field
 import java.net.http.HttpClient
@@ -50,21 +51,24 @@ void segmentSelection() {
         return
 
     println "Reading ${request.width} x ${request.height} px at downsample ${request.downsample}"
+    def image = server.readRegion(request)
     def png = new ByteArrayOutputStream()
-    if (!ImageIO.write(server.readRegion(request), 'png', png))
+    if (!ImageIO.write(image, 'png', png))
         throw new IllegalArgumentException('The region cannot be written as PNG: tessera takes 8-bit RGB images.')
 
     println "Sending ${png.size()} bytes to $SERVICE"
-    def answer = segment(request, statedSpacing(server, request.downsample), png.toByteArray())
-    def found = PathIO.readObjectsFromGeoJSON(new ByteArrayInputStream(answer))
+    double downsample = downsampleOf(request, image)
+    def answer = segment(request, downsample, statedSpacing(server, downsample), png.toByteArray())
+    def found = PathIO.readObjectsFromGeoJSON(new ByteArrayInputStream(answer.body()))
 
     def ids = found.collect { it.getID() } as Set  // the same pixels at the same place have the same ids
     def earlier = hierarchy.getAnnotationObjects().findAll {
         ids.contains(it.getID()) ||
-            (it.getParent() == annotation && it.hasMeasurements() && it.getMeasurements().containsKey(MEASUREMENT))
+            (liesBelow(it, annotation) && it.hasMeasurements() && it.getMeasurements().containsKey(MEASUREMENT))
     }
     hierarchy.removeObjects(earlier, true)
     annotation.addChildObjects(found)
+    annotation.getMetadata().putAll(provenance(answer))
     QP.fireHierarchyUpdate(hierarchy)
 
     def counts = found.countBy { it.getName() }.collect { name, count -> "$count $name" }.join(', ')
@@ -104,6 +108,19 @@ RegionRequest regionOf(server, annotation) {
     return RegionRequest.createInstance(server.getPath(), downsample, x, y, width, height)
 }
 
+/** Returns how many px of the slide one px of the image spans: the longer side's, since sides are rounded to whole px. */
+double downsampleOf(RegionRequest request, image) {
+    return Math.max(request.width, request.height) / (double) Math.max(image.getWidth(), image.getHeight())
+}
+
+/** Says whether an object lies below another, at any depth: resolving the hierarchy can put it into a third. */
+boolean liesBelow(object, other) {
+    for (def parent = object.getParent(); parent != null; parent = parent.getParent())
+        if (parent == other)
+            return true
+    return false
+}
+
 /** Returns the um/px of a region at a downsample; null where the slide does not say. */
 Double spacingOf(server, double downsample) {
     double um = server.getPixelCalibration().getAveragedPixelSizeMicrons()
@@ -115,39 +132,63 @@ Double statedSpacing(server, double downsample) {
     def um = spacingOf(server, downsample)
     if (um != null && um >= LEAST_UM_PER_PX && um <= MOST_UM_PER_PX)
         return um
-    def reason = um == null ? 'the slide does not say them' : "$um is not within $LEAST_UM_PER_PX to $MOST_UM_PER_PX"
+    def reason = um == null ? 'the slide does not say them' :
+        String.format(Locale.ROOT, '%.3f is not within %s to %s', um, LEAST_UM_PER_PX, MOST_UM_PER_PX)
     println "Sending no um/px: $reason"
     Dialogs.showWarningNotification(
-        TITLE, "No um/px are sent ($reason): the model sees the region as it is at downsample ${downsample}.".toString())
+        TITLE, String.format(Locale.ROOT,
+            'No um/px are sent (%s): the model sees the region as it is at downsample %.2f.', reason, downsample))
     return null
 }
 
-/** Returns the GeoJSON of the region; asks for an API key when the service wants one, and forgets it. */
-byte[] segment(RegionRequest request, Double mpp, byte[] png) {
-    def answer = post(request, mpp, png, System.getenv('TESSERA_API_KEY'))
+/** Returns the answer with the region's GeoJSON; asks for an API key when the service wants one, and forgets it. */
+HttpResponse<byte[]> segment(RegionRequest request, double downsample, Double mpp, byte[] png) {
+    def answer = post(request, downsample, mpp, png, System.getenv('TESSERA_API_KEY'))
     if (answer.statusCode() == 401) {
         def field = new PasswordField()
         if (Dialogs.showConfirmDialog("$TITLE: API key".toString(), field))
-            answer = post(request, mpp, png, field.getText())
+            answer = post(request, downsample, mpp, png, field.getText())
     }
     if (answer.statusCode() != 200)
         throw new IllegalArgumentException(problem(answer))
-    println "Scale: ${answer.headers().firstValue('Tessera-Scale').orElse('not said')}"
-    warn(answer.headers().firstValue('Tessera-Warnings').orElse(''))
-    return answer.body()
+    println "Scale: ${said(answer, 'Scale') ?: 'not said'}"
+    warn(said(answer, 'Warnings'))
+    return answer
 }
 
-/** Tells the user what makes the answer worth little: codes with commas between; a code that is not known here as it is. */
+/** Returns what one of the answer's own headers says; an empty text where it has none, as of an older service. */
+String said(HttpResponse<byte[]> answer, String name) {
+    return answer.headers().firstValue("Tessera-$name".toString()).orElse('').trim()
+}
+
+/** Returns what the selected annotation keeps of the answer, as QuPath saves it: also where no tissue was found. */
+Map<String, String> provenance(HttpResponse<byte[]> answer) {
+    def warnings = said(answer, 'Warnings')
+    return [
+        'tessera model'        : "${said(answer, 'Model')} ${said(answer, 'Model-Version')}".toString().trim(),
+        'tessera model SHA-256': said(answer, 'Model-SHA256'),
+        'tessera scale'        : said(answer, 'Scale'),
+        'tessera warnings'     : warnings.isEmpty() ? 'none' : inWords(warnings),
+        'tessera use'          : 'research use only',
+    ]
+}
+
+/** Returns codes with commas between in words; a code that is not known here as it is. */
+String inWords(String codes) {
+    return codes.split(',').collect { WARNINGS[it.trim()] ?: it.trim() }.join('; ')
+}
+
+/** Tells the user what makes the answer worth little. */
 void warn(String codes) {
-    if (codes.trim().isEmpty())
+    if (codes.isEmpty())
         return
-    def reasons = codes.split(',').collect { WARNINGS[it.trim()] ?: it.trim() }.join('; ')
+    def reasons = inWords(codes)
     println "Warnings: $codes ($reasons)"
     Dialogs.showWarningNotification(TITLE, "The answer may be worth little: ${reasons}.".toString())
 }
 
-HttpResponse<byte[]> post(RegionRequest request, Double mpp, byte[] png, String key) {
-    def query = "x=${request.x}&y=${request.y}&downsample=${request.downsample}&min_area=$MIN_AREA_PX"
+HttpResponse<byte[]> post(RegionRequest request, double downsample, Double mpp, byte[] png, String key) {
+    def query = "x=${request.x}&y=${request.y}&downsample=$downsample&min_area=$MIN_AREA_PX"
     if (mpp != null)  // the service brings the region to the model's own um/px, where it knows it
         query += "&mpp=$mpp"
     def message = HttpRequest.newBuilder(URI.create("$SERVICE/segment?$query"))

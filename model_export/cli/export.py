@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ def _numbers(_ctx: click.Context, param: click.Parameter, text: str | None) -> t
     if len(values) != 3 or not all(0 <= value <= 255 and (value or param.name != "std") for value in values):
         raise click.BadParameter("three numbers for RGB in 0 to 1, such as 0.485,0.456,0.406")
     return values
+
+
+def _day(_ctx: click.Context, _param: click.Parameter, when: datetime | None) -> date | None:
+    return None if when is None else when.date()
 
 
 def _network_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -65,6 +70,12 @@ def _card(
 @click.option("--out", required=True, type=FOLDER, help="Folder of the bundle; it appears complete or not at all.")
 @click.option("--name", required=True, help="The model's name.")
 @click.option("--version", required=True, help="The model's version.")
+@click.option(
+    "--released",
+    type=click.DateTime(["%Y-%m-%d"]),
+    callback=_day,
+    help="Day of the version's release; its DICOM results are not dated before it.",
+)
 @click.option("--description", default="", help="One sentence that describes the model to people.")
 @click.option("--window", "window_px", default=WINDOW_PX, help="Side of the largest window to run at once, px.")
 @click.option(

@@ -21,7 +21,7 @@ from pydicom.encaps import encapsulate
 
 from tests.conftest import ROOT
 from tests.orthanc import Orthanc, running_orthanc
-from tests.slides import cmu1, write_slide
+from tests.slides import brown, changed, cmu1, stained_with_pas, write_slide
 from tests.web import Server, serving
 
 WAIT_SECONDS = 120
@@ -161,6 +161,10 @@ def test_a_slide_sent_by_a_scanner_is_answered_once_and_the_answer_is_not(archiv
     metrics = watcher.metrics()
     assert metrics['tessera_watch_series_total{outcome="answered"}'] == 1
     assert metrics["tessera_watch_last_answer_timestamp_seconds"] > 1e9
+    assert metrics["tessera_images_total"] == 1
+    [begun] = [line for line in watcher.log if line["message"] == "segmenting a slide"]
+    assert begun["slide"] == begun["seen_by_model"] == begun["result"] == "300x250 px (0.299x0.249 mm at 0.998 um/px)"
+    assert "tessera_ready" not in metrics  # 0 would say that the watcher is not
     assert watcher.stop() == 0
     assert watcher.messages()[-1] == "stopped"
 
@@ -294,6 +298,36 @@ def test_a_slide_that_cannot_be_read_does_not_hold_up_the_next(archive, start, t
     outcomes = [message for message in watcher.messages() if message.startswith("series ")]
     assert sorted(outcomes) == ["series answered", "series given up", "series not a slide"]
     assert watcher.stop() == 0
+    assert len(results(archive)) == LEVELS
+
+
+def test_slides_that_are_not_he_are_passed_over_and_that_is_said_without_their_uids(archive, start, tmp_path):
+    """Before, they got a map of tumor like any other."""
+    by_colour = write_slide(tmp_path / "slide", brown(cmu1(600, 500)), name="brown")
+    by_header = [
+        changed(path, SpecimenDescriptionSequence=stained_with_pas())
+        for path in write_slide(tmp_path / "slide", cmu1(500, 600), name="pas")
+    ]
+    for paths in (by_colour, by_header):
+        archive.send(paths)
+    stable(archive, "SM", 2)
+    archive.send(write_slide(tmp_path / "slide", cmu1(600, 600), name="he"))
+    watcher = start(archive)
+    watcher.wait_for("series answered")
+    assert sorted(message for message in watcher.messages() if message.startswith("series ")) == [
+        "series answered",
+        *2 * ["series not H&E"],
+    ]
+    reasons = sorted(line["reason"] for line in watcher.log if line["message"] == "slide not H&E")
+    assert [line["level"] for line in watcher.log if line["message"] == "slide not H&E"] == 2 * ["warning"]
+    assert re.match(r"Only \d+% of what is stained on the slide has the colours of haematoxylin and eosin", reasons[0])
+    assert reasons[1].startswith("The slide's header names other stains")
+    assert watcher.metrics()['tessera_watch_series_total{outcome="not H&E"}'] == 2
+    assert watcher.stop() == 0
+    for path in (by_colour[0], by_header[0]):
+        slide = pydicom.dcmread(path, stop_before_pixels=True)
+        for uid in (slide.StudyInstanceUID, slide.SeriesInstanceUID, slide.SOPInstanceUID):
+            assert uid not in json.dumps(watcher.log)
     assert len(results(archive)) == LEVELS
 
 

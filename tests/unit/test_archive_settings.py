@@ -23,12 +23,12 @@ def run(*arguments: object) -> Result:
 
 def test_hosts_come_from_one_variable(monkeypatch):
     monkeypatch.setenv("TESSERA_DICOMWEB_HOSTS", "one.example, two.example,")
-    assert ArchiveSettings().hosts == {"one.example", "two.example"}
+    assert ArchiveSettings().hosts == ("one.example", "two.example")
 
 
 def test_nothing_is_allowed_by_default():
     settings = ArchiveSettings()
-    assert settings.hosts == frozenset()
+    assert settings.hosts == ()
     assert not settings.allow_http
 
 
@@ -92,6 +92,15 @@ def test_what_is_no_uid_is_refused_before_anything_is_sent(uid):
     result = run(*SEGMENT[:-1], uid)
     assert result.exit_code == 2
     assert "not a DICOM UID" in result.output
+
+
+def test_a_report_is_off_unless_asked_for_and_is_not_for_a_file(tmp_path: Path):
+    for command in (SEGMENT, WATCH):
+        assert "--report" in run(*command[:2], "--help").output
+    assert not archive.Given(Settings(), ArchiveSettings(), None, 1).has_report
+    refused = run(*SEGMENT, "--report", "--out", tmp_path / "seg.dcm")
+    assert refused.exit_code == 2
+    assert "--out stores nothing" in refused.output
 
 
 @pytest.mark.parametrize("package", ["wsidicom", "dicomweb_client", "pydicom", "highdicom"])

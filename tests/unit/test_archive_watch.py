@@ -21,6 +21,7 @@ from app.errors import (
     ImageTooLarge,
     InferenceFailed,
     NotASlide,
+    OtherStain,
     SeriesNotFound,
     SlideUnreadable,
     StartupError,
@@ -457,7 +458,12 @@ def test_a_slide_that_fails_once_is_answered(watch):
 
 @pytest.mark.parametrize(
     ("error", "outcome"),
-    [(NotASlide("a label"), "not a slide"), (ImageTooLarge("huge"), "too large"), (SeriesNotFound("none"), "gone")],
+    [
+        (NotASlide("a label"), "not a slide"),
+        (OtherStain("brown"), "not H&E"),
+        (ImageTooLarge("huge"), "too large"),
+        (SeriesNotFound("none"), "gone"),
+    ],
 )
 def test_what_no_further_try_would_change_is_passed_over_at_once(watch, error, outcome):
     watch.archive.arrives("a")
@@ -466,6 +472,24 @@ def test_what_no_further_try_would_change_is_passed_over_at_once(watch, error, o
     assert watch.slides.tried == ["a"]
     assert watch.outcomes() == {outcome: 1}
     assert watch.waits == []
+
+
+def test_a_slide_that_is_too_large_is_said_with_its_size(watch, caplog):
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = [ImageTooLarge("the slide is 9x9 px (1x1 mm at 1 um/px)")]
+    watch.run()
+    [line] = [line for line in caplog.records if line.levelno >= logging.WARNING]
+    assert vars(line)["reason"] == "the slide is 9x9 px (1x1 mm at 1 um/px)"
+
+
+def test_a_slide_that_is_not_he_is_said_with_the_reason_and_the_number_of_its_change(watch, caplog):
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = [OtherStain("Only 3% of what is stained")]
+    watch.run()
+    [line] = [line for line in caplog.records if line.levelno >= logging.WARNING]
+    assert line.getMessage() == "slide not H&E"
+    assert (vars(line)["change"], vars(line)["reason"]) == (3, "Only 3% of what is stained")
+    assert watch.slides.stored == []
 
 
 def test_a_series_that_was_deleted_meanwhile_is_passed_over(watch):

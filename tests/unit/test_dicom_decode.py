@@ -17,8 +17,18 @@ from app.interop.dicom_file import to_bytes
 from app.interop.dicom_seg import segmentation_object
 from app.pathology.geometry import Size
 from app.slides import dicom
+from app.slides.dicom_frames import states_ycc
 from tests.conftest import ROOT
-from tests.dicom_sources import CANARY, file_of, microscopic, secondary_capture, whole_slide
+from tests.dicom_sources import (
+    ADOBE_RGB,
+    ADOBE_YCC,
+    CANARY,
+    file_of,
+    jpeg_of,
+    microscopic,
+    secondary_capture,
+    whole_slide,
+)
 from tests.fakes import classes_of, manifest
 from tests.pictures import encoded, noise, plain, quarters
 from tests.slides import cmu1
@@ -60,6 +70,54 @@ def test_jpegs_own_colours_win_over_a_header_that_contradicts_them(stated):
     slide.PhotometricInterpretation = stated
     slide.PixelData = encapsulate([jpegs[stated]])
     assert np.abs(dicom.decode(file_of(slide), LIMIT).astype(int) - color).max() <= 3
+
+
+@pytest.mark.parametrize("stated", ["YBR_FULL_422", "RGB"])
+@pytest.mark.parametrize(
+    ("is_rgb", "states", "is_ycc"),
+    [(False, None, True), (False, ADOBE_YCC, True), (True, None, False), (True, ADOBE_RGB, False)],
+)
+def test_a_jpegs_marker_wins_over_the_header_whichever_it_is(stated, is_rgb, states, is_ycc):
+    """Pillow converts by Adobe's marker, and pydicom converted that once more where the header says YBR."""
+    tissue = cmu1(64, 48)
+    jpeg = jpeg_of(tissue, is_rgb=is_rgb, states=states)
+    slide = whole_slide(tissue, syntax=uid.JPEGBaseline8Bit, PhotometricInterpretation=stated, Rows=48)
+    slide.PixelData = encapsulate([jpeg])
+    assert np.abs(dicom.decode(file_of(slide), LIMIT).astype(int) - tissue).mean() < 2
+    assert states_ycc(jpeg) == is_ycc
+
+
+@pytest.mark.parametrize(("stated", "is_rgb"), [("YBR_FULL_422", False), ("RGB", True)])
+def test_of_a_jpeg_without_a_marker_the_header_says_the_colours(stated, is_rgb):
+    tissue = cmu1(64, 64)
+    slide = whole_slide(tissue, syntax=uid.JPEGBaseline8Bit, PhotometricInterpretation=stated)
+    slide.PixelData = encapsulate([jpeg_of(tissue, is_rgb=is_rgb, states=b"")])
+    assert np.abs(dicom.decode(file_of(slide), LIMIT).astype(int) - tissue).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("beginning", "is_ycc"),
+    [
+        (b"\xff\xd8" + ADOBE_RGB + b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0", True),  # libjpeg goes by JFIF
+        (b"\xff\xd8\xff\xe2\xff\xff" + 65_533 * b"p" + ADOBE_YCC, True),  # behind a colour profile
+        (b"\xff\xd8" + ADOBE_YCC[:-1], False),
+        (b"\xff\xd8\xff\xe0\0\x07JFIF", False),
+        (b"\xff\xd8\xff\xda\0\2" + ADOBE_YCC, False),  # among the pixels
+        (b"\xff\xd8" + 2000 * b"\xff\xfe\0\2" + ADOBE_YCC, False),
+        (b"\xff\x4f\xff\x51" + ADOBE_YCC, False),  # JPEG 2000
+        (b"", False),
+    ],
+)
+def test_which_markers_say_that_a_jpeg_is_in_ycc(beginning, is_ycc):
+    assert states_ycc(beginning) == is_ycc
+
+
+def test_a_jpeg_of_other_channels_than_the_header_states_is_refused():
+    grey = encoded(cmu1(64, 64)[..., 0], "JPEG")
+    slide = whole_slide(cmu1(64, 64), syntax=uid.JPEGBaseline8Bit)
+    slide.PixelData = encapsulate([grey])
+    with pytest.raises(UnreadableImage, match="more or fewer channels"):
+        dicom.decode(file_of(slide), LIMIT)
 
 
 def test_where_a_sparse_slide_has_no_tile_there_is_glass():

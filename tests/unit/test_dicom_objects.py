@@ -1,6 +1,6 @@
 import logging
 import traceback
-from datetime import datetime
+from datetime import date, datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from app.interop.dicom_file import to_bytes
 from app.interop.dicom_identity import moment, series_uid
 from app.interop.dicom_seg import segmentation_object
 from app.interop.dicom_sr import measurement_report
+from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
 from app.pathology.classes import TissueClass
 from app.pathology.manifest import ModelManifest
@@ -101,11 +102,23 @@ def test_a_long_name_is_cut_and_the_warning_is_not():
     assert description.endswith(", research use only")
 
 
-@pytest.mark.parametrize("made", [segmented(SLIDE), segmented(FIELD), reported(SLIDE)])
-def test_patient_and_study_are_the_sources(made):
-    source = SLIDE if made.StudyInstanceUID == SLIDE.StudyInstanceUID else FIELD
-    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
-        assert made[keyword].value == source[keyword].value
+@pytest.mark.parametrize("make", [segmented, reported])
+@pytest.mark.parametrize("source_of", [whole_slide, microscopic])
+@pytest.mark.parametrize("patient", ["Doe^Jane", "Roe^John"])
+def test_patient_and_study_are_the_sources(make, source_of, patient):
+    about = {
+        "PatientName": patient,
+        "PatientID": f"{patient}-7",
+        "PatientBirthDate": "19520304",
+        "PatientSex": "O",
+        "AccessionNumber": f"A-{patient}"[:16],
+        "StudyID": f"S-{patient}"[:16],
+    }
+    source = source_of(IMAGE, name=patient, **about)
+    made = make(source)
+    assert {keyword: made[keyword].value for keyword in about} == about
+    assert made.StudyInstanceUID == source.StudyInstanceUID
+    assert made.StudyInstanceUID not in {SLIDE.StudyInstanceUID, FIELD.StudyInstanceUID}
     assert made.SeriesInstanceUID != source.SeriesInstanceUID
 
 
@@ -249,6 +262,61 @@ def test_the_moment_is_the_first_that_the_source_knows(attributes, expected):
     for keyword, value in attributes.items():
         setattr(source, keyword, value)
     assert moment(source) == expected
+
+
+@pytest.mark.parametrize(
+    ("released", "expected"), [(date(2026, 11, 29), "20261129 000000"), (date(2019, 1, 1), "20200102 030405")]
+)
+def test_a_result_is_never_older_than_its_model(released, expected):
+    model = MODEL.model_copy(update={"released": released})
+    for made in (segmented(SLIDE, model=model), reported(SLIDE, model)):
+        assert f"{made.ContentDate} {made.ContentTime}" == expected
+        assert f"{made.InstanceCreationDate} {made.InstanceCreationTime}" == expected
+        contributed = made.ContributingEquipmentSequence[-1].ContributionDateTime
+        assert f"{contributed:%Y%m%d %H%M%S}" == expected
+        assert made.StudyDate == SLIDE.StudyDate
+        assert to_bytes(made)  # DICOM takes it
+
+
+@pytest.mark.parametrize(
+    ("stated", "kept"),
+    [("+0100", "+0100"), ("-1200", "-1200"), ("+1400", "+1400")]
+    + [(value, None) for value in ("", "-0000", "+1500", "-1300", "+01", "CANARY", "+0160")],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # what is tried
+def test_the_time_zone_is_the_sources(stated, kept):
+    source = header_of(SLIDE)
+    source.TimezoneOffsetFromUTC = stated
+    seg = segmentation_object([source], CLASS_MAP, MODEL)
+    for made in (seg, measurement_report([source], seg, FRACTIONS, MODEL)):
+        assert made.get("TimezoneOffsetFromUTC") == kept
+
+
+def test_where_the_scanner_stands_is_not_repeated():
+    source = header_of(SLIDE)
+    source.InstitutionName, source.InstitutionAddress = "CANARY HOSPITAL", "CANARY STREET"
+    source.InstitutionalDepartmentName, source.StationName = "CANARY WARD", "CANARY-1"
+    source.DeviceSerialNumber = "CANARY-2"
+    seg = segmentation_object([source], CLASS_MAP, MODEL)
+    scanner, _ = seg.ContributingEquipmentSequence
+    assert (scanner.Manufacturer, scanner.ManufacturerModelName, scanner.SoftwareVersions) == ("Scanners", "One", "1")
+    seg.PatientName, seg.PatientID = "nobody", "none"
+    for made in (seg, measurement_report([source], seg, FRACTIONS, MODEL)):
+        made.PatientName, made.PatientID = "nobody", "none"
+        assert b"CANARY" not in to_bytes(made)
+
+
+@pytest.mark.parametrize("source", [SLIDE, FIELD])
+def test_a_report_gives_each_segments_area_where_the_spacing_is_known(source):
+    header, conditions = header_of(source), Conditions(0.5, 1.0, ())
+    seg = segmentation_object([header], CLASS_MAP, MODEL, conditions)
+    report = measurement_report([header], seg, FRACTIONS, MODEL, conditions)
+    groups = hd.sr.srread(BytesIO(to_bytes(report))).content.get_volumetric_roi_measurement_groups()
+    for index, group in enumerate(groups):
+        share, area = group.get_measurements()
+        assert share.unit.value == "%"
+        assert (area.name.value, area.name.scheme_designator, area.unit.value) == ("42798000", "SCT", "mm2")
+        assert area.value == pytest.approx((index == CLASS_MAP).sum() * 0.0005**2, rel=1e-5)
 
 
 def test_a_report_gives_each_segments_share_in_percent():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from app.pathology.arrays import ClassMap
 from tests.dicom_sources import as_metadata
 from tests.fakes import classes_of, manifest
 from tests.pictures import quarters
-from tests.slides import write_slide
+from tests.slides import CMU1_UM_PER_PX, write_slide
 
 CLASS_MAP = classes_of(quarters(1100, 900))
 MODEL = manifest()
@@ -81,6 +82,26 @@ def test_the_pyramid_of_a_coarser_level_begins_there_and_is_a_series_of_its_own(
     assert [seg.TotalPixelMatrixColumns for seg in coarse] == [550, 275, 137]
     assert coarse[0].SeriesInstanceUID != whole[0].SeriesInstanceUID
     assert not {seg.SOPInstanceUID for seg in coarse} & {seg.SOPInstanceUID for seg in whole}
+
+
+def test_every_level_states_the_slides_spacing_and_that_no_warning_was_looked_for(levels):
+    for seg in segmentation_pyramid(levels, CLASS_MAP, MODEL):
+        [algorithm] = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+        stated = f"um_per_px={CMU1_UM_PER_PX},scale_factor=1.0,warnings=not checked"
+        assert algorithm.AlgorithmParameters == f"model_sha256={MODEL.sha256},{stated}"
+
+
+def test_the_slides_warnings_are_stated_at_every_level_of_the_same_series(levels):
+    plain, checked, warned = (
+        segmentation_pyramid(levels, CLASS_MAP, MODEL, warnings=warnings)
+        for warnings in (None, (), ("pen_marks", "low_tissue"))
+    )
+    for segs, stated in ((checked, "none"), (warned, "pen_marks low_tissue")):
+        for seg in segs:
+            [algorithm] = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+            assert algorithm.AlgorithmParameters.endswith(f",warnings={stated}")
+    assert len({segs[0].SeriesInstanceUID for segs in (plain, checked, warned)}) == 1
+    assert len({segs[0].SOPInstanceUID for segs in (checked, warned)}) == 2
 
 
 def test_a_slide_of_one_level_is_a_pyramid_of_one(levels):
@@ -150,6 +171,28 @@ def test_reducing_keeps_the_shares_of_rare_and_thin_classes():
     shares = np.bincount(reduced(fine, (171, 171)).ravel(), minlength=4) / 171**2
     assert shares[0] == pytest.approx(0.1, abs=0.03)
     assert shares[1:3].tolist() == [0, 0]
+
+
+def test_a_map_on_a_grid_of_the_models_own_is_shown_where_it_lies_at_each_level(levels):
+    """The slide has 1100x900 px, the model saw each 5/2 of them as one: the last row and column reach beyond."""
+    seen = classes_of(quarters(440, 360))
+    pyramid = segmentation_pyramid(levels, seen, MODEL, (Fraction(2, 5), Fraction(2, 5)))
+    assert [(seg.TotalPixelMatrixRows, seg.TotalPixelMatrixColumns) for seg in pyramid] == SHAPES
+    for seg, [source] in zip(pyramid, levels, strict=False):
+        shown = class_map_of(seg)
+        assert np.array_equal(shown, classes_of(quarters(*shown.shape[::-1])))
+        shared, of_source = seg.SharedFunctionalGroupsSequence[0], source.SharedFunctionalGroupsSequence[0]
+        assert shared.PixelMeasuresSequence[0].PixelSpacing == of_source.PixelMeasuresSequence[0].PixelSpacing
+        [algorithm] = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+        assert "scale_factor=0.4" in algorithm.AlgorithmParameters
+
+
+def test_a_map_that_the_model_made_of_other_pixels_is_another_series(levels):
+    spans = (Fraction(1, 2), Fraction(1, 2))
+    assert pyramid_series_uid(levels[0], MODEL, spans) != pyramid_series_uid(levels[0], MODEL)
+    halved = segmentation_pyramid(levels, CLASS_MAP[::2, ::2], MODEL, spans)
+    assert halved[0].SeriesInstanceUID == pyramid_series_uid(levels[0], MODEL, spans)
+    assert halved[0].SOPInstanceUID != segmentation_pyramid(levels, CLASS_MAP, MODEL)[0].SOPInstanceUID
 
 
 def test_a_class_map_of_another_size_is_a_mistake(levels):

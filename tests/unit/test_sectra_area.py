@@ -7,7 +7,7 @@ import pytest
 import shapely
 from prometheus_client import CollectorRegistry
 
-from app.errors import AreaOutside
+from app.errors import AreaOutside, ImageTooLarge
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
 from app.segmentation.sectra import area as area_module
@@ -15,12 +15,12 @@ from app.segmentation.sectra.area import AreaSegmentation
 from app.segmentation.workers import Workers
 from app.slides.slide import Level
 from app.telemetry.metrics import Metrics
-from tests.fakes import ColourSegmenter
+from tests.fakes import ColourSegmenter, manifest
 from tests.pictures import BLUE, WHITE, plain
 
 
 class Picture:
-    """A slide of one level."""
+    """A slide of one level, 0.5 um/px."""
 
     def __init__(self, image: RgbImage) -> None:
         self._image = image
@@ -78,5 +78,31 @@ def test_an_area_between_the_centres_of_pixels_is_refused_and_gives_its_pixels_b
                     await segmentation.segment(Picture(plain(WHITE, 20, 20)), outline)
         finally:
             await workers.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_an_area_is_seen_at_the_models_spacing_and_drawn_in_the_slides_pixels():
+    """Of 101 px each two become one, and half of the last one lies beyond the slide."""
+
+    async def scenario() -> None:
+        metrics = Metrics(CollectorRegistry())
+        workers, model = Workers(1, metrics), ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0}))
+        await model.start()
+        whole = shapely.MultiPolygon([shapely.box(0, 0, 101, 101)])
+        try:
+            segmentation = AreaSegmentation(model, workers, workers, metrics, 51 * 51)
+            found = await segmentation.segment(Picture(plain(BLUE, 101, 101)), whole)
+            with pytest.raises(ImageTooLarge, match=r"more than 2600 px at the model's 1\.0 um/px"):
+                await AreaSegmentation(model, workers, workers, metrics, 2600).segment(
+                    Picture(plain(BLUE, 101, 101)), whole
+                )
+        finally:
+            await workers.close()
+        assert found.um_per_px == 1.0
+        assert sum(found.pixel_counts) == found.pixel_counts[0] in range(50 * 50, 51 * 51 + 1)
+        [region] = found.tissue
+        assert all(value <= 101 for value in region.outline.bounds)
+        assert region.outline.area > 0.97 * whole.area
 
     asyncio.run(asyncio.wait_for(scenario(), 20))

@@ -130,7 +130,12 @@ def test_holes_become_closed_lines_and_areas_keep_their_corners():
     hole = tumor["polylines"][0]["points"]
     assert len(hole) == 5
     assert hole[0] == hole[-1]
-    assert result["displayResult"].startswith("tumor 37.5 %, stroma 12.5 %, normal 0.0 %, background 50.0 %")
+    assert result["displayResult"] == (
+        "tumor 37.5 %, stroma 12.5 %, normal 0.0 %, background 50.0 %;"
+        " of the tissue tumor 75.0 %, stroma 25.0 %, normal 0.0 % (research use only)"
+    )
+    assert result["displayProperties"]["tumor"] == "37.5 % (75.0 % of the tissue)"
+    assert result["displayProperties"]["background"] == "50.0 %"
     assert result["displayProperties"]["um/px"] == "unknown"
 
 
@@ -139,7 +144,7 @@ def test_an_area_of_glass_still_shows_its_outline_and_composition():
     [outline] = tissue_result(whole_slide(PACS, "id"), [found], SLIDE, manifest(), "9.9")["data"]["result"]["content"]
     assert len(outline["polygons"]) == 1
     assert outline["labels"][0]["location"] == {"x": 0.01, "y": 0.02}
-    assert "background 100.0 %" in outline["labels"][0]["label"]
+    assert "background 100.0 %; no tissue (research use only)" in outline["labels"][0]["label"]
 
 
 def test_a_replacement_names_the_version_it_replaces():

@@ -46,8 +46,8 @@ export async function levels (studyInstanceUID, seriesInstanceUID) {
 }
 
 /**
- * Return the segmentations in a study that were made of one slide series, newest first: for each its instances; and the
- * number of those that are of a kind which the viewer does not show.
+ * Return the segmentations in a study that were made of one slide series, newest first and of one moment those of newer
+ * versions first: for each its instances; and the number of those that are of a kind which the viewer does not show.
  *
  * Which series a segmentation refers to (Referenced Series Sequence, PS3.3 C.12.1.1 and C.8.20.2) cannot be searched
  * for in every archive, so each one of the study is looked at.
@@ -65,7 +65,7 @@ export async function segmentationsOf (studyInstanceUID, seriesInstanceUID) {
     .map(instances => instances.filter(instance => plain(instance).SOPClassUID === SEGMENTATION))
     .filter(instances => instances.length > 0)
     .map(instances => instances.map(instance => new metadata.Segmentation({ metadata: instance })))
-    .sort(([a], [b]) => moment(b).localeCompare(moment(a)))
+    .sort(([a], [b]) => moment(b).localeCompare(moment(a)) || inOrder(versions(b), versions(a)))
   return { segmentations: shown, others: ofSlide.length - shown.length }
 }
 
@@ -76,6 +76,15 @@ function refersTo (instance, seriesInstanceUID) {
 
 function moment ({ ContentDate, ContentTime }) {
   return `${ContentDate}${ContentTime}`
+}
+
+function inOrder (a, b) {
+  return a.localeCompare(b, 'en', { numeric: true })
+}
+
+/** Return the versions of the program and of its model, which tell results of one moment apart. */
+function versions ({ SoftwareVersions }) {
+  return [SoftwareVersions ?? ''].flat().join(' ')
 }
 
 function plain (dataset) {

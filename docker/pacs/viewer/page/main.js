@@ -1,7 +1,14 @@
-// The page: without parameters the archive's slides, with ?study=UID&series=UID one slide and what was found in it.
+// The page: the archive's slides, or one slide and what was found in it.
+//
+// Which slide is kept in the state of the browser's entry for the page, where going back, going on and reloading find it,
+// and not in the address: browsers keep addresses in a history of their own. A link with ?study=UID&series=UID works too;
+// the address loses both at once, though a browser may have noted the link.
 
 import { levels, segmentationsOf, slides } from './archive.js'
 import { openSlide } from './slide.js'
+
+// Of any slide; one of its own, so that the link to the list leads elsewhere.
+const ADDRESS = '?slide'
 
 const status = document.getElementById('status')
 
@@ -12,6 +19,7 @@ async function showSlides () {
     const link = document.createElement('a')
     link.href = `?study=${slide.StudyInstanceUID}&series=${slide.SeriesInstanceUID}`
     link.textContent = slide.SeriesDescription || `Slide ${rows.rows.length + 1}`
+    link.addEventListener('click', event => open(event, slide))
     const row = rows.insertRow()
     row.insertCell().append(link)
     row.insertCell().textContent = slide.AccessionNumber
@@ -22,7 +30,17 @@ async function showSlides () {
   status.textContent = found.length === 0 ? 'The archive holds no slides yet.' : ''
 }
 
-async function showSlide (study, series) {
+/** Open a slide in this window without its UIDs in the address; in a new window or tab, the link does. */
+function open (event, { StudyInstanceUID: study, SeriesInstanceUID: series }) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) {
+    return
+  }
+  event.preventDefault()
+  window.history.pushState({ study, series }, '', ADDRESS)
+  window.location.reload()
+}
+
+async function showSlide ({ study, series }) {
   const [images, { segmentations, others }] = await Promise.all([levels(study, series), segmentationsOf(study, series)])
   if (images.length === 0) {
     status.textContent = 'The archive holds no such slide.'
@@ -45,8 +63,17 @@ function complain (error) {
   status.setAttribute('role', 'alert')
 }
 
-const asked = new URLSearchParams(window.location.search)
-const showing = asked.has('study') && asked.has('series')
-  ? showSlide(asked.get('study'), asked.get('series'))
-  : showSlides()
+/** Return the slide that is asked for, or null for the list. */
+function asked () {
+  const parameters = new URLSearchParams(window.location.search)
+  if (parameters.has('study') && parameters.has('series')) {
+    const slide = { study: parameters.get('study'), series: parameters.get('series') }
+    window.history.replaceState(slide, '', ADDRESS)
+  }
+  return window.history.state
+}
+
+window.addEventListener('popstate', () => window.location.reload())
+const slide = asked()
+const showing = slide ? showSlide(slide) : showSlides()
 showing.catch(complain)

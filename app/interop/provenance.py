@@ -1,0 +1,58 @@
+"""What a result says of itself wherever it is saved: its model, how that saw the image, and what the result is for."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+
+from app.imaging.png import text_chunk
+from app.pathology.manifest import ModelManifest
+
+DIGITS = 6
+"""Of a spacing and of a factor."""
+_DIGEST_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How a model saw an image.
+
+    Attributes:
+        um_per_px: The image's own pixel spacing; None when not known.
+        scale_factor: Pixels that the model saw in one of the image's, along a side; 1 where it saw the image's own.
+        warnings: Codes of what is odd about the image; None where that was not checked.
+    """
+
+    um_per_px: float | None
+    scale_factor: float = 1.0
+    warnings: tuple[str, ...] | None = None
+
+    @property
+    def stated(self) -> dict[str, str]:
+        """The same as text without commas: a spacing that is not known as "unknown", codes with spaces between."""
+        found = "not checked" if self.warnings is None else " ".join(self.warnings) or "none"
+        return {
+            "um_per_px": "unknown" if self.um_per_px is None else str(round(self.um_per_px, DIGITS)),
+            "scale_factor": str(round(self.scale_factor, DIGITS)),
+            "warnings": found,
+        }
+
+
+def picture_text(manifest: ModelManifest, conditions: Conditions | None = None) -> bytes:
+    """Return a PNG's chunks of text that say which program and model made it, the same for the same arguments.
+
+    Args:
+        manifest: Of the model.
+        conditions: Left out where the picture goes beside what states them.
+    """
+    stated = {} if conditions is None else conditions.stated
+    said = (
+        f"Tissue segmentation by {manifest.name} {manifest.version}, model SHA-256 {manifest.sha256[:_DIGEST_DIGITS]}",
+        *(f"{name}={value}" for name, value in stated.items()),
+        manifest.intended_use,
+    )
+    return text_chunk("Software", _software()) + text_chunk("Description", "; ".join(said))
+
+
+@cache
+def _software() -> str:
+    return f"tessera {version('tessera')}"
