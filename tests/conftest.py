@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Self
 
+import hypothesis
 import pytest
 from fastapi.testclient import TestClient
 
@@ -17,6 +18,9 @@ from app.inference.bundle import find_precision
 from app.main import create_app
 from app.settings import DEFAULT_BUNDLE, Settings
 from tests.fakes import ColourSegmenter
+
+hypothesis.settings.register_profile("tessera", deadline=None, print_blob=True)  # speed is for benchmarks/ to judge
+hypothesis.settings.load_profile("tessera")
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 60
@@ -67,7 +71,8 @@ class RunningService:
         self._reader.start()
         if not self._listening.wait(START_SECONDS) or not self.url:
             self.process.kill()
-            raise AssertionError("the service did not start:\n" + "".join(self.log))
+            self.ended()
+            raise AssertionError(f"the service did not start:\n{self.said()}")
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -85,22 +90,43 @@ class RunningService:
         """End it however a test ended: a test that fails leaves no process behind."""
         if self.process.poll() is None:
             self.process.kill()  # its other processes end with it
-            self.stop()
+        self.ended()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to end and return its exit status."""
         self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for its end, let go of its log, and return its exit status."""
         status = self.process.wait(30)
         self._reader.join()
         assert self.process.stderr is not None
         self.process.stderr.close()
         return status
 
+    def said(self, most_lines: int = 0) -> str:
+        """Return its log, or the last lines of it."""
+        return "".join(self.log[-most_lines:])
+
 
 @pytest.fixture(scope="session")
-def service() -> Iterator[RunningService]:
-    """The service as a user runs it; shared by the tests that do not change it."""
-    running = RunningService("--device", "cpu")
-    yield running
-    if running.process.poll() is None:
+def _kept() -> Iterator[list[RunningService]]:
+    """The service that tests share, in a list: where it ended, another takes its place."""
+    kept: list[RunningService] = []
+    yield kept
+    for running in kept:
         running.stop()
+
+
+@pytest.fixture
+def service(_kept: list[RunningService]) -> Iterator[RunningService]:
+    """The service as a user runs it; shared by the tests that do not change it, and that it has to outlive."""
+    if not _kept:
+        _kept.append(RunningService("--device", "cpu"))
+    [running] = _kept
+    yield running
+    if running.process.poll() is not None:
+        _kept.clear()
+        status = running.ended()
+        pytest.fail(f"the service ended during this test, with status {status}:\n{running.said(most_lines=20)}")

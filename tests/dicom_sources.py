@@ -109,6 +109,29 @@ def whole_slide(
     return _with(slide, attributes)
 
 
+ADOBE_RGB, ADOBE_YCC = (b"\xff\xee\0\x0eAdobe\0d\0\0\0\0" + bytes([transform]) for transform in (0, 1))
+"""Segments of a JPEG that state its colours (ITU-T T.872, section 6.5.3)."""
+
+
+def jpeg_of(image: np.ndarray, *, is_rgb: bool = False, states: bytes | None = None) -> bytes:
+    """A JPEG whose channels are numbered from 1, as those of YCbCr and of most RGB are.
+
+    Args:
+        image: (H, W, 3) uint8.
+        is_rgb: Whether it holds RGB, and not YCbCr.
+        states: The segment that says which; None for what Pillow writes: JFIF's of YCbCr, Adobe's of RGB.
+    """
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=95, subsampling="4:4:4", keep_rgb=is_rgb)
+    jpeg = bytearray(file.getvalue())
+    if is_rgb:
+        frame, scan = jpeg.index(b"\xff\xc0"), jpeg.index(b"\xff\xda")
+        for number in range(3):
+            jpeg[frame + 10 + 3 * number] = jpeg[scan + 5 + 2 * number] = number + 1
+    following = 4 + int.from_bytes(jpeg[4:6])
+    return bytes(jpeg if states is None else jpeg[:2] + states + jpeg[following:])
+
+
 def microscopic(image: np.ndarray, *, on_slide: bool = False, name: str = "field", **attributes: Any) -> FileDataset:
     """A single-frame VL Microscopic image of (H, W, 3) uint8, or one with slide coordinates."""
     sop_class = uid.VLSlideCoordinatesMicroscopicImageStorage if on_slide else uid.VLMicroscopicImageStorage

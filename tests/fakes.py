@@ -1,13 +1,17 @@
 """A segmenter without a model: it tells tissue by colour, so every pixel's answer is known beforehand.
 
+Beside it, a clock that stands, and a caller that holds a place of the service's.
+
 A pixel's class depends on that pixel alone: red above 200 and blue below 100 is normal, green above red is stroma,
 blue above red is tumor, the rest is background. It answers as a real one does, a window at a time.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
+from fastapi.testclient import TestClient
 
 from app.errors import InferenceFailed, ModelNotReady
 from app.inference.result import WindowResult
@@ -81,3 +85,28 @@ class ColourSegmenter:
         class_map = classes_of(window)
         present = [float((class_map == index).mean() > 0.01) for index in range(3)]
         return WindowResult(class_map, np.full_like(class_map, 200), np.array(present, np.float32))
+
+
+class Clock:
+    """Tells the time that it is set to.
+
+    Args:
+        now: At first.
+    """
+
+    def __init__(self, now: float = 0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def a_place_taken(client: TestClient) -> Iterator[None]:
+    """Hold one of the places that the service has for images."""
+    place = client.app.state.service.admission.admit(1)
+    client.portal.call(place.__enter__)
+    try:
+        yield
+    finally:
+        client.portal.call(place.__exit__, None, None, None)

@@ -1,9 +1,7 @@
 """Training data drawn in a folder, tiny recipes and foreign networks, for the tests of the offline step."""
 
 import importlib
-import struct
 import textwrap
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -21,6 +19,7 @@ from model_export.synthetic import draw_patch
 from model_export.training.augment import Batch
 from model_export.training.dataset import IGNORE, Sample, labels_of
 from model_export.training.losses import parts
+from tests.pictures import png_of
 
 TISSUES = ((TUMOR, STROMA), (NORMAL,), (STROMA, NORMAL), (TUMOR,))
 """What the drawn patches hold, in turn."""
@@ -128,13 +127,7 @@ def write_patches(root: Path, *names: str, side_px: int = 48) -> Path:
 
 def write_huge_png(path: Path, side_px: int = 4096) -> None:
     """Write a valid PNG of a few bytes that promises more pixels than anyone should decode."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", side_px, side_px, 8, 2, 0, 0, 0)
-    content = b"".join([chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0")), chunk(b"IEND", b"")])
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    path.write_bytes(png_of((side_px, side_px), 8, 2, b"\0"))
 
 
 def masked_sample(class_map: ClassMap, name: str = "drawn.png") -> Sample:

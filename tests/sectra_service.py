@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx2 as httpx
 import numpy as np
@@ -126,10 +125,3 @@ def posted(client: TestClient, order: object, until: threading.Event) -> Iterato
     assert until.wait(20)
     yield answers
     thread.join()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    ends_at = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends_at
-        threading.Event().wait(0.005)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 
 from app.access.callers import ANYBODY, MOST_IMAGES_PER_MINUTE, Caller, Scope
@@ -83,6 +84,8 @@ def line_of(key: str, caller: Caller) -> str:
 def add_line(path: Path, line: str) -> None:
     """Append a key's line to a file, which is made where there is none.
 
+    A file that cannot take the whole line stays as it was: half a line is one that the next start refuses.
+
     Raises:
         AccessUnusable: The file cannot be read or written, is broken, or has a key of that name.
     """
@@ -94,9 +97,20 @@ def add_line(path: Path, line: str) -> None:
             _, complaints = _parsed(path, before + start + line.encode())
             if complaints:
                 raise AccessUnusable(complaints[0])
-            file.write(start + line.encode() + b"\n")
+            _append(file, len(before), start + line.encode() + b"\n")
     except OSError as error:
         raise AccessUnusable(f"{path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _append(file: FileIO, length: int, added: bytes) -> None:
+    """Append all of `added` to a file that has `length` bytes, or nothing of it: a full disk takes a part first."""
+    try:
+        while added:
+            added = added[file.write(added) :]
+        os.fsync(file.fileno())  # some file systems tell only then
+    except OSError:
+        file.truncate(length)
+        raise
 
 
 class KeyFile:

@@ -17,6 +17,7 @@ from app.interop.annotations import Annotations
 from app.interop.dicom_file import to_bytes
 from app.interop.dicom_seg import segmentation_object
 from app.interop.dicom_sr import measurement_report
+from app.interop.provenance import picture_text
 from app.pathology.classes import label_indices
 from app.pathology.geometry import Placement
 from app.pathology.manifest import ModelManifest
@@ -82,14 +83,15 @@ class Rendering(Stated):
 
 
 def paint(view: View, patch: SegmentedPatch, manifest: ModelManifest, opacity: float) -> bytes:
-    """Return a picture of the patch, as PNG."""
+    """Return a picture of the patch, as PNG that says where it comes from."""
+    text = picture_text(manifest, patch.conditions)
     match view:
         case "mask":
-            return paint_mask(patch.class_map, manifest.classes)
+            return paint_mask(patch.class_map, manifest.classes, text)
         case "overlay":
-            return paint_overlay(patch.image, patch.class_map, manifest.classes, opacity)
+            return paint_overlay(patch.image, patch.class_map, manifest.classes, opacity, text)
         case "confidence":
-            return paint_confidence(patch.confidence)
+            return paint_confidence(patch.confidence, text)
 
 
 def _picture(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
@@ -99,7 +101,7 @@ def _picture(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: 
 def _annotations(manifest: ModelManifest, patch: SegmentedPatch, how: Rendering, *, everything: bool) -> Annotations:
     keep = range(len(manifest.classes)) if everything else label_indices(manifest.classes)
     polygons = polygonise(patch.class_map, patch.confidence, keep, how.simplify, how.min_area)
-    return Annotations(polygons, how.placement, manifest, patch.sha256)
+    return Annotations(polygons, how.placement, manifest, patch.sha256, patch.conditions)
 
 
 def _geojson(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
@@ -116,10 +118,10 @@ def _asap(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Ren
 
 def _dicom(manifest: ModelManifest, data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
     sources = [header(data)]
-    segmentation = segmentation_object(sources, patch.class_map, manifest)
+    segmentation = segmentation_object(sources, patch.class_map, manifest, patch.conditions)
     if how.dicom == "seg":
         return to_bytes(segmentation)
-    return to_bytes(measurement_report(sources, segmentation, patch.fractions, manifest))
+    return to_bytes(measurement_report(sources, segmentation, patch.fractions, manifest, patch.conditions))
 
 
 def _compact(document: dict[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated
 
 from pydantic import BaseModel, Field
@@ -10,6 +11,7 @@ from app.api.problems import Problem
 from app.api.renderings import View
 from app.imaging.plausibility import WarningCode
 from app.pathology.classes import TissueClass, code
+from app.pathology.composition import tissue_fractions
 from app.pathology.manifest import ModelManifest, Precision, Views
 from app.segmentation.patch import SegmentedPatch
 from app.segmentation.scale import Source, Unchanged
@@ -31,7 +33,8 @@ class ScaleInfo(BaseModel):
 
     um_per_px: float | None = Field(description="The image's pixel spacing; null when not known.")
     source: Source | None = Field(
-        description="Where um_per_px is from: the request's mpp, or the DICOM header; null when not known."
+        description="Where um_per_px is from: the request's mpp, the DICOM header, or another file's own words, which"
+        " are a TIFF's; null when not known."
     )
     model_um_per_px: float | None = Field(
         description="Pixel spacing that the model was trained at; null when not known."
@@ -76,6 +79,10 @@ class ClassResult(ClassScore):
     """What the model says about one class, and how much of the patch the class fills."""
 
     fraction: Share = Field(description="The class's share of the patch's pixels.")
+    tissue_fraction: Share | None = Field(
+        description="The class's share of the patch's tissue: of the pixels of all classes that can be labels. Null for"
+        " a class that is no label, such as background, and if there is no tissue."
+    )
 
 
 class Picture(BaseModel):
@@ -136,6 +143,7 @@ class ModelCard(BaseModel):
 
     name: str
     version: str
+    released: date | None = Field(description="Day of the version's release; null when not known.")
     sha256: str
     description: str
     intended_use: str
@@ -184,11 +192,15 @@ def segmentation(
     patch: SegmentedPatch, manifest: ModelManifest, request_id: str, pictures: Mapping[View, bytes]
 ) -> Segmentation:
     """Return the answer of `/segment` for one patch and its painted PNGs, the mask among them."""
-    scores = zip(_scores(patch, manifest), patch.fractions, strict=True)
+    shares = zip(patch.fractions, tissue_fractions(patch.fractions, manifest.classes), strict=True)
+    scores = zip(_scores(patch, manifest), shares, strict=True)
     return Segmentation(
         labels=[tissue.name for tissue in patch.labels],
         code=code(patch.labels),
-        classes=[ClassResult(**score.model_dump(), fraction=round(share, _DIGITS)) for score, share in scores],
+        classes=[
+            ClassResult(**score.model_dump(), fraction=round(share, _DIGITS), tissue_fraction=_rounded(of_tissue))
+            for score, (share, of_tissue) in scores
+        ],
         **{view: _picture(patch, png) for view, png in pictures.items()},
         image=_image(patch),
         scale=scale(patch),
@@ -209,8 +221,8 @@ def scale(patch: SegmentedPatch) -> ScaleInfo:
     )
 
 
-def _rounded(um_per_px: float | None) -> float | None:
-    return None if um_per_px is None else round(um_per_px, _DIGITS)
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, _DIGITS)
 
 
 def _warnings(patch: SegmentedPatch) -> list[InputWarning]:

@@ -12,7 +12,7 @@ from app.api.dependencies import Service, ServiceDependency, uploaded_images
 from app.api.negotiation import choose
 from app.api.openapi import described
 from app.api.problems import MEDIA_TYPE as PROBLEM
-from app.api.problems import InvalidRequest, Problem, count_rejection, problem_of
+from app.api.problems import AnswerTooLarge, InvalidRequest, Problem, count_rejection, problem_of
 from app.api.renderings import MEDIA_TYPES, Rendering, View, check_uploaded, paint, render
 from app.api.uploads import FORM, PART, UPLOADED, Stated, documented, stated_as
 from app.api.visit import visit_of
@@ -26,6 +26,9 @@ JSON = "application/json"
 
 router = APIRouter(tags=["patches"])
 _T = TypeVar("_T")
+
+_MOST_PICTURE_BYTES = 2**28
+"""In one answer, which holds them in memory: overlays of 64 patches of 1024 px have about 2**27."""
 
 _FILE = {"type": "string", "format": "binary"}
 _BODY = {
@@ -61,7 +64,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         400: "The request or its form cannot be understood.",
         406: "The upload cannot be answered in any of the media types in Accept.",
         408: "The body did not arrive in time.",
-        413: "Too many bytes, files or pixels.",
+        413: "Too many bytes, files or pixels, in the request or its answer.",
         415: "The media type, image format or Content-Encoding is not accepted.",
         422: "The image is truncated or damaged, or its class map has too many regions for polygons.",
         429: "The service is full, or the caller has sent too many images; Retry-After says when to come back.",
@@ -106,18 +109,31 @@ async def segment(
                 raise InvalidRequest(f"{media_type} answers one image, not {len(images)}; ask for {JSON}")
             return await _rendered(service, images[0], media_type, how)
 
+        held_bytes = 0
+
         async def answer(data: bytes) -> schemas.Segmentation:
+            nonlocal held_bytes
+            manifest = service.segmenter.manifest
             async with service.patches.segmented(data, how.mpp) as patch:
                 pictures: dict[View, bytes] = {"mask": await service.patches.encode_mask(patch)}
                 if how.view != "mask":
                     pictures[how.view] = await service.patches.encode(
-                        partial(paint, how.view, patch, service.segmenter.manifest, how.opacity)
+                        partial(paint, how.view, patch, manifest, how.opacity)
                     )
-                return schemas.segmentation(patch, service.segmenter.manifest, _current_id(), pictures)
+                size_bytes = sum(map(len, pictures.values()))
+                held_bytes += size_bytes
+                if held_bytes > _MOST_PICTURE_BYTES:
+                    raise AnswerTooLarge(
+                        f"the pictures of this answer have more than {_MOST_PICTURE_BYTES} bytes;"
+                        " send fewer images, or each by itself for image/png"
+                    )
+                build = partial(schemas.segmentation, patch, manifest, _current_id(), pictures)
+                return await service.patches.put_together(build, size_bytes)
 
         if len(images) == 1:
-            return _json(await answer(images[0]))
-        return _json(schemas.Segmentations(results=await _each(request, service, images, answer)))
+            return await _json(service, await answer(images[0]), held_bytes)
+        results = await _each(request, service, images, answer)
+        return await _json(service, schemas.Segmentations(results=results), held_bytes)
 
 
 @router.post(
@@ -138,8 +154,8 @@ async def classify(
                 return schemas.classification(patch, service.segmenter.manifest, _current_id())
 
         if len(images) == 1:
-            return _json(await answer(images[0]))
-        return _json(schemas.Classifications(results=await _each(request, service, images, answer)))
+            return await _json(service, await answer(images[0]))
+        return await _json(service, schemas.Classifications(results=await _each(request, service, images, answer)))
 
 
 async def _each(
@@ -160,6 +176,8 @@ async def _each(
     async def one(index: int) -> _T | Problem | QueueFull:
         try:
             return await answer(images[index])
+        except AnswerTooLarge:  # whichever image is the last one too many
+            raise
         except QueueFull as error:
             return error.with_traceback(None)  # whose frames hold the image
         except TesseraError as error:
@@ -199,8 +217,10 @@ def _headers(service: Service, patch: SegmentedPatch) -> dict[str, str]:
     }
 
 
-def _json(body: BaseModel) -> Response:
-    return Response(body.model_dump_json(), media_type=JSON, headers={"Vary": "Accept"})
+async def _json(service: Service, body: BaseModel, picture_bytes: int = 0) -> Response:
+    write = body.__pydantic_serializer__.to_json  # bytes, where the model's own method makes text
+    content = await service.patches.put_together(partial(write, body), picture_bytes)
+    return Response(content, media_type=JSON, headers={"Vary": "Accept"})
 
 
 def _accept(request: Request) -> str:

@@ -4,7 +4,7 @@ What a request states of them, as a query parameter, is here too.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -37,8 +38,10 @@ _MOST_DIGITS = 20
 SOON_SECONDS = 1.0
 """In which the rest of a refused request comes, or not at all; see `comes_soon`."""
 _MAX_PIECES = 200_000
-"""What the form's parser hands on, each at the price of a hundred bytes: a piece for each that came over the network,
-and one more for whatever looks like the beginning of a boundary."""
+"""What the form's parser hands on, each at the price of a hundred bytes: one for each that came over the network."""
+_MOST_LIKE_BOUNDARIES = 1000
+"""Lines that begin as a boundary does, beyond those that may end a part: no file has one by chance, and the parser goes
+through each byte by byte, four seconds a million."""
 
 _TIMEOUT = {
     "name": TIMEOUT_HEADER,
@@ -61,7 +64,7 @@ class Stated(BaseModel):
         le=MOST_UM_PER_PX,
         description="Pixel spacing of the upload, in um/px (a 20x objective gives about 0.5); it applies to every image"
         " of the request. If the model's own spacing is known, the image is rescaled to that for the model; the answer"
-        " keeps the upload's pixels. If mpp is left out, a DICOM upload's header is read.",
+        " keeps the upload's pixels. If mpp is left out, a DICOM upload's header is read, and a TIFF's tags.",
     )
 
     @field_validator("*", mode="before")
@@ -178,7 +181,7 @@ class _InMemoryParser(MultiPartParser):
         """Take a piece of a part."""
         self._pieces += 1
         if self._pieces > _MAX_PIECES:
-            raise MultiPartException("its parts are full of what looks like their boundary")
+            raise MultiPartException("it comes in too many pieces")
         super().on_part_data(data, start, end)
 
     def on_end(self) -> None:
@@ -200,9 +203,11 @@ class _InMemoryParser(MultiPartParser):
 
 
 async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
+    _, options = parse_options_header(request.headers["content-type"])
+    most = limits.max_files + _MAX_FIELDS + _MOST_LIKE_BOUNDARIES
     parser = _InMemoryParser(
         request.headers,
-        _bounded(request, limits),
+        _with_few(b"\r\n--" + options.get(b"boundary", b""), most, _bounded(request, limits)),
         max_files=limits.max_files,
         max_fields=_MAX_FIELDS,
         max_part_size=_MAX_FIELD_BYTES,
@@ -232,6 +237,22 @@ async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
         return [await part.read() for part in parts]
     finally:
         await form.close()
+
+
+async def _with_few(boundary: bytes, most: int, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield a form's body as it comes, as long as not too many of its lines begin with `boundary`.
+
+    They are counted behind the parser, which knows better what is wrong with a form of too many files.
+
+    Raises:
+        MultiPartException: Too many do.
+    """
+    seen = 0
+    async for chunk in body:
+        yield chunk
+        seen += chunk.count(boundary)
+        if seen > most:
+            raise MultiPartException("its parts are full of what looks like their boundary")
 
 
 async def _bounded(request: Request, limits: UploadLimits) -> AsyncGenerator[bytes, None]:

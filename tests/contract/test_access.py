@@ -13,11 +13,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.access.callers import Caller, Scope
-from app.access.keys import line_of, new_key
+from app.access.keys import new_key
 from app.main import create_app
 from app.settings import Settings
-from tests.fakes import ColourSegmenter
+from tests.fakes import ColourSegmenter, a_place_taken
 from tests.issuer import AUDIENCE, issuing
+from tests.keys_file import write_keys
 from tests.pictures import encoded, noise, plain
 
 PNG = {"Content-Type": "image/png"}
@@ -37,12 +38,9 @@ def running(segmenter=None, address="10.1.7.22", **settings):
 
 @pytest.fixture
 def keys_file(tmp_path):
-    path = tmp_path / "keys"
     callers = {name: Caller(name, frozenset({Scope(name)})) for name in Scope}
     callers["slow"] = Caller("slow", frozenset({Scope.SEGMENT}), 3)
-    path.write_text("\n".join(line_of(KEYS[name], caller) for name, caller in callers.items()))
-    path.chmod(0o600)
-    return path
+    return write_keys(tmp_path / "keys", {KEYS[name]: caller for name, caller in callers.items()})
 
 
 def bearer(name):
@@ -271,7 +269,7 @@ def test_more_images_than_a_minutes_worth_can_never_come_at_once():
 
 def test_images_that_found_no_place_are_not_counted():
     with running(rate_limit=2, queue_capacity=2, max_files=2) as client:
-        with client.portal.wrap_async_context_manager(_Full(client)):
+        with a_place_taken(client):
             assert kind(client.post("/segment", files=[("file", DATA)] * 2)) == "queue-full"
         assert client.post("/segment", files=[("file", DATA)] * 2).status_code == 200
         assert post(client).status_code == 429
@@ -281,7 +279,7 @@ def test_a_full_service_asks_for_the_key_first_and_writes_down_whom_it_refuses(k
     log = tmp_path / "audit.jsonl"
     with (
         running(keys_file=keys_file, audit_log=log, queue_capacity=1, max_files=1) as client,
-        client.portal.wrap_async_context_manager(_Full(client)),
+        a_place_taken(client),
     ):
         assert post(client).status_code == 401
         assert kind(post(client, bearer("segment"))) == "queue-full"
@@ -293,29 +291,16 @@ def test_a_full_service_asks_for_the_key_first_and_writes_down_whom_it_refuses(k
 
 
 @pytest.mark.parametrize(
-    ("shown", "is_turned_away"),
+    ("shown", "is_shed"),
     [({}, False), ({"X-API-Key": new_key()}, False), (bearer("metrics"), False), (bearer("segment"), True)],
 )
-def test_a_full_service_turns_away_at_the_door_who_may_send_images_alone(keys_file, shown, is_turned_away):
+def test_a_full_service_sheds_at_once_who_may_send_images_alone(keys_file, shown, is_shed):
     sent = [(name.lower().encode(), value.encode()) for name, value in {"Content-Length": "9", **shown}.items()]
     with (
         running(keys_file=keys_file, queue_capacity=1, max_files=1) as client,
-        client.portal.wrap_async_context_manager(_Full(client)),
+        a_place_taken(client),
     ):
-        assert (client.app.state.door.turn_away(b"POST", b"/segment", sent) is not None) == is_turned_away
-
-
-class _Full:
-    """Takes a place of the service's."""
-
-    def __init__(self, client):
-        self._place = client.app.state.service.admission.admit(1)
-
-    async def __aenter__(self):
-        self._place.__enter__()
-
-    async def __aexit__(self, *error):
-        self._place.__exit__(None, None, None)
+        assert (client.app.state.load_shedding.shed(b"POST", b"/segment", sent) is not None) == is_shed
 
 
 # What is written down

@@ -13,6 +13,7 @@ from rasterio import features
 
 from app.imaging.contours import MAX_REGIONS, TissuePolygon
 from app.interop.annotations import Annotations
+from app.interop.provenance import Conditions
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Placement
 from tests.asap import paint_asap
@@ -93,7 +94,7 @@ def test_simplify_leaves_corners_out(client):
 
 def test_ids_follow_from_upload_model_and_place():
     square = TissuePolygon(0, shapely.box(0, 0, 9, 9), 0.5)
-    known = Annotations([square], Placement(), manifest(), "0" * 64)
+    known = Annotations([square], Placement(), manifest(), "0" * 64, Conditions(None))
     others = (
         replace(known, image_sha256="1" * 64),
         replace(known, manifest=manifest().model_copy(update={"sha256": "1" * 64})),

@@ -5,19 +5,10 @@ import re
 import pytest
 
 from tests.conftest import ROOT
+from tests.tables import rows_of
 
 FAULTS, THREATS = (ROOT / "docs" / name for name in ("faults.md", "threat-model.md"))
 TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`")
-
-
-def rows_of(page, columns: str) -> list[list[str]]:
-    """Return the cells of the rows of those tables that have these columns."""
-    tables = page.read_text(encoding="utf-8").split(f"| {columns} |\n")[1:]
-    return [
-        [cell.strip() for cell in line.strip("|").split(" | ")]
-        for table in tables
-        for line in table.split("\n\n")[0].splitlines()[1:]
-    ]
 
 
 def is_there(path: str, name: str | None) -> bool:

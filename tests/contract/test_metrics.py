@@ -4,8 +4,10 @@ import re
 import urllib.request
 from unittest.mock import Mock
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.telemetry.metrics import SegmentationMetrics
 from tests.conftest import ROOT
 from tests.pictures import encoded, noise, quarters
 
@@ -66,6 +68,19 @@ def test_they_count_requests_images_pixels_and_rejections(client):
     assert value("tessera_stage_duration_seconds_count", {"stage": "encode"}) == 2
     assert value("tessera_images_in_flight") == 0
     assert value("tessera_ready") == 1
+
+
+OF_REQUESTS = {
+    *("tessera_requests", "tessera_request_duration_seconds", "tessera_rejections"),
+    *("tessera_images_in_flight", "tessera_ready"),
+}
+
+
+def test_what_segments_without_a_service_has_none_of_a_services_metrics():
+    registry = CollectorRegistry()
+    SegmentationMetrics(registry)
+    names = {family.name for family in registry.collect() if family.name.startswith("tessera_")}
+    assert names == NAMES.keys() - OF_REQUESTS
 
 
 def test_prometheus_may_ask_for_openmetrics(client):

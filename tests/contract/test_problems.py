@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import logging
 import uuid
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -13,7 +14,7 @@ from app.api.problems import _KINDS, RequestRejected
 from app.errors import ImageRejected, NotServed, ProcessEnded, StartupError, TesseraError
 from app.main import create_app
 from app.settings import Settings
-from tests.fakes import ColourSegmenter
+from tests.fakes import ColourSegmenter, a_place_taken
 from tests.pictures import encoded, noise, plain
 
 CANARY = "JANE-DOE-1952"
@@ -152,6 +153,49 @@ def test_a_body_of_undeclared_length_is_bounded_as_it_comes(client):
     assert response.status_code == 413
 
 
+def of_length(length: int) -> bytes:
+    """A file that any length does not spoil: what is behind a BMP's pixels is not looked at."""
+    return encoded(noise(16, 16), "BMP").ljust(length, b"\0")
+
+
+def as_it_is(length: int) -> dict[str, Any]:
+    return {"content": of_length(length), "headers": PNG}
+
+
+def in_chunks(length: int) -> dict[str, Any]:
+    body = of_length(length)
+    return {"content": (body[at : at + 9999] for at in range(0, length, 9999)), "headers": PNG}
+
+
+def as_a_form(length: int) -> dict[str, Any]:
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    tail = b"\r\n--x--\r\n"
+    content = head + of_length(length - len(head) - len(tail)) + tail
+    return {"content": content, "headers": {"Content-Type": "multipart/form-data; boundary=x"}}
+
+
+@pytest.mark.parametrize("how", [as_it_is, in_chunks, as_a_form])
+def test_a_body_may_have_as_many_bytes_as_are_allowed_and_not_one_more(client, how):
+    request = how(200_000)
+    assert ("content-length" in client.build_request("POST", "/segment", **request).headers) == (how is not in_chunks)
+    assert post(client, **how(200_000)).status_code == 200
+    refused = post(client, **how(200_001))
+    assert (refused.status_code, refused.json()["detail"]) == (413, "the body has more than 200000 bytes")
+
+
+@pytest.mark.parametrize("mpp", ["10", "10.0", "0.05"])
+def test_the_largest_and_the_smallest_spacing_are_taken(client, mpp):
+    answer = post(client, params={"mpp": mpp}, content=encoded(noise(16, 16)), headers=PNG)
+    assert answer.status_code == 200
+    assert answer.json()["scale"]["um_per_px"] == float(mpp)
+
+
+@pytest.mark.parametrize("mpp", ["10.000001", "0.049999"])
+def test_a_spacing_beyond_them_is_not(client, mpp):
+    answer = post(client, params={"mpp": mpp}, content=encoded(noise(16, 16)), headers=PNG)
+    assert (answer.status_code, answer.json()["detail"][:9]) == (400, "query mpp")
+
+
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/segment", 405)])
 def test_unknown_routes_and_methods_are_problems_too(client, method, path, status):
     response = client.request(method, path)
@@ -164,7 +208,7 @@ def test_a_full_queue_refuses_with_a_time_to_come_back():
     gate = asyncio.Event()
     with TestClient(create_app(Settings(queue_capacity=1, max_files=1), ColourSegmenter(gate=gate))) as client:
         data = encoded(noise(16, 16))
-        with client.portal.wrap_async_context_manager(_Held(client)):
+        with a_place_taken(client):
             refused = post(client, content=data, headers=PNG)
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
@@ -176,19 +220,19 @@ def test_a_full_queue_refuses_with_a_time_to_come_back():
 FULL = [(b"host", b"t"), (b"content-type", b"image/png"), (b"content-length", b"9")]
 
 
-def test_a_full_service_turns_images_away_as_the_routes_would_refuse_them():
+def test_a_full_service_sheds_images_as_the_routes_would_refuse_them():
     with TestClient(create_app(Settings(queue_capacity=1, max_files=1), ColourSegmenter())) as client:
-        turn_away = client.app.state.door.turn_away
-        assert turn_away(b"POST", b"/segment", FULL) is None
-        with client.portal.wrap_async_context_manager(_Held(client)):
+        shed = client.app.state.load_shedding.shed
+        assert shed(b"POST", b"/segment", FULL) is None
+        with a_place_taken(client):
             own_id = [*FULL, (b"x-request-id", ID.encode())]
-            turned = turn_away(b"POST", b"/segment?colour=red", own_id).answer(is_last=False)
+            turned = shed(b"POST", b"/segment?colour=red", own_id).answer(is_last=False)
             refused = client.post("/segment", content=b"x" * 9, headers={**PNG, "X-Request-ID": ID})
             assert (turned.status_code, turned.body) == (refused.status_code, refused.content)
             assert turned.status_code == 429
             assert dict(turned.headers) == dict(refused.headers)
-            assert turn_away(b"POST", b"/classify", FULL).answer(is_last=True).headers["connection"] == "close"
-            turn_away(b"POST", b"/classify", FULL).left()
+            assert shed(b"POST", b"/classify", FULL).answer(is_last=True).headers["connection"] == "close"
+            shed(b"POST", b"/classify", FULL).left()
             metrics = client.get("/metrics").text
         for counted in (
             'requests_total{route="/segment",status="429"} 2.0',
@@ -211,46 +255,33 @@ def test_a_full_service_turns_images_away_as_the_routes_would_refuse_them():
         (b"POST", b"/segment", [], {"audit_log": "audit.jsonl"}),
     ],
 )
-def test_what_is_no_image_or_is_to_be_looked_at_passes_the_door(tmp_path, method, target, more, settings):
+def test_what_is_no_image_or_is_to_be_looked_at_is_not_shed(tmp_path, method, target, more, settings):
     if "audit_log" in settings:
         settings = {"audit_log": tmp_path / settings["audit_log"]}
     with TestClient(create_app(Settings(queue_capacity=1, max_files=1, **settings), ColourSegmenter())) as client:
-        door = client.app.state.door
-        with client.portal.wrap_async_context_manager(_Held(client)):
-            assert door.turn_away(method, target, [*FULL, *more]) is None
+        shedding = client.app.state.load_shedding
+        with a_place_taken(client):
+            assert shedding.shed(method, target, [*FULL, *more]) is None
 
 
 @pytest.mark.parametrize("length", [None, b"1048577", b"x", b"1" * 5000])
-def test_a_body_that_would_not_come_soon_passes_the_door(length):
+def test_a_body_that_would_not_come_soon_is_not_shed(length):
     headers = [] if length is None else [(b"content-length", length)]
     with TestClient(create_app(Settings(queue_capacity=1, max_files=1), ColourSegmenter())) as client:
-        door = client.app.state.door
-        with client.portal.wrap_async_context_manager(_Held(client)):
-            assert door.turn_away(b"POST", b"/segment", headers) is None
-            assert door.turn_away(b"POST", b"/segment", FULL) is not None
-            assert door.turn_away(b"POST", b"/segment", [(b"content-length", b"0" * 5000 + b"9")]) is not None
-            assert door.keeps_connections()
+        shedding = client.app.state.load_shedding
+        with a_place_taken(client):
+            assert shedding.shed(b"POST", b"/segment", headers) is None
+            assert shedding.shed(b"POST", b"/segment", FULL) is not None
+            assert shedding.shed(b"POST", b"/segment", [(b"content-length", b"0" * 5000 + b"9")]) is not None
+            assert shedding.keeps_connections()
             client.app.state.phase = Phase.LEAVING
-            assert not door.keeps_connections()
-
-
-class _Held:
-    """Takes the service's only place."""
-
-    def __init__(self, client: TestClient) -> None:
-        self._place = client.app.state.service.admission.admit(1)
-
-    async def __aenter__(self) -> None:
-        self._place.__enter__()
-
-    async def __aexit__(self, *error: object) -> None:
-        self._place.__exit__(None, None, None)
+            assert not shedding.keeps_connections()
 
 
 def test_more_images_than_places_left_are_refused_together():
     with TestClient(create_app(Settings(queue_capacity=3, max_files=3), ColourSegmenter())) as client:
         parts = [("file", encoded(noise(8, 8)))] * 3
-        with client.portal.wrap_async_context_manager(_Held(client)):
+        with a_place_taken(client):
             assert post(client, files=parts).status_code == 429
             assert post(client, files=parts[:2]).status_code == 200
         assert post(client, files=parts).status_code == 200

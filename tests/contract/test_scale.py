@@ -114,6 +114,18 @@ def test_a_dicom_uploads_own_spacing_is_taken_unless_one_is_stated(scaled):
     assert response.headers["tessera-scale"].startswith("um_per_px=0.5; source=dicom")
 
 
+def test_a_tiffs_own_spacing_is_taken_unless_one_is_stated(scaled):
+    data = encoded(quarters(150, 100), "TIFF", resolution=20_000, resolution_unit="cm")
+    tiff = {"Content-Type": "image/tiff"}
+    own = scaled.post("/segment", content=data, headers=tiff).json()
+    assert (own["scale"]["source"], own["scale"]["um_per_px"], own["scale"]["factor"]) == ("file", 0.5, 0.5)
+    assert (own["mask"]["width"], own["mask"]["height"]) == (150, 100)
+    assert scaled.post("/segment?mpp=1", content=data, headers=tiff).json()["scale"]["source"] == "request"
+    response = scaled.post("/segment", content=data, headers=tiff | {"Accept": "image/png"})
+    assert response.headers["tessera-scale"] == "um_per_px=0.5; source=file; model_um_per_px=1.0; factor=0.5"
+    assert scaled.post("/classify", content=data, headers=tiff).json()["scale"]["source"] == "file"
+
+
 def test_what_would_be_too_large_for_the_model_is_a_problem(scaled):
     response = scaled.post("/segment?mpp=8", content=encoded(noise(100, 40)), headers=PNG)
     assert (response.status_code, response.json()["type"]) == (413, "urn:problem-type:tessera:image-too-large")

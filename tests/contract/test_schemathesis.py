@@ -50,7 +50,6 @@ def test_answers_are_what_the_document_says(app, method, path, mode):
     @settings(
         max_examples=25 if method == "POST" else 3,
         derandomize=True,
-        deadline=None,
         database=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),

@@ -1,15 +1,19 @@
 """What `/segment` and `/classify` promise, with a model whose every pixel is known."""
 
+import base64
 import hashlib
 import tempfile
+import threading
 
 import httpx2 as httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from app.api import schemas
 from app.main import create_app
 from app.pathology.classes import WSSS4LUAD
+from app.segmentation.patch import SegmentedPatch
 from app.settings import Settings
 from tests.fakes import POISON, ColourSegmenter, classes_of, manifest
 from tests.pictures import BLUE, GREEN, WHITE, encoded, from_base64, noise, opened, plain, quarters
@@ -26,6 +30,7 @@ def test_a_raw_image_comes_back_as_labels_fractions_and_mask(client):
     assert answer["labels"] == ["tumor", "stroma", "normal"]
     assert answer["code"] == "T+S+N"
     assert [result["fraction"] for result in answer["classes"]] == [0.25] * 4
+    assert [result["tissue_fraction"] for result in answer["classes"]] == [0.333333] * 3 + [None]
     assert [result["probability"] for result in answer["classes"]] == [1.0, 1.0, 1.0, None]
     assert [(c["name"], c["letter"], tuple(c["color"])) for c in answer["classes"]] == [
         (tissue.name, tissue.letter, tissue.color) for tissue in WSSS4LUAD
@@ -116,6 +121,37 @@ def test_several_files_are_answered_in_order_and_a_bad_one_spares_the_others(cli
     assert (third["code"], third["image"]["width"]) == ("S", 35)
     assert (fourth["status"], fourth["type"]) == (413, "urn:problem-type:tessera:image-too-large")
     assert {first["request_id"], second["request_id"]} == {response.headers["x-request-id"]}
+
+
+def test_pictures_beyond_what_one_answer_holds_are_refused_together(client, monkeypatch):
+    data = encoded(noise(40, 40))
+    answer = client.post("/segment?view=overlay", content=data, headers=PNG).json()
+    size = sum(len(base64.b64decode(answer[view]["base64"])) for view in ("mask", "overlay"))
+    monkeypatch.setattr("app.api.segment._MOST_PICTURE_BYTES", 2 * size)
+    parts = [("file", data)]
+    two = client.post("/segment?view=overlay", files=parts * 2).json()["results"]
+    assert [result["overlay"] for result in two] == [answer["overlay"]] * 2
+    refused = client.post("/segment?view=overlay", files=parts * 3)
+    assert (refused.status_code, refused.json()["type"]) == (413, "urn:problem-type:tessera:answer-too-large")
+    assert len(client.post("/segment", files=parts * 3).json()["results"]) == 3
+    assert client.app.state.metrics.registry.get_sample_value("tessera_images_in_flight") == 0
+
+
+def test_a_large_answer_is_put_together_in_a_thread_and_a_small_one_where_it_is_asked_for(client, monkeypatch):
+    threads = []
+    picture = schemas._picture
+
+    def note(patch: SegmentedPatch, png: bytes) -> schemas.Picture:
+        threads.append(threading.current_thread().name)
+        return picture(patch, png)
+
+    monkeypatch.setattr(schemas, "_picture", note)
+    data = encoded(noise(40, 40))
+    small = client.post("/segment", content=data, headers=PNG).json()
+    monkeypatch.setattr("app.segmentation.patch._SMALL_ANSWER_BYTES", 0)
+    large = client.post("/segment", content=data, headers=PNG).json()
+    assert large["mask"] == small["mask"]
+    assert [name.startswith("worker") for name in threads] == [False, True]
 
 
 def test_classify_gives_labels_without_masks(client):

@@ -32,6 +32,7 @@ def test_a_warning_changes_nothing_else_of_the_answer(client):
     answer = posted(client, "/segment", BLANK).json()
     assert answer["labels"] == []
     assert [each["fraction"] for each in answer["classes"]] == [0, 0, 0, 1]
+    assert [each["tissue_fraction"] for each in answer["classes"]] == [None] * 4
 
 
 @pytest.mark.parametrize(("data", "codes"), [(TISSUE, ""), (BLANK, "low_tissue")], ids=["tissue", "blank"])

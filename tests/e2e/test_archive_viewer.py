@@ -24,9 +24,9 @@ from tests.orthanc import Orthanc, running_orthanc
 from tests.pacs import PASSWORDS, READER, WATCHER, Nginx, install_libraries, orthanc_options, running_nginx
 from tests.slides import cmu1, write_slide
 
-ANSWERED, LAYERED, WAITING, STRANGE = "answered", "layered", "waiting", "strange"
-"""Accession numbers of the slides, each of three levels: with a segmentation of its finest, of every one, of none; and
-with one that is shown below newer ones that the viewer cannot show."""
+ANSWERED, LAYERED, WAITING, STRANGE, VERSIONED = "answered", "layered", "waiting", "strange", "versioned"
+"""Accession numbers of the slides, each of three levels: with a segmentation of its finest, of every one, of none; with
+one that is shown below newer ones that the viewer cannot show; and with those of two versions of a model."""
 
 PLACES = {TUMOR.name: (100, 100, 600, 500), STROMA.name: (800, 100, 1300, 500), NORMAL.name: (100, 600, 600, 1000)}
 """Where the slide holds which class: left, top, right and bottom in px of its finest level; the rest is background."""
@@ -98,11 +98,17 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
         pyramid[-1].write_bytes(to_bytes(level))
     other = write_slide(folder / "other", cmu1(512, 512), name=WAITING)
     strange = write_slide(folder / "strange", cmu1(), name=STRANGE)
+    versioned = write_slide(folder / "versioned", cmu1(512, 512), name=VERSIONED)
+    finest = pydicom.dcmread(versioned[0], stop_before_pixels=True)
+    for version in ("0.9.1", "0.10.0"):
+        model = manifest().model_copy(update={"version": version})
+        versioned.append(folder / f"{version}.dcm")
+        versioned[-1].write_bytes(to_bytes(segmentation_object([finest], class_map()[:512, :512], model)))
     with pytest.MonkeyPatch.context() as patch:
         for name, password in PASSWORDS.items():
             patch.setenv(name, password)
         with running_orthanc(folder / "archive", **orthanc_options()) as running:
-            running.send([*slide, segmentation, *layered, *pyramid, *other, *strange])
+            running.send([*slide, segmentation, *layered, *pyramid, *other, *strange, *versioned])
             # Not by storescu, which knows no Label Map Segmentations.
             for each in strange_segmentations(pydicom.dcmread(strange[0], stop_before_pixels=True)):
                 httpx.post(f"{running.url}/instances", auth=WATCHER, content=to_bytes(each)).raise_for_status()
@@ -325,7 +331,7 @@ def test_a_pyramids_segments_lie_over_the_whole_slide_from_far_away(browser: Bro
 def test_the_list_names_each_slide_and_a_slide_without_result_says_so(visit: Visit) -> None:
     page = visit.page
     rows = page.get_by_role("table", name="Open a slide").get_by_role("row")
-    expect(rows).to_have_count(5)
+    expect(rows).to_have_count(6)
     expect(page.get_by_role("row", name=ANSWERED)).to_contain_text("2020-01-02")
     open_slide(page, WAITING)
     expect(page.get_by_role("status")).to_have_text("No segmentation of this slide is in the archive yet.")
@@ -357,6 +363,34 @@ def test_every_page_says_what_it_is_for_and_is_accessible(visit: Visit) -> None:
         assert found.violations_count == 0, found.generate_report()
 
 
+def test_the_address_names_no_slide_and_going_back_and_reloading_work(visit: Visit, nginx: Nginx) -> None:
+    page = visit.page
+    slide, table = page.get_by_role("application", name="Slide"), page.get_by_role("table", name="Open a slide")
+    link = page.get_by_role("row", name=WAITING).get_by_role("link").get_attribute("href")
+    open_slide(page, WAITING)
+    page.reload()
+    expect(slide).to_be_visible()
+    assert page.url == f"{nginx.url}/?slide"
+    page.go_back()
+    expect(table).to_be_visible()
+    expect(slide).to_be_hidden()
+    page.go_forward()
+    expect(slide).to_be_visible()
+    page.get_by_role("link", name="All slides").click()
+    expect(table).to_be_visible()
+    page.goto(f"{nginx.url}/{link}")
+    expect(slide).to_be_visible()
+    assert page.url == f"{nginx.url}/?slide"
+
+
+def test_newer_versions_of_a_model_come_first_where_their_moments_are_one(visit: Visit) -> None:
+    page = visit.page
+    open_slide(page, VERSIONED)
+    legends = page.get_by_role("group").all_inner_texts()
+    found = [next(name for name in ("0.10.0", "0.9.1") if name in legend) for legend in legends]
+    assert found == ["0.10.0", "0.9.1"]
+
+
 def test_a_reader_with_a_wrong_password_is_told_so(browser: Browser, nginx: Nginx) -> None:
     guess = {"username": READER[0], "password": "guess"}
     with visiting(browser, nginx.url, "/", http_credentials=guess) as visit:
@@ -369,5 +403,5 @@ def test_no_uid_is_in_the_log_of_a_visit(visit: Visit, nginx: Nginx, archive: Or
     open_slide(visit.page, ANSWERED)
     series = httpx.get(f"{archive.url}/series?expand", auth=READER).raise_for_status().json()
     uids = [one["MainDicomTags"]["SeriesInstanceUID"] for one in series]
-    assert len(uids) == 11
+    assert len(uids) == 14
     assert not any(uid in nginx.log for uid in uids)

@@ -7,7 +7,7 @@ from pydicom import uid
 from app.pathology.geometry import Size
 from model_export.synthetic import draw_patch
 from tests.dicom_sources import file_of, microscopic, secondary_capture, whole_slide
-from tests.pictures import encoded, noise
+from tests.pictures import encoded, exif, noise
 
 SIDE_PX = 48
 
@@ -22,8 +22,7 @@ def seeds() -> dict[str, bytes]:
     text = PngImagePlugin.PngInfo()
     text.add_text("note", "x" * 300, zip=True)
     text.add_itxt("note", "y" * 300, zip=True)
-    turned = Image.Exif()
-    turned[0x0112] = 6
+    turned = exif(6)
     tiffs = {
         f"{compression}.tif": encoded(patch, "TIFF", compression=compression)
         for compression in ("raw", "tiff_lzw", "packbits", "tiff_adobe_deflate", "jpeg")

@@ -32,6 +32,8 @@ def test_a_path_bytes_and_an_array_of_one_patch_have_one_answer(service, client)
         assert np.array_equal(result.confidence, np.asarray(from_base64(said["confidence"])))
         assert (list(result.labels), result.code) == (said["labels"], said["code"])
         assert result.fractions == {each["name"]: each["fraction"] for each in said["classes"]}
+        of_tissue = {each["name"]: each["tissue_fraction"] for each in said["classes"]}
+        assert result.tissue_fractions == {name: share for name, share in of_tissue.items() if share is not None}
     assert client.segment(PATCH).image_sha256 == said["image"]["sha256"]
 
 

@@ -14,6 +14,7 @@ from app.interop.dicom_file import to_bytes
 from app.interop.dicom_pyramid import segmentation_pyramid
 from app.interop.dicom_seg import segmentation_object
 from app.interop.dicom_sr import measurement_report
+from app.interop.provenance import Conditions
 from app.pathology.classes import TissueClass
 from app.pathology.manifest import ModelManifest
 from app.slides import dicom
@@ -31,6 +32,7 @@ MAPS = {
     "empty": np.full((110, 150), 3, np.uint8),
 }
 FRACTIONS = (0.25, 0.0, 1 / 3, 0.416667)
+SEEN = Conditions(0.5, 0.5, ("too_small", "out_of_focus"))
 SOURCES = {
     "full": whole_slide(IMAGE),
     "sparse": whole_slide(IMAGE, sparse=True),
@@ -69,9 +71,10 @@ def test_the_sources_of_these_tests_are_valid(kind, complaints):
 @pytest.mark.parametrize("kind", SOURCES)
 def test_segmentations_and_reports_are_valid(kind, classes, form, complaints):
     source = form(SOURCES[kind])
-    seg = segmentation_object([source], MAPS[classes], manifest())
+    source.TimezoneOffsetFromUTC = "+0100"
+    seg = segmentation_object([source], MAPS[classes], manifest(), SEEN)
     assert complaints(to_bytes(seg)) == []
-    assert complaints(to_bytes(measurement_report([source], seg, FRACTIONS, manifest()))) == []
+    assert complaints(to_bytes(measurement_report([source], seg, FRACTIONS, manifest(), SEEN))) == []
 
 
 def test_objects_of_a_model_without_codes_are_valid(complaints):

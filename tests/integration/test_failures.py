@@ -13,6 +13,7 @@ from tests.conftest import RunningService
 from tests.faulty_bundle import FAILS, MUCH_MEMORY, NO_MEMORY, NO_MEMORY_FOR_TWO, STUCK, image_that, write_faulty_bundle
 from tests.fuzz.service import own_bytes, processes_of
 from tests.pictures import encoded
+from tests.waiting import until
 
 LAYOUTS = {
     "own": ("--fronts", "2", "--engine", "own", "--cores", "2"),
@@ -68,10 +69,7 @@ def test_at_rest_the_process_of_the_model_gives_back_what_the_model_took(service
     before, most = held_mib(), most_mib()
     assert post(service, MUCH_MEMORY).status_code == 200
     assert max(now - then for now, then in zip(most_mib(), most, strict=True)) > 96
-    deadline = time.monotonic() + 30
-    while held_mib() > before + 32:
-        assert time.monotonic() < deadline, f"it had {before:.0f} MiB, and keeps {held_mib():.0f}"
-        time.sleep(0.2)
+    until(lambda: held_mib() <= before + 32, tell=lambda: f"it had {before:.0f} MiB, and keeps {held_mib():.0f}")
     assert post(service, 0).status_code == 200
 
 
@@ -79,11 +77,13 @@ def test_what_has_memory_for_one_at_a_time_is_run_one_at_a_time(service):
     strip = np.full((64, 4096, 3), 120, np.uint8)  # several windows, which come at once
     strip[..., 0] = NO_MEMORY_FOR_TWO
     headers = {"Content-Type": "image/png"}
-    deadline = time.monotonic() + 30
-    while not any("no memory for 2 windows at once; at most 1 from now on" in line for line in service.log):
-        assert time.monotonic() < deadline, "no two of them ever ran at once"
+
+    def two_of_them_ran_at_once() -> bool:
         answer = httpx.post(f"{service.url}/segment", content=encoded(strip), headers=headers, timeout=60)
         assert answer.status_code == 200
+        return "no memory for 2 windows at once; at most 1 from now on" in service.said()
+
+    until(two_of_them_ran_at_once, tell=service.said)
 
 
 def test_a_model_that_gets_stuck_while_it_retires_takes_nothing_from_the_next_one(service):
@@ -93,15 +93,10 @@ def test_a_model_that_gets_stuck_while_it_retires_takes_nothing_from_the_next_on
         while "tessera_images_in_flight 2.0" not in httpx.get(f"{service.url}/metrics", timeout=20).text:
             assert not any(one.done() for one in stuck)
         service.process.send_signal(signal.SIGHUP)
-        while not any('"reloaded"' in line for line in service.log):
-            assert service.process.poll() is None
-            time.sleep(0.02)
+        until(lambda: '"reloaded"' in service.said(), tell=service.said)
         assert post(service, 0, 0).status_code == 200
         assert {one.result().status_code for one in stuck} == {503}
-    deadline = time.monotonic() + 30
-    while len(processes_of(service.process.pid)) > before:
-        assert time.monotonic() < deadline, "".join(service.log)
-        time.sleep(0.05)
+    until(lambda: len(processes_of(service.process.pid)) <= before, tell=service.said)
     assert post(service, *[0] * 4).status_code == 200
     assert httpx.get(f"{service.url}/health/ready").status_code == 200
 
@@ -115,7 +110,5 @@ def test_a_stuck_lane_is_noticed_told_and_ends_the_service(service):
     assert answer.status_code == 503
     assert answer.json()["type"].endswith("model-not-ready")
     assert 1.5 < told_after < 15  # 2 s, and what a busy machine adds
-    assert service.process.wait(30) == 1
-    service._reader.join()
-    service.process.stderr.close()
+    assert service.ended() == 1
     assert "does not answer any more, and all with it" in service.log[-1]

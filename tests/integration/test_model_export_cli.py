@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -725,8 +726,9 @@ def test_a_bundle_is_only_replaced_when_asked_to_and_when_the_new_one_is_whole(f
     assert line.startswith("model.onnx: PyTorch and ONNX Runtime disagree: ")
     assert content_of(foreign / "bundle") == before
 
-    ran(*again, "--overwrite", "--description", "the second")
-    assert load_bundle(foreign / "bundle").manifest.description == "the second"
+    ran(*again, "--overwrite", "--description", "the second", "--released", "2026-11-29")
+    second = load_bundle(foreign / "bundle").manifest
+    assert (second.description, second.released) == ("the second", date(2026, 11, 29))
     assert hidden_files(foreign) == []
 
 

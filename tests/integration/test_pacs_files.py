@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.names import name_server
 from tests.orthanc import Orthanc, running_orthanc
 from tests.pacs import PACS, PASSWORDS, READER, VIEWER, WATCHER, Nginx, orthanc_options, orthanc_settings, running_nginx
 from tests.programs import program
+from tests.waiting import until
 from tests.web import sends, serving
 
 FIND_SECONDS = 20
@@ -77,10 +77,7 @@ def test_an_archive_that_comes_late_or_comes_back_at_another_address_is_found(tm
 
         def comes_from(address: str, body: str) -> None:
             known["orthanc"] = address
-            deadline = time.monotonic() + FIND_SECONDS
-            while httpx.get(nginx.url + path).text != body:
-                assert time.monotonic() < deadline, nginx.log
-                time.sleep(0.05)
+            until(lambda: httpx.get(nginx.url + path).text == body, FIND_SECONDS, lambda: nginx.log)
 
         comes_from("127.0.0.2", "before")
         comes_from("127.0.0.3", "after")

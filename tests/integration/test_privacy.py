@@ -7,6 +7,7 @@ identifiers on purpose, and nothing else of what was sent.
 
 import json
 import resource
+import signal
 import sys
 from base64 import b64encode
 from dataclasses import dataclass, field
@@ -14,21 +15,28 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+import httpx2 as httpx
 import numpy as np
 import pytest
 
 from app.access.callers import Caller, Scope
-from app.access.keys import line_of, new_key
+from app.access.keys import new_key
 from tests.canaries.files import IDENTIFIERS, PIXELS, planted_files, png_chunks
 from tests.canaries.requests import Request, with_faults, with_files
 from tests.canaries.words import Canaries, holds
 from tests.conftest import RunningService
+from tests.full_disk import full_at
 from tests.fuzz.service import answers, connect, everything_from, processes_of
+from tests.keys_file import write_keys
+from tests.pictures import encoded, noise
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files of processes are read from /proc")
 
 MOST_FILE_BYTES = 2**18
 """What the service's processes may write to a file while it is asked: enough for its audit log, and for no upload."""
+SEMAPHORE_BYTES = 32
+"""On Linux; see sem_overview(7)."""
 KEY = new_key()
 OPEN_FOR_WRITING = 0o3
 
@@ -43,7 +51,7 @@ class Evidence:
         dicom: Those of them that are DICOM objects.
         left: What it wrote elsewhere, by where.
         written_to: Files that its processes held open for writing, beside memory.
-        made: Files in its own folders that were not there before it was asked.
+        made: Files in its own folders that were not there before it was started.
     """
 
     canaries: Canaries = field(default_factory=Canaries)
@@ -81,8 +89,8 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     access = tmp_path_factory.mktemp("access")
     own = {name: tmp_path_factory.mktemp(name) for name in ("TMPDIR", "HOME", "started-in")}
     keys, audit, stdout = access / "keys", access / "audit.jsonl", access / "stdout"
-    keys.write_text(line_of(KEY, Caller("west", frozenset(Scope))))
-    keys.chmod(0o600)
+    write_keys(keys, {KEY: Caller("west", frozenset(Scope))})
+    before = files_below(*own.values())
     gathered = Evidence()
     with stdout.open("wb") as printed:
         service = RunningService(
@@ -93,7 +101,6 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
             stdout=printed,
         )
     try:
-        before = files_below(*own.values())
         pids = processes_of(service.process.pid)
         for pid in pids:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (MOST_FILE_BYTES, MOST_FILE_BYTES))
@@ -104,10 +111,10 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
             is_dicom = answer.headers["content-type"] == "application/dicom"
             (gathered.dicom if is_dicom else gathered.answers)[asked.what] = text
             gathered.written_to |= written_to(pids)
-        gathered.made = sorted(files_below(*own.values()) - before)
     finally:
         status = service.stop()
     assert status == 0
+    gathered.made = sorted(files_below(*own.values()) - before)
     gathered.written_to -= {str(audit), str(stdout)}
     gathered.left = {
         "standard error": "".join(service.log).encode(),
@@ -156,12 +163,39 @@ def test_no_file_was_written_but_the_audit_log(evidence):
     assert evidence.written_to == set()
 
 
+def test_from_its_start_to_its_end_it_writes_no_file(tmp_path):
+    """None of a few bytes would it be let: what processes share as semaphores, which lie in memory, takes those."""
+    own = {name: tmp_path / name for name in ("TMPDIR", "HOME", "started-in")}
+    for folder in own.values():
+        folder.mkdir()
+    with full_at(SEMAPHORE_BYTES):
+        service = RunningService(
+            *("--device", "cpu", "--fronts", "2", "--cores", "2"),
+            env={"TMPDIR": str(own["TMPDIR"]), "HOME": str(own["HOME"]), "PYTHONDONTWRITEBYTECODE": "1"},
+            folder=own["started-in"],
+        )
+
+    def segments() -> None:
+        form = [("file", ("patch.png", encoded(noise(600, 600))))] * 2
+        assert httpx.post(f"{service.url}/segment", files=form, timeout=60).status_code == 200
+
+    with service:
+        segments()
+        assert "tessera_images_total 2.0" in httpx.get(f"{service.url}/metrics").text
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: '"reloaded"' in service.said(), tell=service.said)
+        segments()
+        assert service.stop() == 0
+    assert files_below(*own.values()) == set()
+    assert not [line for line in service.log if '"level": "info"' not in line]
+
+
 def test_masks_have_the_chunks_of_a_mask_alone(evidence):
     masks = [text for what, text in evidence.answers.items() if what.endswith("as image/png")]
     assert len(masks) == 6
     for text in masks:
         [answer] = answers(text)
-        assert png_chunks(answer.body) == [b"IHDR", b"PLTE", b"IDAT", b"IEND"]
+        assert png_chunks(answer.body) == [b"IHDR", b"PLTE", b"iTXt", b"iTXt", b"IDAT", b"IEND"]  # texts of the model
 
 
 def test_what_was_searched_is_there(evidence):

@@ -3,16 +3,23 @@
 import concurrent.futures
 import os
 import signal
+import threading
 import time
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.access.callers import Caller, Scope
+from app.access.keys import new_key
 from tests.conftest import RunningService
+from tests.keys_file import write_keys
 from tests.pictures import encoded, quarters
+from tests.waiting import until
 
 PNG = {"Content-Type": "image/png"}
 LAYOUTS = {
@@ -42,6 +49,18 @@ def connections_of(process: int, service: RunningService) -> int:
     inodes = {row[9] for row in rows if row[1].endswith(port) and row[3] == "01"}  # established
     files = [str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()]
     return sum(file == f"socket:[{inode}]" for file in files for inode in inodes)
+
+
+@contextmanager
+def one_client_each(service: RunningService) -> Iterator[list[httpx.Client]]:
+    """Give clients of which each front has one: connections that stay are shared out."""
+    fronts = children(service)
+    with ExitStack() as connected:
+        clients = [connected.enter_context(httpx.Client(timeout=9)) for _ in fronts]
+        for client in clients:
+            assert client.get(f"{service.url}/health/live").status_code == 200
+        assert [connections_of(front, service) for front in fronts] == [1] * len(fronts)
+        yield clients
 
 
 def several_at_once(
@@ -117,13 +136,8 @@ def test_a_supervisor_that_is_killed_leaves_nobody_unanswered_and_nothing_behind
         asking = several_at_once(service, threads)
         service.process.kill()
         assert {answer.result().status_code for answer in asking} == {200}
-    service.process.wait(10)
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in ours):
-        assert time.monotonic() < deadline, "a process outlived its supervisor"
-        time.sleep(0.05)
-    service._reader.join()
-    service.process.stderr.close()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ours), 20, service.said)
+    service.ended()
     assert not any("Traceback" in line for line in service.log)
 
 
@@ -133,12 +147,9 @@ def test_when_one_process_ends_by_itself_the_service_ends_and_says_so(layout, in
     ours = children(service)
     started = time.monotonic()
     os.kill(ours[index], signal.SIGKILL)
-    status = service.process.wait(30)
-    assert status == 1
+    assert service.ended() == 1
     assert time.monotonic() - started < 20
     assert not any(Path(f"/proc/{pid}").exists() for pid in ours)
-    service._reader.join()
-    service.process.stderr.close()
     assert "ended by itself (signal SIGKILL), and all with it" in service.log[-1]
 
 
@@ -168,3 +179,69 @@ def test_the_queue_is_one_for_all_fronts():
     assert codes.count(200) >= 3
     assert scraped(service)["tessera_images_in_flight", ""] == 0
     assert service.stop() == 0
+
+
+def test_a_front_that_stands_still_is_named_missing_from_the_metrics_and_ends_the_service():
+    """As one does whose event loop hangs: nothing of it has ended, and it answers nobody, not even the supervisor."""
+
+    def metrics(client: httpx.Client) -> httpx.Response | None:
+        try:
+            return client.get(f"{service.url}/metrics")
+        except httpx.TransportError:  # of the front that stands
+            return None
+
+    with (
+        RunningService("--device", "cpu", "--fronts", "2", "--engine", "own", "--cores", "2") as service,
+        concurrent.futures.ThreadPoolExecutor(2) as threads,
+    ):
+        with one_client_each(service) as clients:
+            os.kill(children(service)[0], signal.SIGSTOP)
+            [answer] = [answer for answer in threads.map(metrics, clients) if answer is not None]
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "urn:problem-type:tessera:metrics-incomplete"
+        assert service.ended() == 1
+    log = service.said()
+    assert "no metrics from: front 0" in log
+    assert "the process front 0 has not answered for 10 s, and is killed" in log
+    assert "front 1" not in log  # which answered its pings all the time
+    assert "the process front 0 ended by itself (signal SIGKILL), and all with it" in service.log[-1]
+
+
+def test_keys_change_under_load_without_a_refusal_of_the_new_one_and_the_old_one_ends_on_each_front(tmp_path):
+    old, new = new_key(), new_key()
+    before, after = Caller("viewer", frozenset({Scope.SEGMENT})), Caller("viewer-2", frozenset({Scope.SEGMENT}))
+    keys = write_keys(tmp_path / "keys", {old: before, new: after})
+    stop = threading.Event()
+
+    def ask() -> Counter[int]:
+        answers: Counter[int] = Counter()
+        while not stop.is_set():  # a connection each, so that both fronts are asked
+            answers[httpx.get(f"{service.url}/model", headers={"X-API-Key": new}, timeout=20).status_code] += 1
+        return answers
+
+    def statuses_of(key: str) -> list[int]:
+        return [client.get(f"{service.url}/model", headers={"X-API-Key": key}).status_code for client in clients]
+
+    with (
+        RunningService(
+            "--device", "cpu", "--fronts", "2", "--engine", "own", "--cores", "2", "--keys-file", str(keys)
+        ) as service,
+        concurrent.futures.ThreadPoolExecutor(3) as threads,
+    ):
+        with one_client_each(service) as clients:
+            assert statuses_of(old) == [200, 200]
+            asking = [threads.submit(ask) for _ in range(3)]
+            try:
+                for round_ in range(60):  # longer than a front goes without looking at the file
+                    write_keys(keys, {new: after, old: before} if round_ % 2 else {old: before, new: after})
+                    time.sleep(0.03)
+                write_keys(keys, {new: after})
+                until(lambda: statuses_of(old) == [401, 401], tell=service.said)
+            finally:
+                stop.set()
+            assert statuses_of(new) == [200, 200]
+        answers = sum((one.result() for one in asking), Counter())
+        assert service.stop() == 0
+    assert set(answers) == {200}
+    assert answers[200] > 20
+    assert sum("API keys read again" in line for line in service.log) >= 2

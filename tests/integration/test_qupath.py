@@ -66,7 +66,7 @@ def of_tessera(run: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in run["inside"] if each["name"] != "own"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def three_runs(service, slide) -> list[dict[str, Any]]:
     """The same annotation at downsample 1, again at 1, and at 2."""
     return play(slide, service.url, {"region": REGION, "runs": [{"downsample": number} for number in (1, 1, 2)]})[0]
@@ -208,7 +208,7 @@ def test_a_spacing_is_sent_where_it_is_known_and_the_service_would_not_refuse_it
     said_of = [
         ((None, 2), ""),
         ((0.02, 2), ""),
-        ((0.5, 21), ""),
+        ((0.5, 32), ""),
         ((0.0001, 1), ""),
         ((0.05, 1), "0.05"),
         ((10, 1), "10.0"),
@@ -222,11 +222,42 @@ def test_a_spacing_is_sent_where_it_is_known_and_the_service_would_not_refuse_it
     for run, (_, sent) in zip(runs, said_of, strict=True):
         assert [kind for kind, _ in run["shown"]] == (["input", "info"] if sent else ["input", "warning", "info"])
     unsent = "No um/px are sent ({}): the model sees the region as it is at downsample {}."
-    assert runs[0]["shown"][1] == ["warning", unsent.format("the slide does not say them", "2.0")]
-    assert runs[2]["shown"][1] == ["warning", unsent.format("10.5 is not within 0.05 to 10.0", "21.0")]
+    assert runs[0]["shown"][1] == ["warning", unsent.format("the slide does not say them", "2.00")]
+    assert runs[2]["shown"][1] == ["warning", unsent.format("16.000 is not within 0.05 to 10.0", "32.00")]
     assert "Sending no um/px: the slide does not say them" in runs[0]["printed"]
     assert seen[0][0] == "/segment?x=301&y=202&downsample=2.0&min_area=64"
     assert [path.partition("&mpp=")[2] for path, _ in seen] == [mpp for _, mpp in said_of]
+
+
+def test_a_side_that_is_rounded_to_whole_px_scales_what_is_sent_as_it_was_read(slide, gate):
+    url, seen = gate
+    play(slide, url, {"region": [301, 202, 64, 10], "um_per_px": 0.5, "runs": [{"downsample": 3}]}, key="good")
+    ((path, _),) = seen  # 64 px are sent as 21
+    assert path == f"/segment?x=301&y=202&downsample={64 / 21}&min_area=64&mpp={0.5 * 64 / 21}"
+
+
+def test_what_an_earlier_run_found_is_replaced_wherever_below_the_annotation_it_lies(service, slide):
+    runs = [{"downsample": 1}, {"downsample": 2, "nested": True}, {"downsample": 2, "nested": True}]
+    first, coarser, again = play(slide, service.url, {"region": REGION, "runs": runs})[0]
+    assert of_tessera(first)
+    assert again["inside"] == coarser["inside"]
+    assert {run["below_own"] for run in (first, coarser, again)} == {0}
+
+
+def test_the_annotations_keep_model_scale_and_warnings(service, slide):
+    small = {"region": [300, 200, 20, 20], "runs": [{"downsample": 1}]}
+    (of_region,), (of_small,) = play(slide, service.url, {"region": REGION, "runs": [{"downsample": 1}]}, small)
+    card = httpx.get(f"{service.url}/model").json()
+    kept = of_region["metadata"]
+    assert kept["tessera model"] == f"{card['name']} {card['version']}"
+    assert kept["tessera model SHA-256"] == card["sha256"]
+    assert kept["tessera use"] == "research use only"
+    assert kept["tessera scale"].startswith("um_per_px=0.499; source=request; model_um_per_px=1.0; factor=0.499")
+    assert of_small["metadata"]["tessera warnings"] == "the region is too small to go by"
+    for each in of_tessera(of_region):
+        assert each["metadata"]["um_per_px"] == "0.499"
+        assert each["metadata"]["model_sha256"] == card["sha256"]
+    assert kept["tessera warnings"] == "none" or kept["tessera warnings"] in " ".join(of_region["printed"])
 
 
 def test_the_services_warnings_are_told_in_words_and_printed(slide, gate):

@@ -7,7 +7,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -16,12 +16,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.access.callers import Caller, Scope
-from app.access.keys import line_of, new_key
+from app.access.keys import new_key
 from app.pathology.manifest import MANIFEST_FILE, MODEL_FILE
 from benchmarks.serving.free_network import write_free_bundle
 from tests.conftest import RunningService
 from tests.fuzz.service import processes_of
+from tests.keys_file import write_keys
 from tests.pictures import encoded, quarters
+from tests.waiting import until
 
 ADMIN = new_key()
 KEY = {"Authorization": f"Bearer {ADMIN}"}
@@ -55,9 +57,7 @@ def service(layout, bundle):
 
 
 def started(layout: str, bundle: Path) -> RunningService:
-    keys = bundle.parent / "keys"
-    keys.write_text(line_of(ADMIN, Caller("admin", frozenset(Scope))))
-    keys.chmod(0o600)
+    keys = write_keys(bundle.parent / "keys", {ADMIN: Caller("admin", frozenset(Scope))})
     flags = ("--device", "cpu", "--bundle", str(bundle), "--keys-file", str(keys), *LAYOUTS[layout])
     return RunningService(*flags, env={"TESSERA_SHUTDOWN_GRACE": "60"})
 
@@ -90,17 +90,10 @@ def to_all(service: RunningService, number: int) -> None:
             os.kill(pid, number)
 
 
-def until(service: RunningService, is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < deadline, "".join(service.log)
-        time.sleep(0.02)
-
-
 def reload(service: RunningService, line: str = '"reloaded"') -> None:
     before = sum(line in logged for logged in service.log)
     to_all(service, signal.SIGHUP)
-    until(service, lambda: sum(line in logged for logged in service.log) > before)
+    until(lambda: sum(line in logged for logged in service.log) > before, tell=service.said)
 
 
 def test_a_new_bundle_is_served_without_a_failed_request_and_nothing_counted_is_lost(service, bundle, layout):
@@ -133,7 +126,9 @@ def test_a_new_bundle_is_served_without_a_failed_request_and_nothing_counted_is_
     assert version_of(service) == "3"
     assert total(service, "tessera_images_total") == len(answers)
     assert total(service, "tessera_images_in_flight") == 0
-    until(service, lambda: len(processes_of(service.process.pid)) == PROCESSES[layout])  # the others have left
+    until(
+        lambda: len(processes_of(service.process.pid)) == PROCESSES[layout], tell=service.said
+    )  # the others have left
 
 
 @pytest.mark.parametrize(
@@ -175,7 +170,9 @@ def loading_for_ever(
     service: RunningService, bundle: Path, layout: str
 ) -> Iterator[tuple[int, concurrent.futures.Future]]:
     """Ask for a reload of a model that never ends to load; yield the process that tries to, and the answer to come."""
-    until(service, lambda: len(processes_of(service.process.pid)) == PROCESSES[layout])  # those of before are gone
+    until(
+        lambda: len(processes_of(service.process.pid)) == PROCESSES[layout], tell=service.said
+    )  # those of before are gone
     model = bundle / MODEL_FILE
     whole = model.read_bytes()
     serving = set(processes_of(service.process.pid))
@@ -184,7 +181,7 @@ def loading_for_ever(
     try:
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             asking = thread.submit(httpx.post, f"{service.url}/admin/reload", headers=KEY, timeout=60)
-            until(service, lambda: set(processes_of(service.process.pid)) > serving)
+            until(lambda: set(processes_of(service.process.pid)) > serving, tell=service.said)
             [loading] = set(processes_of(service.process.pid)) - serving
             yield loading, asking
     finally:
@@ -262,7 +259,7 @@ def test_on_sigterm_it_says_so_first_takes_requests_and_a_second_one_ends_the_gr
     with httpx.Client() as client:
         assert client.post(f"{service.url}/segment", content=data, headers=PNG).headers.get("connection") != "close"
         to_all(service, signal.SIGTERM)
-        until(service, lambda: status_of(service) == 503)
+        until(lambda: status_of(service) == 503, tell=service.said)
         answer = client.post(f"{service.url}/segment", content=data, headers=PNG)
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         assert status_of(service, "/health/live") == 200

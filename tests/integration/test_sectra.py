@@ -121,14 +121,15 @@ def test_an_area_becomes_outlines_in_the_palette_a_label_and_properties(pacs, cl
     assert all(item.style.fillStyle is None for item in classes)
     assert len(classes[0].polylines) == 2  # the island and the hole
     assert np.array_equal(found(stored), tissue(landscape()))
-    composition = "tumor 36.7 %, stroma 2.7 %, normal 8.0 %, background 52.7 % (research use only)"
+    of_tissue = "of the tissue tumor 77.5 %, stroma 5.6 %, normal 16.9 %"
+    composition = f"tumor 36.7 %, stroma 2.7 %, normal 8.0 %, background 52.7 %; {of_tissue} (research use only)"
     assert stored.displayResult == composition
     assert outline.labels[0].label == f"{composition}; colours 1.0"
     assert (outline.labels[0].location.x, outline.labels[0].location.y) == (0, 0)
     assert stored.displayProperties == {
-        "tumor": "36.7 %",
-        "stroma": "2.7 %",
-        "normal": "8.0 %",
+        "tumor": "36.7 % (77.5 % of the tissue)",
+        "stroma": "2.7 % (5.6 % of the tissue)",
+        "normal": "8.0 % (16.9 % of the tissue)",
         "background": "52.7 %",
         "model": "colours 1.0",
         "model SHA-256": "0" * 64,
@@ -152,7 +153,8 @@ def test_only_what_lies_within_the_drawn_line_counts_and_what_runs_off_the_slide
     assert 0.3 < inside.mean() < 0.7
     assert wrong.mean() < 0.005  # along the slanted line alone, which is simplified
     assert not wrong[~inside & ~np.roll(inside, 3, axis=1) & ~np.roll(inside, 3, axis=0)].any()
-    shares = [float(text.split(" %")[0].split()[-1]) for text in stored.displayResult.split(", ")]
+    of_the_area, _, _ = stored.displayResult.partition(";")
+    shares = [float(text.split(" %")[0].split()[-1]) for text in of_the_area.split(", ")]
     truth = [100 * (classes_of(landscape())[inside] == index).mean() for index in range(4)]
     assert np.allclose(shares, truth, atol=0.2)
     points = [point for polygon in stored.data.result.content[0].polygons for point in polygon.points]

@@ -34,7 +34,6 @@ from tests.sectra_service import (
     HOOK,
     WIDTH,
     HeldBack,
-    eventually,
     found,
     in_flight,
     label_of,
@@ -47,6 +46,7 @@ from tests.sectra_service import (
     settings,
     tissue,
 )
+from tests.waiting import until
 
 LEFT = {"route": HOOK, "status": "499"}
 
@@ -210,7 +210,7 @@ def test_a_whole_slide_cancelled_before_anything_is_stored_leaves_nothing(pacs):
             assert post(client, cancellation(order)).json() == []
             released.set()
         refused(answers[0], 409, "order-cancelled", "cancelled")
-        eventually(lambda: in_flight(client) == 0)
+        until(lambda: in_flight(client) == 0)
     assert pacs.results(slide) == []
 
 
@@ -229,7 +229,7 @@ def test_a_service_that_stops_waits_for_a_whole_slide_that_has_just_come(pacs, c
         posted(client, whole_slide(pacs, slide), opening) as answers,
     ):
         stopping = client.portal.start_task_soon(client.app.state.sectra.close)
-        eventually(lambda: bool(answers))
+        until(lambda: bool(answers))
         released.set()
         stopping.result(20)
     refused(answers[0], 503, "model-not-ready", "the service is stopping")
@@ -254,7 +254,7 @@ def test_tissue_stays_until_there_is_new_and_when_the_repeated_order_is_cancelle
         assert post(client, order).json() == first.model_dump(mode="json")
         assert in_flight(client) == 1
         post(client, cancellation(order)).raise_for_status()
-        eventually(lambda: in_flight(client) == 0)
+        until(lambda: in_flight(client) == 0)
         assert pacs.results(slide) == [first]
         client.portal.call(segmenter.gate.set)
         post(client, whole_slide(pacs, slide)).raise_for_status()
@@ -282,7 +282,7 @@ def test_tissue_is_not_sent_again_where_the_call_back_refuses_it_or_its_time_is_
     for status in (503, 400):
         pacs.fault = failing("PUT", 10, status)
         post(client, whole_slide(pacs, pacs.add_image(landscape()))).raise_for_status()
-        eventually(lambda: in_flight(client) == 0)
+        until(lambda: in_flight(client) == 0)
     assert [method for method, _, _ in pacs.asked].count("PUT") == 2
     problems = [record.problem for record in caplog.records if record.name == "app.segmentation.sectra.whole_slide"]
     assert ["503" in problem for problem in problems] == [True, False]
@@ -359,8 +359,9 @@ def test_a_body_that_does_not_come_is_not_waited_for_beyond_the_deadline(pacs):
     app = create_app(settings(pacs, request_timeout=0.2), ColourSegmenter())
     with listening(app) as url, sent(url, b'{"action":', length=1000) as connection:
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.1 504")
-    assert b"no answer within 0.2 s" in answer
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"urn:problem-type:tessera:request-timeout" in answer
+    assert b'"error":"the body did not come within 0.2 s"' in answer
 
 
 def test_an_order_whose_caller_left_ends_and_stores_nothing(pacs):
@@ -372,7 +373,7 @@ def test_an_order_whose_caller_left_ends_and_stores_nothing(pacs):
         with sent(url, order.model_dump_json().encode()):
             assert segmenter.asked.wait(20)
         assert segmenter.left.wait(20)
-        eventually(lambda: app.state.metrics.registry.get_sample_value("tessera_images_in_flight") == 0)
+        until(lambda: app.state.metrics.registry.get_sample_value("tessera_images_in_flight") == 0)
     assert pacs.results(slide) == []
 
 
@@ -383,7 +384,7 @@ def test_a_whole_slide_whose_caller_left_before_the_answer_does_not_stay_on_its_
     with listening(app) as url, pacs.holding("POST", "/results") as (storing, released):
         with sent(url, whole_slide(pacs, slide).model_dump_json().encode()):
             assert storing.wait(20)
-        eventually(lambda: app.state.metrics.registry.get_sample_value("tessera_requests_total", LEFT) == 1)
+        until(lambda: app.state.metrics.registry.get_sample_value("tessera_requests_total", LEFT) == 1)
         released.set()
         pacs.wait_for(lambda: bool(pacs.results(slide)) and "not segmented" in pacs.results(slide)[0].displayResult)
     assert not segmenter.asked.is_set()
@@ -400,6 +401,6 @@ def test_a_result_whose_caller_left_before_it_was_written_is_not_stored(pacs):
             listing, released = held_back.enter_context(pacs.holding("GET", "/results/slide/"))
             segmenter.open()
             assert listing.wait(20)
-        eventually(lambda: app.state.metrics.registry.get_sample_value("tessera_requests_total", LEFT) == 1)
+        until(lambda: app.state.metrics.registry.get_sample_value("tessera_requests_total", LEFT) == 1)
         released.set()
     assert pacs.results(slide) == []

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 import uuid
 
 import httpx2 as httpx
@@ -19,10 +18,12 @@ from app.imaging.tiling import plan_windows
 from app.inference.bundle import find_precision, load_bundle
 from app.inference.session import open_session
 from app.pathology.geometry import Size
+from app.pathology.manifest import MODEL_FILE
 from app.settings import DEFAULT_BUNDLE
 from model_export.synthetic import draw_patch
 from tests.conftest import ROOT, SERVED_BUNDLE, RunningService
 from tests.pictures import encoded, from_base64, noise, opened
+from tests.waiting import until
 
 PATCHES = sorted((ROOT / "examples" / "patches").glob("*.png"))
 
@@ -82,6 +83,18 @@ def test_the_answer_is_the_models_own(service):
     assert np.array_equal(np.asarray(from_base64(answer["mask"])), expected.class_maps[0, :190, :250])
     probabilities = [result["probability"] for result in answer["classes"][:3]]
     assert np.allclose(probabilities, expected.label_probabilities[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("accept", ["image/png", "application/geo+json"])
+def test_an_answer_without_json_names_upload_and_model_in_its_headers(service, accept):
+    data = PATCHES[0].read_bytes()
+    headers = httpx.post(
+        f"{service.url}/segment", content=data, headers={"Content-Type": "image/png", "Accept": accept}
+    ).headers
+    manifest = load_bundle(SERVED_BUNDLE).manifest
+    assert headers["Tessera-Image-SHA256"] == hashlib.sha256(data).hexdigest()
+    assert headers["Tessera-Model-SHA256"] == hashlib.sha256((SERVED_BUNDLE / MODEL_FILE).read_bytes()).hexdigest()
+    assert (headers["Tessera-Model"], headers["Tessera-Model-Version"]) == (manifest.name, manifest.version)
 
 
 def test_the_same_upload_gives_the_same_bytes_at_any_load(service):
@@ -176,10 +189,7 @@ def test_device_and_model_are_told_alike_everywhere(service):
 def test_the_log_is_json_with_request_ids_and_without_probes(service):
     httpx.get(f"{service.url}/health/live")
     identity = httpx.get(f"{service.url}/model").headers["x-request-id"]
-    deadline = time.monotonic() + 10
-    while not any(identity in line for line in service.log):  # each of its processes writes when it comes to it
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: identity in service.said(), 10, service.said)  # each of its processes writes when it comes to it
     lines = [json.loads(line) for line in service.log]
     [mine] = [line for line in lines if line.get("request_id") == identity]
     assert (mine["route"], mine["status"], mine["method"]) == ("/model", 200, "GET")

@@ -21,6 +21,7 @@ PATIENCE_SECONDS = 240
 def shared(run, processes):
     """Train in `processes` that torchrun starts."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    torchrun += ["--log-dir", str(run.with_name(f"{run.name}-log"))]  # else a folder in /tmp that stays
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *torchrun, str(ROOT / "tests" / "shared_training.py"), str(run)]
     done = subprocess.run(

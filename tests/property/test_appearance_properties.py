@@ -20,14 +20,14 @@ bytes_ = st.integers(0, 255)
 
 
 @given(st.integers(32, 500), st.integers(32, 500), st.integers(0, 1000), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_tissue_is_measured_as_written_plainly(width, height, seed, is_inverted):
     image = draw_patch(seed, Size(width, height))[0]
     check(255 - image if is_inverted else image)
 
 
 @given(st.integers(1, 300), st.integers(1, 300), seeds)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_noise_of_any_shape_is_measured_as_written_plainly(width, height, seed):
     check(noise(width, height, seed))
 
@@ -43,20 +43,17 @@ def check(image: np.ndarray) -> None:
 
 
 @given(st.lists(bytes_, min_size=1, max_size=60), st.sampled_from((0, 5, 50, 95, 100)))
-@settings(deadline=None)
 def test_a_percentile_of_bytes_is_numpys(values, percent):
     array = np.array(values, np.uint8)
     assert float(_percentile(array, percent)) == pytest.approx(np.percentile(array, percent), rel=1e-12)
 
 
 @given(st.tuples(bytes_, bytes_, bytes_), st.integers(32, 500))
-@settings(deadline=None)
 def test_whatever_is_plain_has_no_sharpness(colour, side_px):
     assert sharpness(plain(colour, side_px, 40)) is None
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 9), seeds)
-@settings(deadline=None)
 def test_pixels_are_counted_as_numpy_does_also_in_part_of_a_map(width, height, class_count, seed):
     class_map = np.random.default_rng(seed).integers(0, class_count, (height, width), np.uint8)
     for part in (class_map, class_map[height // 3 :, width // 3 :], class_map[:0]):
@@ -64,7 +61,6 @@ def test_pixels_are_counted_as_numpy_does_also_in_part_of_a_map(width, height, c
 
 
 @given(st.integers(1, 90), st.integers(1, 90), seeds)
-@settings(deadline=None)
 def test_pictures_come_back_to_the_pixel(width, height, seed):
     image = noise(width, height, seed)
     assert np.array_equal(np.asarray(opened(paint_confidence(image[..., 0].copy()))), image[..., 0])

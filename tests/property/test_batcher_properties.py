@@ -18,7 +18,7 @@ def answer(images: np.ndarray) -> BatchResult:
 
 
 @given(arrivals, st.integers(1, 3), st.integers(1, 8))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_caller_gets_its_own_answer_under_any_arrival_order(calls, lanes, max_batch_size):
     async def scenario() -> None:
         engine = Batcher(answer, BatchLimits(lanes, max_batch_size, 300), Metrics(CollectorRegistry()))

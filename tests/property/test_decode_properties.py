@@ -42,7 +42,7 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 @given(sides, sides, st.integers(0, 2**32 - 1), st.integers(0, 9), st.booleans())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_damaged_png_has_pillows_outcome(width, height, seed, level, is_grey):
     rng = np.random.default_rng(seed)
     image = tissue(width, height, seed)
@@ -52,7 +52,7 @@ def test_a_damaged_png_has_pillows_outcome(width, height, seed, level, is_grey):
 
 
 @given(sides, sides, st.integers(0, 2**32 - 1), st.integers(-3, 3))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_rows_of_any_filters_and_any_number_have_pillows_outcome(width, height, seed, more_bytes):
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, 256, (height + 1, 1 + 3 * width), np.uint8)
@@ -62,7 +62,7 @@ def test_rows_of_any_filters_and_any_number_have_pillows_outcome(width, height, 
 
 
 @given(sides, sides, st.integers(0, 2**32 - 1), st.integers(30, 100), st.booleans(), st.sampled_from((0, 1, 2)))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_damaged_jpeg_has_pillows_outcome(width, height, seed, quality, is_progressive, subsampling):
     rng = np.random.default_rng(seed)
     restart = {"restart_marker_blocks": 2} if seed % 3 == 0 else {}

@@ -26,14 +26,14 @@ FILES = [
 ]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SIDES, SIDES, st.integers(2, 40), st.booleans(), st.integers(0, 99))
 def test_any_slide_in_any_tiles_is_its_pixels(width, height, tile, sparse, seed):
     image = noise(width, height, seed)
     assert np.array_equal(dicom.decode(file_of(whole_slide(image, tile=tile, sparse=sparse)), 70), image)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SIDES, SIDES, st.integers(3, 40), st.booleans(), st.integers(0, 99))
 def test_any_class_map_comes_back_from_its_segmentation(width, height, tile, sparse, seed):
     class_map = np.random.default_rng(seed).integers(0, 4, (height, width), dtype=np.uint8)
@@ -43,7 +43,7 @@ def test_any_class_map_comes_back_from_its_segmentation(width, height, tile, spa
     assert np.array_equal(numbers, np.array([1, 2, 3, 0])[class_map])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.sampled_from(FILES),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4),

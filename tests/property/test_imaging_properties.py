@@ -18,7 +18,6 @@ plans = st.integers(1, 8).flatmap(lambda k: st.tuples(st.just(32 * k), st.intege
 
 
 @given(sides, sides, plans, st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_stitching_what_was_split_is_the_identity_in_any_order(width, height, plan, order):
     window_px, margin_px = plan
     size = Size(width, height)
@@ -34,7 +33,6 @@ def test_stitching_what_was_split_is_the_identity_in_any_order(width, height, pl
 
 
 @given(sides, sides, plans)
-@settings(deadline=None)
 def test_windows_partition_the_patch(width, height, plan):
     covered = np.zeros((height, width), int)
     for window in plan_windows(Size(width, height), *plan):
@@ -45,14 +43,14 @@ def test_windows_partition_the_patch(width, height, plan):
 
 
 @given(sides, sides, st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_reading_what_was_painted_is_the_identity(width, height, seed):
     class_map = np.random.default_rng(seed).integers(0, 4, (height, width), dtype=np.uint8)
     assert np.array_equal(np.asarray(opened(paint_mask(class_map, WSSS4LUAD))), class_map)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), spacings, st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_whatever_the_spacing_the_answer_is_of_the_uploads_size(width, height, mpp, seed):
     patch = segment(encoded(noise(width, height, seed)), mpp)
     assert patch.class_map.shape == patch.confidence.shape == patch.image.shape[:2] == (height, width)
@@ -62,7 +60,7 @@ def test_whatever_the_spacing_the_answer_is_of_the_uploads_size(width, height, m
 
 
 @given(sides, sides, st.floats(1, 3), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_map_that_was_enlarged_comes_back(width, height, factor, seed):
     class_map = np.random.default_rng(seed).integers(0, 4, (height, width), dtype=np.uint8)
     larger = resample_map(class_map, Size(round(width * factor), round(height * factor)))

@@ -35,7 +35,6 @@ def counts(draw):
     return folds, draw(st.integers(folds, 60))
 
 
-@settings(deadline=None)
 @given(counts())
 def test_folds_partition_the_pairs_into_runs_of_nearly_equal_length(sizes):
     folds, count = sizes
@@ -52,7 +51,6 @@ def test_folds_partition_the_pairs_into_runs_of_nearly_equal_length(sizes):
     assert seen == list(range(count))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=40), st.integers(2, 5))
 def test_folds_partition_the_pairs_and_cut_no_slide(slides, folds):
     pairs = [replace(SMALL, name=str(index), slide=slide) for index, slide in enumerate(slides)]
@@ -68,7 +66,6 @@ def test_folds_partition_the_pairs_and_cut_no_slide(slides, folds):
     assert sorted(int(sample.name) for _, held_out in parts for sample in held_out) == list(range(len(pairs)))
 
 
-@settings(deadline=None)
 @given(st.integers(2, 99).flatmap(lambda count: st.tuples(st.integers(1, count), st.just(count))))
 def test_a_fold_survives_being_written_and_read(fold):
     part, count = fold
@@ -79,7 +76,6 @@ class_maps = arrays.arrays(np.uint8, (2, 4, 5), elements=st.sampled_from([0, 1, 
 predictions = arrays.arrays(np.uint8, (2, 4, 5), elements=st.integers(0, 3))
 
 
-@settings(deadline=None)
 @given(class_maps, predictions)
 def test_scores_lie_between_zero_and_one_and_add_up(truth, predicted):
     together = Scores(WSSS4LUAD)
@@ -109,7 +105,7 @@ def calibration_of(counted):
     return calibration
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(pixels, st.integers(0, 12))
 def test_folds_pool_to_what_all_pixels_together_give(counted, at):
     whole, pooled = calibration_of(counted), calibration_of(counted[:at]) + calibration_of(counted[at:])
@@ -124,7 +120,6 @@ def test_folds_pool_to_what_all_pixels_together_give(counted, at):
     assert 0.5 <= pooled.best_temperature() <= 4
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 50)), max_size=20))
 def test_but_for_the_pull_to_one_half_no_threshold_is_better(images):
     truth, probability = np.array([has for has, _ in images], bool), np.array([said / 50 for _, said in images])
@@ -140,7 +135,6 @@ def test_but_for_the_pull_to_one_half_no_threshold_is_better(images):
         assert score(best) == max(score(threshold / 100) for threshold in range(101))
 
 
-@settings(deadline=None)
 @given(arrays.arrays(np.uint8, (2, 3, 4, 4)), st.floats(0, 1), st.integers(0, 99))
 def test_stain_jitter_keeps_any_image_in_range(images, sigma, seed):
     changed = jitter_stain(torch.from_numpy(images).float(), sigma, np.random.default_rng(seed))
@@ -150,7 +144,6 @@ def test_stain_jitter_keeps_any_image_in_range(images, sigma, seed):
     assert 0 <= float(changed.min()) <= float(changed.max()) <= 255
 
 
-@settings(deadline=None)
 @given(arrays.arrays(np.uint8, (2, 3, 4, 4)))
 def test_stain_jitter_of_no_strength_changes_no_colour(images):
     pixels = torch.from_numpy(images).float()
@@ -158,7 +151,7 @@ def test_stain_jitter_of_no_strength_changes_no_colour(images):
     assert float((jitter_stain(pixels, 0.0, np.random.default_rng(0)) - pixels).abs().max()) < 0.25
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(["img", "mask"]), st.data())
 def test_a_damaged_pair_is_read_or_refused_by_name_in_one_line(folder, data):
     with tempfile.TemporaryDirectory() as place:
@@ -188,7 +181,6 @@ def test_a_damaged_pair_is_read_or_refused_by_name_in_one_line(folder, data):
                 np.testing.assert_array_equal(sample.class_map, class_map)
 
 
-@settings(deadline=None)
 @given(arrays.arrays(np.uint8, (7, 9, 3), elements=st.integers(GLASS_BRIGHTNESS - 2, GLASS_BRIGHTNESS + 3)))
 def test_glass_is_where_the_median_of_the_darkest_channel_is_bright(image):
     median = np.asarray(Image.fromarray(image.min(axis=2)).filter(ImageFilter.MedianFilter(5)))
@@ -199,7 +191,6 @@ def test_glass_is_where_the_median_of_the_darkest_channel_is_bright(image):
 annotated = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
 
 
-@settings(deadline=None)
 @given(annotated, st.integers(8, 32), st.integers(0, 255))
 def test_patches_for_labels_alone_hold_no_more_than_labels_and_brightness_tell(values, side_px, grey):
     class_map = (values % 4).astype(np.uint8)

@@ -4,7 +4,8 @@
  *
  * A scenario: {"region": [x, y, width, height] or null for no selection, "rgb": false for a fluorescence image,
  * "um_per_px": of the slide (0.499 where left out), null for one that does not say,
- * "runs": [{"downsample": the dialog's answer, null to cancel; "key": the API key typed, null to cancel}]}.
+ * "runs": [{"downsample": the dialog's answer, null to cancel; "key": the API key typed, null to cancel;
+ * "nested": true to put what lies inside the annotation into its annotation "own" before, as resolving the hierarchy can}]}.
  */
 import groovy.json.JsonOutput
 import groovy.json.JsonSlurper
@@ -59,20 +60,26 @@ Map play(Map scenario, File script, File image) {
     region.addChildObjects([own])
     QP.selected = scenario.region ? region : null
     def after = scenario.runs.collect { answers ->
+        if (answers.nested) {
+            def moved = region.childObjects - own
+            region.childObjects.removeAll(moved)
+            own.addChildObjects(moved)
+        }
         Dialogs.shown.clear()
         Dialogs.downsample = answers.downsample as Double
         Dialogs.key = answers.key
         def console = new StringWriter()
         new GroovyShell(this.class.classLoader, new Binding(out: new PrintWriter(console, true))).run(script, [] as String[])
         [shown: Dialogs.shown.collect(), printed: console.toString().readLines(), inside: region.childObjects.collect { described(it) },
-         beside: (QP.hierarchy.root.childObjects - region)*.name, updates: QP.hierarchy.updates]
+         beside: (QP.hierarchy.root.childObjects - region)*.name, updates: QP.hierarchy.updates,
+         below_own: own.childObjects.size(), metadata: region.metadata.clone()]
     }
     return [runs: after]
 }
 
 Map described(PathObject object) {
     def roi = object.ROI
-    [id: object.ID.toString(), name: object.name, color: object.color, measurements: object.measurements,
+    [id: object.ID.toString(), name: object.name, color: object.color, measurements: object.measurements, metadata: object.metadata,
      box: [roi.boundsX, roi.boundsY, roi.boundsX + roi.boundsWidth, roi.boundsY + roi.boundsHeight]]
 }
 

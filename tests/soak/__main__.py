@@ -25,6 +25,7 @@ from app.settings import DEFAULT_BUNDLE
 from tests.conftest import RunningService
 from tests.fuzz.service import own_bytes, processes_of
 from tests.soak.visitors import Outcome, Visitor, uploads
+from tests.waiting import until
 
 _QUIET_SECONDS = 8.0
 """Until connections that are kept, and fronts that another took the place of, are gone."""
@@ -112,7 +113,7 @@ def soak(seconds: float, clients: int, rounds: int, seed: int) -> Findings:
         service = RunningService(*flags, env=_ENVIRONMENT)
         try:
             rests = list(_rounds(service, bundle, seconds / rounds, clients, rounds, seed, findings))
-            findings.faults.update(_growth(rests))
+            findings.faults.update(growth(rests))
         finally:
             if service.stop() != 0:
                 findings.faults[f"it ended with status {service.process.returncode}"] += 1
@@ -218,16 +219,14 @@ def _reload(service: RunningService, bundle: Path, findings: Findings, *, is_goo
         model.write_bytes(content[:-1])
     service.process.send_signal(signal.SIGHUP)
     expected = '"reloaded"' if is_good else "not reloaded: "
-    deadline = time.monotonic() + 60
-    while not any(expected in line for line in service.log[before:]):
-        if time.monotonic() > deadline:
-            findings.faults[f"no line in the log that says {expected!r}"] += 1
-            break
-        time.sleep(0.05)
+    try:
+        until(lambda: any(expected in line for line in service.log[before:]), 60)
+    except AssertionError:
+        findings.faults[f"no line in the log that says {expected!r}"] += 1
     model.write_bytes(content)
 
 
-def _growth(rests: list[AtRest]) -> list[str]:
+def growth(rests: list[AtRest]) -> list[str]:
     """Return what grew: from the earlier rests to the later ones, or in each generation of fronts from its first rest.
 
     What leaks is missing at every later rest; what chance left at one, an arena or a thread, is gone at another.

@@ -13,16 +13,11 @@ from app.access.callers import Caller, Scope
 from app.access.keys import KeyFile, line_of, new_key
 from app.cli import main
 from app.errors import AccessUnusable, KeysUnavailable
+from tests.fakes import Clock
+from tests.full_disk import full_at
 
 SEGMENT = frozenset({Scope.SEGMENT})
 DIGEST = "0" * 64
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -204,3 +199,16 @@ def test_the_command_leaves_a_file_that_it_would_break_and_prints_no_key(path):
         assert (result.exit_code, result.stdout) == (1, "")
         assert len(result.stderr.splitlines()) == 1
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize("fits", [0, 40])  # bytes of the next line
+def test_a_full_disk_leaves_the_file_as_it_was_and_prints_no_key(path, fits):
+    west = run("west", "--file", path).stdout.strip()
+    before = path.read_bytes()
+    with full_at(len(before) + fits):
+        refused = run("east", "--file", path)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr == f"Error: {path}: file too large\n"
+    assert path.read_bytes() == before
+    assert KeyFile(path).caller_of(west)
+    assert run("east", "--file", path).exit_code == 0

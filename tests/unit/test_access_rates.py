@@ -6,21 +6,15 @@ from app.access import rates as module
 from app.access.callers import Caller
 from app.access.rates import Allowance, Rates
 from app.errors import RateExceeded
+from tests.fakes import Clock
 
 SECOND = 10**9
 ONE, OTHER, QUICK = Caller("one", frozenset()), Caller("other", frozenset()), Caller("quick", frozenset(), 120)
 
 
-class Clock:
-    now = 1000 * SECOND
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1000 * SECOND)
 
 
 @pytest.fixture

@@ -14,22 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from app.access.callers import Caller, Scope
 from app.access.tokens import Tokens
 from app.errors import CredentialsRejected, IssuerUnavailable
+from tests.fakes import Clock
 from tests.issuer import AUDIENCE, RSA, issuing, public_pem
 
 KEYS, DISCOVERY = "/keys", "/.well-known/openid-configuration"
 NOW = int(time.time())
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture(scope="module")

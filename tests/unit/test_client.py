@@ -42,8 +42,10 @@ def picture(values: np.ndarray, palette: list[int] | None = None) -> dict[str, A
 
 def answer(class_map: np.ndarray, **more: Any) -> dict[str, Any]:
     classes = [
-        {"name": "tumor", "letter": "T", "color": [0, 64, 128], "probability": 0.9, "fraction": 0.25},
-        {"name": "background", "letter": "B", "color": [255, 255, 255], "probability": None, "fraction": 0.75},
+        {"name": "tumor", "letter": "T", "color": [0, 64, 128], "probability": 0.9, "fraction": 0.25}
+        | {"tissue_fraction": 1.0},
+        {"name": "background", "letter": "B", "color": [255, 255, 255], "probability": None, "fraction": 0.75}
+        | {"tissue_fraction": None},
     ]
     return {
         "labels": ["tumor"],
@@ -155,6 +157,7 @@ def test_an_array_goes_in_and_arrays_come_out(ask):
     assert result.class_map.dtype == result.confidence.dtype == np.uint8
     assert (result.labels, result.code, result.request_id) == (("tumor",), "T", "r")
     assert result.fractions == {"tumor": 0.25, "background": 0.75}
+    assert result.tissue_fractions == {"tumor": 1}
     assert result.probabilities == {"tumor": 0.9}
     assert result.classes[0] == tessera_client.TissueClass("tumor", "T", (0, 64, 128))
     assert result.model == tessera_client.Model("m", "1", "b" * 64)
@@ -365,12 +368,20 @@ def test_a_class_map_far_too_large_is_not_unpacked(ask, monkeypatch):
         ask(Script(segmented()), segment)
 
 
-@pytest.mark.parametrize("said", [[], [1], None, "text", 5, {"results": 5}, {"results": [1]}, {"classes": [1]}])
+def segment_many(client: Any) -> Any:
+    return client.segment_many([PATCH])
+
+
 @pytest.mark.parametrize(
-    "call",
-    [segment, lambda client: client.segment_many([PATCH]), lambda client: client.classify(PATCH), lambda c: c.model()],
+    ("call", "said"),
+    [
+        *[(segment, said) for said in ([], [1], None, "text", 5, {"classes": [1]})],
+        *[(segment_many, said) for said in (5, {"results": 5}, {"results": [1]})],
+        (lambda client: client.classify(PATCH), {"classes": [1]}),
+        (lambda client: client.model(), [1]),
+    ],
 )
-def test_json_of_another_shape_is_not_tesseras(ask, said, call):
+def test_json_of_another_shape_is_not_tesseras(ask, call, said):
     with pytest.raises(NotTessera):
         ask(Script(httpx.Response(200, json=said)), call)
 

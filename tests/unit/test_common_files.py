@@ -1,6 +1,5 @@
 """Which files take the faster way, and that it is no other way: what Pillow makes of them is the truth."""
 
-import struct
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -15,7 +14,7 @@ from app.imaging.decode import decode, decode_by_pillow
 from app.imaging.png import GREY, RGB, png_file
 from app.pathology.geometry import Size
 from model_export.synthetic import draw_patch
-from tests.pictures import encoded, noise
+from tests.pictures import BEFORE_END, encoded, exif, noise, with_chunk
 
 LIMIT = 4096
 PATCH = draw_patch(3, Size(77, 50))[0]
@@ -31,22 +30,10 @@ def opaque(alpha: int) -> np.ndarray:
     return np.dstack((PATCH, np.full(PATCH.shape[:2], alpha, np.uint8)))
 
 
-def with_chunk(kind: bytes, data: bytes, at: int = 33) -> bytes:
-    png = encoded(PATCH)
-    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return png[:at] + chunk + png[at:]
-
-
 def text(key: str, value: str) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     info.add_text(key, value)
     return info
-
-
-def exif(orientation: int) -> Image.Exif:
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    return tags
 
 
 COMMON = {
@@ -71,7 +58,7 @@ OTHER = {
     "PNG with a transparent colour": encoded(PATCH, transparency=(1, 2, 3)),
     "PNG that may be turned": encoded(PATCH, exif=exif(6)),
     "PNG turned by XMP": encoded(PATCH, pnginfo=text("XML:com.adobe.xmp", 'tiff:Orientation="6"')),
-    "PNG turned after its pixels": with_chunk(b"eXIf", exif(6).tobytes()[6:], at=-12),
+    "PNG turned after its pixels": with_chunk(encoded(PATCH), b"eXIf", exif(6).tobytes()[6:], BEFORE_END),
     "16 bits": encoded(np.arange(12, dtype=np.uint16).reshape(3, 4)),
     "turned JPEG": encoded(PATCH, "JPEG", exif=exif(6)),
     "CMYK JPEG": encoded(Image.fromarray(PATCH).convert("CMYK"), "JPEG"),

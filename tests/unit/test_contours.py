@@ -5,7 +5,7 @@ import pytest
 import shapely
 
 from app.errors import TooManyRegions
-from app.imaging.contours import MAX_AREA_CHANGE, polygonise
+from app.imaging.contours import MAX_AREA_CHANGE, MAX_REGIONS, polygonise
 
 SIDE = 300
 
@@ -85,3 +85,14 @@ def test_long_borders_are_refused_before_they_are_traced():
     staircase = (np.add.outer(np.arange(1500), np.arange(1500)) // 2 % 2).astype(np.uint8)
     with pytest.raises(TooManyRegions, match="px of borders"):
         polygons_of(staircase, 1.5)
+
+
+def test_there_may_be_as_many_regions_as_are_allowed_and_not_one_more():
+    class_map = np.zeros((400, 400), np.uint8)
+    dots = class_map[::2, ::2].reshape(-1).copy()
+    dots[: MAX_REGIONS - 1] = 1  # the rest of the map is a region too
+    class_map[::2, ::2] = dots.reshape(200, 200)
+    assert len(polygons_of(class_map, 0)) == MAX_REGIONS
+    class_map[-2, -2] = 1
+    with pytest.raises(TooManyRegions, match=f"more than {MAX_REGIONS} regions"):
+        polygons_of(class_map, 0)

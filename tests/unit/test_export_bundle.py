@@ -3,6 +3,7 @@ import importlib
 import os
 import shutil
 import sys
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ def card(**changes):
     known = {
         "name": "foreign",
         "version": "2.1",
+        "released": date(2026, 11, 29),
         "description": "Finds glands.",
         "classes": TWO_CLASSES,
         "mean": (124.0, 116.0, 104.0),
@@ -91,7 +93,8 @@ def test_the_manifest_says_what_the_card_said_and_what_the_files_are(exported):
     manifest = ModelManifest.model_validate_json((exported / "manifest.json").read_bytes())
 
     said = card()
-    for name in ("name", "version", "description", "classes", "stride", "window_px", "margin_px", "um_per_px"):
+    of_both = ("name", "version", "released", "description", "classes", "stride", "window_px", "margin_px", "um_per_px")
+    for name in of_both:
         assert getattr(manifest, name) == getattr(said, name)
     assert manifest.training_data == said.training_data
     assert manifest.metrics == said.metrics

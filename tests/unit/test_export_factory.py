@@ -1,8 +1,6 @@
 import importlib
 import json
 import pickle
-import resource
-import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from model_export.checkpoint import load_checkpoint, save_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData
 from model_export.factory import load_classes, load_network
 from model_export.network import TissueNetwork
+from tests.full_disk import full_at
 from tests.model_export_support import TWO_CLASSES, write_module
 
 MODULE = "foreign_of_the_factory_tests"
@@ -157,15 +156,8 @@ def test_a_checkpoint_that_cannot_be_written_names_its_file(tmp_path):
     path = tmp_path / "last.pth"
     save_checkpoint(path, {"weight": torch.zeros(1)})
     before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(OSError) as caught:  # noqa: PT011  its file name is what matters, and is looked at
-            save_checkpoint(path, {"weight": torch.zeros(10_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
+    with full_at(20_000), pytest.raises(OSError) as caught:  # noqa: PT011  its file name matters, and is looked at
+        save_checkpoint(path, {"weight": torch.zeros(10_000)})
 
     assert caught.value.filename == str(path)
     assert path.read_bytes() == before

@@ -3,7 +3,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.pathology.classes import BACKGROUND, NORMAL, STROMA, TUMOR, WSSS4LUAD, TissueClass, code, label_indices
-from app.pathology.composition import pixel_counts, present_labels
+from app.pathology.composition import pixel_counts, present_labels, tissue_fractions
 from app.pathology.geometry import Region, Size
 from app.pathology.manifest import ModelManifest
 from tests.fakes import manifest
@@ -41,6 +41,15 @@ def test_pixel_counts_count_every_class():
 def test_an_index_outside_the_classes_is_an_error():
     with pytest.raises(ValueError, match="class index 4"):
         pixel_counts(np.array([[4]], np.uint8), 4)
+
+
+@pytest.mark.parametrize("amounts", [(10, 0, 30, 60), (0.1, 0.0, 0.3, 0.6)])
+def test_shares_of_the_tissue_leave_out_what_is_no_label(amounts):
+    assert tissue_fractions(amounts, WSSS4LUAD) == pytest.approx((0.25, 0, 0.75, None))
+
+
+def test_without_tissue_there_are_no_shares_of_it():
+    assert tissue_fractions((0, 0, 0, 100), WSSS4LUAD) == (None, None, None, None)
 
 
 def test_labels_reach_their_own_thresholds():

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from app.imaging.plausibility import Appearance, appearance, input_warnings
+from app.imaging.plausibility import Appearance, appearance, input_warnings, slide_appearance, slide_warnings
 from app.imaging.sharpness import sharpness
 from app.pathology.classes import NORMAL, STROMA, TUMOR
 from app.pathology.geometry import Size
 from model_export.synthetic import draw_patch
 from tests.conftest import ROOT
+from tests.slides import brown
 
 LARGE = Size(224, 224)
 HE = Appearance(LARGE, tissue=0.5, he_stain=0.99, ink=0.0, sharpness=0.8)
@@ -151,3 +152,65 @@ def test_each_message_says_what_was_measured(seen, code, number):
 def test_on_the_limit_there_is_no_warning(sharp):
     assert input_warnings(HE) == ()
     assert input_warnings(Appearance(Size(32, 32), 0.05, 0.65, 0.01, sharp)) == ()
+
+
+def on_glass(tissue: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
+    """A slide from afar: a piece of tissue that covers a share of the glass."""
+    slide = np.random.default_rng(seed).normal(243, 1.5, (512, 1024, 3)).clip(0, 255).astype(np.uint8)
+    side = round((share * 512 * 1024) ** 0.5)
+    whole = np.tile(tissue, (-(-side // tissue.shape[0]), -(-side // tissue.shape[1]), 1))
+    slide[20 : 20 + side, 300 : 300 + side] = whole[:side, :side]
+    return slide
+
+
+def from_afar(image: np.ndarray, factor: int = 8) -> np.ndarray:
+    return np.array(Image.fromarray(image).reduce(factor))
+
+
+def codes_of_slide(image: np.ndarray) -> list[str]:
+    return [warning.code for warning in slide_warnings(slide_appearance(image))]
+
+
+@pytest.mark.parametrize("share", [0.4, 0.05, 0.005])
+def test_a_slide_that_is_nearly_all_glass_is_looked_at_by_its_tissue(share):
+    assert codes_of_slide(on_glass(from_afar(skin()), share)) == []
+    assert codes_of_slide(on_glass(from_afar(brown(skin())), share)) == ["out_of_distribution"]
+
+
+def test_what_is_out_of_focus_or_small_in_a_patch_means_nothing_from_afar():
+    assert codes(from_afar(skin(), 16)) == ["too_small"]
+    assert codes_of_slide(from_afar(skin(), 16)) == []
+    assert codes_of_slide(blurred(on_glass(from_afar(skin()), 0.2), 3)) == []
+
+
+@pytest.mark.parametrize("level", [255, 243, 200])
+def test_glass_alone_has_no_tissue(level):
+    slide = np.random.default_rng(1).normal(level, 2, (300, 900, 3)).clip(0, 255).astype(np.uint8)
+    [warning] = slide_warnings(slide_appearance(slide))
+    assert (warning.code, warning.message) == (
+        "low_tissue",
+        "Less than 0.1% of the slide is stained; no tissue was found on it.",
+    )
+
+
+@pytest.mark.parametrize("ink", [(20, 120, 70), (200, 30, 45), (35, 35, 40)], ids=["green", "red", "black"])
+def test_a_pens_strokes_on_the_glass_do_not_make_he_another_stain(ink):
+    """Before, they outweighed a small piece of tissue."""
+    slide = on_glass(from_afar(skin()), 0.03)
+    slide[160:176, 250:600] = slide[160:360, 250:266] = ink
+    assert appearance(slide).he_stain < 0.65
+    assert codes_of_slide(slide) == ["pen_marks"]
+    slide[20:140, 300:425] = on_glass(from_afar(brown(skin())), 0.03)[20:140, 300:425]
+    assert codes_of_slide(slide) == ["out_of_distribution"]
+
+
+def test_ink_alone_is_no_tissue_of_he():
+    slide = on_glass(np.full((9, 9, 3), (20, 120, 70), np.uint8), 0.02)
+    assert codes_of_slide(slide) == ["out_of_distribution"]
+
+
+def test_a_message_about_a_slide_says_what_was_measured():
+    [warning] = slide_warnings(Appearance(LARGE, tissue=0.01, he_stain=0.03, ink=0.0, sharpness=None))
+    assert warning.message.startswith(
+        "Only 3% of what is stained on the slide has the colours of haematoxylin and eosin"
+    )

@@ -66,6 +66,13 @@ def test_a_stated_spacing_wins_and_what_is_not_known_changes_nothing(stated, in_
     assert plan_scale(stated, in_header, model, Size(300, 200)) == expected
 
 
+@pytest.mark.parametrize(("in_file", "own"), [(0.25, 0.25), (10.0, 10.0), (10.1, None), (0.049, None)])
+def test_what_a_file_that_is_no_dicom_says_is_told_apart(in_file, own):
+    scale = plan_scale(None, in_file, 1.0, Size(300, 200), "file")
+    assert (scale.um_per_px, scale.source) == (own, None if own is None else "file")
+    assert plan_scale(2.0, in_file, 1.0, Size(300, 200), "file").source == "request"
+
+
 def test_a_size_never_falls_below_a_pixel():
     assert plan_scale(0.1, None, 1.0, Size(300, 3)).seen(Size(300, 3)) == Size(30, 1)
 
@@ -121,6 +128,28 @@ def test_what_would_be_too_large_for_the_model_is_refused_before_it_is_decoded(m
     advice = "send at most 400 um a side" + ("" if mpp else ", or state mpp")
     with pytest.raises(ImageTooLarge, match=f"{said}; each side may have at most 400 px: {advice}$"):
         segment(broken if mpp else slide, mpp)
+
+
+def in_cm(image: np.ndarray, um_per_px: float) -> bytes:
+    return encoded(image, "TIFF", resolution=10_000 / um_per_px, resolution_unit="cm")
+
+
+def test_what_a_tiff_says_of_itself_is_taken_unless_a_spacing_is_stated():
+    image = quarters(128, 128)
+    model = segmenter()
+    patch = segment(in_cm(image, 0.5), None, model)
+    assert patch.scale == Scale(0.5, "file", 1.0, factor=0.5)
+    assert model.windows == [(64, 64, 3)]
+    assert np.array_equal(patch.image, image)
+    assert segment(in_cm(image, 0.5), 2.0).scale == Scale(2.0, "request", 1.0, factor=2.0)
+    assert segment(encoded(image, "TIFF", dpi=(300, 300)), None).scale.unchanged == "mpp_unknown"
+
+
+def test_a_tiff_that_is_too_large_for_the_model_by_its_own_words_is_refused_before_it_is_decoded():
+    whole = in_cm(noise(300, 60), 2.0)
+    with pytest.raises(ImageTooLarge, match=r"300x60 px at 2 um/px .its TIFF tags. .* a side, or state mpp$"):
+        segment(whole[:-30], None)
+    assert segment(whole, 1.0).scale.source == "request"
 
 
 def test_the_largest_area_that_the_refusal_names_passes():

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.errors import ImageTooLarge, InferenceFailed, QueueFull
+from app.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, QueueFull
+from app.imaging.decode import OpenedFile
 from app.imaging.structure import Glance
 from app.pathology.geometry import Size
 from app.segmentation.admission import Admission, Places
 from app.segmentation.budget import PixelBudget
 from app.segmentation.concurrently import all_of
+from app.segmentation.deadline import answered_within
 from app.segmentation.patch import PatchLimits, PatchSegmentation, SegmentedPatch
 from app.segmentation.workers import Workers
 from app.telemetry.metrics import Metrics
 from tests.fakes import POISON, ColourSegmenter, classes_of, manifest
-from tests.pictures import BLUE, WHITE, encoded, noise, plain, quarters
+from tests.pictures import BLUE, WHITE, encoded, noise, plain, quarters, with_chunk
 
 
 def segment(data: bytes, segmenter: ColourSegmenter | None = None, metrics: Metrics | None = None) -> SegmentedPatch:
@@ -79,6 +81,138 @@ def test_small_work_is_handed_over_only_where_another_core_could_do_it(count, is
 
 def test_small_work_leaves_everything_else_a_turn_in_between():
     assert threads_of(1, 20, is_small=True)[1] >= 20
+
+
+class Held:
+    """Work that goes on in its thread until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.let_go, self.ended = threading.Event(), threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        try:
+            assert self.let_go.wait(10)
+        finally:
+            self.ended.set()
+
+
+def test_a_caller_that_is_cancelled_stays_until_its_work_ends_and_leaves_what_has_not_begun():
+    async def scenario() -> None:
+        workers, held, queued = Workers(1, Metrics(CollectorRegistry())), Held(), Held()
+        working, waiting = (asyncio.create_task(workers.run(None, work)) for work in (held, queued))
+        assert await asyncio.to_thread(held.begun.wait, 10)
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+        for _ in range(3):  # once more is no more
+            working.cancel()
+            await asyncio.sleep(0)
+        assert not working.done()
+        held.let_go.set()
+        await asyncio.wait((working,))
+        assert held.ended.is_set()
+        assert working.cancelled()
+        assert waiting.cancelled()
+        await workers.close()
+        assert not queued.begun.is_set()
+
+    asyncio.run(scenario())
+
+
+def test_a_caller_of_an_archive_that_is_cancelled_leaves_at_once():
+    async def scenario() -> None:
+        workers, held = Workers(1, Metrics(CollectorRegistry()), is_left=True), Held()
+        working = asyncio.create_task(workers.run(None, held))
+        assert await asyncio.to_thread(held.begun.wait, 10)
+        working.cancel()
+        await asyncio.wait((working,))
+        assert not held.ended.is_set()
+        held.let_go.set()
+        await workers.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_deadline_that_passes_in_the_middle_of_a_decoding_is_told_at_its_end():
+    async def scenario() -> None:
+        workers, held = Workers(1, Metrics(CollectorRegistry())), Held()
+
+        async def answer() -> None:
+            async with answered_within(0.01, "wait longer"):
+                await workers.run(None, held)
+
+        answering = asyncio.create_task(answer())
+        assert await asyncio.to_thread(held.begun.wait, 10)
+        while not (answering.cancelling() or answering.done()):  # the former by the deadline
+            await asyncio.sleep(0.001)
+        assert not answering.done()
+        held.let_go.set()
+        with pytest.raises(DeadlineExceeded):
+            await answering
+        await workers.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_pixels_of_a_patch_whose_client_left_are_held_until_its_decoding_ends(monkeypatch):
+    held, pixels = Held(), OpenedFile.pixels
+
+    def wait_and_decode(file: OpenedFile) -> np.ndarray:
+        if not held.ended.is_set():
+            held()
+        return pixels(file)
+
+    async def scenario() -> None:
+        metrics = Metrics(CollectorRegistry())
+        workers, segmenter = Workers(2, metrics), ColourSegmenter()
+        await segmenter.start()
+        door = Admission(9, 10**6, metrics)
+        patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(100, 4 * 50 * 50), door)
+
+        async def one() -> None:
+            async with patches.segmented(encoded(noise(50, 50))):
+                pass
+
+        gone = asyncio.create_task(one())
+        assert await asyncio.to_thread(held.begun.wait, 10)
+        gone.cancel()
+        next_one = asyncio.create_task(one())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert door._places.pixels == 2 * 50 * 50
+        assert not gone.done()
+        assert not next_one.done()
+        held.let_go.set()
+        await asyncio.wait((gone, next_one))
+        assert gone.cancelled()
+        assert door._places.pixels == 0
+        await workers.close()
+
+    monkeypatch.setattr(OpenedFile, "pixels", wait_and_decode)
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (encoded(noise(9, 9)), True),
+        (with_chunk(encoded(noise(9, 9)), b"prVt", bytes(2**20)), False),
+        (encoded(noise(9, 9), "BMP"), False),
+    ],
+    ids=["small", "few pixels in a large file", "of a format without a glance"],
+)
+def test_what_is_decoded_on_the_event_loop_is_small_in_every_way(monkeypatch, data, expected):
+    said: list[bool] = []
+    run = Workers.run
+
+    async def note(self: Workers, stage: str, work: object, *, is_small: bool = False) -> object:
+        if stage == "decode":
+            said.append(is_small)
+        return await run(self, stage, work, is_small=is_small)
+
+    monkeypatch.setattr(Workers, "run", note)
+    segment(data)
+    assert said == [expected]
 
 
 def test_a_first_look_that_was_wrong_is_corrected_before_a_pixel_is_decoded(monkeypatch):

@@ -32,6 +32,15 @@ def test_settings_cannot_change():
         Settings().port = 1
 
 
+def test_lists_are_read_alike_from_the_environment_and_from_flags(monkeypatch):
+    monkeypatch.setenv("TESSERA_SECTRA_HOSTS", " pacs.example , ,[::1]:9000,")
+    monkeypatch.setenv("TESSERA_PUBLIC", "")
+    settings = Settings(cors_origins="https://lis.example,https://two.example")
+    assert settings.sectra_hosts == ("pacs.example", "[::1]:9000")
+    assert settings.public == ()
+    assert settings.cors_origins == ("https://lis.example", "https://two.example")
+
+
 def test_more_files_than_places_is_a_contradiction():
     with pytest.raises(ValueError, match=r"--max-files \(3\) must not exceed --queue-capacity \(2\)"):
         Settings(max_files=3, queue_capacity=2)

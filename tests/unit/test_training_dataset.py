@@ -1,6 +1,4 @@
 import os
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from model_export.errors import InvalidData
 from model_export.synthetic import draw_patch
 from model_export.training.dataset import IGNORE, labels_of, read_labelled_patches, read_pairs
 from tests.model_export_support import masked_sample, write_huge_png, write_mask, write_pair, write_pairs, write_patches
+from tests.pictures import exif, png_of, unfiltered
 
 
 def refusal(call, *arguments):
@@ -76,22 +75,12 @@ def test_an_opaque_rgba_image_is_read_without_its_alpha(tmp_path):
 
 
 def turned(path, image):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(image).save(path, exif=exif)
+    Image.fromarray(image).save(path, exif=exif(6))
 
 
 def deep(path, image):
     """Write a PNG of 16 bits a channel, which Pillow opens as RGB: of 12 bits of a camera it would be black."""
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in image)
-    header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 16, 2, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + b"".join(
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-            for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-        )
-    )
+    path.write_bytes(png_of((image.shape[1], image.shape[0]), 16, 2, unfiltered(image.astype(np.uint16))))
 
 
 def test_a_name_that_is_not_in_utf_8_is_refused(tmp_path):

@@ -6,6 +6,8 @@ class PathObject {
     final ROI ROI
     final Map<String, Double> measurements
     final List color
+    /** Keys and values are texts (QuPath: PathObject.getMetadata, since 0.5). */
+    final Map<String, String> metadata = [:]
     PathObject parent
     final List<PathObject> childObjects = []
 
