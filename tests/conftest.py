@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Self
 
@@ -50,10 +50,16 @@ class RunningService:
         env: More of its environment.
         folder: Where it is started.
         stdout: File of what it prints beside its log; None: where the tests' own goes.
+        before: Called in the new process, before its program begins.
     """
 
     def __init__(
-        self, *flags: str, env: dict[str, str] | None = None, folder: Path = ROOT, stdout: IO[bytes] | None = None
+        self,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        folder: Path = ROOT,
+        stdout: IO[bytes] | None = None,
+        before: Callable[[], None] | None = None,
     ) -> None:
         command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--log-format", "json", *flags]
         self.process = subprocess.Popen(
@@ -62,6 +68,7 @@ class RunningService:
             stderr=subprocess.PIPE,
             text=True,
             cwd=folder,
+            preexec_fn=before,  # noqa: PLW1509  # the tests fork nothing but this
             env={**os.environ, "TESSERA_SHUTDOWN_GRACE": "0", **(env or {})},
         )
         self.log: list[str] = []

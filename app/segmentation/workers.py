@@ -55,6 +55,7 @@ class Workers:
         try:
             return await asyncio.shield(ended)
         except asyncio.CancelledError:
+            ended.add_done_callback(_note)
             if not begun.cancel() and not self._is_left:
                 await _last(ended)
             raise
@@ -62,6 +63,12 @@ class Workers:
     async def close(self) -> None:
         """Finish what has begun."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+
+
+def _note(ended: asyncio.Future[Any]) -> None:
+    """Take what became of work that nobody waits for: asyncio would log a failure, and what it names."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 async def _last(ended: asyncio.Future[Any]) -> None:

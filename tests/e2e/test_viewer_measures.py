@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from app.pathology.arrays import RgbImage
 from tests.e2e.browser import eventually
@@ -26,7 +26,7 @@ from tests.e2e.viewer_page import (
     upload,
 )
 from tests.fakes import ColourSegmenter, manifest
-from tests.pictures import BLUE, WHITE, encoded, plain
+from tests.pictures import BLUE, GREEN, WHITE, encoded, plain, quarters
 
 UM = {"µm": 1, "mm": 1000}
 LONGEST_PX = 120
@@ -74,6 +74,24 @@ def test_the_class_under_the_mouse_is_named(page, pane):
     expect(page.locator("#busy")).to_be_empty()
     point_at(page, pane, *QUARTERS["stroma"])
     expect(page.locator("#pointed")).to_contain_text("confidence 78%")
+
+
+def test_what_comes_under_a_mouse_at_rest_is_named(page):
+    show(page)
+    page.get_by_role("button", name="Zoom in").click()
+    point_at(page, "#left", -0.3, -0.3)
+    said = page.locator("#pointed")
+    expect(said).to_contain_text("Tumor, at")
+    page.locator("#left").get_by_role("application").focus()
+    page.keyboard.press("ArrowRight", delay=300)
+    expect(said).to_contain_text("Stroma, at")
+    pick(page, "Confidence")
+    point_at(page, "#left", 0.5, -0.3)
+    page.get_by_role("radio", name="Confidence").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(said).not_to_contain_text("confidence")
+    page.keyboard.press("ArrowRight")
+    expect(said).to_contain_text("confidence 78%")
 
 
 def test_beside_the_image_nothing_is_named(page):
@@ -162,6 +180,78 @@ def test_outlines_leave_the_tissue_inside_as_it_is(page):
     pick(page, "Side by side")
     assert_seen(page.locator("#right"), dict.fromkeys(QUARTERS, STAGE))
     expect(page.locator("#right-caption")).to_have_text("Outlines")
+
+
+def test_what_is_smaller_than_a_rim_is_all_rim(page):
+    image = np.full((SIDE * 4, SIDE * 4, 3), BLUE, np.uint8)
+    middle = SIDE * 2
+    image[middle - 1 : middle + 2, middle - 1 : middle + 2] = GREEN
+    show(page, upload("island.png", encoded(image)))
+    pick(page, "Outlines")
+    for _ in range(8):
+        page.get_by_role("button", name="Zoom in").click()
+
+    def ringed() -> None:
+        picture = picture_of(page.locator("#left"))
+        height, width = picture.shape[:2]
+        row = picture[height // 2, width // 2 - 150 : width // 2 + 150]
+        order = [name for name in map(name_of, row) if name is not None]
+        assert [name for name, before in zip(order, [None, *order], strict=False) if name != before] == [
+            *("image", "tumor", "stroma", "tumor", "image")
+        ]
+
+    def name_of(seen: np.ndarray) -> str | None:
+        known = {"tumor": MASK["tumor"], "stroma": MASK["stroma"], "image": BLUE}
+        return next((name for name, colour in known.items() if np.abs(seen - colour).max() <= 1), None)
+
+    eventually(ringed)
+
+
+def test_a_patch_that_was_moved_without_enlarging_keeps_its_place(page):
+    show(page, upload("one.png"), upload("two.png"))
+    left = page.locator("#left")
+    before = at_rest(left)
+    left.get_by_role("application").press("ArrowRight", delay=300)
+    moved = at_rest(left)
+    assert np.abs(moved - before).max() > 100
+    for option in (1, 0):
+        page.get_by_role("option").nth(option).click()
+        expect(page.locator("#busy")).to_be_empty()
+    inner = np.s_[30:-30, 30:-30]
+    eventually(lambda: np.testing.assert_allclose(picture_of(left)[inner], moved[inner], atol=1))
+
+
+def test_a_late_failure_of_the_confidence_leaves_the_outlines(visit):
+    page = visit.page
+    show(page)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/segment*view=confidence*", hold)
+    pick(page, "Confidence")
+    eventually(lambda: equal(len(held), 1))
+    pick(page, "Outlines")
+    held[0].fulfill(status=500)
+    expect(page.get_by_role("alert")).not_to_be_empty()
+    expect(page.get_by_role("radio", name="Outlines")).to_be_checked()
+    assert visit.failed == ["500"]
+
+
+def test_a_button_that_goes_hands_the_focus_to_the_list(page):
+    show(page)
+    page.get_by_role("button", name="Table").focus()
+    page.evaluate(
+        """bytes => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "pasted.png", {type: "image/png"}));
+            document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+        }""",
+        list(encoded(quarters(SIDE, SIDE))),
+    )
+    expect(page.get_by_role("option")).to_have_count(2)
+    assert page.evaluate("document.activeElement !== document.body")
 
 
 def test_each_patch_keeps_its_place(page):

@@ -234,10 +234,8 @@ def test_a_body_that_does_not_come_in_time_is_the_senders_fault(hostile):
 
 
 def test_a_body_that_does_not_come_within_what_the_request_asks_for_is_the_senders_fault(hostile):
-    start = time.monotonic()
     head = POST + PNG + b"X-Request-Timeout: 0.5\r\nContent-Length: 1000\r\n\r\nabc"
     assert refused(hostile, head, words="the body did not come within 0.5 s") == TOO_LATE
-    assert time.monotonic() - start < REQUEST_SECONDS
 
 
 def test_a_body_that_nobody_reads_is_not_read_for_ever(hostile):

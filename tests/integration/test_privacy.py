@@ -25,7 +25,6 @@ from tests.canaries.files import IDENTIFIERS, PIXELS, planted_files, png_chunks
 from tests.canaries.requests import Request, with_faults, with_files
 from tests.canaries.words import Canaries, holds
 from tests.conftest import RunningService
-from tests.full_disk import full_at
 from tests.fuzz.service import answers, connect, everything_from, processes_of
 from tests.keys_file import write_keys
 from tests.pictures import encoded, noise
@@ -168,12 +167,12 @@ def test_from_its_start_to_its_end_it_writes_no_file(tmp_path):
     own = {name: tmp_path / name for name in ("TMPDIR", "HOME", "started-in")}
     for folder in own.values():
         folder.mkdir()
-    with full_at(SEMAPHORE_BYTES):
-        service = RunningService(
-            *("--device", "cpu", "--fronts", "2", "--cores", "2"),
-            env={"TMPDIR": str(own["TMPDIR"]), "HOME": str(own["HOME"]), "PYTHONDONTWRITEBYTECODE": "1"},
-            folder=own["started-in"],
-        )
+    service = RunningService(
+        *("--device", "cpu", "--fronts", "2", "--cores", "2"),
+        env={"TMPDIR": str(own["TMPDIR"]), "HOME": str(own["HOME"]), "PYTHONDONTWRITEBYTECODE": "1"},
+        folder=own["started-in"],
+        before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (SEMAPHORE_BYTES, SEMAPHORE_BYTES)),
+    )
 
     def segments() -> None:
         form = [("file", ("patch.png", encoded(noise(600, 600))))] * 2

@@ -133,6 +133,30 @@ def test_a_caller_of_an_archive_that_is_cancelled_leaves_at_once():
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("is_left", [False, True])
+def test_work_that_fails_when_nobody_waits_for_it_is_not_logged(caplog, is_left):
+    async def scenario() -> None:
+        workers, held = Workers(1, Metrics(CollectorRegistry()), is_left=is_left), Held()
+
+        def fails() -> None:
+            held()
+            raise OSError("https://archive/studies/1.2.3")
+
+        working = asyncio.create_task(workers.run(None, fails))
+        assert await asyncio.to_thread(held.begun.wait, 10)
+        working.cancel()
+        await asyncio.sleep(0)
+        held.let_go.set()
+        await asyncio.wait((working,))
+        assert working.cancelled()
+        await workers.close()
+        await asyncio.sleep(0)  # what has ended is told to the loop
+
+    asyncio.run(scenario())
+    gc.collect()
+    assert caplog.records == []
+
+
 def test_a_deadline_that_passes_in_the_middle_of_a_decoding_is_told_at_its_end():
     async def scenario() -> None:
         workers, held = Workers(1, Metrics(CollectorRegistry())), Held()

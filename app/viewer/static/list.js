@@ -93,12 +93,12 @@ function showProgress(patches) {
   if (cancelled) words.push(`${cancelled} cancelled`);
   const text = words.join(", ");
   if (byId("progress-text").textContent !== text) byId("progress-text").textContent = text;
-  const buttons = [byId("cancel"), byId("retry"), byId("clear")];
-  const [cancel, retry, clear] = buttons;
+  const buttons = [byId("cancel"), byId("retry"), byId("clear"), byId("table")];
+  const [cancel, retry, clear, table] = buttons;
   const left = buttons.find((button) => button === document.activeElement);
   cancel.hidden = open === 0;
   clear.hidden = open > 0;
-  byId("table").hidden = open > 0 || patches.in(State.DONE).length === 0;
+  table.hidden = open > 0 || patches.in(State.DONE).length === 0;
   retry.hidden = open > 0 || failed + cancelled === 0;
   if (left?.hidden) ([cancel, retry].find((button) => !button.hidden) ?? tabStop()).focus();
 }

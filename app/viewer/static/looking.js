@@ -70,12 +70,15 @@ export function enableLooking(service, patches) {
       await scene.paint();
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      look.layer = "classes"; // what is there in any case
-      document.querySelector("[name=layer][value=classes]").checked = true;
+      if (look.layer === "confidence") {
+        look.layer = "classes"; // what is there in any case
+        document.querySelector("[name=layer][value=classes]").checked = true;
+      }
       await scene.paint();
       throw error;
     } finally {
       showLayer();
+      view.point();
     }
   }
 

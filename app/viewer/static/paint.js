@@ -63,20 +63,26 @@ export function paintOutlines(canvas, map, classes, shown) {
   const { width, height } = canvas;
   const colours = classes.map(({ color }, index) => (shown[index] ? pixel(color) : CLEAR));
   const thick = Math.ceil(Math.max(width, height) / OUTLINES);
-  const differs = (index, x, y) => x >= 0 && y >= 0 && x < width && y < height && map[y * width + x] !== index;
+  const isRim = new Uint8Array(map.length);
+  markRims(isRim, map, thick, { lines: height, apart: width, length: width, step: 1 });
+  markRims(isRim, map, thick, { lines: width, apart: 1, length: height, step: width });
   paint(canvas, (pixels) => {
-    for (let y = 0, at = 0; y < height; y++) {
-      for (let x = 0; x < width; x++, at++) {
-        const index = map[at];
-        const isRim =
-          differs(index, x - thick, y) ||
-          differs(index, x + thick, y) ||
-          differs(index, x, y - thick) ||
-          differs(index, x, y + thick);
-        pixels[at] = isRim ? colours[index] : CLEAR;
-      }
-    }
+    for (let at = 0; at < pixels.length; at++) pixels[at] = isRim[at] ? colours[map[at]] : CLEAR;
   });
+}
+
+/** Mark, in each of the `lines`, the first and last `thick` pixels of each run of one class; the image's edge is no rim. */
+function markRims(isRim, map, thick, { lines, apart, length, step }) {
+  for (let line = 0; line < lines; line++) {
+    const place = (along) => line * apart + along * step;
+    for (let from = 0, to = 0; from < length; from = to) {
+      while (to < length && map[place(to)] === map[place(from)]) to++;
+      const head = from === 0 ? from : Math.min(to, from + thick);
+      const tail = to === length ? to : Math.max(head, to - thick);
+      for (let along = from; along < head; along++) isRim[place(along)] = 1;
+      for (let along = tail; along < to; along++) isRim[place(along)] = 1;
+    }
+  }
 }
 
 /** Paint the confidence, 0 to 255 a pixel, where the shown classes are. */

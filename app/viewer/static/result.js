@@ -174,7 +174,7 @@ function meter(share, color, threshold) {
   return element("span", { class: "meter", "aria-hidden": "true" }, ...parts);
 }
 
-/** Return how much tissue a patch shows, in mm2; null where the size of its pixels is not known. */
+/** Return the size of what a patch shows, in mm2; null where the size of its pixels is not known. */
 const squareMillimetres = ({ width, height }, { um_per_px: spacing }) =>
   spacing === null ? null : (width * height * spacing ** 2) / 1e6;
 

@@ -28,6 +28,7 @@ export class View {
   #bare = false;
   #onPoint;
   #onScale;
+  #pointed = null; // the mouse's last event, and the viewer it is over
 
   /**
    * @param {HTMLElement} panes - Holds both panes; its data-mode says how they are arranged.
@@ -76,9 +77,9 @@ export class View {
    */
   get place() {
     const { viewport } = this.#leader;
-    return isFitted(viewport)
-      ? null
-      : { center: viewport.getCenter(), enlargement: viewport.getZoom() / viewport.getHomeZoom() };
+    const center = viewport.getCenter();
+    const isHome = isFitted(viewport) && center.distanceTo(viewport.getHomeBounds().getCenter()) < 0.001;
+    return isHome ? null : { center, enlargement: viewport.getZoom() / viewport.getHomeZoom() };
   }
 
   close() {
@@ -157,10 +158,22 @@ export class View {
     viewer.addHandler("viewport-change", () => {
       this.#follow(viewer);
       if (viewer === this.#left) this.#measure();
+      this.point();
     });
-    element.addEventListener("pointermove", (event) => this.#onPoint(pixelUnder(event, viewer)));
-    element.addEventListener("pointerleave", () => this.#onPoint(null));
+    element.addEventListener("pointermove", (event) => {
+      this.#pointed = { event, viewer };
+      this.point();
+    });
+    element.addEventListener("pointerleave", () => {
+      this.#pointed = null;
+      this.point();
+    });
     return viewer;
+  }
+
+  /** Tell again what is under the mouse: the image moves under one at rest, too, and is painted anew. */
+  point() {
+    this.#onPoint(this.#pointed && pixelUnder(this.#pointed.event, this.#pointed.viewer));
   }
 
   #measure() {
