@@ -22,7 +22,7 @@ from app.telemetry.metrics import SegmentationMetrics
 from app.telemetry.watching import WatchMetrics
 
 if TYPE_CHECKING:
-    from app.segmentation.archive import AreaResult, SlideResult
+    from app.segmentation.archive import AreaResult
 
 _DICOMWEB_PATH = "/dicom-web"
 """Below the root of an Orthanc, unless its administrator moved it."""
@@ -88,18 +88,24 @@ async def _segment(url: str, study: str, series: str, out: Path | None, given: G
                 bars.append(shown.enter_context(click.progressbar(length=total, label="segmenting", file=sys.stderr)))
             bars[0].update(1)
 
+        done: list[str] = []
+
+        async def keep(area: "AreaResult") -> None:
+            file = None if out is None else _file_of(out, len(done) + 1)
+            await (slides.store(area) if file is None else asyncio.to_thread(_write, area, file))
+            done.append(_told(area, slides.manifest, file))
+
         async with slide_segmentation(url, session, given, metrics) as slides:
-            result = await slides.segment(study, series, anew=out is not None, any_stain=True, progress=progress)
-            shown.close()
-            if isinstance(result, str):
-                click.echo(f"already stored: SEG {result}")
-                return
-            if out is None:
-                await slides.store(result)
-            else:
-                await asyncio.to_thread(_write, result, out)
-    for number, area in enumerate(result.areas, start=1):
-        click.echo(_told(area, slides.manifest, None if out is None else _file_of(out, number)))
+            try:
+                known = await slides.segment(
+                    study, series, keep, anew=out is not None, any_stain=True, progress=progress
+                )
+            finally:
+                shown.close()
+                for line in done:  # also where another area fails
+                    click.echo(line)
+            if known is not None:
+                click.echo(f"already stored: SEG {known}")
 
 
 def _told(area: "AreaResult", manifest: ModelManifest, file: Path | None) -> str:
@@ -201,16 +207,14 @@ async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
         task.result()
 
 
-def _write(result: "SlideResult", out: Path) -> None:
+def _write(area: "AreaResult", file: Path) -> None:
     from app.interop.dicom_file import to_bytes  # noqa: PLC0415
 
-    for number, area in enumerate(result.areas, start=1):
-        file = _file_of(out, number)
-        data = to_bytes(area.pyramid[0])
-        try:
-            file.write_bytes(data)
-        except OSError as error:
-            raise click.ClickException(f"{file}: {error.strerror}") from error
+    data = to_bytes(area.pyramid[0])
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise click.ClickException(f"{file}: {error.strerror}") from error
 
 
 def _file_of(out: Path, number: int) -> Path:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.imaging.dicom_packages import require_dicom
-from app.interop.dicom_identity import derived_uid, maker, repeating_the_source
+from app.interop.dicom_identity import derived_uid, maker, parameters_of, repeating_the_source
 from app.interop.dicom_seg import PyramidLevel, segmentation_object
 from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
+from app.pathology.geometry import Size, of_microscope, of_square_pixels
 from app.pathology.manifest import ModelManifest
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 BEYOND = 255
 """No class has this index (`ModelManifest.classes`), so it is in no segment."""
 _ROWS_AT_ONCE = 1024
+_UM_PER_MM = 1000
 
 Spans = tuple[Fraction, Fraction]
 """Rows and columns of one grid in a row and a column of another, which begins in the same corner."""
@@ -51,7 +53,7 @@ def level_spans(fine: "Dataset", coarse: "Dataset") -> Spans:
 
 
 def conditions_of(sources: Sequence["Dataset"], spans: Spans, warnings: tuple[str, ...] | None = None) -> Conditions:
-    """Return what a result of a slide's level says of itself.
+    """Return what a result of a slide's level says of itself; a spacing that is not used counts as not known.
 
     Args:
         sources: Headers of the finest level that has a result.
@@ -62,7 +64,8 @@ def conditions_of(sources: Sequence["Dataset"], spans: Spans, warnings: tuple[st
         UnsupportedImage: A header lacks its spacing.
     """
     with repeating_the_source():
-        return Conditions(500 * sum(_spacing(sources[0])), float(spans[1]), warnings)
+        down, across = (_UM_PER_MM * side for side in _spacing(sources[0]))
+    return Conditions(of_microscope(of_square_pixels(down, across)), float(spans[1]), warnings)
 
 
 def segmentation_pyramid(
@@ -71,6 +74,7 @@ def segmentation_pyramid(
     manifest: ModelManifest,
     spans: Spans = SAME,
     warnings: tuple[str, ...] | None = None,
+    seen: Size | None = None,
 ) -> "tuple[Dataset, ...]":
     """Return a Segmentation for each level, finest first: one series, one pyramid, the same segments and tracking UIDs.
 
@@ -79,14 +83,15 @@ def segmentation_pyramid(
 
     Args:
         levels: Of one slide, finest first, each as the headers that `segmentation_object` takes.
-        class_map: (H, W) uint8, of the first level; or on a grid of its own, as the model saw the slide.
+        class_map: (H, W) uint8, of the first level; or of size `seen`, on a grid of its own.
         manifest: The model that made the map.
         spans: How many pixels of the class map one of the first level spans.
         warnings: Codes of what is odd about the slide; None where that was not checked.
+        seen: The size at which the model saw the slide; None where that is the first level's.
 
     Raises:
         UnsupportedImage: A source lacks what the objects must repeat.
-        ValueError: The class map is meant to be of the first level's size, and is not.
+        ValueError: The class map is of another size.
         ExtraMissing: The packages that write DICOM are not installed.
     """
     require_dicom()
@@ -97,10 +102,12 @@ def segmentation_pyramid(
         series_uid = pyramid_series_uid(levels[0], manifest, spans)
         spacings = [_spacing(sources[0]) for sources in levels]
     conditions = conditions_of(levels[0], spans, warnings)
-    if spans == SAME and class_map.shape != sizes[0]:
-        raise ValueError(f"the class map has {class_map.shape} rows and columns, its source {sizes[0]}")
+    shape = sizes[0] if seen is None else (seen.height_px, seen.width_px)
+    if class_map.shape != shape:
+        raise ValueError(f"the class map has {class_map.shape} rows and columns, its source {shape}")
     content = hashlib.sha256(np.ascontiguousarray(class_map).data).hexdigest()
-    pyramid_uid = derived_uid("pyramid", *origins, maker(manifest), content, *_named(spans), *(warnings or ()))
+    stated = str(parameters_of(manifest, conditions))
+    pyramid_uid = derived_uid("pyramid", *origins, maker(manifest), content, *_named(spans), stated)
     last = next((index for index, size in enumerate(sizes) if np.less_equal(size, tiles[index]).all()), len(levels) - 1)
     result = []
     for index in range(last + 1):
@@ -131,14 +138,16 @@ def _steps(
 ) -> Spans:
     """Return how many pixels of the finest level one of a coarser level spans, along rows' and columns' numbers.
 
-    It is the ratio of their sizes, unless the coarser level shows more than the finest or less, as one that a scanner
-    filled up to whole tiles: then that of their spacings, a power of two, since they may be rounded.
+    It is the ratio of their sizes, unless the coarser level shows more than the finest or less by the ratio of their
+    spacings, as one that a scanner filled up to whole tiles. Then it is that of the spacings, which may be rounded: the
+    power of two that is nearest.
     """
     steps = []
     for of_fine, of_coarse, mm_fine, mm_coarse in zip(fine, coarse, fine_mm, coarse_mm, strict=True):
-        stated = Fraction(2) ** round(math.log2(mm_coarse / mm_fine))
-        shows_the_same = abs(of_coarse * stated - of_fine) <= stated
-        steps.append(Fraction(of_fine, of_coarse) if shows_the_same else stated)
+        stated = mm_coarse / mm_fine
+        meant = Fraction(2) ** round(math.log2(stated))
+        shows_the_same = any(abs(of_coarse * step - of_fine) <= step for step in (stated, meant))
+        steps.append(Fraction(of_fine, of_coarse) if shows_the_same else meant)
     return steps[0], steps[1]
 
 

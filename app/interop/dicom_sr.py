@@ -35,11 +35,13 @@ def measurement_report(
     fractions: Sequence[float],
     manifest: ModelManifest,
     conditions: Conditions | None = None,
+    image_mm2: float | None = None,
 ) -> "Dataset":
     """Return a Comprehensive SR with a measurement group for each label class: its segment, its share and its area.
 
-    The share is of all pixels, in percent; the area, in mm2, is given where the image's pixel spacing is known.
-    Deterministic, as `dicom_seg.segmentation_object` is.
+    The share is of all pixels, in percent; the area, in mm2, is given where the image's is known. The series follows
+    from the Segmentation's, so that reports of several levels or scanned areas share none. Deterministic, as
+    `dicom_seg.segmentation_object` is.
 
     Args:
         sources: Headers of the segmented instance, and of any others of its level.
@@ -47,6 +49,7 @@ def measurement_report(
         fractions: The share of the pixels that each class of the manifest has, 0 to 1, background included.
         manifest: The model.
         conditions: How it saw the image; None where that is not known.
+        image_mm2: The area of the pixels that `fractions` are shares of; None where it is not known.
 
     Raises:
         UnsupportedImage: A source lacks what the object must repeat.
@@ -59,8 +62,9 @@ def measurement_report(
     shares = [fractions[index] for index in label_indices(manifest.classes)]
     measured = list(zip(seg.SegmentSequence, manifest.label_classes, shares, strict=True))
     with repeating_the_source():
+        identity = instance(sources, manifest, "Tissue fractions", "SR")
+        identity["series_instance_uid"] = derived_uid("report series", str(seg.SeriesInstanceUID))
         completed = [complete(source) for source in sources]
-        image_mm2 = _area_mm2(completed[0], conditions)
         observer = sr.ObserverContext(
             observer_type=codes.DCM.Device,
             observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -84,23 +88,13 @@ def measurement_report(
         report: Dataset = sr.ComprehensiveSR(
             evidence=[*completed, seg],
             content=content,
-            sop_instance_uid=derived_uid("report", str(seg.SOPInstanceUID), *map(repr, fractions)),
+            sop_instance_uid=derived_uid("report", str(seg.SOPInstanceUID), *map(repr, (*fractions, image_mm2))),
             is_complete=True,
             coding_schemes=[private_scheme()],
-            **instance(sources, manifest, "Tissue fractions", "SR"),
+            **identity,
         )
         settle(report, sources, manifest)
     return report
-
-
-def _area_mm2(source: "Dataset", conditions: Conditions | None) -> float | None:
-    """Return the area that the image shows; None where its pixel spacing is not known."""
-    if conditions is None or conditions.um_per_px is None:
-        return None
-    is_tiled = "TotalPixelMatrixRows" in source
-    sides = ("TotalPixelMatrixRows", "TotalPixelMatrixColumns") if is_tiled else ("Rows", "Columns")
-    rows, columns = (int(source[keyword].value) for keyword in sides)
-    return rows * columns * (conditions.um_per_px / 1000) ** 2
 
 
 def _measurements(fraction: float, image_mm2: float | None) -> list[Any]:

@@ -74,3 +74,13 @@ def of_square_pixels(down: float, across: float) -> float | None:
     if not (0 < down < math.inf and 0 < across < math.inf):
         return None
     return (down + across) / 2 if max(down, across) <= _MOST_ANISOTROPY * min(down, across) else None
+
+
+def of_microscope(um_per_px: float | None) -> float | None:
+    """Return a spacing, None where it is not known or not one that a light microscope gives."""
+    return um_per_px if um_per_px is not None and LEAST_UM_PER_PX <= um_per_px <= MOST_UM_PER_PX else None
+
+
+def area_mm2(size: Size, um_per_px: float | None) -> float | None:
+    """Return the area of an image, None where its spacing is not known."""
+    return None if um_per_px is None else size.pixels * (um_per_px / 1000) ** 2

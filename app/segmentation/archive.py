@@ -2,19 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from pydicom import Dataset
 
-from app.errors import NotASlide
+from app.errors import ImageTooLarge, NotASlide, SlideUnreadable
 from app.imaging.plausibility import WARNING_CODES, InputWarning
 from app.imaging.tiling import plan_windows
 from app.inference.segmenter import Segmenter
 from app.interop.dicom_pyramid import Spans, conditions_of, level_spans, pyramid_series_uid, segmentation_pyramid
 from app.interop.dicom_sr import measurement_report
 from app.interop.dicomweb import Archive
+from app.pathology.geometry import area_mm2, of_microscope
 from app.segmentation.slide import check_pixels, choose_carrier, choose_view, described, segment_slide, warn_of
 from app.segmentation.stain import check_stain, stain_warnings
 from app.segmentation.workers import Workers
@@ -53,15 +54,8 @@ class AreaResult:
     carrier: Level
 
 
-@dataclass(frozen=True, slots=True)
-class SlideResult:
-    """What was segmented of a series.
-
-    Attributes:
-        areas: At least one; a scanned area whose result the archive already holds is not among them.
-    """
-
-    areas: tuple[AreaResult, ...]
+Keep = Callable[[AreaResult], Awaitable[None]]
+"""Takes the result of an area as soon as there is one, such as `ArchiveSegmentation.store`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +129,22 @@ class ArchiveSegmentation:
         self,
         study_uid: str,
         series_uid: str,
+        keep: Keep,
         anew: bool = False,
         any_stain: bool = False,
         progress: Progress | None = None,
-    ) -> SlideResult | str:
-        """Return the segmented series, or the SOP Instance UID of the result that the archive already holds.
+    ) -> str | None:
+        """Segment a series; return the SOP Instance UID of the result that the archive already holds, or None.
 
         The series of a model's result follows from the slide's level, so the archive itself knows what is answered: a
         series that holds the result's finest level, which `store` hands over last. Each scanned area of a slide has a
-        result of its own.
+        result of its own, and is forgotten once that is kept. One that is too large is passed over, and one that cannot
+        be read refused when the others are done.
 
         Args:
             study_uid: Study Instance UID.
             series_uid: Series Instance UID.
+            keep: Given the result of each area that has none.
             anew: Whether to segment a series whose result the archive holds.
             any_stain: Whether to segment, with a warning, one that is not stained with H&E, and no area of which is
                 answered yet.
@@ -164,25 +161,39 @@ class ArchiveSegmentation:
             raise NotASlide(f"the series is of modality {modality}, not of slide microscopy ({MICROSCOPY})")
         of_archive = (self._archive.client, self._archive.session)
         with await asyncio.to_thread(DicomwebSlide, *of_archive, study_uid, series_uid) as slide:
-            plans: list[_Plan] = []
+            plans: list[tuple[_Plan, tuple[InputWarning, ...]]] = []
             answered: list[str] = []
-            for plan in map(self._plan, slide.areas):
-                known = None if anew else await self._known(plan, study_uid)
-                if known is None:
-                    plans.append(plan)
-                else:
-                    answered.append(known)
-            if not plans:
-                return answered[0]
-            warnings = [await self._warnings(plan) for plan in plans]
+            refused: list[ImageTooLarge | SlideUnreadable] = []
+            for area in slide.areas:
+                try:
+                    plan = self._plan(area)
+                    known = None if anew else await self._known(plan, study_uid)
+                    if known is None:
+                        plans.append((plan, await self._warnings(plan)))
+                    else:
+                        answered.append(known)
+                except (ImageTooLarge, SlideUnreadable) as error:
+                    refused.append(error)
+            if not plans and not answered:
+                raise refused[0]
             if not any_stain and not answered:
-                check_stain(warnings)
-            tell = self._counted(plans, progress)
-            pairs = zip(plans, warnings, strict=True)
-            return SlideResult(tuple([await self._segment(plan, found, tell) for plan, found in pairs]))
+                check_stain([found for _, found in plans])
+            tell = self._counted([plan for plan, _ in plans], progress)
+            for plan, found in plans:
+                try:
+                    await keep(await self._segment(plan, found, tell))
+                except SlideUnreadable as error:
+                    refused.append(error)
+            worst = next((one for one in refused if isinstance(one, SlideUnreadable)), None)
+            for other in refused:
+                if other is not worst:
+                    _log.warning("a scanned area of the slide gets no result: %s", other)
+            if worst is not None:
+                raise worst
+            return None if plans else answered[0]
 
-    async def store(self, result: SlideResult) -> None:
-        """Store a result; once begun, the area under way is finished even if the caller is cancelled.
+    async def store(self, area: AreaResult) -> None:
+        """Store a result; once begun, that is finished even if the caller is cancelled.
 
         The finest level goes last: were the archive to end in the middle, the series would not count as answered, and
         the next try completes it with the same instances.
@@ -191,16 +202,17 @@ class ArchiveSegmentation:
             ArchiveRefused: The archive does not take it.
             NotServed: The archive does not answer now.
         """
-        for area in result.areas:
-            beside = () if area.report is None else (area.report,)
-            await asyncio.to_thread(self._archive.store, (*area.pyramid[:0:-1], *beside, area.pyramid[0]))
+        beside = () if area.report is None else (area.report,)
+        await asyncio.to_thread(self._archive.store, (*area.pyramid[:0:-1], *beside, area.pyramid[0]))
 
     def _plan(self, area: ScannedArea) -> _Plan:
         levels = area.levels
         view = choose_view(area, self._um_per_px, lambda level: level.size.pixels <= self._max_pixels)
         check_pixels(view.level, self._max_pixels)
-        carrier = choose_carrier(levels, view, self._max_pixels)
-        sources = [area.headers(index) for index in range(carrier, len(levels))]
+        # A level that begins elsewhere would show the result beside the tissue.
+        in_place = [index for index in range(view.index, len(levels)) if area.begins_with(index, view.index)]
+        carrier = choose_carrier(levels, view, self._max_pixels, in_place)
+        sources = [area.headers(index) for index in in_place if index >= carrier]
         rows, columns = level_spans(area.headers(view.index)[0], sources[0][0])
         return _Plan(area, view, levels[carrier], sources, (rows / view.step, columns / view.step))
 
@@ -239,13 +251,15 @@ class ArchiveSegmentation:
             self._metrics.warnings.labels(warning.code).inc()
         codes = tuple(warning.code for warning in warnings)
         segmented = await segment_slide(self._segmenter, plan.view, self._workers, self._metrics, tell)
-        build = partial(segmentation_pyramid, plan.sources, segmented.class_map, self.manifest, plan.spans, codes)
+        args = segmented.class_map, self.manifest, plan.spans, codes, seen.size
+        build = partial(segmentation_pyramid, plan.sources, *args)
         fractions = segmented.fractions
-        del segmented  # a byte of confidence for each pixel
+        del segmented, args  # a byte of confidence for each pixel
         pyramid = await self._workers.run("encode", build)
         report = None
         if self._has_report:
             conditions = conditions_of(plan.sources[0], plan.spans, codes)
-            report_of = partial(measurement_report, plan.sources[0], pyramid[0], fractions, self.manifest, conditions)
-            report = await self._workers.run("encode", report_of)
+            mm2 = area_mm2(read.size, of_microscope(read.um_per_px))  # the level of the result may be filled up
+            of_seg = plan.sources[0], pyramid[0], fractions, self.manifest, conditions, mm2
+            report = await self._workers.run("encode", partial(measurement_report, *of_seg))
         return AreaResult(fractions, pyramid, report, read, seen, carrier)

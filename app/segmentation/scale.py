@@ -6,7 +6,7 @@ from itertools import count
 from typing import Literal
 
 from app.errors import ImageTooLarge
-from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX, Size
+from app.pathology.geometry import Size, of_microscope
 
 _NEAR = 1.02
 """Ratio up to which two spacings count as one: resampling would soften the pixels and change nothing else."""
@@ -42,7 +42,7 @@ class Scale:
 
 
 def plan_scale(
-    stated: float | None, in_header: float | None, model: float | None, size: Size, kind: Source = "dicom"
+    stated: float | None, in_header: float | None, model: float | None, size: Size, kind: Literal["dicom", "file"]
 ) -> Scale:
     """Return the scale of an image, all spacings in um/px or None.
 
@@ -53,8 +53,7 @@ def plan_scale(
         size: The image's own. Where rescaling would keep it, it counts as not done.
         kind: Of `in_header`: a DICOM header, or another file's tags.
     """
-    if in_header is not None and not LEAST_UM_PER_PX <= in_header <= MOST_UM_PER_PX:
-        in_header = None
+    in_header = of_microscope(in_header)
     source: Source | None = "request" if stated is not None else kind if in_header is not None else None
     own = in_header if stated is None else stated
     if own is None:

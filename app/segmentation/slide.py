@@ -9,7 +9,7 @@ from functools import partial
 from app.errors import ImageTooLarge
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
-from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX, Region
+from app.pathology.geometry import Region, of_microscope
 from app.segmentation.scale import is_near, step_to
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
@@ -37,11 +37,8 @@ def choose_view(slide: Slide, um_per_px: float | None, fits: Callable[[Level], b
         fits: Whether a level is small enough; asked only where no spacing decides.
     """
     levels = slide.levels
-    spacings = {
-        index: level.um_per_px
-        for index, level in enumerate(levels)
-        if level.um_per_px is not None and LEAST_UM_PER_PX <= level.um_per_px <= MOST_UM_PER_PX
-    }
+    known = ((index, of_microscope(level.um_per_px)) for index, level in enumerate(levels))
+    spacings = {index: own for index, own in known if own is not None}
     if um_per_px is None or not spacings:
         return View(slide, next((i for i, level in enumerate(levels) if fits(level)), len(levels) - 1), Fraction(1))
     fine = [index for index, own in spacings.items() if own <= um_per_px or is_near(own, um_per_px)]
@@ -93,7 +90,7 @@ def described(level: Level) -> str:
     return f"{level.size} ({width:.3g}x{height:.3g} mm at {level.um_per_px:.3g} um/px)"
 
 
-def choose_carrier(levels: Sequence[Level], view: View, max_pixels: int) -> int:
+def choose_carrier(levels: Sequence[Level], view: View, max_pixels: int, among: Sequence[int]) -> int:
     """Return the index of the level that carries the result: of those that fit, the nearest to what the model saw.
 
     Near is meant by ratio, and of two that are alike within some 7 % the finer one is taken, so that slides of one
@@ -103,9 +100,10 @@ def choose_carrier(levels: Sequence[Level], view: View, max_pixels: int) -> int:
         levels: The slide's, finest first.
         view: What the model sees.
         max_pixels: The most pixels of a level that carries a class map.
+        among: Indices of the levels that may carry it, finest first: that of the view, and coarser ones.
 
     Raises:
-        ImageTooLarge: No level from that of the view on has so few.
+        ImageTooLarge: None of those has so few.
     """
     seen = view.level.um_per_px
     if view.step == 1 or seen is None:
@@ -115,13 +113,11 @@ def choose_carrier(levels: Sequence[Level], view: View, max_pixels: int) -> int:
         return round(abs(math.log2((levels[index].um_per_px or math.inf) / seen)), 1)
 
     fitting = [
-        index
-        for index in range(view.index, len(levels))
-        if levels[index].um_per_px is not None and levels[index].size.pixels <= max_pixels
+        index for index in among if levels[index].um_per_px is not None and levels[index].size.pixels <= max_pixels
     ]
     if not fitting:
-        check_pixels(levels[-1], max_pixels)
-        return len(levels) - 1
+        check_pixels(levels[among[-1]], max_pixels)
+        return among[-1]
     return min(fitting, key=distance)
 
 

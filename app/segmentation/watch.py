@@ -30,7 +30,7 @@ from app.errors import (
     TesseraError,
 )
 from app.interop.orthanc import NEW_SERIES, STABLE_SERIES, Change, Changes, SeriesOfStudy
-from app.segmentation.archive import MICROSCOPY, SlideResult
+from app.segmentation.archive import MICROSCOPY, AreaResult, Keep
 from app.segmentation.backoff import Backoff
 from app.segmentation.bookmark import Bookmark
 from app.telemetry.watching import WatchMetrics
@@ -74,11 +74,11 @@ class ChangeLog(Protocol):
 class SeriesSegmentation(Protocol):
     """What the watcher needs to answer a series; see `app.segmentation.archive.ArchiveSegmentation`."""
 
-    async def segment(self, study_uid: str, series_uid: str) -> SlideResult | str:
-        """Return a result to store, or the UID of the one that is there."""
+    async def segment(self, study_uid: str, series_uid: str, keep: Keep) -> str | None:
+        """Give `keep` what there is to store; return the UID of the result where all of it is there, else None."""
         ...
 
-    async def store(self, result: SlideResult) -> None:
+    async def store(self, area: AreaResult) -> None:
         """Store a result."""
         ...
 
@@ -235,15 +235,14 @@ class Watcher:
         if change.kind == NEW_SERIES and not series.is_stable:
             return "arriving"
         try:
-            result = await self._slides.segment(series.study_uid, series.series_uid)
+            known = await self._slides.segment(series.study_uid, series.series_uid, self._slides.store)
         except (SeriesNotFound, NotASlide, OtherStain, ImageTooLarge) as error:  # another try would end alike
             outcome = _PASSED_OVER[type(error)]
             if isinstance(error, (OtherStain, ImageTooLarge)):  # a person can have it answered all the same
                 _log.warning("slide %s", outcome, extra={"change": change.sequence, "reason": str(error)})
             return outcome
-        if isinstance(result, str):
+        if known is not None:
             return "answered before"
-        await self._slides.store(result)
         self._metrics.last_answer.set_to_current_time()
         return "answered"
 

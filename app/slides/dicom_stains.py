@@ -6,13 +6,15 @@ Source: DICOM PS3.3, section C.7.6.22 (Specimen), and PS3.16, templates TID 8001
 from collections.abc import Iterator
 
 from pydicom import Dataset
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 _PROCESSING_TYPE = Code("111701", "DCM", "Processing type")
 _STAINING = Code("127790008", "SCT", "Staining")
 _USING_SUBSTANCE = Code("424361007", "SCT", "Using substance")
 _HAEMATOXYLIN = Code("12710003", "SCT", "hematoxylin stain")
-_EOSINS = (
+_OF_HE = (
+    Code("104210008", "SCT", "Hematoxylin and eosin stain method"),
     Code("36879007", "SCT", "water soluble eosin stain"),
     Code("83600004", "SCT", "spirit soluble eosin stain"),
     Code("1346008", "SCT", "blue shade eosin stain"),
@@ -20,21 +22,25 @@ _EOSINS = (
     Code("7434003", "SCT", "erythrosin B stain"),
     Code("5043000", "SCT", "erythrosin Y stain"),
 )
-"""PS3.16, CID 8112: eosin, and the pink dyes that take its place in some laboratories' H&E."""
+"""PS3.16, CID 8130: H&E as a whole; CID 8112: eosin, and the pink dyes that take its place in some laboratories."""
+_KNOWN = tuple(codes.cid8112.concepts.values())
+"""The stains of PS3.16, CID 8112. Immunostains are not among them."""
 
 
 def names_other_stains(header: Dataset) -> bool:
-    """Return whether a slide's header codes its stains, and they are not those of H&E.
+    """Return whether a slide's header codes a known stain, and none that makes H&E.
 
-    Haematoxylin alone says nothing: it is the counterstain of nearly all others. Nor do codes of H&E themselves, which
-    converters put where nobody knows better; the caller looks at the colours then.
+    Haematoxylin says nothing: it is the counterstain of nearly all others. Nor do codes that are not known, which may
+    be a laboratory's own for H&E, nor those of H&E, which converters put where nobody knows better; the caller looks at
+    the colours then.
 
     Args:
         header: Of an instance. What is malformed in it counts as not there.
     """
-    stains = list(_stains(header))
-    others = [stain for stain in stains if stain != _HAEMATOXYLIN]  # pydicom takes SRT's former codes for the same
-    return bool(others) and not any(stain in _EOSINS for stain in others)
+    stains = list(_stains(header))  # pydicom takes SRT's former codes for the same
+    if any(stain in _OF_HE for stain in stains):
+        return False
+    return any(stain != _HAEMATOXYLIN and stain in _KNOWN for stain in stains)
 
 
 def _stains(header: Dataset) -> Iterator[Code]:

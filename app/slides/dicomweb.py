@@ -21,7 +21,8 @@ from app.errors import ArchiveUnavailable, NotASlide, SlideUnreadable, TesseraEr
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size, of_square_pixels
 from app.slides.dicom_frames import states_ycc
-from app.slides.dicom_header import is_part
+from app.slides.dicom_header import check_single, is_part
+from app.slides.dicom_place import begins_with, not_shown_finer
 from app.slides.slide import Level
 
 _RGB_SAMPLES = 3
@@ -33,14 +34,10 @@ _SCALE_TOLERANCE = 0.05
 _SETTINGS = Settings(
     strict_tile_size_check=False,  # PS3.3, section A.32.8, asks for no tile size that levels share
     level_scale_tolerance=_SCALE_TOLERANCE,
-    # In mm. Scanners shift a coarse level's origin by a part of its pixels; scanned areas are further apart.
+    # In mm. Scanners shift a coarse level's origin by a part of its pixels; one that is shifted by more is read, and
+    # gets no result (`ScannedArea.begins_with`). Scanned areas are further apart.
     pyramids_origin_threshold=0.1,
 )
-_SEVERAL = {
-    "TotalPixelMatrixFocalPlanes": "focal planes",
-    "NumberOfOpticalPaths": "optical paths",
-}
-"""What an instance may have several of (PS3.3, section C.8.12.4)."""
 _ANY_SYNTAX = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
 
 
@@ -157,6 +154,15 @@ class ScannedArea:
             pixels = self._slide.read_region(place, index, size, pyramid=self._number, as_array=True)
         return np.ascontiguousarray(pixels, np.uint8)
 
+    def begins_with(self, level: int, other: int) -> bool:
+        """Return whether a level begins where another does, within a pixel of its own."""
+        return begins_with(self.header(level), self.header(other))
+
+    def header(self, level: int) -> Dataset:
+        """Return the data set, without bulk data, of an instance of a level."""
+        dataset: Dataset = self._levels[level].datasets[0].as_dataset()
+        return dataset
+
     def headers(self, level: int) -> tuple[Dataset, ...]:
         """Return the data set, without bulk data, of the instance that holds the pixels of a level.
 
@@ -174,7 +180,7 @@ class ScannedArea:
                 f"a level of the slide is there {len(datasets)} times (focal planes, optical paths or scans);"
                 " store those to be segmented in series of their own"
             )
-        _check_single(datasets[0])
+        check_single(datasets[0])
         return tuple(datasets)
 
 
@@ -188,7 +194,8 @@ class DicomwebSlide:
         series_uid: Series Instance UID.
 
     Attributes:
-        areas: The scanned areas, at least one, each with a pyramid of its own; the widest first.
+        areas: The scanned areas, at least one, each with a pyramid of its own; the widest first. Levels that lie apart
+            from a pyramid and show what it shows are none.
 
     Raises:
         ArchiveUnavailable: The archive fails at it.
@@ -213,7 +220,8 @@ class DicomwebSlide:
                 ) from error
             opened = {str(each.uids.instance) for pyramid in self._slide.pyramids for each in _datasets(pyramid)}
             client_as_stored.check_all_of(opened)
-            self.areas = tuple(ScannedArea(self._slide, number) for number in range(len(self._slide.pyramids)))
+            areas = [ScannedArea(self._slide, number) for number in range(len(self._slide.pyramids))]
+            self.areas = tuple(areas[number] for number in not_shown_finer([area.header(0) for area in areas]))
 
     def __enter__(self) -> Self:
         return self
@@ -224,25 +232,6 @@ class DicomwebSlide:
 
 def _datasets(pyramid: Any) -> Iterator[Any]:
     return (dataset for level in pyramid for dataset in level.datasets)
-
-
-def _check_single(dataset: Dataset) -> None:
-    """Refuse an instance of several focal planes or optical paths, also a sparse one that does not state how many.
-
-    Raises:
-        SlideUnreadable: It is one.
-    """
-    for keyword, what in _SEVERAL.items():
-        if (count := int(dataset.get(keyword) or 1)) > 1:
-            raise SlideUnreadable(
-                f"a level of the slide has {count} {what}; store the one to be segmented in a series of its own"
-            )
-    tiles = -(-dataset.TotalPixelMatrixRows // dataset.Rows) * -(-dataset.TotalPixelMatrixColumns // dataset.Columns)
-    if (frames := int(dataset.get("NumberOfFrames") or 1)) > tiles:
-        raise SlideUnreadable(
-            f"a level of the slide has {frames} frames where {tiles} cover it; store one focal plane and one optical"
-            " path, without overlaps, in a series of its own"
-        )
 
 
 def _level(level: Any, finest_width_px: int) -> Level:

@@ -333,6 +333,23 @@ def test_a_coarse_level_need_not_match_the_others_to_the_micrometre(archive, tmp
         assert area.read(2, Region(0, 0, Size(175, 150))).shape == (150, 175, 3)
 
 
+def test_a_level_far_off_that_shows_what_a_finer_one_shows_is_no_scanned_area(archive, tmp_path):
+    """Before, it got a second result, and a worse one."""
+    paths = write_slide(tmp_path, cmu1(700, 600), name="far")
+    archive.send([paths[0], paths[1], changed(paths[2], TotalPixelMatrixOriginSequence=origin(20.11))])
+    with opened(archive, header(paths[0])) as slide:
+        [area] = slide.areas
+        assert [level.size.width_px for level in area.levels] == [700, 350]
+
+
+def test_a_level_that_begins_beside_the_others_gets_no_result(archive, tmp_path):
+    """0.06 mm are 30 px of its own; before, it got what belongs 30 px further left."""
+    paths = write_slide(tmp_path, cmu1(700, 600), name="beside-the-others")
+    archive.send([paths[0], paths[1], changed(paths[2], TotalPixelMatrixOriginSequence=origin(20.06))])
+    told(segment(archive.dicomweb_url, header(paths[0])))
+    assert [level.TotalPixelMatrixColumns for level in results(archive, header(paths[0]))] == [350]
+
+
 def test_a_level_may_have_tiles_of_its_own_size(archive, tmp_path):
     """DICOM does not ask for equal tiles; before, such a slide was refused as if it lacked attributes."""
     paths = write_slide(tmp_path, cmu1(700, 600), name="tiles", coarsest_tile_px=96)
@@ -418,6 +435,30 @@ def test_each_scanned_area_of_a_series_has_a_result_of_its_own(archive, tmp_path
     done = segment(archive.dicomweb_url, slide)
     assert done.stdout.count("stored: SEG") == 1, "only the area that has no result is segmented again"
     assert f"SEG {lost.SOPInstanceUID} " in done.stdout
+
+
+def test_a_scanned_area_that_cannot_be_read_costs_the_others_nothing(archive, tmp_path):
+    """Before, one refused all of them."""
+    paths = write_slide(tmp_path, cmu1(700, 600), name="one-of-two")
+    other = [changed(path, TotalPixelMatrixOriginSequence=origin(50.0)) for path in paths]
+    archive.send([*paths, changed(other[1], times=2, TotalPixelMatrixFocalPlanes=2), other[0], other[2]])
+    done = segment(archive.dicomweb_url, header(paths[0]))
+    assert done.returncode == 1
+    assert done.stdout.count("stored: SEG") == 1
+    assert "Error: a level of the slide has 2 focal planes" in done.stderr
+    assert sorted(level.TotalPixelMatrixColumns for level in results(archive, header(paths[0]))) == [175, 350]
+
+
+def test_a_scanned_area_that_is_too_large_costs_the_others_nothing(archive, tmp_path):
+    paths = write_slide(tmp_path, cmu1(700, 600), name="large-and-small")
+    small = write_slide(tmp_path / "small", cmu1(300, 200), name="small", downsamples=(1,))
+    of_slide = {keyword: header(paths[0])[keyword].value for keyword in ("StudyInstanceUID", "SeriesInstanceUID")}
+    archive.send([*paths, changed(small[0], TotalPixelMatrixOriginSequence=origin(50.0), **of_slide)])
+    done = segment(archive.dicomweb_url, header(paths[0]), "--max-pixels", "70000")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("stored: SEG") == 1
+    assert "a scanned area of the slide gets no result: the slide is 350x300 px" in done.stderr
+    assert [level.TotalPixelMatrixColumns for level in results(archive, header(paths[0]))] == [300]
 
 
 @pytest.mark.parametrize("name", ["brown", "pas"])

@@ -95,13 +95,16 @@ class Slides:
         self.stored: list[Any] = []
         self.refusals: list[Exception] = []
 
-    async def segment(self, study_uid: str, series_uid: str) -> Any:
+    async def segment(self, study_uid: str, series_uid: str, keep: Any) -> Any:
         assert study_uid == UID
         self.tried.append(series_uid)
         answer = self.answers[series_uid].pop(0) if self.answers.get(series_uid) else RESULT
         if isinstance(answer, BaseException):
             raise answer
-        return answer
+        if isinstance(answer, str):
+            return answer
+        await keep(answer)
+        return None
 
     async def store(self, result: Any) -> None:
         if self.refusals:
@@ -117,8 +120,11 @@ class KeptSlides(Slides):
         self.path = path
         self.path.touch()
 
-    async def segment(self, study_uid: str, series_uid: str) -> Any:
-        return "1.2.3" if series_uid in self.path.read_text().split() else (series_uid,)
+    async def segment(self, study_uid: str, series_uid: str, keep: Any) -> Any:
+        if series_uid in self.path.read_text().split():
+            return "1.2.3"
+        await keep((series_uid,))
+        return None
 
     async def store(self, result: Any) -> None:
         with self.path.open("a") as file:
@@ -269,7 +275,7 @@ def test_an_archive_that_fails_is_waited_out(watch, error):
 def test_an_archive_that_goes_down_at_a_slide_for_long_does_not_cost_it_its_result(watch, error):
     watch.archive.arrives("a")
 
-    async def goes_down(study_uid: str, series_uid: str) -> Any:
+    async def goes_down(study_uid: str, series_uid: str, keep: Any) -> Any:
         watch.archive.failures = [error] * 3 * ARCHIVE_TRIES
         del watch.slides.segment
         raise error
@@ -313,7 +319,7 @@ def test_progress_is_a_change_done_with_or_nothing_to_do(watch, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("prometheus_client.metrics.time.time", lambda: now[0])
 
-    async def fails(study_uid: str, series_uid: str) -> Any:
+    async def fails(study_uid: str, series_uid: str, keep: Any) -> Any:
         now[0] += 60
         if now[0] < 1400:
             raise ArchiveUnavailable("down")
@@ -422,7 +428,7 @@ def test_no_slide_is_passed_over_while_the_state_cannot_be_written(watch, monkey
 def test_a_stop_is_not_lost_where_the_state_cannot_be_written(watch, monkeypatch, caplog):
     watch.archive.arrives("a")
 
-    async def is_stopped(study_uid: str, series_uid: str) -> Any:
+    async def is_stopped(study_uid: str, series_uid: str, keep: Any) -> Any:
         monkeypatch.setattr("os.replace", fails)
         raise asyncio.CancelledError
 

@@ -14,7 +14,7 @@ from pydicom.uid import UID, ComprehensiveSRStorage, SegmentationStorage
 from app.errors import ExtraMissing, UnsupportedImage
 from app.interop.dicom_file import to_bytes
 from app.interop.dicom_identity import moment, series_uid
-from app.interop.dicom_seg import segmentation_object
+from app.interop.dicom_seg import PyramidLevel, segmentation_object
 from app.interop.dicom_sr import measurement_report
 from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
@@ -310,13 +310,44 @@ def test_where_the_scanner_stands_is_not_repeated():
 def test_a_report_gives_each_segments_area_where_the_spacing_is_known(source):
     header, conditions = header_of(source), Conditions(0.5, 1.0, ())
     seg = segmentation_object([header], CLASS_MAP, MODEL, conditions)
-    report = measurement_report([header], seg, FRACTIONS, MODEL, conditions)
+    report = measurement_report([header], seg, FRACTIONS, MODEL, conditions, 150 * 110 * 0.0005**2)
     groups = hd.sr.srread(BytesIO(to_bytes(report))).content.get_volumetric_roi_measurement_groups()
     for index, group in enumerate(groups):
         share, area = group.get_measurements()
         assert share.unit.value == "%"
         assert (area.name.value, area.name.scheme_designator, area.unit.value) == ("42798000", "SCT", "mm2")
         assert area.value == pytest.approx((index == CLASS_MAP).sum() * 0.0005**2, rel=1e-5)
+
+
+def test_reports_of_other_results_of_a_slide_are_series_of_their_own():
+    header = header_of(SLIDE)
+    seg = segmentation_object([header], CLASS_MAP, MODEL)
+    levels = [
+        segmentation_object([header], CLASS_MAP, MODEL, level=PyramidLevel(uid, uid, 1)) for uid in ("1.2", "1.3")
+    ]
+    reports = [measurement_report([header], each, FRACTIONS, MODEL) for each in (seg, *levels)]
+    assert len({each.SeriesInstanceUID for each in (seg, *levels, *reports)}) == 6
+    assert reports[0].SeriesInstanceUID == measurement_report([header], seg, (0.0,) * 4, MODEL).SeriesInstanceUID
+
+
+def test_the_area_is_of_what_was_counted_and_part_of_the_reports_name():
+    """And not of the level that carries the result, which may be filled up to whole tiles."""
+    header, conditions = header_of(SLIDE), Conditions(0.5, 1.0, ())
+    seg = segmentation_object([header], CLASS_MAP, MODEL, conditions)
+    reports = [
+        measurement_report([header], seg, (0.5, 0.0, 0.0, 0.5), MODEL, conditions, mm2) for mm2 in (1.5, 2.0, None)
+    ]
+    found = [
+        [
+            measured.value
+            for measured in hd.sr.srread(BytesIO(to_bytes(report)))
+            .content.get_volumetric_roi_measurement_groups()[0]
+            .get_measurements()
+        ]
+        for report in reports
+    ]
+    assert found == [[50.0, 0.75], [50.0, 1.0], [50.0]]
+    assert len({report.SOPInstanceUID for report in reports}) == 3
 
 
 def test_a_report_gives_each_segments_share_in_percent():

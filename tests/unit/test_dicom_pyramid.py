@@ -14,9 +14,17 @@ from pydicom.uid import UID
 
 from app.errors import ExtraMissing, UnsupportedImage
 from app.interop.dicom_file import to_bytes
-from app.interop.dicom_pyramid import _steps, pyramid_series_uid, reduced, segmentation_pyramid
+from app.interop.dicom_pyramid import (
+    _steps,
+    conditions_of,
+    level_spans,
+    pyramid_series_uid,
+    reduced,
+    segmentation_pyramid,
+)
 from app.interop.dicom_seg import segmentation_object
 from app.pathology.arrays import ClassMap
+from app.pathology.geometry import Size
 from tests.dicom_sources import as_metadata
 from tests.fakes import classes_of, manifest
 from tests.pictures import quarters
@@ -101,7 +109,8 @@ def test_the_slides_warnings_are_stated_at_every_level_of_the_same_series(levels
             [algorithm] = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
             assert algorithm.AlgorithmParameters.endswith(f",warnings={stated}")
     assert len({segs[0].SeriesInstanceUID for segs in (plain, checked, warned)}) == 1
-    assert len({segs[0].SOPInstanceUID for segs in (checked, warned)}) == 2
+    for level in range(len(plain)):
+        assert len({segs[level].SOPInstanceUID for segs in (plain, checked, warned)}) == 3
 
 
 def test_a_slide_of_one_level_is_a_pyramid_of_one(levels):
@@ -158,6 +167,49 @@ def test_a_spacing_that_is_rounded_moves_nothing():
     assert np.array_equal(reduced(fine, (40_000, 1), steps), fine[1::2])
 
 
+def of_size(source: Dataset, side_px: int, um_per_px: float, across_um: float | None = None) -> Dataset:
+    """Return a header of other size and spacing."""
+    other = deepcopy(source)
+    other.TotalPixelMatrixRows = other.TotalPixelMatrixColumns = side_px
+    other.NumberOfFrames = (-(-side_px // other.Rows)) ** 2
+    measures = other.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.PixelSpacing = [um_per_px / 1000, (across_um or um_per_px) / 1000]
+    return other
+
+
+def test_levels_whose_sizes_and_spacings_agree_are_taken_at_their_word(levels):
+    """Before, the nearest power of two was taken, and the coarse result lay 52 fine px off at its end."""
+    fine, coarse = of_size(levels[0][0], 2100, 0.25), of_size(levels[1][0], 1024, 0.5127)
+    assert level_spans(fine, coarse) == (Fraction(525, 256), Fraction(525, 256))
+    class_map = np.zeros((2100, 2100), np.uint8)
+    class_map[2050:] = 1  # from row 999.6 on
+    shown = class_map_of(segmentation_pyramid([[fine], [coarse]], class_map, MODEL)[1])
+    assert (shown[:999] == 0).all()
+    assert (shown[1000:] == 1).all()
+
+
+def test_a_map_that_is_smaller_than_its_filled_up_level_is_no_mistake(levels):
+    """The model saw every second pixel, and a pixel of the level that carries the result is as large."""
+    carrier = of_size(levels[1][0], 768, 2 * CMU1_UM_PER_PX)
+    seen = classes_of(quarters(550, 450))
+    [seg] = segmentation_pyramid([[carrier]], seen, MODEL, seen=Size(550, 450))
+    shown = class_map_of(seg)
+    assert np.array_equal(shown[:450, :550], seen)
+    assert (np.delete(shown, np.s_[:450], 0) == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("down_um", "across_um", "stated"), [(0.5, 0.5, "0.5"), (0.5, 0.52, "unknown"), (20, 20, "unknown")]
+)
+def test_a_spacing_that_is_not_used_is_not_stated_either(levels, down_um, across_um, stated):
+    source = of_size(levels[0][0], 256, down_um, across_um)
+    conditions = conditions_of([source], (Fraction(1), Fraction(1)))
+    assert conditions.stated["um_per_px"] == stated
+    [seg] = segmentation_pyramid([[source]], np.zeros((256, 256), np.uint8), MODEL)
+    [algorithm] = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+    assert f"um_per_px={stated}," in algorithm.AlgorithmParameters
+
+
 def test_reducing_takes_the_class_at_the_centre_of_each_pixel():
     fine = np.arange(48, dtype=np.uint8).reshape(6, 8)
     assert reduced(fine, (2, 2)).tolist() == [[10, 14], [34, 38]]
@@ -176,7 +228,7 @@ def test_reducing_keeps_the_shares_of_rare_and_thin_classes():
 def test_a_map_on_a_grid_of_the_models_own_is_shown_where_it_lies_at_each_level(levels):
     """The slide has 1100x900 px, the model saw each 5/2 of them as one: the last row and column reach beyond."""
     seen = classes_of(quarters(440, 360))
-    pyramid = segmentation_pyramid(levels, seen, MODEL, (Fraction(2, 5), Fraction(2, 5)))
+    pyramid = segmentation_pyramid(levels, seen, MODEL, (Fraction(2, 5), Fraction(2, 5)), seen=Size(440, 360))
     assert [(seg.TotalPixelMatrixRows, seg.TotalPixelMatrixColumns) for seg in pyramid] == SHAPES
     for seg, [source] in zip(pyramid, levels, strict=False):
         shown = class_map_of(seg)
@@ -190,7 +242,7 @@ def test_a_map_on_a_grid_of_the_models_own_is_shown_where_it_lies_at_each_level(
 def test_a_map_that_the_model_made_of_other_pixels_is_another_series(levels):
     spans = (Fraction(1, 2), Fraction(1, 2))
     assert pyramid_series_uid(levels[0], MODEL, spans) != pyramid_series_uid(levels[0], MODEL)
-    halved = segmentation_pyramid(levels, CLASS_MAP[::2, ::2], MODEL, spans)
+    halved = segmentation_pyramid(levels, CLASS_MAP[::2, ::2], MODEL, spans, seen=Size(550, 450))
     assert halved[0].SeriesInstanceUID == pyramid_series_uid(levels[0], MODEL, spans)
     assert halved[0].SOPInstanceUID != segmentation_pyramid(levels, CLASS_MAP, MODEL)[0].SOPInstanceUID
 

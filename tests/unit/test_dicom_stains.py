@@ -13,6 +13,9 @@ STAINS = codes.cid8112
 HAEMATOXYLIN = STAINS.HematoxylinStain
 EOSIN = STAINS.WaterSolubleEosinStain
 PAS = STAINS.PeriodicAcidSchiffStain
+HE_METHOD = Code("104210008", "SCT", "hematoxylin and eosin stain method")
+FORMER_HE_METHOD = Code("P3-50495", "SRT", "hematoxylin and eosin stain method")
+FORMER_PAS = Code("C-2281F", "SRT", "PAS")
 FORMER_HAEMATOXYLIN, FORMER_EOSIN = Code("C-22968", "SRT", "hematoxylin"), Code("C-22919", "SRT", "eosin")
 
 
@@ -42,11 +45,16 @@ def header(*steps: Dataset) -> Dataset:
         ((PAS, HAEMATOXYLIN), True),
         ((PAS, FORMER_HAEMATOXYLIN), True),
         ((STAINS.TrichromeStain,), True),
-        ((Code("CK7", "99LAB", "cytokeratin 7"), HAEMATOXYLIN), True),
+        ((Code("CK7", "99LAB", "cytokeratin 7"), HAEMATOXYLIN), False),
+        ((Code("HE", "99LAB", "H&E"),), False),
+        ((Code("HE", "99LAB", "H&E"), PAS), True),
+        ((HE_METHOD,), False),
+        ((FORMER_HE_METHOD, STAINS.SaffronStain), False),
+        ((FORMER_PAS,), True),
     ],
     ids=str,
 )
-def test_other_stains_are_those_without_eosin(stains, others):
+def test_other_stains_are_known_ones_without_eosin(stains, others):
     assert names_other_stains(header(stained(*stains))) is others
     assert names_other_stains(header(*map(stained, stains))) is others, "a step each"
 

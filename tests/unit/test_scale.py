@@ -63,7 +63,7 @@ def segment(data: bytes, mpp: float | None, model: ColourSegmenter | None = None
     ],
 )
 def test_a_stated_spacing_wins_and_what_is_not_known_changes_nothing(stated, in_header, model, expected):
-    assert plan_scale(stated, in_header, model, Size(300, 200)) == expected
+    assert plan_scale(stated, in_header, model, Size(300, 200), "dicom") == expected
 
 
 @pytest.mark.parametrize(("in_file", "own"), [(0.25, 0.25), (10.0, 10.0), (10.1, None), (0.049, None)])
@@ -73,13 +73,18 @@ def test_what_a_file_that_is_no_dicom_says_is_told_apart(in_file, own):
     assert plan_scale(2.0, in_file, 1.0, Size(300, 200), "file").source == "request"
 
 
+def test_what_kind_of_file_it_is_has_to_be_said():
+    with pytest.raises(TypeError, match="kind"):
+        plan_scale(None, 0.5, 1.0, Size(300, 200))
+
+
 def test_a_size_never_falls_below_a_pixel():
-    assert plan_scale(0.1, None, 1.0, Size(300, 3)).seen(Size(300, 3)) == Size(30, 1)
+    assert plan_scale(0.1, None, 1.0, Size(300, 3), "file").seen(Size(300, 3)) == Size(30, 1)
 
 
 @pytest.mark.parametrize(("size", "factor"), [(Size(10, 8), 1.0), (Size(10, 20), 1.04), (Size(1, 1), 1.0)])
 def test_what_would_keep_its_size_counts_as_unchanged(size, factor):
-    scale = plan_scale(1.04, None, 1.0, size)
+    scale = plan_scale(1.04, None, 1.0, size, "file")
     assert scale == Scale(1.04, "request", 1.0, factor, "within_tolerance" if factor == 1 else None)
     assert (scale.seen(size) == size) == (factor == 1)
 
@@ -154,10 +159,10 @@ def test_a_tiff_that_is_too_large_for_the_model_by_its_own_words_is_refused_befo
 
 def test_the_largest_area_that_the_refusal_names_passes():
     size = Size(SIDE_PX // 8, SIDE_PX // 8)  # 400 um at 8 um/px
-    check_seen(plan_scale(8.0, None, MODEL, size), size, SIDE_PX)
+    check_seen(plan_scale(8.0, None, MODEL, size, "file"), size, SIDE_PX)
     more = Size(size.width_px + 1, 1)
     with pytest.raises(ImageTooLarge):
-        check_seen(plan_scale(8.0, None, MODEL, more), more, SIDE_PX)
+        check_seen(plan_scale(8.0, None, MODEL, more, "file"), more, SIDE_PX)
 
 
 def test_a_stated_spacing_gets_an_upload_past_its_header():

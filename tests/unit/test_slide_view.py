@@ -190,7 +190,7 @@ def test_without_a_spacing_the_finest_level_that_fits_is_seen():
 def test_the_level_nearest_to_what_the_model_saw_carries_the_result(spacings, max_side_px, carrier):
     slide = pyramid(*spacings)
     view = choose_view(slide, 1.0, lambda level: True)
-    assert choose_carrier(slide.levels, view, max_side_px**2) == carrier
+    assert choose_carrier(slide.levels, view, max_side_px**2, range(view.index, len(slide.levels))) == carrier
 
 
 def test_a_slide_that_is_too_large_is_refused_with_its_size_in_px_and_mm():
@@ -200,7 +200,7 @@ def test_a_slide_that_is_too_large_is_refused_with_its_size_in_px_and_mm():
     with pytest.raises(ImageTooLarge, match=r"50000x50000 px \(50x50 mm at 1 um/px\), over the 1000 px allowed"):
         check_pixels(view.level, 1000)
     with pytest.raises(ImageTooLarge, match=r"100000x100000 px \(50x50 mm at 0.5 um/px\), over"):
-        choose_carrier(slide.levels, view, (SIDE_PX // 2) ** 2)
+        choose_carrier(slide.levels, view, (SIDE_PX // 2) ** 2, range(view.index, len(slide.levels)))
     assert described(Level(Size(3, 4), None, 1.0)) == "3x4 px at an unknown pixel spacing"
 
 

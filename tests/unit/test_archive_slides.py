@@ -1,0 +1,252 @@
+"""How the scanned areas of a slide are answered, one by one; the archive and its slide are made here.
+
+A real archive is in tests/integration/test_dicomweb_segment.py.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from copy import deepcopy
+from types import SimpleNamespace
+from typing import Any, Self
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from pydicom import Dataset
+
+from app.errors import ImageTooLarge, SlideUnreadable
+from app.pathology.arrays import RgbImage
+from app.pathology.geometry import Region, Size
+from app.segmentation.archive import MICROSCOPY, ArchiveSegmentation, AreaResult, SlideOptions
+from app.segmentation.workers import Workers
+from app.slides.dicom_place import begins_with, not_shown_finer
+from app.slides.slide import Level
+from app.telemetry.metrics import Metrics
+from tests.dicom_sources import as_metadata, whole_slide
+from tests.fakes import ColourSegmenter, manifest
+from tests.pictures import quarters
+
+PICTURE = quarters(600, 400)
+SOURCE = as_metadata(whole_slide(PICTURE, tile=256))
+
+
+def header(
+    side: tuple[int, int],
+    um_per_px: float,
+    *,
+    name: str = "1",
+    at_mm: tuple[float, float] = (20.0, 40.0),
+    axes: tuple[float, ...] | None = None,
+) -> Dataset:
+    """Return the header of a level of `side` px, wide and high."""
+    level = deepcopy(SOURCE)
+    level.TotalPixelMatrixColumns, level.TotalPixelMatrixRows = side
+    level.SOPInstanceUID = f"1.2.3.{name}"
+    level.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [um_per_px / 1000] * 2
+    place = level.TotalPixelMatrixOriginSequence[0]
+    place.XOffsetInSlideCoordinateSystem, place.YOffsetInSlideCoordinateSystem = at_mm
+    if axes is not None:
+        level.ImageOrientationSlide = list(axes)
+    return level
+
+
+class Area:
+    """A scanned area whose levels show one picture, beyond which there is glass; it fails after so many reads."""
+
+    def __init__(self, *headers: Dataset, reads: float = np.inf) -> None:
+        self.of_levels = headers
+        self.allowed, self.reads = reads, 0
+        self.levels = tuple(map(self._level, headers))
+
+    def _level(self, header: Dataset) -> Level:
+        spacing = 1000 * header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[0]
+        first = 1000 * self.of_levels[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[0]
+        size = Size(header.TotalPixelMatrixColumns, header.TotalPixelMatrixRows)
+        return Level(size, float(spacing), float(spacing / first))
+
+    def begins_with(self, level: int, other: int) -> bool:
+        return begins_with(self.of_levels[level], self.of_levels[other])
+
+    def headers(self, level: int) -> tuple[Dataset, ...]:
+        return (self.of_levels[level],)
+
+    def read(self, level: int, region: Region) -> RgbImage:
+        self.reads += 1
+        if self.reads > self.allowed:
+            raise SlideUnreadable("a tile of the slide is damaged")
+        step = round(self.levels[level].downsample)
+        size = self.levels[level].size
+        shown = np.full((size.height_px, size.width_px, 3), 255, np.uint8)
+        part = PICTURE[step // 2 :: step, step // 2 :: step][: size.height_px, : size.width_px]
+        shown[: part.shape[0], : part.shape[1]] = part
+        return shown[region.slices]
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[AreaResult]]:
+    """Returns the results of a slide of such areas, in the order in which they were kept."""
+
+    def run(
+        *areas: Area, max_pixels: int = 2**20, um_per_px: float = 1.0, kept_at: Callable[[], None] = lambda: None
+    ) -> list[AreaResult]:
+        class Slide:
+            def __init__(self, *_: Any) -> None:
+                self.areas = areas
+
+            def __enter__(self) -> Self:
+                return self
+
+            def __exit__(self, *_: Any) -> None:
+                pass
+
+        monkeypatch.setattr("app.segmentation.archive.DicomwebSlide", Slide)
+        archive = SimpleNamespace(client=None, session=None, modality=lambda *_: MICROSCOPY, result_of=lambda *_: None)
+        kept: list[AreaResult] = []
+        failed: list[Exception] = []
+
+        async def keep(area: AreaResult) -> None:
+            kept.append(area)
+            kept_at()
+
+        async def scenario() -> None:
+            metrics = Metrics(CollectorRegistry())
+            workers = Workers(1, metrics)
+            model = ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0}))
+            await model.start()
+            options = SlideOptions(um_per_px, max_pixels, has_report=True)
+            slides = ArchiveSegmentation(archive, model, workers, metrics, options)  # type: ignore[arg-type]
+            try:
+                await slides.segment("1.2", "1.2.3", keep, any_stain=True)
+            except (ImageTooLarge, SlideUnreadable) as error:
+                failed.append(error)
+            finally:
+                await workers.close()
+
+        asyncio.run(scenario())
+        run.failed = failed  # type: ignore[attr-defined]
+        return kept
+
+    return run
+
+
+def areas_of(result: AreaResult) -> list[float]:
+    """Return each class's area in mm2, as the report states it."""
+    return [
+        float(item.MeasuredValueSequence[0].NumericValue)
+        for group in result.report.ContentSequence[-1].ContentSequence  # type: ignore[union-attr]
+        for item in group.ContentSequence
+        if item.ValueType == "NUM" and item.ConceptNameCodeSequence[0].CodeValue == "42798000"
+    ]
+
+
+def test_the_areas_of_a_report_are_of_what_the_model_saw_where_the_results_level_is_filled_up(answered):
+    """As one of 1536x1536 px at 1.0512 um/px, 2.607 mm2, of a slide of 5200x5200 at 0.2628, 1.867 mm2; here smaller."""
+    fine, filled = header((600, 400), 0.26, name="1"), header((256, 256), 1.04, name="2")
+    [result] = answered(Area(fine, filled))
+    assert result.carrier.size == Size(256, 256)
+    mm2 = 600 * 400 * 0.00026**2
+    expected = [round(fraction * mm2, 6) for fraction in result.fractions[:3]]
+    assert sum(expected) > 0.005
+    assert areas_of(result) == pytest.approx(expected, abs=2e-6)
+
+
+def test_a_report_gives_no_areas_where_the_spacing_is_no_microscopes(answered):
+    [result] = answered(Area(header((600, 400), 20.0)))
+    assert areas_of(result) == []
+    [algorithm] = result.pyramid[0].SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+    assert "um_per_px=unknown" in algorithm.AlgorithmParameters
+
+
+def test_each_area_is_kept_before_the_next_one_is_segmented(answered):
+    areas = [Area(header((600, 400), 1.0, name=str(number), at_mm=(20.0 + 10 * number, 40.0))) for number in range(2)]
+    read: list[int] = []
+    answered(*areas, kept_at=lambda: read.append(areas[1].reads))
+    assert read[0] == 1, "the look from afar alone"
+    assert read[1] > 2
+
+
+def test_a_level_that_begins_elsewhere_gets_no_result(answered):
+    """9 px of its own are 0.018 mm; before, it got what lies in the finest level's corner."""
+    fine, middle, shifted = (
+        header((600, 400), 1.0, name="1"),
+        header((300, 200), 2.0, name="2", at_mm=(20.0015, 40.0)),
+        header((150, 100), 4.0, name="3", at_mm=(20.036, 40.0)),
+    )
+    [result] = answered(Area(fine, middle, shifted))
+    assert [seg.TotalPixelMatrixColumns for seg in result.pyramid] == [600, 300]
+
+
+def test_the_level_nearest_to_the_models_spacing_carries_no_result_if_it_begins_elsewhere(answered):
+    fine, shifted = header((600, 400), 0.5, name="1"), header((150, 100), 2.0, name="2", at_mm=(20.018, 40.0))
+    [result] = answered(Area(fine, shifted), um_per_px=1.9)
+    assert [seg.TotalPixelMatrixColumns for seg in result.pyramid] == [600]
+
+
+def test_an_area_that_is_too_large_is_warned_about_and_the_others_are_answered(answered, caplog):
+    large = Area(header((6000, 4000), 1.0, name="1"))
+    with caplog.at_level(logging.WARNING):
+        kept = answered(large, Area(header((600, 400), 1.0, name="2", at_mm=(50.0, 40.0))))
+    assert [result.read.size for result in kept] == [Size(600, 400)]
+    assert answered.failed == []
+    assert "a scanned area of the slide gets no result: the slide is 6000x4000 px" in caplog.text
+
+
+def test_a_slide_that_is_too_large_altogether_is_refused(answered):
+    assert answered(Area(header((6000, 4000), 1.0))) == []
+    assert [type(error) for error in answered.failed] == [ImageTooLarge]
+
+
+@pytest.mark.parametrize("reads", [0, 1, 5])  # none, the look from afar, and some windows
+@pytest.mark.parametrize("broken", [0, 1])
+def test_an_area_that_cannot_be_read_is_refused_when_the_others_are_done(answered, broken, reads):
+    areas = [
+        Area(
+            header((600, 400), 1.0, name=str(number), at_mm=(20.0 + 10 * number, 40.0)),
+            reads=reads if number == broken else np.inf,
+        )
+        for number in range(3)
+    ]
+    assert len(answered(*areas)) == 2
+    assert [str(error) for error in answered.failed] == ["a tile of the slide is damaged"]
+
+
+PLACE = {"side": (1000, 800), "um_per_px": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("others", "kept"),
+    [
+        ([header((100, 80), 10.0, at_mm=(20.15, 40.0))], [0]),  # the coarsest level, a little aside
+        ([header((1000, 800), 1.0, at_mm=(21.1, 40.0))], [0, 1]),
+        ([header((100, 80), 10.0, at_mm=(20.6, 40.0))], [0, 1]),  # over less than half of it
+        ([header((1000, 800), 1.0, at_mm=(21.1, 40.0)), header((300, 80), 8.0, at_mm=(19.9, 40.0))], [0, 1]),  # both
+        ([header((200, 160), 0.5, at_mm=(20.2, 40.2))], [0, 1]),  # a closer look at a part: the rest has none
+        ([header((800, 1000), 2.0, at_mm=(20.0, 42.0), axes=(0, -1, 0, 1, 0, 0))], [0, 1]),  # turned, mostly beyond
+        ([header((800, 1000), 1.01, at_mm=(20.0, 40.8), axes=(0, -1, 0, 1, 0, 0))], [0]),  # turned, over it
+    ],
+)
+def test_levels_over_tissue_that_finer_ones_show_are_no_area_of_their_own(others, kept):
+    first = header(**PLACE, axes=(1, 0, 0, 0, 1, 0))
+    for other in others:
+        if tuple(map(float, other.ImageOrientationSlide)) == tuple(map(float, SOURCE.ImageOrientationSlide)):
+            other.ImageOrientationSlide = [1, 0, 0, 0, 1, 0]
+    assert not_shown_finer([first, *others]) == kept
+
+
+def test_the_finest_of_several_is_kept_wherever_it_stands():
+    assert not_shown_finer([header((100, 80), 10.0), header((1000, 800), 1.0), header((500, 400), 2.0)]) == [1]
+
+
+def test_what_does_not_say_where_it_lies_is_an_area_of_its_own():
+    nowhere, elsewhere = header(**PLACE), header(**PLACE)
+    del nowhere.TotalPixelMatrixOriginSequence
+    elsewhere.FrameOfReferenceUID = "1.2.3.4"
+    assert not_shown_finer([header(**PLACE), nowhere, elsewhere]) == [0, 1, 2]
+    assert begins_with(nowhere, header(**PLACE))
+
+
+@pytest.mark.parametrize(("shift_um", "begins"), [(0, True), (3.9, True), (4.1, False), (90, False)])
+def test_a_level_begins_with_another_within_one_of_its_own_pixels(shift_um, begins):
+    fine, coarse = header((600, 400), 1.0), header((150, 100), 4.0, at_mm=(20.0, 40.0 + shift_um / 1000))
+    assert begins_with(coarse, fine) is begins
