@@ -132,6 +132,7 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check(image, max_side_px)
             _drop_xmp(image)
+            _check_exif(image)
             if image.format == "TIFF":
                 _drop_directories(image)
             yield image
@@ -185,6 +186,12 @@ def _drop_xmp(image: Image.Image) -> None:
         image.info.pop(name, None)
 
 
+def _check_exif(image: Image.Image) -> None:
+    """Refuse too much of it: of a PNG what lies before the pixels, and once they are loaded what lies behind."""
+    as_text = image.info.get("Raw profile type exif", "")  # two letters a byte
+    check_exif(max(len(image.info.get("exif", b"")), len(as_text) // 2))
+
+
 def _drop_directories(image: Image.Image) -> None:
     """Forget the directories that a TIFF's own leads to: Pillow would read all that they say, of any length."""
     tags = image.getexif()
@@ -195,8 +202,7 @@ def _drop_directories(image: Image.Image) -> None:
 
 def _orientation(image: Image.Image) -> int:
     _drop_xmp(image)  # a PNG may have it after its pixels
-    as_text = image.info.get("Raw profile type exif", "")  # two letters a byte
-    check_exif(max(len(image.info.get("exif", b"")), len(as_text) // 2))
+    _check_exif(image)
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  whatever is wrong with metadata, the pixels are here

@@ -21,10 +21,14 @@ _MOST_STRAY_BYTES = 2**16
 """Between a JPEG's segments, where none should be. Pillow goes through them one by one."""
 _MOST_EXIF_BYTES = 2**17
 """A JPEG's segment, in which cameras write it, holds half as much."""
+_PLAIN_EXIF_BYTES = 2**12
+"""340 tags, which Pillow goes through in a millisecond or two. Previews have more: a worker thread reads those."""
 _CHUNK = struct.Struct(">I4s")
 _INFLATED_CHUNKS = frozenset((b"zTXt", b"iTXt", b"iCCP"))
 """Of a PNG, beside its pixels."""
 
+_GONE_THROUGH = (b"Exif\0\0", b"MPF\0", b"Photoshop 3.0\0")
+"""What begins the segments of a JPEG whose parts Pillow goes through one by one when it opens the file."""
 _LEAST_MARKER, _EXIF, SCAN, END, _FILL = 0xC0, 0xE1, 0xDA, 0xD9, 0xFF
 """What follows 0xFF in a JPEG; ITU-T T.81, table B.1, and CIPA DC-008, section 4.7.2."""
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -65,7 +69,7 @@ class Glance:
     Attributes:
         size: What the header states.
         is_plain: Whether it holds nothing that could take longer than its pixels: no text or profile that would be
-            inflated, no crowd of chunks, no scan after scan over the same pixels.
+            inflated, no crowd of chunks or tags, no scan after scan over the same pixels.
     """
 
     size: Size
@@ -159,11 +163,13 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def _glance_at_png(data: bytes) -> Glance | None:
     """Source: PNG (W3C, third edition), sections 5.6 and 11.2.1."""
     chunks, others, is_plain = 0, 0, True
-    for kind, _, _ in png_chunks(data):
+    for kind, begin, end in png_chunks(data):
         chunks += 1
         if kind != b"IDAT":
             others += 1
-            is_plain = is_plain and kind not in _INFLATED_CHUNKS
+            exif_bytes = _exif_bytes(data, kind, begin, end)
+            check_exif(exif_bytes)
+            is_plain = is_plain and kind not in _INFLATED_CHUNKS and exif_bytes <= _PLAIN_EXIF_BYTES
             if others > _MOST_SEGMENTS:
                 raise UnreadableImage(f"the PNG has more than {_MOST_SEGMENTS} chunks beside its pixels")
     if data[12:16] != b"IHDR" or len(data) < 24:
@@ -172,22 +178,33 @@ def _glance_at_png(data: bytes) -> Glance | None:
     return None if size is None else Glance(size, is_plain and chunks <= _MOST_SEGMENTS)
 
 
+def _exif_bytes(data: bytes, kind: bytes, begin: int, end: int) -> int:
+    """Return how many bytes of EXIF a PNG's chunk holds; Pillow takes uncompressed texts of two names for it too."""
+    if kind == b"eXIf" or (kind == b"tEXt" and data.startswith(b"exif\0", begin)):
+        return end - begin
+    if kind == b"tEXt" and data.startswith(b"Raw profile type exif\0", begin):
+        return (end - begin) // 2  # two letters a byte
+    return 0
+
+
 def _glance_at_jpeg(data: bytes) -> Glance | None:
     """Source: ITU-T T.81, section B.2.2."""
-    size, exif_bytes = None, 0
+    size, exif_bytes, gone_through_bytes = None, 0, 0
     for marker, begin, end in jpeg_segments(data):
         if marker == SCAN:
             break
         if marker in _FRAMES and size is None and begin + 9 <= len(data):
             height, width = struct.unpack_from(">HH", data, begin + 5)
             size = _size(width, height)
-        elif marker == _EXIF and data.startswith(b"Exif\0\0", begin + 4):  # Pillow puts them together
-            exif_bytes += end - begin
-            check_exif(exif_bytes)
+        elif data.startswith(_GONE_THROUGH, begin + 4):
+            gone_through_bytes += end - begin
+            if marker == _EXIF and data.startswith(b"Exif\0\0", begin + 4):  # Pillow puts them together
+                exif_bytes += end - begin
+                check_exif(exif_bytes)
     scans = data.count(b"\xff\xda")  # where a scan goes on 0xFF is followed by something else
     if scans > _MOST_SCANS:
         raise UnreadableImage(f"the JPEG has more than {_MOST_SCANS} scans")
-    return None if size is None else Glance(size, scans <= _PLAIN_SCANS)
+    return None if size is None else Glance(size, scans <= _PLAIN_SCANS and gone_through_bytes <= _PLAIN_EXIF_BYTES)
 
 
 def _size(width_px: int, height_px: int) -> Size | None:
@@ -216,11 +233,15 @@ def _check_directory(data: bytes, byte_order: str, is_big: bool) -> None:
     layout = struct.Struct(byte_order + entry)
     begin += struct.calcsize(byte_order + count)
     listed = data[begin : begin + tags * layout.size]
-    numbers = 0
+    numbers, kept_bytes = 0, 0
     for tag, kind, length in layout.iter_unpack(listed[: len(listed) // layout.size * layout.size]):
         if tag in _PIECES and length > _MOST_PIECES:
             raise UnreadableImage(f"the TIFF has more than {_MOST_PIECES} strips or tiles")
+        if kind in _KEPT_AS_BYTES:
+            kept_bytes += length
         if kind not in _KEPT_AS_BYTES or tag == _COLOUR_MAP:
             numbers += length
     if numbers > _MOST_NUMBERS:
         raise UnreadableImage(f"the TIFF has more than {_MOST_NUMBERS} numbers in its tags")
+    if kept_bytes > len(data):  # of tags over the same bytes, each would have its own copy
+        raise UnreadableImage("the TIFF's tags state more bytes than it has")

@@ -213,7 +213,7 @@ def _pixels_stated(
     if seen_at_once is None or max(seen_at_once.size.width_px, seen_at_once.size.height_px) > max_side_px:
         return None
     size = seen_at_once.size
-    scale = plan_scale(mpp, None, model_um_per_px, size)
+    scale = plan_scale(mpp, None, model_um_per_px, size, "file")
     seen = scale.seen(size)
     return None if max(seen.width_px, seen.height_px) > max_side_px else _pixels(size, scale)
 

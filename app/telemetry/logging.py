@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import warnings
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -58,11 +59,16 @@ def extras(record: logging.LogRecord) -> dict[str, object]:
 
 
 def configure(level: str, log_format: LogFormat) -> None:
-    """Send every log of the process to standard error in one format."""
+    """Send every log of the process to standard error in one format.
+
+    Not what Pillow warns of: an upload could make it warn of each of its tags, thousands of times. Its warning of too
+    many pixels never comes: `app.imaging.decode`, which has a limit of its own, turns it off.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # What no line shows is not looked up; see "Optimization" in the standard library's logging HOWTO.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None

@@ -130,7 +130,11 @@ BOMBS: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     "the same in iTXt": (lambda: png_with(png_chunk(b"iTXt", b"t\0\1\0\0\0" + zeros())), {200, 422}),
     "a PNG of 200 texts of 1 MiB": (lambda: encoded(PICTURE, pnginfo=text_of(zipped=True, notes=200)), {200, 422}),
     "a TIFF of 4 billion strips": (lambda: tiff_of({273: (4, 2**32 - 1, 8), 279: (4, 2**32 - 1, 8)}), {200, 422}),
-    "a TIFF of 1 GiB of a tag": (lambda: tiff_of({270: (2, 2**30, 8)}), {200, 422}),
+    "a TIFF of 1 GiB of a tag": (lambda: tiff_of({270: (2, 2**30, 8)}), {422}),
+    "a TIFF of 300 tags of 2 MiB over the same bytes": (
+        lambda: tiff_of({40_000 + number: (7, 2**21, 8) for number in range(300)}, pixels=bytes(2**21)),
+        {422},
+    ),
     "a TIFF of a strip of 4 GiB": (lambda: tiff_of({279: (4, 1, 2**32 - 1)}), {200, 422}),
     "a TIFF of rows without end": (lambda: tiff_of({278: (4, 1, 2**32 - 1)}), {200, 422}),
     "a TIFF of 65,535 samples a pixel": (lambda: tiff_of({277: (3, 1, 65_535)}), {415, 422}),

@@ -114,6 +114,9 @@ def soak(seconds: float, clients: int, rounds: int, seed: int) -> Findings:
         try:
             rests = list(_rounds(service, bundle, seconds / rounds, clients, rounds, seed, findings))
             findings.faults.update(growth(rests))
+        except BaseException:
+            click.echo(service.said(most_lines=20))
+            raise
         finally:
             if service.stop() != 0:
                 findings.faults[f"it ended with status {service.process.returncode}"] += 1

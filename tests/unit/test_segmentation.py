@@ -221,9 +221,10 @@ def test_the_pixels_of_a_patch_whose_client_left_are_held_until_its_decoding_end
     [
         (encoded(noise(9, 9)), True),
         (with_chunk(encoded(noise(9, 9)), b"prVt", bytes(2**20)), False),
+        (with_chunk(encoded(noise(9, 9)), b"eXIf", b"II*\0\x08\0\0\0" + bytes(5000)), False),
         (encoded(noise(9, 9), "BMP"), False),
     ],
-    ids=["small", "few pixels in a large file", "of a format without a glance"],
+    ids=["small", "few pixels in a large file", "few pixels and much EXIF", "of a format without a glance"],
 )
 def test_what_is_decoded_on_the_event_loop_is_small_in_every_way(monkeypatch, data, expected):
     said: list[bool] = []

@@ -1,6 +1,7 @@
 """What a file says of itself at a glance, before a decoder looks, and what is not shown to one."""
 
 import struct
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from app.errors import UnreadableImage
-from app.imaging.decode import decode
+from app.imaging.decode import decode, opened
 from app.imaging.structure import glance, jpeg_segments, png_chunks
 from app.pathology.geometry import Size
-from tests.pictures import AFTER_HEADER, LONG, SHORT, encoded, exif, noise, png_chunk, tiff_of, with_chunk
+from tests.pictures import AFTER_HEADER, BEFORE_END, LONG, SHORT, encoded, exif, noise, png_chunk, tiff_of, with_chunk
 
 
 def saved(kind: str, **options: object) -> bytes:
@@ -54,6 +55,41 @@ def test_a_jpeg_of_many_scans_is_not_plain():
     assert found is not None
     assert found.size == Size(31, 17)
     assert not found.is_plain
+
+
+def directory_of(length: int) -> bytes:
+    """EXIF of so many bytes: tags of a number, and nothing behind them."""
+    tags = (length - 14) // 12
+    listed = b"".join(struct.pack("<HHII", number, SHORT, 1, 1) for number in range(1000, 1000 + tags))
+    return (b"II*\0\x08\0\0\0" + struct.pack("<H", tags) + listed).ljust(length, b"\0")
+
+
+def segment_of(marker: int, begin: bytes, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, 2 + len(begin) + len(data)) + begin + data
+
+
+RAW_EXIF = b"Raw profile type exif\0"
+
+
+@pytest.mark.parametrize(
+    "with_metadata",
+    [
+        lambda data: with_chunk(saved("PNG"), b"eXIf", data),
+        lambda data: with_chunk(saved("PNG"), b"eXIf", data, at=BEFORE_END),
+        lambda data: with_chunk(saved("PNG"), b"tEXt", b"exif\0" + data),
+        lambda data: with_chunk(saved("PNG"), b"tEXt", RAW_EXIF + b"\nexif\n0\n" + data.hex().encode()),
+        lambda data: with_segments(segment_of(0xE1, b"Exif\0\0", data)),
+        lambda data: with_segments(segment_of(0xE1, b"Exif\0\0", data[:2000]) * (len(data) // 2000)),
+        lambda data: with_segments(segment_of(0xE2, b"MPF\0", data)),
+        lambda data: with_segments(segment_of(0xED, b"Photoshop 3.0\0", data)),
+    ],
+    ids=["PNG", "PNG, last", "PNG, text", "PNG, letters", "JPEG", "JPEG, in parts", "JPEG, several", "Photoshop"],
+)
+def test_a_file_whose_metadata_is_a_crowd_of_tags_is_not_plain(with_metadata):
+    for length, is_plain in ((4000, True), (6000, False)):
+        found = glance(with_metadata(directory_of(length)))
+        assert found is not None
+        assert found.is_plain is is_plain
 
 
 def in_pieces(png: bytes, piece_bytes: int) -> bytes:
@@ -115,15 +151,19 @@ def test_more_exif_than_a_camera_writes_is_refused_where_it_would_be_read():
     image, more = noise(8, 8), exif(6).tobytes() + bytes(2**17)
     segments = [more[6:][at : at + 60_000] for at in range(0, len(more), 60_000)]
     jpeg = with_segments(b"".join(b"\xff\xe1" + struct.pack(">H", 8 + len(s)) + b"Exif\0\0" + s for s in segments))
-    files = [
-        jpeg,
-        with_chunk(encoded(image), b"eXIf", more[6:]),
-        with_chunk(encoded(image), b"tEXt", b"Raw profile type exif\0\nexif\n0\n" + more.hex().encode()),
-        encoded(image, "WEBP", lossless=True, exif=more),
-    ]
+    text = RAW_EXIF + b"\nexif\n0\n" + more.hex().encode()
+    files = [jpeg, encoded(image, "WEBP", lossless=True, exif=more)]
+    for at in (AFTER_HEADER, BEFORE_END):
+        files += (with_chunk(encoded(image), b"eXIf", more[6:], at), with_chunk(encoded(image), b"tEXt", text, at))
     for data in files:
-        with pytest.raises(UnreadableImage, match="EXIF has more than 128 KiB"):
-            decode(data, 8)
+        with pytest.raises(UnreadableImage, match="EXIF has more than 128 KiB"), opened(data, 8):
+            pytest.fail("a decoder would see it")
+
+
+def test_compressed_exif_behind_the_pixels_is_refused_once_it_is_known():
+    text = RAW_EXIF + b"\0" + zlib.compress(b"\nexif\n0\n" + bytes(2**17).hex().encode())
+    with pytest.raises(UnreadableImage, match="EXIF has more than 128 KiB"):
+        decode(with_chunk(encoded(noise(8, 8)), b"zTXt", text, at=BEFORE_END), 8)
 
 
 def directory(byte_order: str, entries: dict[int, tuple[int, int]], *, is_big: bool) -> bytes:
@@ -145,6 +185,9 @@ def directory(byte_order: str, entries: dict[int, tuple[int, int]], *, is_big: b
         ({282: (5, 2**17), 283: (5, 2**17 + 1)}, "more than 262144 numbers in its tags"),
         ({320: (1, 2**18 + 1)}, "more than 262144 numbers in its tags"),
         (dict.fromkeys(range(1001), (SHORT, 1)), "more than 1000 tags"),
+        ({270: (2, 200)}, "state more bytes than it has"),
+        ({700: (1, 200)}, "state more bytes than it has"),
+        ({40_000: (7, 60), 40_001: (7, 60), 40_002: (1, 60), 40_003: (2, 60)}, "state more bytes than it has"),
     ],
 )
 def test_a_tiff_that_lists_more_than_an_image_needs_is_refused(byte_order, is_big, entries, said):
@@ -155,8 +198,8 @@ def test_a_tiff_that_lists_more_than_an_image_needs_is_refused(byte_order, is_bi
 @pytest.mark.parametrize("is_big", [False, True])
 @pytest.mark.parametrize("byte_order", ["<", ">"])
 def test_a_tiff_of_as_much_as_images_need_is_left_to_the_decoder(byte_order, is_big):
-    entries = {273: (LONG, 2**16), 279: (LONG, 2**16), 270: (2, 2**24), 34675: (7, 2**24), 700: (1, 2**24)}
-    assert glance(directory(byte_order, entries, is_big=is_big)) is None
+    entries = {273: (LONG, 2**16), 279: (LONG, 2**16), 270: (2, 2**20), 34675: (7, 2**20), 700: (1, 2**20)}
+    assert glance(directory(byte_order, entries, is_big=is_big) + bytes(3 * 2**20)) is None
 
 
 def test_a_tiff_of_a_strip_a_row_is_decoded():
