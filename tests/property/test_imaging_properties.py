@@ -7,8 +7,7 @@ from app.imaging.resampling import resample_map
 from app.imaging.stitching import Stitcher
 from app.imaging.tiling import plan_windows
 from app.pathology.classes import WSSS4LUAD
-from app.pathology.geometry import Size
-from app.segmentation.scale import LEAST_UM_PER_PX, MOST_UM_PER_PX
+from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX, Size
 from tests.pictures import encoded, noise, opened
 from tests.unit.test_scale import segment
 
