@@ -136,11 +136,7 @@ def input_warnings(seen: Appearance) -> tuple[InputWarning, ...]:
         return (InputWarning("out_of_distribution", message),)
     found = []
     if seen.ink > MOST_INK:
-        message = (
-            f"{seen.ink:.0%} of the patch is dark in a colour that H&E tissue lacks; "
-            "pen marks, dye or pigment may be taken for tissue."
-        )
-        found.append(InputWarning("pen_marks", message))
+        found.append(_pen_marks(seen, "patch"))
     if seen.sharpness is not None and seen.sharpness < LEAST_SHARPNESS:
         message = (
             f"The finest detail is weak (sharpness {seen.sharpness:.2f}, where {LEAST_SHARPNESS} and more is sharp); "
@@ -162,12 +158,16 @@ def slide_warnings(seen: Appearance) -> tuple[InputWarning, ...]:
         )
         return (InputWarning("out_of_distribution", message),)
     if seen.ink > MOST_INK:
-        message = (
-            f"{seen.ink:.0%} of the slide is dark in a colour that H&E tissue lacks; "
-            "pen marks, dye or pigment may be taken for tissue."
-        )
-        return (InputWarning("pen_marks", message),)
+        return (_pen_marks(seen, "slide"),)
     return ()
+
+
+def _pen_marks(seen: Appearance, what: str) -> InputWarning:
+    message = (
+        f"{seen.ink:.0%} of the {what} is dark in a colour that H&E tissue lacks; "
+        "pen marks, dye or pigment may be taken for tissue."
+    )
+    return InputWarning("pen_marks", message)
 
 
 def _density_of_sample(image: RgbImage) -> _Floats:

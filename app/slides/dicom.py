@@ -18,7 +18,7 @@ from app.imaging.dicom_packages import require_dicom
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 from app.slides.dicom_frames import frames, to_rgb
-from app.slides.dicom_header import is_part, read_header, read_pixels
+from app.slides.dicom_header import covering_tiles, is_part, read_header, read_pixels
 from app.slides.dicom_spacing import um_per_px
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ def _checked_size(dataset: "Dataset", max_side_px: int) -> Size:
     count = _frame_count(dataset)
     if not tiled and count != 1:
         raise UnsupportedImage(f"the DICOM image has {count} frames; send one frame, or a tiled whole slide image")
-    needed = -(-size.width_px // frame.width_px) * -(-size.height_px // frame.height_px)
-    if count > needed:
+    if tiled and count > (needed := covering_tiles(dataset)):
         raise UnsupportedImage(
             f"the DICOM image has {count} frames where {needed} cover it; send an instance of one focal plane and"
             " one optical path, without overlaps"

@@ -89,6 +89,12 @@ def is_part(dataset: "Dataset") -> bool:
     return "ConcatenationUID" in dataset and dataset.get("InConcatenationTotalNumber") != 1
 
 
+def covering_tiles(dataset: "Dataset") -> int:
+    """Return how many frames cover the total pixel matrix of a tiled image once; DICOM PS3.3, section C.8.12.4."""
+    rows = -(-int(dataset.TotalPixelMatrixRows) // int(dataset.Rows))
+    return rows * -(-int(dataset.TotalPixelMatrixColumns) // int(dataset.Columns))
+
+
 def check_single(dataset: "Dataset") -> None:
     """Refuse an instance of several focal planes or optical paths, also a sparse one that does not state how many.
 
@@ -100,7 +106,7 @@ def check_single(dataset: "Dataset") -> None:
             raise SlideUnreadable(
                 f"a level of the slide has {count} {what}; store the one to be segmented in a series of its own"
             )
-    tiles = -(-dataset.TotalPixelMatrixRows // dataset.Rows) * -(-dataset.TotalPixelMatrixColumns // dataset.Columns)
+    tiles = covering_tiles(dataset)
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > tiles:
         raise SlideUnreadable(
             f"a level of the slide has {frames} frames where {tiles} cover it; store one focal plane and one optical"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 _MOST = 0.5
+"""Share of a pyramid that finer ones may show, and it is still an area of its own."""
 
 
 def begins_with(header: Dataset, other: Dataset) -> bool:
