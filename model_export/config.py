@@ -62,11 +62,14 @@ class Recipe(BaseModel):
         steps_per_epoch: Optimiser steps in an epoch.
         batch_size: Crops in a step.
         crop_px: Side of a crop, in px, a multiple of the network's stride.
-        learning_rate: Peak rate of the heads; the schedule is a linear warm-up, then a cosine to zero.
+        learning_rate: Peak rate of the heads; the schedule is a linear warm-up, then a cosine down to `final_rate`.
+        final_rate: The rate at the end as a fraction of its peak. Only where it is not near zero do the last weights
+            differ, and `average_decay` has something to average.
         encoder_rate: The encoder's rate as a fraction of `learning_rate`.
         warmup: Fraction of all steps spent warming up.
         weight_decay: AdamW's decoupled weight decay.
         dropout: Dropout before each head.
+        stochastic_depth: Probability that a crop skips the last block of the encoder; see `network.py`.
         detail: Whether the decoder reads half and full resolution too, or stops at a quarter.
         dice_weight: Weight of the Dice loss beside the cross-entropy.
         label_weight: Weight of the classification loss.
@@ -86,6 +89,8 @@ class Recipe(BaseModel):
         label_smoothing: How much of each pixel's truth is spread over all classes.
         cutmix: Probability that a rectangle of another crop is laid over a crop.
         blur: Probability that a crop is out of focus.
+        uniform_labels: Names of label classes that fill a patch which has their label alone, wherever it is not glass.
+            Not for tumor, whose patches hold mucin, nor for stroma, whose patches hold epithelium.
         label_patch_px: Learn from labels alone: the pairs are cut into patches of about this side, in px, which keep
             their labels and lose their class maps; see `training/weak.py`.
         bag_weight: Weight of the loss that teaches the class maps from labels.
@@ -105,10 +110,12 @@ class Recipe(BaseModel):
     batch_size: int = Field(default=16, ge=2)
     crop_px: int = Field(default=224, ge=32, multiple_of=32)
     learning_rate: Positive = 1e-3
+    final_rate: Fraction = 0.0
     encoder_rate: Positive = 0.5
     warmup: Fraction = 0.05
     weight_decay: NotNegative = 1e-2
     dropout: Below1 = 0.2
+    stochastic_depth: Below1 = 0.0
     detail: bool = True
     dice_weight: NotNegative = 0.5
     label_weight: NotNegative = 0.2
@@ -126,6 +133,7 @@ class Recipe(BaseModel):
     label_smoothing: Fraction = 0.0
     cutmix: Fraction = 0.0
     blur: Fraction = 0.0
+    uniform_labels: tuple[str, ...] = ()
     label_patch_px: int | None = Field(default=None, ge=32)
     bag_weight: NotNegative = 0.0
     slides: str | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from model_export.cli.evaluate import evaluate, robustness
+from model_export.cli.evaluate import compare, evaluate, robustness
 from model_export.cli.export import export, verify_command
 from model_export.cli.quantize import quantize
 from model_export.cli.report import report_command
@@ -45,5 +45,15 @@ def main() -> None:
     """Train a network, score it, and turn it into a bundle that the service runs."""
 
 
-for command in (train, evaluate, cross_validate_command, robustness, report_command, export, verify_command, quantize):
+for command in (
+    train,
+    evaluate,
+    cross_validate_command,
+    compare,
+    robustness,
+    report_command,
+    export,
+    verify_command,
+    quantize,
+):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""`evaluate` and `robustness`: scores of networks that are there."""
+"""`evaluate`, `robustness` and `compare`: scores of networks that are there."""
 
 from pathlib import Path
 
@@ -9,6 +9,8 @@ from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import Views
 from model_export.cli.options import FILE, FOLDER, checkpoints_option, either, views_option
 from model_export.cli.terminal import show_scores, show_summary
+from model_export.compare import DRAWS
+from model_export.compare import compare as compare_scores
 from model_export.corruptions import CORRUPTIONS
 from model_export.evaluate import evaluate as score_and_draw
 from model_export.evaluate import evaluate_folds
@@ -16,6 +18,7 @@ from model_export.factory import load_network
 from model_export.held_out import checkpoints_of, chosen_by_score, held_out_by, held_out_of, notes_held_out
 from model_export.robustness import read_results, score_corruption, write_results
 from model_export.training.dataset import read_pairs
+from model_export.training.slides import load_slides
 from model_export.views import with_views
 
 
@@ -90,3 +93,16 @@ def robustness(
         click.echo(f"{corruption.name:36} {shown}")
     write_results(results, sum(len(samples) for _, samples in networks), out, earlier)
     click.echo(f"written: {out}")
+
+
+@click.command()
+@click.argument("first", type=FILE)
+@click.argument("second", type=FILE)
+@click.option("--slides", help="Name of a shipped table of slides, or a CSV file; else each image is one of its own.")
+def compare(first: Path, second: Path, slides: str | None) -> None:
+    """Compare two scores.json of the same images: SECOND less FIRST, and 95 % intervals over slides."""
+    differences, count = compare_scores(first, second, WSSS4LUAD, load_slides(slides))
+    click.echo(f"{'':16}   first  second    less   in 95 % of {DRAWS} draws of {count} slides")
+    for found in differences:
+        less = f"{found.second - found.first:+7.3f}   {found.low:+.3f} to {found.high:+.3f}"
+        click.echo(f"{found.name:16} {found.first:7.3f} {found.second:7.3f} {less}")

@@ -25,7 +25,7 @@ from model_export.training.loop import LAST_FILE, Progress, Trainer
 from model_export.training.members import MEMBER_FOLDER, keep_mean, mean_of, members_of
 from model_export.training.statistics import take_statistics
 from model_export.training.teacher import fill_unknown
-from model_export.training.weak import labels_alone
+from model_export.training.weak import filled, labels_alone
 
 TEACHER_FOLDER = "teacher"
 LABELS_FOLDER = "labels"
@@ -113,6 +113,8 @@ def seen_by(
     seen = {name: sources[name] for name in recipe.shares}
     if recipe.label_patch_px is not None and "wsss4luad" in seen:
         seen["wsss4luad"] = labels_alone(seen["wsss4luad"], recipe.label_patch_px, classes)
+    if "wsss4luad" in seen:
+        seen["wsss4luad"] = filled(seen["wsss4luad"], recipe.uniform_labels, classes)
     return seen
 
 

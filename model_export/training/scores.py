@@ -31,7 +31,7 @@ class Scores:
             called where the background is given: by the highest logit of a label class.
         calibration: The probabilities of a part of these pixels.
         labels: The labels of each image.
-        images: `name` and `pixel_scores` of each image.
+        images: `name` of each image; where it has a class map, its `confusion` and `pixel_scores` too.
     """
 
     classes: Sequence[TissueClass]
@@ -155,6 +155,7 @@ def score(network: nn.Module, samples: Sequence[Sample], classes: Sequence[Tissu
             one.add_class_map(sample.class_map, prediction.class_map)
             one.add_logits(sample.class_map, prediction.logits[0])
             losses.append(segmentation_loss(prediction, sample.class_map, IGNORE))
-        one.images = [{"name": sample.name, **one.pixel_scores()}]
+        counted = {"confusion": one.confusion.tolist(), **one.pixel_scores()} if sample.has_mask else {}
+        one.images = [{"name": sample.name, **counted}]
         total = total + one
     return total, losses

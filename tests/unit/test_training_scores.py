@@ -163,6 +163,8 @@ def test_a_networks_scores_are_those_of_its_predictions_image_by_image():
     assert [image["name"] for image in scores.images] == ["00.png", "01.png", "labelled.png"]
     for image, sample, class_map in zip(scores.images, samples, maps, strict=False):
         assert image["pixel_accuracy"] == (class_map == sample.class_map).mean()
+        assert np.sum(image["confusion"]) == 64 * 64
+    assert scores.confusion.tolist() == np.sum([image["confusion"] for image in scores.images[:2]], axis=0).tolist()
     assert scores.images[2] == {"name": "labelled.png"}
     assert len(losses) == 2
     assert scores.confusion.sum() == 2 * 64 * 64

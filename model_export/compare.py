@@ -1,0 +1,93 @@
+"""Two networks' scores on the same images, and how far their difference depends on which slides these are of."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.pathology.classes import TissueClass
+from model_export.errors import InvalidData
+from model_export.training.scores import Scores
+
+DRAWS = 2000
+"""Of slides, with replacement."""
+_EDGES = (2.5, 97.5)
+"""Percent of the draws below each end of an interval."""
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A score of two networks.
+
+    Attributes:
+        name: As `Scores.pixel_scores` has it.
+        first: The first network's, 0 to 1, from the sums over all images.
+        second: The second's.
+        low: Of the second less the first, what 2.5 % of the draws fall below.
+        high: What 2.5 % lie above.
+    """
+
+    name: str
+    first: float
+    second: float
+    low: float
+    high: float
+
+
+def compare(
+    first: Path, second: Path, classes: Sequence[TissueClass], slides: Mapping[str, str]
+) -> tuple[list[Difference], int]:
+    """Return each score of the class maps, of two networks on the same images, and of how many slides these are.
+
+    Both are scored again on slides drawn with replacement, as many as there are: images of one slide look alike, and
+    are no further evidence. What another seed would have made of either network is not in this.
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile intervals).
+
+    Args:
+        first: A `scores.json`, of `evaluate` or of a whole cross-validation.
+        second: Another.
+        classes: The classes of the class maps.
+        slides: The slide of each image by name; one that it does not name is a slide of its own.
+
+    Raises:
+        InvalidData: A file has no counts of single images, or the two are of other images.
+    """
+    ours, theirs = _counts(first, classes), _counts(second, classes)
+    if odd := sorted(ours.keys() ^ theirs.keys()):
+        raise InvalidData(f"{first} and {second} are of different images: only one of them has {odd[0]}")
+    names = sorted({slides.get(image, image) for image in ours})
+    by_slide = np.zeros((2, len(names), len(classes), len(classes)), np.int64)
+    for image in ours:
+        by_slide[:, names.index(slides.get(image, image))] += (ours[image], theirs[image])
+    drawn: dict[str, list[float]] = {}
+    for times in np.random.default_rng(_SEED).multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS):
+        before, after = (_scores(np.tensordot(times, counts, 1), classes) for counts in by_slide)
+        for name in before:  # which there are depends on the truth, and that is the same
+            drawn.setdefault(name, []).append(after[name] - before[name])
+    before, after = (_scores(counts.sum(axis=0), classes) for counts in by_slide)
+    edges = {name: np.percentile(drawn[name], _EDGES).tolist() for name in before}
+    return [Difference(name, before[name], after[name], *edges[name]) for name in before], len(names)
+
+
+def _counts(path: Path, classes: Sequence[TissueClass]) -> dict[str, NDArray[np.int64]]:
+    """Return the confusion matrix of each image that has a class map, by name."""
+    try:
+        images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        counts = {image["name"]: np.array(image["confusion"], np.int64) for image in images if "confusion" in image}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidData(f"{path}: not a scores.json") from error
+    if not counts:
+        raise InvalidData(f"{path}: has no confusion of each image; write it anew with `evaluate`")
+    if any(found.shape != (len(classes),) * 2 for found in counts.values()):
+        raise InvalidData(f"{path}: of other classes")
+    return counts
+
+
+def _scores(confusion: NDArray[np.int64], classes: Sequence[TissueClass]) -> dict[str, float]:
+    scores = Scores(classes)
+    scores.confusion = confusion
+    return scores.pixel_scores()

@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+
+from app.pathology.classes import WSSS4LUAD
+from model_export.compare import compare
+from model_export.errors import InvalidData
+
+
+def counts(right, wrong):
+    """A confusion of tumor and stroma: so many pixels of each class right, and so many taken for the other."""
+    confusion = np.zeros((4, 4), int)
+    confusion[0, 0] = confusion[1, 1] = right
+    confusion[0, 1] = confusion[1, 0] = wrong
+    return confusion.tolist()
+
+
+def written(path, images):
+    path.write_text(json.dumps({"images": [{"name": name, **more} for name, more in images.items()]}))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Of four images the second network is better in three, and worse in the last."""
+    first = {f"{index}.png": {"confusion": counts(80, 20)} for index in range(4)}
+    second = {
+        f"{index}.png": {"confusion": counts(90 if index < 3 else 60, 10 if index < 3 else 40)} for index in range(4)
+    }
+    labelled = {"labelled.png": {}}
+    return written(tmp_path / "first.json", {**first, **labelled}), written(tmp_path / "second.json", second | labelled)
+
+
+def test_scores_are_those_of_all_images_together(files):
+    differences, slides = compare(*files, WSSS4LUAD, {})
+
+    found = {each.name: each for each in differences}
+    assert slides == 4
+    assert list(found) == ["iou_tumor", "iou_stroma", "tissue_miou", "pixel_accuracy"]
+    assert found["pixel_accuracy"].first == pytest.approx(0.8)
+    assert found["pixel_accuracy"].second == pytest.approx(0.825)
+    assert found["tissue_miou"].first == pytest.approx(80 / 120)
+    assert found["tissue_miou"].second == pytest.approx(330 / (400 + 70))
+
+
+def test_the_interval_spans_what_other_slides_would_have_said(files):
+    [accuracy] = [each for each in compare(*files, WSSS4LUAD, {})[0] if each.name == "pixel_accuracy"]
+
+    # Of four images drawn, all four may be better, or at most three the worse one: one draw in 256 has four of it.
+    assert accuracy.low == pytest.approx(-0.125, abs=0.03)
+    assert accuracy.high == pytest.approx(0.1)
+
+
+def test_images_of_one_slide_are_drawn_together(files):
+    slides = {f"{index}.png": "only" for index in range(4)}
+
+    differences, count = compare(*files, WSSS4LUAD, slides)
+
+    assert count == 1
+    for each in differences:
+        assert each.low == each.high == pytest.approx(each.second - each.first)
+
+
+def test_a_network_does_not_differ_from_itself(files):
+    for each in compare(files[0], files[0], WSSS4LUAD, {})[0]:
+        assert (each.low, each.high, each.first) == (0.0, 0.0, each.second)
+
+
+def test_the_same_question_has_the_same_answer(files):
+    assert compare(*files, WSSS4LUAD, {}) == compare(*files, WSSS4LUAD, {})
+
+
+def test_other_images_cannot_be_compared(files, tmp_path):
+    other = written(tmp_path / "other.json", {"7.png": {"confusion": counts(1, 0)}})
+
+    with pytest.raises(InvalidData, match=r"first\.json and .*other\.json are of different images: .* has 0\.png$"):
+        compare(files[0], other, WSSS4LUAD, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("not JSON", "not a scores.json"),
+        ("[]", "not a scores.json"),
+        ('{"images": 3}', "not a scores.json"),
+        ('{"images": [{"confusion": [[1]]}]}', "not a scores.json"),
+        (
+            '{"images": [{"name": "a.png", "pixel_accuracy": 1.0}]}',
+            "has no confusion of each image; write it anew with",
+        ),
+        ('{"images": [{"name": "a.png", "confusion": [[1]]}]}', "of other classes"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(files, tmp_path, text, said):
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+
+    with pytest.raises(InvalidData, match=rf"odd\.json: {said}"):
+        compare(files[0], path, WSSS4LUAD, {})
