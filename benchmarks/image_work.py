@@ -17,9 +17,9 @@ import click
 import numpy as np
 from PIL import Image
 
+from app.imaging.appearance import appearance
 from app.imaging.decode import decode, decode_by_pillow
 from app.imaging.paint import paint_confidence, paint_mask, paint_overlay
-from app.imaging.plausibility import appearance
 from app.imaging.sharpness import sharpness
 from app.pathology.arrays import ClassMap, RgbImage
 from app.pathology.classes import WSSS4LUAD

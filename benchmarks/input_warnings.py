@@ -19,7 +19,8 @@ import tifffile
 import torch
 from PIL import Image
 
-from app.imaging.plausibility import WARNING_CODES, appearance, input_warnings
+from app.imaging.appearance import appearance
+from app.imaging.plausibility import WARNING_CODES, input_warnings
 from app.pathology.arrays import RgbImage
 from benchmarks import impostors
 from model_export.training.augment import jitter_stain

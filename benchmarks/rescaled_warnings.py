@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from app.imaging.plausibility import appearance, input_warnings
+from app.imaging.appearance import appearance
+from app.imaging.plausibility import input_warnings
 from app.imaging.resampling import resample_image
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size

@@ -15,7 +15,8 @@ import skimage.data
 import tifffile
 from PIL import Image
 
-from app.imaging.plausibility import LEAST_HE_STAIN, appearance, slide_appearance, slide_warnings
+from app.imaging.appearance import appearance, slide_appearance
+from app.imaging.plausibility import LEAST_HE_STAIN, slide_warnings
 from app.pathology.arrays import RgbImage
 from benchmarks import impostors
 from benchmarks.input_warnings import IMAGES, SLIDES

@@ -20,6 +20,7 @@ from app.pathology.manifest import (
     GOLDEN_FILE,
     GRAPH_INPUT,
     GRAPH_OUTPUTS,
+    HE,
     MANIFEST_FILE,
     MODEL_FILE,
     ModelManifest,
@@ -58,6 +59,7 @@ class ModelCard:
     window_px: int = WINDOW_PX
     margin_px: int = MARGIN_PX
     um_per_px: float | None = None
+    stain: str = HE
     training_data: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     label_thresholds: tuple[float, ...] | None = None
@@ -114,6 +116,7 @@ def _draft_manifest(card: ModelCard) -> ModelManifest:
             window_px=card.window_px,
             margin_px=card.margin_px,
             um_per_px=card.um_per_px,
+            stain=card.stain,
             training_data=card.training_data,
             metrics=card.metrics,
             sha256="0" * 64,

@@ -8,7 +8,8 @@ import math
 import mmap
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 
 from app.access.callers import Caller
@@ -18,6 +19,9 @@ _MINUTE_NS = 60 * 10**9
 _SETS = 1024
 _WAYS = 16
 """Places of a caller: one name in a set's sixteen. 1024 sets take 256 KiB, of which the system gives what is used."""
+
+_LONGEST_HELD_SECONDS = 0.25
+"""It is held for microseconds."""
 
 
 class Rates:
@@ -49,7 +53,7 @@ class Rates:
         if limit is None:
             return
         each = _MINUTE_NS // limit
-        with self._lock:
+        with self._alone():
             now = self._clock()
             at = self._place_of(caller, now)
             moment = max(now, self._memory[at + 1])
@@ -63,9 +67,19 @@ class Rates:
         limit = self.limit_of(caller)
         if limit is None or not images:
             return
-        with self._lock:
+        with self._alone():
             at = self._place_of(caller, self._clock())
             self._memory[at + 1] -= images * (_MINUTE_NS // limit)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep the other processes out; but not for ever, where one was killed that held the lock."""
+        self._lock.acquire(timeout=_LONGEST_HELD_SECONDS)
+        try:
+            yield
+        finally:
+            with suppress(ValueError):  # of two that no longer waited, the other has given it back
+                self._lock.release()
 
     def _place_of(self, caller: Caller, now: int) -> int:
         """Return where the caller's numbers are; one whose moment has passed is as if it had never come."""

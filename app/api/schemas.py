@@ -12,7 +12,7 @@ from app.api.renderings import View
 from app.imaging.plausibility import WarningCode
 from app.pathology.classes import TissueClass, code
 from app.pathology.composition import tissue_fractions
-from app.pathology.manifest import ModelManifest, Precision, Views
+from app.pathology.manifest import HE, ModelManifest, Precision, Views
 from app.segmentation.patch import SegmentedPatch
 from app.segmentation.scale import Source, Unchanged
 
@@ -161,6 +161,11 @@ class ModelCard(BaseModel):
         description="Number of orientations in which the model looks at an image; the cost is as many times higher.",
     )
     um_per_px: float | None = Field(description="Pixel spacing of the training images; null when not known.")
+    stain: str = Field(
+        default=HE,
+        description="What the training images were stained with. If it is not H&E, images are not judged by their"
+        " colours: no answer has the warnings out_of_distribution and pen_marks.",
+    )
     precision: Precision = Field(description="The precision in which the graph computes.")
     training_data: list[str]
     metrics: dict[str, float]

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.archive_settings import ArchiveSettings
 from app.cli.options import FiniteRange, setting_options, settings_as, settings_of
 from app.errors import ExtraMissing
 from app.imaging.dicom_packages import require_dicom
 from app.inference.model import load_segmenter
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
-from app.settings import ArchiveSettings, Settings
+from app.segmentation.slide import SlideOptions
+from app.settings import Settings
 from app.telemetry.metrics import SegmentationMetrics
 
 if TYPE_CHECKING:  # what needs an extra is imported once it is known to be there
@@ -35,16 +37,12 @@ class Given:
     Attributes:
         service: Of the model.
         archive: Of the archive.
-        um_per_px: Pixel spacing at which the model sees a slide, or None.
-        max_pixels: Most pixels that it sees, and of a result.
-        has_report: Whether a report is stored beside each result.
+        slides: How slides are answered.
     """
 
     service: Settings
     archive: ArchiveSettings
-    um_per_px: float | None
-    max_pixels: int
-    has_report: bool = False
+    slides: SlideOptions
 
 
 def archive_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -86,10 +84,10 @@ def archive_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def given_settings(options: dict[str, Any]) -> Given:
     """Return what the options, which are used up, and the environment say."""
-    level = {name: options.pop(name) for name in ("um_per_px", "max_pixels", "has_report")}
+    slides = SlideOptions(*(options.pop(name) for name in ("um_per_px", "max_pixels", "has_report")))
     archive = {name: options.pop(name) for name in ("hosts", "allow_http", "ca_bundle", "timeout")}
     archive["hosts"] = archive["hosts"] or None
-    return Given(settings_of(options), settings_as(ArchiveSettings, archive), **level)
+    return Given(settings_of(options), settings_as(ArchiveSettings, archive), slides)
 
 
 def archive_session(url: str, settings: ArchiveSettings) -> "ArchiveSession":
@@ -128,15 +126,15 @@ async def slide_segmentation(
         StartupError: The bundle or the device cannot be used.
     """
     from app.interop.dicomweb import Archive  # noqa: PLC0415
-    from app.segmentation.archive import ArchiveSegmentation, SlideOptions  # noqa: PLC0415
+    from app.segmentation.archive import ArchiveSegmentation  # noqa: PLC0415
     from app.segmentation.workers import Workers  # noqa: PLC0415
 
-    settings, options = given.service, SlideOptions(given.um_per_px, given.max_pixels, given.has_report)
-    model = load_segmenter(settings.model, metrics)
+    settings = given.service
+    model = load_segmenter(settings.model)
     workers = Workers(settings.cores, metrics, is_left=True)
-    await model.start()
+    await model.start(metrics)
     try:
-        yield ArchiveSegmentation(Archive(url, session), model, workers, metrics, options)
+        yield ArchiveSegmentation(Archive(url, session), model, workers, metrics, given.slides)
     finally:
         session.close()  # first, for threads may be waiting for the archive
         await model.close()

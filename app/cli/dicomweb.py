@@ -70,7 +70,7 @@ def segment(url: str, study: str, series: str, out: Path | None, **options: Any)
     """
     logging.configure("warning", "text")
     given = given_settings(options)
-    if out is not None and given.has_report:
+    if out is not None and given.slides.has_report:
         raise click.UsageError("--report stores a report in the archive, where --out stores nothing")
     try:
         asyncio.run(_segment(url, study, series, out, given))

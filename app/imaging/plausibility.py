@@ -1,24 +1,16 @@
-"""Whether an image shows enough, and looks like H&E tissue in focus; of a whole slide, whether it is stained with H&E.
+"""What to warn of: an image that shows too little, or does not look like H&E tissue in focus; a slide of another stain.
 
-What is done about it is decided elsewhere.
-
-No model is asked. Colours are judged in the hue-saturation-density model: van der Laak et al., "Hue-saturation-density
-(HSD) model for stain recognition in digital images from transmitted light microscopy", Cytometry 39 (2000). It splits
-absorption into how much (density) and which colour (chromaticity), so that a stain keeps its colour where it is thick
-or thin. Both haematoxylin and eosin absorb green most; DAB absorbs blue, and inks and photographs anything. What the
-limits were measured on, and what they miss: docs/warnings.md.
+For a model of another stain `rules_for` leaves out what goes by H&E's colours. What is done about a warning is decided
+elsewhere. What the limits were measured on, and what they miss: docs/warnings.md.
 """
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from app.imaging.sharpness import LEAST_SIDE_PX, sharpness
-from app.pathology.arrays import RgbImage
-from app.pathology.geometry import Size
+from app.imaging.appearance import LEAST_SLIDE_TISSUE, Appearance
+from app.imaging.sharpness import LEAST_SIDE_PX
+from app.pathology.manifest import HE
 
 WarningCode: TypeAlias = Literal["too_small", "low_tissue", "out_of_distribution", "pen_marks", "out_of_focus"]
 WARNING_CODES: tuple[WarningCode, ...] = get_args(WarningCode)
@@ -28,42 +20,6 @@ LEAST_HE_STAIN = 0.65
 MOST_INK = 0.01
 LEAST_SHARPNESS = 0.45
 """The limits of `Appearance`'s numbers, beyond which an image is warned about."""
-LEAST_SLIDE_TISSUE = 0.001
-"""The same of a slide, most of which is glass: some ten samples, of whose colours a mean can be taken."""
-
-_SAMPLE_PX = 128
-"""Colours are judged on every n-th pixel, so that the longest side of the sample has at most this many."""
-_CELL_PX = 4
-"""Ink is looked for in cells of the sample of this side: strokes are broad; single odd pixels are noise or pigment."""
-_DARKEST_GLASS = 180
-"""Of a channel, 0 to 255. What is darker is no empty slide, however evenly it is lit."""
-_STAINED = 0.07
-"""Mean optical density (base 10) from which a pixel is stained."""
-_DENSE = 0.4
-"""Mean optical density (base 10) from which a cell can be ink."""
-
-_DENSITY_OF_BYTE = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
-
-_Floats: TypeAlias = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Appearance:
-    """What can be measured of an image without a model.
-
-    Attributes:
-        size: The image's.
-        tissue: Share of the pixels that are stained, 0 to 1.
-        he_stain: Share of the stain, by optical density, that has H&E's colours, 0 to 1; 0 where nothing is stained.
-        ink: Share of the area that is dense and of a colour that dense H&E tissue does not have, 0 to 1.
-        sharpness: As `app.imaging.sharpness` has it.
-    """
-
-    size: Size
-    tissue: float
-    he_stain: float
-    ink: float
-    sharpness: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,46 +35,64 @@ class InputWarning:
     message: str
 
 
-def appearance(image: RgbImage) -> Appearance:
-    """Measure (H, W, 3) uint8 `image`, at a cost that hardly grows with its size."""
-    density = _density_of_sample(image)
-    amount, x, y = _hue_saturation_density(density)
-    stained = amount > _STAINED
-    return Appearance(
-        size=Size(image.shape[1], image.shape[0]),
-        tissue=_share(stained),
-        he_stain=_he_share(amount * stained, x, y),
-        ink=_share(_ink(*_hue_saturation_density(_mean_of_cells(density)))),
-        sharpness=sharpness(image),
-    )
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What images are warned about; `rules_for` has those of a stain.
 
-
-def slide_appearance(image: RgbImage) -> Appearance:
-    """Measure a whole slide by a coarse (H, W, 3) uint8 picture of it, whose focus says nothing: it has no sharpness.
-
-    From afar a pen's stroke is a few samples wide, so ink is counted by sample, and denser than any stain: it would
-    outweigh a small piece of tissue. So tissue and H&E's share are those of the rest, if there is a rest.
+    Attributes:
+        of_patch: Returns what to warn of about a patch that `appearance` measured.
+        of_slide: The same about a slide that `slide_appearance` measured.
+        tell_stains: Whether slides of other stains are to be found out, by their colours and otherwise.
     """
-    amount, x, y = _hue_saturation_density(_density_of_sample(image))
-    stained = amount > _STAINED
-    ink = _ink(amount, x, y)
-    rest = stained & ~_with_neighbours(ink)
-    tissue = rest if _share(rest) >= LEAST_SLIDE_TISSUE else stained
-    return Appearance(
-        size=Size(image.shape[1], image.shape[0]),
-        tissue=_share(tissue),
-        he_stain=_he_share(amount * tissue, x, y),
-        ink=_share(ink),
-        sharpness=None,
-    )
+
+    of_patch: Callable[[Appearance], tuple[InputWarning, ...]]
+    of_slide: Callable[[Appearance], tuple[InputWarning, ...]]
+    tell_stains: bool
+
+
+def rules_for(stain: str) -> Rules:
+    """Return the rules for what a model of `stain`, as its manifest has it, is given.
+
+    The limits of colours were measured on H&E and hold for no other stain: without them, what is left counts density
+    and detail.
+    """
+    if stain == HE:
+        return Rules(input_warnings, slide_warnings, tell_stains=True)
+    return Rules(lambda seen: _too_little(seen) or _out_of_focus(seen), _without_tissue, tell_stains=False)
 
 
 def input_warnings(seen: Appearance) -> tuple[InputWarning, ...]:
-    """Return what to warn of.
+    """Return what to warn of about a patch that should be H&E.
 
     Where there are hardly any pixels or tissue, or it is not H&E, this stands alone: the other measures then mean
     nothing.
     """
+    if alone := _too_little(seen):
+        return alone
+    if seen.he_stain < LEAST_HE_STAIN:
+        message = (
+            f"Only {seen.he_stain:.0%} of what is dark has the colours of haematoxylin and eosin; "
+            "the model has learnt nothing about other stains or photographs."
+        )
+        return (InputWarning("out_of_distribution", message),)
+    return _pen_marks(seen, "patch") + _out_of_focus(seen)
+
+
+def slide_warnings(seen: Appearance) -> tuple[InputWarning, ...]:
+    """Return what to warn of about a slide that should be H&E; nearly nothing but glass is usual."""
+    if alone := _without_tissue(seen):
+        return alone
+    if seen.he_stain < LEAST_HE_STAIN:
+        message = (
+            f"Only {seen.he_stain:.0%} of what is stained on the slide has the colours of haematoxylin and eosin; "
+            "the model has learnt nothing about other stains."
+        )
+        return (InputWarning("out_of_distribution", message),)
+    return _pen_marks(seen, "slide")
+
+
+def _too_little(seen: Appearance) -> tuple[InputWarning, ...]:
+    """Return a warning of few pixels, or of little that absorbs light, in whatever colour."""
     if min(seen.size.width_px, seen.size.height_px) < LEAST_SIDE_PX:
         message = (
             f"The model saw only {seen.size}, and less than {LEAST_SIDE_PX} px a side is too little to go by; "
@@ -128,118 +102,32 @@ def input_warnings(seen: Appearance) -> tuple[InputWarning, ...]:
     if seen.tissue < LEAST_TISSUE:
         message = f"Only {seen.tissue:.1%} of the patch is stained; the answer rests on hardly any tissue."
         return (InputWarning("low_tissue", message),)
-    if seen.he_stain < LEAST_HE_STAIN:
-        message = (
-            f"Only {seen.he_stain:.0%} of what is dark has the colours of haematoxylin and eosin; "
-            "the model has learnt nothing about other stains or photographs."
-        )
-        return (InputWarning("out_of_distribution", message),)
-    found = []
-    if seen.ink > MOST_INK:
-        found.append(_pen_marks(seen, "patch"))
-    if seen.sharpness is not None and seen.sharpness < LEAST_SHARPNESS:
-        message = (
-            f"The finest detail is weak (sharpness {seen.sharpness:.2f}, where {LEAST_SHARPNESS} and more is sharp); "
-            "the patch may be out of focus or enlarged."
-        )
-        found.append(InputWarning("out_of_focus", message))
-    return tuple(found)
-
-
-def slide_warnings(seen: Appearance) -> tuple[InputWarning, ...]:
-    """Return what to warn of about a slide that `slide_appearance` measured; nearly nothing but glass is usual."""
-    if seen.tissue < LEAST_SLIDE_TISSUE:
-        message = f"Less than {LEAST_SLIDE_TISSUE:.1%} of the slide is stained; no tissue was found on it."
-        return (InputWarning("low_tissue", message),)
-    if seen.he_stain < LEAST_HE_STAIN:
-        message = (
-            f"Only {seen.he_stain:.0%} of what is stained on the slide has the colours of haematoxylin and eosin; "
-            "the model has learnt nothing about other stains."
-        )
-        return (InputWarning("out_of_distribution", message),)
-    if seen.ink > MOST_INK:
-        return (_pen_marks(seen, "slide"),)
     return ()
 
 
-def _pen_marks(seen: Appearance, what: str) -> InputWarning:
+def _without_tissue(seen: Appearance) -> tuple[InputWarning, ...]:
+    """Return a warning of a slide on which next to nothing absorbs light, in whatever colour."""
+    if seen.tissue >= LEAST_SLIDE_TISSUE:
+        return ()
+    message = f"Less than {LEAST_SLIDE_TISSUE:.1%} of the slide is stained; no tissue was found on it."
+    return (InputWarning("low_tissue", message),)
+
+
+def _out_of_focus(seen: Appearance) -> tuple[InputWarning, ...]:
+    if seen.sharpness is None or seen.sharpness >= LEAST_SHARPNESS:
+        return ()
+    message = (
+        f"The finest detail is weak (sharpness {seen.sharpness:.2f}, where {LEAST_SHARPNESS} and more is sharp); "
+        "the patch may be out of focus or enlarged."
+    )
+    return (InputWarning("out_of_focus", message),)
+
+
+def _pen_marks(seen: Appearance, what: str) -> tuple[InputWarning, ...]:
+    if seen.ink <= MOST_INK:
+        return ()
     message = (
         f"{seen.ink:.0%} of the {what} is dark in a colour that H&E tissue lacks; "
         "pen marks, dye or pigment may be taken for tissue."
     )
-    return InputWarning("pen_marks", message)
-
-
-def _density_of_sample(image: RgbImage) -> _Floats:
-    """Return the absorption of the image's sample, (3, H, W)."""
-    step = -(-max(image.shape[:2]) // _SAMPLE_PX)
-    return _optical_density(np.ascontiguousarray(image[::step, ::step].transpose(2, 0, 1)))
-
-
-def _he_share(stain: _Floats, x: _Floats, y: _Floats) -> float:
-    he_coloured = (y >= 0.15) & (x >= -2.5 * y) & (x <= 1.4 * y)  # hues of 36 to 158 degrees, and no grey
-    return float(np.vdot(stain, he_coloured)) / max(1e-6, float(stain.sum()))
-
-
-def _ink(amount: _Floats, x: _Floats, y: _Floats) -> NDArray[np.bool_]:
-    # From 65 to 155 degrees: where H&E reaches further, it is pale.
-    like_dense_tissue = (x * x + y * y > 0.04) & (x >= -2.14 * y) & (x <= 0.47 * y)
-    return (amount > _DENSE) & ~like_dense_tissue
-
-
-def _with_neighbours(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return (H, W) `marked` with the four neighbours of each: a stroke's border is paler than the stroke."""
-    grown = marked.copy()
-    grown[1:] |= marked[:-1]
-    grown[:-1] |= marked[1:]
-    grown[:, 1:] |= marked[:, :-1]
-    grown[:, :-1] |= marked[:, 1:]
-    return grown
-
-
-def _optical_density(sample: NDArray[np.uint8]) -> _Floats:
-    """Return the absorption of each channel, (3, H, W), against the glass: the median of the brightest twentieth."""
-    darkest_channel = sample.min(axis=0).ravel()
-    brightest = np.flatnonzero(darkest_channel >= np.uint8(math.ceil(_percentile(darkest_channel, 95))))
-    density = np.empty(sample.shape, np.float32)
-    for channel, absorption in zip(sample, density, strict=True):
-        glass = int(max(_percentile(channel.ravel()[brightest], 50), _DARKEST_GLASS))
-        np.take(np.maximum(_DENSITY_OF_BYTE - _DENSITY_OF_BYTE[glass], 0), channel, out=absorption, mode="clip")
-    return density
-
-
-def _percentile(values: NDArray[np.uint8], percent: float) -> float:
-    """Return what `np.percentile` does of (N,) `values`, which takes several times as long for bytes."""
-    rank = (len(values) - 1) * percent / 100
-    below, above = int(rank), min(int(rank) + 1, len(values) - 1)
-    ordered = np.partition(values, (below, above))
-    lower, upper = int(ordered[below]), int(ordered[above])
-    return lower + (upper - lower) * (rank - below)
-
-
-def _hue_saturation_density(density: _Floats) -> tuple[_Floats, _Floats, _Floats]:
-    """Return the mean density of (3, H, W) channels and its two chromatic coordinates, each (H, W)."""
-    red, green, blue = density
-    amount = red + green
-    amount += blue
-    amount /= 3
-    whole = np.maximum(amount, np.float32(1e-6))
-    x = red / whole
-    x -= 1
-    y = green - blue
-    whole *= np.float32(3**0.5)
-    y /= whole
-    return amount, x, y
-
-
-def _mean_of_cells(density: _Floats) -> _Floats:
-    """Return the means of whole cells of (3, H, W); an image narrower than a cell has cells as wide as itself."""
-    height, width = density.shape[1:]
-    side = min(_CELL_PX, height, width)
-    rows = density[:, : height // side * side].reshape(3, height // side, side, width).sum(axis=2)
-    rows = rows[:, :, : width // side * side].reshape(3, height // side, width // side, side)
-    return np.asarray(sum(rows[..., column] for column in range(side)) / (side * side))
-
-
-def _share(marked: NDArray[np.bool_]) -> float:
-    return int(np.count_nonzero(marked)) / marked.size
+    return (InputWarning("pen_marks", message),)

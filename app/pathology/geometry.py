@@ -28,6 +28,11 @@ class Size:
         """The number of pixels."""
         return self.width_px * self.height_px
 
+    @property
+    def longest_px(self) -> int:
+        """The longer of the two sides."""
+        return max(self.width_px, self.height_px)
+
     def rounded_up(self, stride_px: int) -> "Size":
         """Return the smallest size that holds this one and whose sides are multiples of `stride_px`."""
         return Size(-(-self.width_px // stride_px) * stride_px, -(-self.height_px // stride_px) * stride_px)

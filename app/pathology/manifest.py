@@ -11,10 +11,11 @@ The serving graph has one input and three outputs:
 - `label_probability`: float32 (N, L), one for each class with `label: true`, in list order.
 """
 
+import re
 from datetime import date
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.pathology.classes import TissueClass, label_indices
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
@@ -33,6 +34,10 @@ GOLDEN_PROBABILITY_TOLERANCE = 1e-3
 """The largest difference of a label probability between the two."""
 VARIANT_PIXEL_AGREEMENT, VARIANT_PROBABILITY_TOLERANCE = 0.99, 0.02
 """The same for fp16 and int8, where another device rounds near a step to its other side."""
+
+HE = "H&E"
+"""Haematoxylin and eosin, as a manifest's `stain` says it."""
+_MEANS_HE = re.compile(r"h\W*(and)?\W*e|ha?ematoxylin\W*(and)?\W*eosin", re.IGNORECASE)
 
 Precision = Literal["fp32", "fp16", "int8"]
 """What a graph computes in."""
@@ -88,6 +93,8 @@ class ModelManifest(BaseModel):
         window_px: The side of the largest window to run at once, in px; larger patches are tiled.
         margin_px: How far, in px, a window's own border spoils its class map; windows overlap by twice this.
         um_per_px: Pixel spacing that the model was trained at, in um/px; None when it is not known.
+        stain: What the training images were stained with: "H&E", or another in one line, as in "PD-L1 IHC". It decides
+            which rules images are judged by (`app.imaging.plausibility.rules_for`).
         training_data: What the weights were trained on, a line each.
         metrics: Scores on images that the scored weights never saw, by name; in float32, also in a variant's manifest.
         precision: What the graph computes in.
@@ -114,6 +121,7 @@ class ModelManifest(BaseModel):
     window_px: int = Field(ge=32, le=8192)
     margin_px: int = Field(ge=0)
     um_per_px: float | None = Field(default=None, ge=LEAST_UM_PER_PX, le=MOST_UM_PER_PX)
+    stain: str = Field(default=HE, min_length=1, max_length=64)
     training_data: tuple[str, ...] = ()
     metrics: dict[str, float] = {}
     precision: Precision = "fp32"
@@ -122,6 +130,15 @@ class ModelManifest(BaseModel):
     golden_sha256: Sha256
     opset: int = Field(ge=1)
     producer: dict[str, str] = {}
+
+    @field_validator("stain")
+    @classmethod
+    def _in_one_line(cls, stain: str) -> str:
+        if not stain.isprintable() or stain != stain.strip():
+            raise ValueError("must be printable characters in one line, without spaces around them")
+        if stain != HE and _MEANS_HE.fullmatch(stain):  # taken for another stain, it would turn off what H&E has
+            raise ValueError(f"must be {HE} where haematoxylin and eosin is meant")
+        return stain
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

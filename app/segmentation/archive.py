@@ -8,15 +8,23 @@ from functools import partial
 
 from pydicom import Dataset
 
-from app.errors import ImageTooLarge, NotASlide, SlideUnreadable
-from app.imaging.plausibility import WARNING_CODES, InputWarning
+from app.errors import ImageRejected, ImageTooLarge, NotASlide, SlideUnreadable, UnsupportedImage
+from app.imaging.plausibility import WARNING_CODES, InputWarning, rules_for
 from app.imaging.tiling import plan_windows
 from app.inference.segmenter import Segmenter
 from app.interop.dicom_pyramid import Spans, conditions_of, level_spans, pyramid_series_uid, segmentation_pyramid
 from app.interop.dicom_sr import measurement_report
 from app.interop.dicomweb import Archive
 from app.pathology.geometry import area_mm2, of_microscope
-from app.segmentation.slide import check_pixels, choose_carrier, choose_view, described, segment_slide, warn_of
+from app.segmentation.slide import (
+    SlideOptions,
+    check_pixels,
+    choose_carrier,
+    choose_view,
+    described,
+    segment_slide,
+    warn_of,
+)
 from app.segmentation.stain import check_stain, stain_warnings
 from app.segmentation.workers import Workers
 from app.slides.dicomweb import DicomwebSlide, ScannedArea
@@ -29,6 +37,9 @@ MICROSCOPY = "SM"
 Progress = Callable[[int, int], None]
 """Told, on the event loop, how many regions of how many have been read."""
 
+
+_UNREADABLE = (SlideUnreadable, UnsupportedImage)
+"""What may be wrong with one scanned area while the others can be answered."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,21 +67,6 @@ class AreaResult:
 
 Keep = Callable[[AreaResult], Awaitable[None]]
 """Takes the result of an area as soon as there is one, such as `ArchiveSegmentation.store`."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlideOptions:
-    """How slides are answered.
-
-    Attributes:
-        um_per_px: The pixel spacing at which the model sees them; see `choose_view`.
-        max_pixels: How large they may be; see `choose_view` and `choose_carrier`.
-        has_report: Whether a structured report is stored beside each result.
-    """
-
-    um_per_px: float | None
-    max_pixels: int
-    has_report: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +111,7 @@ class ArchiveSegmentation:
         options: SlideOptions,
     ) -> None:
         self.manifest = segmenter.manifest
+        self._rules = rules_for(self.manifest.stain)
         for code in WARNING_CODES:
             metrics.warnings.labels(code)  # at 0 from the start: a rate sees the first one
         self._archive = archive
@@ -147,7 +144,7 @@ class ArchiveSegmentation:
             keep: Given the result of each area that has none.
             anew: Whether to segment a series whose result the archive holds.
             any_stain: Whether to segment, with a warning, one that is not stained with H&E, and no area of which is
-                answered yet.
+                answered yet; a model of another stain takes any.
             progress: Told of each region read.
 
         Raises:
@@ -163,7 +160,7 @@ class ArchiveSegmentation:
         with await asyncio.to_thread(DicomwebSlide, *of_archive, study_uid, series_uid) as slide:
             plans: list[tuple[_Plan, tuple[InputWarning, ...]]] = []
             answered: list[str] = []
-            refused: list[ImageTooLarge | SlideUnreadable] = []
+            refused: list[ImageRejected] = []
             for area in slide.areas:
                 try:
                     plan = self._plan(area)
@@ -172,7 +169,7 @@ class ArchiveSegmentation:
                         plans.append((plan, await self._warnings(plan)))
                     else:
                         answered.append(known)
-                except (ImageTooLarge, SlideUnreadable) as error:
+                except (ImageTooLarge, *_UNREADABLE) as error:
                     refused.append(error)
             if not plans and not answered:
                 raise refused[0]
@@ -182,9 +179,9 @@ class ArchiveSegmentation:
             for plan, found in plans:
                 try:
                     await keep(await self._segment(plan, found, tell))
-                except SlideUnreadable as error:
+                except _UNREADABLE as error:
                     refused.append(error)
-            worst = next((one for one in refused if isinstance(one, SlideUnreadable)), None)
+            worst = next((one for one in refused if not isinstance(one, ImageTooLarge)), None)
             for other in refused:
                 if other is not worst:
                     _log.warning("a scanned area of the slide gets no result: %s", other)
@@ -223,7 +220,8 @@ class ArchiveSegmentation:
         return await asyncio.to_thread(self._archive.result_of, study_uid, results_uid, source_uid)
 
     async def _warnings(self, plan: _Plan) -> tuple[InputWarning, ...]:
-        return await self._workers.run("decode", partial(stain_warnings, plan.area, plan.sources[0][0]))
+        look = partial(stain_warnings, plan.area, plan.sources[0][0], self._rules)
+        return await self._workers.run("decode", look)
 
     def _counted(self, plans: Sequence[_Plan], progress: Progress | None) -> Callable[[], None]:
         """Return what is called after each region."""

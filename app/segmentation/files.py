@@ -95,6 +95,7 @@ async def segment_files(
     finally:
         for task in running:
             task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)  # nothing still works when the caller ends the model
 
 
 async def _segment_file(

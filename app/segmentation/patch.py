@@ -1,17 +1,14 @@
 """One patch, from uploaded bytes to class map, labels and pictures."""
 
-import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TypeVar
 
-from app.imaging import decode as files
 from app.imaging.paint import paint_mask
-from app.imaging.plausibility import WARNING_CODES, InputWarning, appearance, input_warnings
-from app.imaging.resampling import resample_image, resample_map
-from app.imaging.structure import Glance, glance
+from app.imaging.plausibility import WARNING_CODES, InputWarning
+from app.imaging.resampling import resample_map
 from app.inference.segmenter import Segmenter
 from app.interop.provenance import Conditions, picture_text
 from app.pathology.arrays import RgbImage
@@ -20,18 +17,14 @@ from app.pathology.geometry import Region, Size
 from app.pathology.manifest import ModelManifest
 from app.segmentation.admission import Admission
 from app.segmentation.budget import PixelBudget
-from app.segmentation.scale import Scale, check_seen, plan_scale
+from app.segmentation.reading import SMALL_PIXELS, Reader, ReadUpload
+from app.segmentation.scale import Scale
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
-from app.slides import dicom
 from app.telemetry.metrics import SegmentationMetrics
 
 _T = TypeVar("_T")
 
-_SMALL_PIXELS = 2**17
-"""Decoded in 4 ms, and painted in a quarter."""
-_SMALL_FILE_BYTES = 2**20
-"""So many pixels of 16-bit RGBA, uncompressed: a file of more has something else in it."""
 _SMALL_ANSWER_BYTES = 2**18
 """Put together in some 0.3 ms."""
 
@@ -44,7 +37,7 @@ class SegmentedPatch(SegmentedArea):
         image: (H, W, 3) uint8, as decoded; every map is of its size, whatever the model saw.
         sha256: Hexadecimal digest of the uploaded bytes.
         scale: The size at which the model saw it.
-        warnings: What makes what the model saw unlike H&E tissue.
+        warnings: What makes what the model saw unlike what it knows.
     """
 
     image: RgbImage
@@ -93,11 +86,11 @@ class PatchSegmentation:
         self._weigh = admission.weigh if admission is not None else nullcontext
         self._segmenter = segmenter
         self._mask_text = picture_text(segmenter.manifest)
+        self._reader = Reader(segmenter.manifest, limits.side_px)
         self._workers = workers
         self._metrics = metrics
         for code in WARNING_CODES:
             metrics.warnings.labels(code)  # at 0 from the start: a rate sees the first one
-        self._max_side_px = limits.side_px
         # Patches of one window have a quarter to themselves, so that they never queue behind a crowd of large ones.
         self._small = PixelBudget(limits.pixels_at_once // 4)
         self._large = PixelBudget(limits.pixels_at_once - limits.pixels_at_once // 4)
@@ -122,30 +115,23 @@ class PatchSegmentation:
             InferenceFailed: The model failed on it.
             ModelNotReady: The model is stopping.
         """
-        model_um_per_px = self.manifest.um_per_px
-        seen_at_once = None if dicom.is_dicom(data) else glance(data)
-        needed = _pixels_stated(seen_at_once, mpp, model_um_per_px, self._max_side_px)
-        is_small = (
-            seen_at_once is not None
-            and seen_at_once.is_plain
-            and (needed or 0) <= _SMALL_PIXELS
-            and len(data) <= _SMALL_FILE_BYTES
-        )
-        if needed is None:
-            measure = partial(_measured, data, mpp, model_um_per_px, self._max_side_px)
-            needed = (await self._workers.run(None, measure)).pixels
+        expected = self._reader.glance(data, mpp)
+        if expected is None:
+            needed, is_small = await self._workers.run(None, partial(self._reader.measure, data, mpp)), False
+        else:
+            needed, is_small = expected.pixels, expected.is_small
         while True:
             budget = self._small if needed <= 2 * self.manifest.window_px**2 else self._large
             with self._weigh(needed):
                 async with budget.hold(needed):
-                    read = partial(_read, data, mpp, model_um_per_px, self._max_side_px, needed)
+                    read = partial(self._reader.read, data, mpp, needed)
                     found = await self._workers.run("decode", read, is_small=is_small)
-                    if isinstance(found, _Read):
+                    if isinstance(found, ReadUpload):
                         yield await self._segment(found)
                         return
-            needed = found.pixels  # the first look at its header was wrong, the decoder's is not
+            needed, is_small = found, False  # the first look at its header was wrong, the decoder's is not
 
-    async def _segment(self, found: "_Read") -> SegmentedPatch:
+    async def _segment(self, found: ReadUpload) -> SegmentedPatch:
         image, seen = found.image, found.seen
 
         async def read(region: Region) -> RgbImage:
@@ -171,98 +157,7 @@ class PatchSegmentation:
     async def encode_mask(self, patch: SegmentedPatch) -> bytes:
         """Return the patch's mask as PNG, for an answer that states beside it how the model saw the patch."""
         paint = partial(paint_mask, patch.class_map, self.manifest.classes, self._mask_text)
-        return await self._workers.run("encode", paint, is_small=patch.size.pixels <= _SMALL_PIXELS)
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """An image that is not decoded yet.
-
-    Attributes:
-        scale: The size at which the model will see it.
-        pixels: How many it will have, as it is and as the model sees it.
-    """
-
-    scale: Scale
-    pixels: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """An image that is.
-
-    Attributes:
-        image: (H, W, 3) uint8.
-        seen: The same as the model sees it; `image` itself where that is how.
-        sha256: Digest of the file's bytes.
-        scale: The size of `seen`.
-        warnings: What is unlike H&E in it.
-    """
-
-    image: RgbImage
-    seen: RgbImage
-    sha256: str
-    scale: Scale
-    warnings: tuple[InputWarning, ...]
-
-
-def _pixels_stated(
-    seen_at_once: Glance | None, mpp: float | None, model_um_per_px: float | None, max_side_px: int
-) -> int | None:
-    """Return what `_measured` will say, perhaps wrongly; None where a glance does not tell."""
-    if seen_at_once is None or max(seen_at_once.size.width_px, seen_at_once.size.height_px) > max_side_px:
-        return None
-    size = seen_at_once.size
-    scale = plan_scale(mpp, None, model_um_per_px, size, "file")
-    seen = scale.seen(size)
-    return None if max(seen.width_px, seen.height_px) > max_side_px else _pixels(size, scale)
-
-
-def _measured(data: bytes, mpp: float | None, model_um_per_px: float | None, max_side_px: int) -> _Measured:
-    if dicom.is_dicom(data):
-        size, in_header = dicom.read_extent(data, max_side_px)
-        return _measure(size, plan_scale(mpp, in_header, model_um_per_px, size, "dicom"), max_side_px)
-    with files.opened(data, max_side_px) as file:
-        return _measured_file(file, mpp, model_um_per_px, max_side_px)
-
-
-def _measured_file(
-    file: files.OpenedFile, mpp: float | None, model_um_per_px: float | None, max_side_px: int
-) -> _Measured:
-    in_file = file.um_per_px() if mpp is None else None
-    return _measure(file.size, plan_scale(mpp, in_file, model_um_per_px, file.size, "file"), max_side_px)
-
-
-def _measure(size: Size, scale: Scale, max_side_px: int) -> _Measured:
-    check_seen(scale, size, max_side_px)
-    return _Measured(scale, _pixels(size, scale))
-
-
-def _pixels(size: Size, scale: Scale) -> int:
-    seen = scale.seen(size)
-    return size.pixels if seen == size else size.pixels + seen.pixels
-
-
-def _read(
-    data: bytes, mpp: float | None, model_um_per_px: float | None, max_side_px: int, most_pixels: int
-) -> _Read | _Measured:
-    """Return the image in `data`, or only its measure where it has more than `most_pixels`."""
-    if dicom.is_dicom(data):
-        measured = _measured(data, mpp, model_um_per_px, max_side_px)
-        if measured.pixels > most_pixels:
-            return measured
-        image = dicom.decode(data, max_side_px)
-    else:
-        with files.opened(data, max_side_px) as file:
-            measured = _measured_file(file, mpp, model_um_per_px, max_side_px)
-            if measured.pixels > most_pixels:
-                return measured
-            image = file.pixels()
-    size = _size_of(image)
-    wanted = measured.scale.seen(size)
-    seen = image if wanted == size else resample_image(image, wanted)
-    warnings = input_warnings(appearance(seen))
-    return _Read(image, seen, hashlib.sha256(data).hexdigest(), measured.scale, warnings)
+        return await self._workers.run("encode", paint, is_small=patch.size.pixels <= SMALL_PIXELS)
 
 
 def _size_of(image: RgbImage) -> Size:

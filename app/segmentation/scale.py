@@ -12,7 +12,8 @@ _NEAR = 1.02
 """Ratio up to which two spacings count as one: resampling would soften the pixels and change nothing else."""
 _SAID_BY = {"request": "mpp", "dicom": "its DICOM header", "file": "its TIFF tags"}
 
-Source = Literal["request", "dicom", "file"]
+FileKind = Literal["dicom", "file"]
+Source = Literal["request"] | FileKind
 Unchanged = Literal["mpp_unknown", "model_um_per_px_unknown", "within_tolerance"]
 
 
@@ -41,9 +42,7 @@ class Scale:
         return Size(*(max(1, round(self.factor * side)) for side in (size.width_px, size.height_px)))
 
 
-def plan_scale(
-    stated: float | None, in_header: float | None, model: float | None, size: Size, kind: Literal["dicom", "file"]
-) -> Scale:
+def plan_scale(stated: float | None, in_header: float | None, model: float | None, size: Size, kind: FileKind) -> Scale:
     """Return the scale of an image, all spacings in um/px or None.
 
     Args:
@@ -93,7 +92,7 @@ def check_seen(scale: Scale, size: Size, max_side_px: int) -> None:
     """
     seen = scale.seen(size)
     model = scale.model_um_per_px
-    if model is None or max(seen.width_px, seen.height_px) <= max_side_px:
+    if model is None or seen.longest_px <= max_side_px:
         return
     said_by = _SAID_BY[scale.source or "request"]
     otherwise = "" if scale.source == "request" else ", or state mpp"

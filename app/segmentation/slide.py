@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 
@@ -22,6 +23,21 @@ _MUCH_COARSER = 1.3
 """Ratio of spacings beyond which the model lacks detail that it was trained on."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SlideOptions:
+    """How slides are answered.
+
+    Attributes:
+        um_per_px: The pixel spacing at which the model sees them, or None for its own; see `choose_view`.
+        max_pixels: How large they may be; see `choose_view` and `choose_carrier`.
+        has_report: Whether a structured report is stored beside each result.
+    """
+
+    um_per_px: float | None
+    max_pixels: int
+    has_report: bool = False
 
 
 def choose_view(slide: Slide, um_per_px: float | None, fits: Callable[[Level], bool]) -> View:

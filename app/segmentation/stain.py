@@ -6,7 +6,8 @@ import numpy as np
 from pydicom import Dataset
 
 from app.errors import OtherStain
-from app.imaging.plausibility import InputWarning, slide_appearance, slide_warnings
+from app.imaging.appearance import slide_appearance
+from app.imaging.plausibility import InputWarning, Rules
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
 from app.slides.dicom_stains import names_other_stains
@@ -23,15 +24,20 @@ _STATED = InputWarning(
 )
 
 
-def stain_warnings(slide: Slide, header: Dataset) -> tuple[InputWarning, ...]:
+def stain_warnings(slide: Slide, header: Dataset, rules: Rules) -> tuple[InputWarning, ...]:
     """Return what to warn of about a slide; blocks. No pixels are read where its header says enough.
+
+    Args:
+        slide: What is looked at.
+        header: Of its finest level.
+        rules: Those of the model's stain.
 
     Raises:
         SlideUnreadable: The slide does not give its pixels.
     """
-    if names_other_stains(header):
+    if rules.tell_stains and names_other_stains(header):
         return (_STATED,)
-    return slide_warnings(slide_appearance(overview(slide)))
+    return rules.of_slide(slide_appearance(overview(slide)))
 
 
 def check_stain(warnings: Sequence[tuple[InputWarning, ...]]) -> None:

@@ -18,7 +18,7 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from app.errors import (
     ArchiveDenied,
@@ -29,8 +29,8 @@ from app.errors import (
     SeriesNotFound,
     TesseraError,
 )
-from app.interop.orthanc import NEW_SERIES, STABLE_SERIES, Change, Changes, SeriesOfStudy
-from app.segmentation.archive import MICROSCOPY, AreaResult, Keep
+from app.interop.orthanc import NEW_SERIES, STABLE_SERIES, Change, Orthanc
+from app.segmentation.archive import MICROSCOPY, ArchiveSegmentation
 from app.segmentation.backoff import Backoff
 from app.segmentation.bookmark import Bookmark
 from app.telemetry.watching import WatchMetrics
@@ -55,34 +55,6 @@ _PASSED_OVER: dict[type[TesseraError], Outcome] = {
 _log = logging.getLogger(__name__)
 
 
-class ChangeLog(Protocol):
-    """What the watcher needs of an Orthanc; see `app.interop.orthanc.Orthanc`."""
-
-    def changes(self, since: int, limit: int) -> Changes:
-        """Return changes after `since`."""
-        ...
-
-    def last_change(self) -> int:
-        """Return the number of the last change so far."""
-        ...
-
-    def series(self, resource: str) -> SeriesOfStudy | None:
-        """Return a series, or None if it is gone."""
-        ...
-
-
-class SeriesSegmentation(Protocol):
-    """What the watcher needs to answer a series; see `app.segmentation.archive.ArchiveSegmentation`."""
-
-    async def segment(self, study_uid: str, series_uid: str, keep: Keep) -> str | None:
-        """Give `keep` what there is to store; return the UID of the result where all of it is there, else None."""
-        ...
-
-    async def store(self, area: AreaResult) -> None:
-        """Store a result."""
-        ...
-
-
 class Watcher:
     """Follows the archive's log of changes until it is cancelled.
 
@@ -103,8 +75,8 @@ class Watcher:
 
     def __init__(
         self,
-        log: ChangeLog,
-        slides: SeriesSegmentation,
+        log: Orthanc,
+        slides: ArchiveSegmentation,
         bookmark: Bookmark,
         metrics: WatchMetrics,
         poll_seconds: float,
@@ -236,8 +208,8 @@ class Watcher:
             return "arriving"
         try:
             known = await self._slides.segment(series.study_uid, series.series_uid, self._slides.store)
-        except (SeriesNotFound, NotASlide, OtherStain, ImageTooLarge) as error:  # another try would end alike
-            outcome = _PASSED_OVER[type(error)]
+        except tuple(_PASSED_OVER) as error:  # another try would end alike
+            outcome = next(outcome for kind, outcome in _PASSED_OVER.items() if isinstance(error, kind))
             if isinstance(error, (OtherStain, ImageTooLarge)):  # a person can have it answered all the same
                 _log.warning("slide %s", outcome, extra={"change": change.sequence, "reason": str(error)})
             return outcome

@@ -45,15 +45,40 @@ def header(data: bytes) -> "Dataset":
         return _header(data)[0]
 
 
-def read_extent(data: bytes, max_side_px: int) -> tuple[Size, float | None]:
-    """Return the size and the um/px that the header states, None without such; no pixel is decoded.
+class OpenedInstance:
+    """An instance whose header has been read and found acceptable, and no pixel yet.
 
-    Raises:
-        UnsupportedImage, ImageTooLarge, UnreadableImage, ExtraMissing: As `decode` does.
+    Attributes:
+        size: The image's: of a slide's level, that of its total pixel matrix.
     """
+
+    def __init__(self, data: bytes, max_side_px: int) -> None:
+        self._data = data
+        self._dataset, self._position = _header(data)
+        self.size = _checked_size(self._dataset, max_side_px)
+
+    def um_per_px(self) -> float | None:
+        """Return the pixel spacing that the header states; None where it states none to use."""
+        with _guarded():
+            return um_per_px(self._dataset)
+
+    def pixels(self) -> RgbImage:
+        """Decode it; see `decode`."""
+        with _guarded():
+            size, dataset = self.size, self._dataset
+            read_pixels(self._data, dataset, self._position)
+            convert = to_rgb(dataset)
+            image = np.full((size.height_px, size.width_px, 3), GLASS, np.uint8)
+            for (x, y), frame in zip(_places(dataset, size), frames(dataset), strict=True):
+                tile = convert(frame)[: size.height_px - y, : size.width_px - x]
+                image[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+            return image
+
+
+def opened(data: bytes, max_side_px: int) -> OpenedInstance:
+    """Return the instance in `data` between its header and its pixels; takes and raises what `decode` does."""
     with _guarded():
-        dataset, _ = _header(data)
-        return _checked_size(dataset, max_side_px), um_per_px(dataset)
+        return OpenedInstance(data, max_side_px)
 
 
 def decode(data: bytes, max_side_px: int) -> RgbImage:
@@ -74,16 +99,7 @@ def decode(data: bytes, max_side_px: int) -> RgbImage:
         OutOfMemory: There is no memory to decode it now.
         ExtraMissing: The packages that read DICOM are not installed.
     """
-    with _guarded():
-        dataset, position = _header(data)
-        size = _checked_size(dataset, max_side_px)
-        read_pixels(data, dataset, position)
-        convert = to_rgb(dataset)
-        image = np.full((size.height_px, size.width_px, 3), GLASS, np.uint8)
-        for (x, y), frame in zip(_places(dataset, size), frames(dataset), strict=True):
-            tile = convert(frame)[: size.height_px - y, : size.width_px - x]
-            image[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
-        return image
+    return opened(data, max_side_px).pixels()
 
 
 @contextmanager
@@ -135,12 +151,12 @@ def _checked_size(dataset: "Dataset", max_side_px: int) -> Size:
     frame = Size(int(dataset.Columns), int(dataset.Rows))
     tiled = _is_tiled(dataset)
     size = Size(int(dataset.TotalPixelMatrixColumns), int(dataset.TotalPixelMatrixRows)) if tiled else frame
-    if max(size.width_px, size.height_px) > max_side_px:
+    if size.longest_px > max_side_px:
         raise ImageTooLarge(
             f"the image is {size}; each side may have at most {max_side_px} px;"
             " a whole slide is segmented by `tessera dicomweb segment`"
         )
-    if max(frame.width_px, frame.height_px) > max(max_side_px, TILE_FLOOR_PX):
+    if frame.longest_px > max(max_side_px, TILE_FLOOR_PX):
         raise ImageTooLarge(f"the image's tiles are {frame}; each side may have at most {max_side_px} px")
     count = _frame_count(dataset)
     if not tiled and count != 1:

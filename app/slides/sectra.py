@@ -146,6 +146,8 @@ class _KeptTiles:
             try:
                 tile.set_result(self._fetch(path))
             except BaseException as error:
+                with self._lock:
+                    self._tiles.pop(path, None)  # whoever asks later asks anew
                 tile.set_exception(error)
                 raise
         return tile.result()

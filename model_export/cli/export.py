@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from app.pathology.classes import WSSS4LUAD
-from app.pathology.manifest import GOLDEN_FILE, MODEL_FILE
+from app.pathology.manifest import GOLDEN_FILE, HE, MODEL_FILE
 from model_export.bundle import read_manifest, require_intact
 from model_export.cli.options import FILE, FOLDER, views_option
 from model_export.errors import InvalidData
@@ -85,6 +85,11 @@ def _card(
     help="Width of the border in which a window's class map is unreliable, px.",
 )
 @click.option("--um-per-px", type=float, help="Pixel spacing of the training images, um/px, if known.")
+@click.option(
+    "--stain",
+    default=HE,
+    help=f"Stain of the training images, as in 'PD-L1 IHC'; {HE} by default, the only one whose colours are judged.",
+)
 @click.option("--training-data", multiple=True, help="What the weights were trained on; may be repeated.")
 @click.option(
     "--scores", type=FILE, help="scores.json of a cross-validation; gives metrics, label thresholds, temperature."

@@ -195,6 +195,14 @@ def test_model_tells_the_temperature_of_its_probabilities():
         assert client.get("/model").json()["temperature"] == 1.7
 
 
+@pytest.mark.parametrize("stain", ["H&E", "PD-L1 IHC"])
+def test_model_tells_the_stain_that_it_is_for(stain):
+    with TestClient(
+        create_app(Settings(cores=1), ColourSegmenter(manifest().model_copy(update={"stain": stain})))
+    ) as client:
+        assert client.get("/model").json()["stain"] == stain
+
+
 def test_accept_may_come_in_several_lines(client):
     headers = [("Content-Type", "image/png"), ("Accept", "text/html"), ("Accept", "image/png")]
     response = client.post("/segment", content=encoded(noise(8, 8)), headers=headers)

@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from app.imaging.plausibility import WARNING_CODES
+from app.main import create_app
+from app.settings import Settings
 from tests.conftest import ROOT
 from tests.dicom_sources import file_of, microscopic
+from tests.fakes import ColourSegmenter, manifest
 from tests.pictures import WHITE, encoded, opened, plain
+from tests.slides import brown
 
 PNG = {"Content-Type": "image/png"}
 BLANK = encoded(plain(WHITE, 64, 48))
@@ -40,11 +45,47 @@ def test_other_forms_have_the_codes_in_a_header(client, data, codes):
     assert posted(client, "/segment", data, Accept="image/png").headers["tessera-warnings"] == codes
 
 
-def test_several_warnings_are_all_told(client):
-    image = np.array(opened(TISSUE).convert("RGB"))
+def pixels() -> np.ndarray:
+    return np.array(opened(TISSUE).convert("RGB"))
+
+
+def inked() -> np.ndarray:
+    image = pixels()
     image[:, :12] = image[:, :12] * (np.array([20, 120, 70]) / 255)
+    return image
+
+
+def enlarged_from_64_px(image: np.ndarray) -> bytes:
     small = Image.fromarray(image).resize((64, 64))
-    enlarged = encoded(np.array(small.resize((256, 256), Image.Resampling.BICUBIC)))
+    return encoded(np.array(small.resize((256, 256), Image.Resampling.BICUBIC)))
+
+
+@pytest.mark.parametrize("path", ["/segment", "/classify"])
+@pytest.mark.parametrize(
+    ("data", "of_he", "of_ihc"),
+    [
+        (encoded(brown(pixels())), ["out_of_distribution"], []),
+        (encoded(inked()), ["pen_marks"], []),
+        (enlarged_from_64_px(inked()), ["pen_marks", "out_of_focus"], ["out_of_focus"]),
+        (enlarged_from_64_px(brown(pixels())), ["out_of_distribution"], ["out_of_focus"]),
+        (BLANK, ["low_tissue"], ["low_tissue"]),
+        (encoded(plain(WHITE, 31, 48)), ["too_small"], ["too_small"]),
+        (TISSUE, [], []),
+    ],
+    ids=["brown", "ink", "ink and blur", "brown and blur", "blank", "small", "tissue"],
+)
+def test_colours_are_judged_for_a_model_of_he_alone(client, path, data, of_he, of_ihc):
+    def codes(service: TestClient) -> list[str]:
+        return [warning["code"] for warning in posted(service, path, data).json()["warnings"]]
+
+    assert codes(client) == of_he
+    model = ColourSegmenter(manifest().model_copy(update={"stain": "PD-L1 IHC"}))
+    with TestClient(create_app(Settings(cores=1), model)) as of_another_stain:
+        assert codes(of_another_stain) == of_ihc
+
+
+def test_several_warnings_are_all_told(client):
+    enlarged = enlarged_from_64_px(inked())
     found = [warning["code"] for warning in posted(client, "/segment", enlarged).json()["warnings"]]
     assert found == ["pen_marks", "out_of_focus"]
     header = posted(client, "/segment", enlarged, Accept="image/png").headers["tessera-warnings"]

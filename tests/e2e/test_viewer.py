@@ -85,21 +85,24 @@ def test_the_model_and_its_use_are_named(page):
     expect(facts).to_contain_text("colours 1.0")
     expect(facts).to_contain_text("256 \u00d7 256 px")
     expect(facts).to_contain_text("0" * 64)
+    expect(facts.locator("dt", has_text="Stain").locator("+ dd")).to_have_text("H&E")
     expect(page.locator("#purpose")).to_be_empty()  # the card has no description
     expect(page.locator("#result")).not_to_contain_text("The model:")
 
 
 def test_what_the_model_is_for_is_said_before_and_beside_the_result(browser):
-    card = {"description": "Glands in H&E patches of colon.", "intended_use": "teaching only"}
+    card = {"description": "Glands in patches of colon.", "intended_use": "teaching only", "stain": "PAS"}
     with behind_gateway(browser, ColourSegmenter(manifest().model_copy(update=card))) as (visit, _, _):
         page = visit.page
-        said = "The model: Glands in H&E patches of colon."
+        said = "The model: Glands in patches of colon."
         expect(page.locator("#welcome")).to_contain_text(said)
+        expect(page.locator("#welcome")).to_contain_text("Choose, drop or paste PAS patches")
         show(page)
         expect(page.locator(".labels + .hint")).to_have_text(said)
         page.get_by_text("Where this comes from").click()
-        expect(page.locator("#provenance-list")).to_contain_text("Glands in H&E patches of colon.")
+        expect(page.locator("#provenance-list")).to_contain_text("Glands in patches of colon.")
         expect(page.locator("#provenance-list")).to_contain_text("Teaching only")
+        expect(page.locator("#provenance-list dt", has_text="Stain").locator("+ dd")).to_have_text("PAS")
 
 
 def test_files_can_be_dropped(page):

@@ -40,7 +40,7 @@ def check(data: bytes) -> None:
     """Decode `data` as the service would, and fail where it does what it must not do."""
     _outcome(lambda data, _: glance(data), data)
     if dicom.is_dicom(data):
-        _outcome(dicom.read_extent, data)
+        _outcome(lambda data, side_px: dicom.opened(data, side_px).um_per_px(), data)
         _outcome(dicom.decode, data)
         return
     by_service, by_pillow = _outcome(decode, data), _outcome(decode_by_pillow, data)

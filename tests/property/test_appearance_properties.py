@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.imaging.appearance import _percentile, appearance
 from app.imaging.paint import paint_confidence, paint_overlay
-from app.imaging.plausibility import _percentile, appearance
 from app.imaging.sharpness import sharpness
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.composition import pixel_counts

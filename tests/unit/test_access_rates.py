@@ -1,4 +1,7 @@
 import multiprocessing
+import os
+import signal
+import time
 
 import pytest
 
@@ -111,3 +114,36 @@ def test_processes_share_the_limits():
         process.join()
     assert sorted(process.exitcode for process in processes) == [0, 0, 0, 1]
     refusal(rates, ONE, 2)
+
+
+def test_a_process_that_was_killed_in_the_middle_keeps_nobody_out():
+    rates = Rates(60)
+
+    def be_killed() -> None:
+        rates._lock.acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=be_killed)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+    before = time.monotonic()
+    rates.take(ONE, 20)
+    waited = time.monotonic()
+    for _ in range(20):
+        rates.take(ONE, 1)
+    rates.give_back(ONE, 20)
+
+    assert waited - before >= module._LONGEST_HELD_SECONDS
+    assert time.monotonic() - waited < module._LONGEST_HELD_SECONDS  # only once: it was given back for the killed one
+    rates.take(ONE, 40)
+    refusal(rates, ONE, 2)
+
+
+def test_of_two_that_waited_for_a_killed_one_both_go_on():
+    rates = Rates(60)
+    with rates._alone(), rates._alone():  # would have waited for ever
+        pass
+    rates.take(ONE, 60)
+    refusal(rates, ONE, 1)

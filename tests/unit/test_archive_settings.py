@@ -7,10 +7,12 @@ import pytest
 from click.testing import CliRunner, Result
 from prometheus_client import CollectorRegistry
 
+from app.archive_settings import ArchiveSettings
 from app.cli import archive, main
 from app.segmentation.bookmark import Bookmark
+from app.segmentation.slide import SlideOptions
 from app.segmentation.workers import Workers
-from app.settings import ArchiveSettings, Settings, unknown_variables
+from app.settings import Settings, unknown_variables
 from app.telemetry.metrics import Metrics
 
 SEGMENT = ["dicomweb", "segment", "--url", "http://127.0.0.1:1", "--study", "1.2", "--series", "1.3"]
@@ -97,7 +99,7 @@ def test_what_is_no_uid_is_refused_before_anything_is_sent(uid):
 def test_a_report_is_off_unless_asked_for_and_is_not_for_a_file(tmp_path: Path):
     for command in (SEGMENT, WATCH):
         assert "--report" in run(*command[:2], "--help").output
-    assert not archive.Given(Settings(), ArchiveSettings(), None, 1).has_report
+    assert not SlideOptions(None, 1).has_report
     refused = run(*SEGMENT, "--report", "--out", tmp_path / "seg.dcm")
     assert refused.exit_code == 2
     assert "--out stores nothing" in refused.output
@@ -120,7 +122,7 @@ def test_the_session_is_closed_before_the_threads_that_read_through_it_are_waite
         closed.append("workers")
 
     monkeypatch.setattr("app.segmentation.workers.Workers.close", close)
-    given = archive.Given(Settings(device="cpu", cores=1), ArchiveSettings(hosts="127.0.0.1"), None, 1)
+    given = archive.Given(Settings(device="cpu", cores=1), ArchiveSettings(hosts="127.0.0.1"), SlideOptions(None, 1))
     session = archive.archive_session("http://127.0.0.1:1", given.archive)
     monkeypatch.setattr(session, "close", lambda: closed.append("session"))
 

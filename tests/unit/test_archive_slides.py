@@ -15,10 +15,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydicom import Dataset
 
-from app.errors import ImageTooLarge, SlideUnreadable
+from app.errors import ImageRejected, ImageTooLarge, SlideUnreadable, UnsupportedImage
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
-from app.segmentation.archive import MICROSCOPY, ArchiveSegmentation, AreaResult, SlideOptions
+from app.segmentation.archive import MICROSCOPY, ArchiveSegmentation, AreaResult
+from app.segmentation.slide import SlideOptions
 from app.segmentation.workers import Workers
 from app.slides.dicom_place import begins_with, not_shown_finer
 from app.slides.slide import Level
@@ -26,6 +27,8 @@ from app.telemetry.metrics import Metrics
 from tests.dicom_sources import as_metadata, whole_slide
 from tests.fakes import ColourSegmenter, manifest
 from tests.pictures import quarters
+from tests.slides import stained_with_pas
+from tests.unit.test_archive_watch import Watch
 
 PICTURE = quarters(600, 400)
 SOURCE = as_metadata(whole_slide(PICTURE, tile=256))
@@ -54,8 +57,9 @@ def header(
 class Area:
     """A scanned area whose levels show one picture, beyond which there is glass; it fails after so many reads."""
 
-    def __init__(self, *headers: Dataset, reads: float = np.inf) -> None:
+    def __init__(self, *headers: Dataset, reads: float = np.inf, error: type[ImageRejected] = SlideUnreadable) -> None:
         self.of_levels = headers
+        self.error = error
         self.allowed, self.reads = reads, 0
         self.levels = tuple(map(self._level, headers))
 
@@ -74,13 +78,30 @@ class Area:
     def read(self, level: int, region: Region) -> RgbImage:
         self.reads += 1
         if self.reads > self.allowed:
-            raise SlideUnreadable("a tile of the slide is damaged")
+            raise self.error("a tile of the slide is damaged")
         step = round(self.levels[level].downsample)
         size = self.levels[level].size
         shown = np.full((size.height_px, size.width_px, 3), 255, np.uint8)
         part = PICTURE[step // 2 :: step, step // 2 :: step][: size.height_px, : size.width_px]
         shown[: part.shape[0], : part.shape[1]] = part
         return shown[region.slices]
+
+
+def archive_of(monkeypatch: pytest.MonkeyPatch, *areas: Area) -> SimpleNamespace:
+    """Return an archive whose only slide has such areas."""
+
+    class Slide:
+        def __init__(self, *_: Any) -> None:
+            self.areas = areas
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            pass
+
+    monkeypatch.setattr("app.segmentation.archive.DicomwebSlide", Slide)
+    return SimpleNamespace(client=None, session=None, modality=lambda *_: MICROSCOPY, result_of=lambda *_: None)
 
 
 @pytest.fixture
@@ -90,18 +111,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[AreaResult]]
     def run(
         *areas: Area, max_pixels: int = 2**20, um_per_px: float = 1.0, kept_at: Callable[[], None] = lambda: None
     ) -> list[AreaResult]:
-        class Slide:
-            def __init__(self, *_: Any) -> None:
-                self.areas = areas
-
-            def __enter__(self) -> Self:
-                return self
-
-            def __exit__(self, *_: Any) -> None:
-                pass
-
-        monkeypatch.setattr("app.segmentation.archive.DicomwebSlide", Slide)
-        archive = SimpleNamespace(client=None, session=None, modality=lambda *_: MICROSCOPY, result_of=lambda *_: None)
+        archive = archive_of(monkeypatch, *areas)
         kept: list[AreaResult] = []
         failed: list[Exception] = []
 
@@ -113,12 +123,12 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[AreaResult]]
             metrics = Metrics(CollectorRegistry())
             workers = Workers(1, metrics)
             model = ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0}))
-            await model.start()
+            await model.start(metrics)
             options = SlideOptions(um_per_px, max_pixels, has_report=True)
             slides = ArchiveSegmentation(archive, model, workers, metrics, options)  # type: ignore[arg-type]
             try:
                 await slides.segment("1.2", "1.2.3", keep, any_stain=True)
-            except (ImageTooLarge, SlideUnreadable) as error:
+            except (ImageTooLarge, SlideUnreadable, UnsupportedImage) as error:
                 failed.append(error)
             finally:
                 await workers.close()
@@ -197,18 +207,20 @@ def test_a_slide_that_is_too_large_altogether_is_refused(answered):
     assert [type(error) for error in answered.failed] == [ImageTooLarge]
 
 
+@pytest.mark.parametrize("error", [SlideUnreadable, UnsupportedImage])
 @pytest.mark.parametrize("reads", [0, 1, 5])  # none, the look from afar, and some windows
 @pytest.mark.parametrize("broken", [0, 1])
-def test_an_area_that_cannot_be_read_is_refused_when_the_others_are_done(answered, broken, reads):
+def test_an_area_that_cannot_be_read_is_refused_when_the_others_are_done(answered, broken, reads, error):
     areas = [
         Area(
             header((600, 400), 1.0, name=str(number), at_mm=(20.0 + 10 * number, 40.0)),
             reads=reads if number == broken else np.inf,
+            error=error,
         )
         for number in range(3)
     ]
     assert len(answered(*areas)) == 2
-    assert [str(error) for error in answered.failed] == ["a tile of the slide is damaged"]
+    assert [(type(failed), str(failed)) for failed in answered.failed] == [(error, "a tile of the slide is damaged")]
 
 
 PLACE = {"side": (1000, 800), "um_per_px": 1.0}
@@ -250,3 +262,35 @@ def test_what_does_not_say_where_it_lies_is_an_area_of_its_own():
 def test_a_level_begins_with_another_within_one_of_its_own_pixels(shift_um, begins):
     fine, coarse = header((600, 400), 1.0), header((150, 100), 4.0, at_mm=(20.0, 40.0 + shift_um / 1000))
     assert begins_with(coarse, fine) is begins
+
+
+@pytest.mark.parametrize("is_stated", [False, True], ids=["by its colours", "by its header"])
+@pytest.mark.parametrize(("stain", "outcome"), [("H&E", "not H&E"), ("PD-L1 IHC", "answered")])
+def test_the_watcher_passes_over_a_slide_of_another_stain_only_where_the_model_is_for_he(
+    monkeypatch, tmp_path, caplog, is_stated, stain, outcome
+):
+    level = header((600, 400), 1.0)
+    if is_stated:
+        level.SpecimenDescriptionSequence = stained_with_pas()
+    archive = archive_of(monkeypatch, Area(level))
+    stored: list[Dataset] = []
+    archive.store = stored.extend
+    metrics = Metrics(CollectorRegistry())
+    workers = Workers(1, metrics)
+    model = ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0, "stain": stain}))
+    asyncio.run(model.start(metrics))
+    options = SlideOptions(um_per_px=None, max_pixels=2**20)
+    watch = Watch(tmp_path)
+    watch.archive.arrives("1.2.3")
+    watch.slides = ArchiveSegmentation(archive, model, workers, metrics, options)  # type: ignore[arg-type]
+
+    with caplog.at_level(logging.WARNING):
+        watch.run()
+    asyncio.run(workers.close())
+
+    assert watch.outcomes() == {outcome: 1}
+    assert ("slide not H&E" in caplog.text) is (outcome == "not H&E")
+    assert len(stored) == (outcome == "answered")
+    for seg in stored:
+        [algorithm] = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+        assert "warnings=none" in algorithm.AlgorithmParameters

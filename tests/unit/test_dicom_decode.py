@@ -14,11 +14,11 @@ from pydicom.encaps import encapsulate
 
 from app.errors import ExtraMissing, ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage
 from app.interop.dicom_file import to_bytes
-from app.interop.dicom_seg import segmentation_object
 from app.pathology.geometry import Size
 from app.slides import dicom
 from app.slides.dicom_frames import states_ycc
 from tests.conftest import ROOT
+from tests.dicom_results import segmentation_object
 from tests.dicom_sources import (
     ADOBE_RGB,
     ADOBE_YCC,
@@ -42,7 +42,8 @@ IMAGE = noise(100, 70)
 def test_a_tiled_slide_is_its_total_pixel_matrix(sparse, syntax):
     data = file_of(whole_slide(IMAGE, tile=32, sparse=sparse, syntax=syntax))
     assert np.array_equal(dicom.decode(data, LIMIT), IMAGE)
-    assert dicom.read_extent(data, LIMIT) == (Size(100, 70), 0.5)
+    instance = dicom.opened(data, LIMIT)
+    assert (instance.size, instance.um_per_px()) == (Size(100, 70), 0.5)
 
 
 def test_jpeg_2000_comes_back_to_the_pixel():
@@ -185,7 +186,7 @@ def test_the_longest_side_is_allowed_and_one_more_points_to_the_command_for_slid
     data = file_of(whole_slide(IMAGE))
     assert dicom.decode(data, 100).shape == (70, 100, 3)
     with pytest.raises(ImageTooLarge, match=r"100x70 px; .* at most 99 px; .*`tessera dicomweb segment`"):
-        dicom.read_extent(data, 99)
+        dicom.opened(data, 99)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +327,7 @@ def test_no_other_class_is_accepted():
     assert set(ACCEPTED) < set(storages)
     for sop_class in set(storages) - set(ACCEPTED):
         with pytest.raises(UnsupportedImage, match="send a VL Whole Slide Microscopy"):
-            dicom.read_extent(file_of(secondary_capture(IMAGE, SOPClassUID=sop_class)), LIMIT)
+            dicom.opened(file_of(secondary_capture(IMAGE, SOPClassUID=sop_class)), LIMIT)
 
 
 def test_a_slide_that_does_not_place_its_tiles_is_told_what_it_lacks():
@@ -354,7 +355,7 @@ def test_a_part_of_a_concatenation_is_not_taken_for_a_sparse_slide(parts, is_who
             dicom.decode(file_of(slide), LIMIT)
 
 
-@pytest.mark.parametrize("ask", [dicom.header, lambda data: dicom.read_extent(data, LIMIT)])
+@pytest.mark.parametrize("ask", [dicom.header, lambda data: dicom.opened(data, LIMIT)])
 def test_the_label_of_a_slide_is_refused(ask):
     with pytest.raises(UnsupportedImage, match="of the slide's label"):
         ask(file_of(whole_slide(IMAGE, ImageType=["ORIGINAL", "PRIMARY", "LABEL", "NONE"])))

@@ -66,7 +66,7 @@ def before_pixels(piece: bytes, syntax: uid.UID = uid.ExplicitVRLittleEndian) ->
 )
 def test_elements_and_items_are_counted_wherever_they_are(piece):
     with pytest.raises(UnreadableImage, match=TOO_MANY):
-        dicom.read_extent(before_pixels(piece), LIMIT)
+        dicom.opened(before_pixels(piece), LIMIT)
 
 
 @pytest.mark.parametrize("representation", [b"UN", b"SQ"])
@@ -115,7 +115,7 @@ def test_elements_in_the_place_of_the_pixels_are_counted():
 def test_a_header_of_many_bytes_is_not_read():
     capture = secondary_capture(IMAGE, ICCProfile=bytes(3 * 2**20))
     with pytest.raises(UnreadableImage, match="more than 2 MiB before its pixels"):
-        dicom.read_extent(file_of(capture), LIMIT)
+        dicom.opened(file_of(capture), LIMIT)
 
 
 def test_sequences_that_nest_without_end_are_refused():

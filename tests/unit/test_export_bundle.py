@@ -59,6 +59,7 @@ def card(**changes):
         "window_px": 64,
         "margin_px": 8,
         "um_per_px": 0.5,
+        "stain": "PD-L1 IHC",
         "training_data": ("drawn", "by hand"),
         "metrics": {"cv_tissue_miou": 0.5},
     }
@@ -94,7 +95,7 @@ def test_the_manifest_says_what_the_card_said_and_what_the_files_are(exported):
 
     said = card()
     of_both = ("name", "version", "released", "description", "classes", "stride", "window_px", "margin_px", "um_per_px")
-    for name in of_both:
+    for name in (*of_both, "stain"):
         assert getattr(manifest, name) == getattr(said, name)
     assert manifest.training_data == said.training_data
     assert manifest.metrics == said.metrics

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from app.pathology.classes import BACKGROUND, NORMAL, STROMA, TUMOR, WSSS4LUAD, TissueClass, code, label_indices
 from app.pathology.composition import pixel_counts, present_labels, tissue_fractions
 from app.pathology.geometry import Region, Size
-from app.pathology.manifest import ModelManifest
+from app.pathology.manifest import HE, ModelManifest
 from tests.fakes import manifest
 
 
@@ -97,6 +97,36 @@ def test_a_manifest_that_contradicts_itself_is_refused(change, message):
     values = manifest().model_dump() | change
     with pytest.raises(ValidationError, match=message):
         ModelManifest.model_validate(values)
+
+
+@pytest.mark.parametrize("stain", [HE, "PD-L1 IHC", "PAS", "\u03b1-SMA (clone 1A4), DAB", "HES", "x" * 64])
+def test_a_manifest_says_what_its_model_is_stained_for(stain):
+    said = ModelManifest.model_validate(manifest().model_dump() | {"stain": stain})
+    assert said.stain == stain
+    assert said.serves_like(manifest()) is (stain == HE)
+
+
+def test_an_earlier_manifest_is_of_he():
+    values = manifest().model_dump()
+    del values["stain"]
+    assert ModelManifest.model_validate(values).stain == HE
+
+
+@pytest.mark.parametrize(
+    "stain", ["", " ", "PAS ", "\tPAS", "two\nlines", "PAS\x1b[31m", "PAS\u202e", "PAS\u2028", "x" * 65, 5, None]
+)
+def test_a_stain_that_is_no_short_line_is_refused(stain):
+    with pytest.raises(ValidationError, match="stain"):
+        ModelManifest.model_validate(manifest().model_dump() | {"stain": stain})
+
+
+@pytest.mark.parametrize(
+    "stain",
+    ["HE", "h&e", "H & E", "H/E", "H and E", "haematoxylin and eosin", "Hematoxylin-Eosin", "hematoxylin & eosin"],
+)
+def test_he_has_one_spelling_so_that_its_rules_are_not_lost_by_another(stain):
+    with pytest.raises(ValidationError, match="must be H&E"):
+        ModelManifest.model_validate(manifest().model_dump() | {"stain": stain})
 
 
 def test_a_manifest_survives_its_file():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from app.imaging.plausibility import Appearance, appearance, input_warnings, slide_appearance, slide_warnings
+from app.imaging.appearance import Appearance, appearance, slide_appearance
+from app.imaging.plausibility import input_warnings, rules_for, slide_warnings
 from app.imaging.sharpness import sharpness
 from app.pathology.classes import NORMAL, STROMA, TUMOR
 from app.pathology.geometry import Size
@@ -152,6 +153,23 @@ def test_each_message_says_what_was_measured(seen, code, number):
 def test_on_the_limit_there_is_no_warning(sharp):
     assert input_warnings(HE) == ()
     assert input_warnings(Appearance(Size(32, 32), 0.05, 0.65, 0.01, sharp)) == ()
+
+
+@pytest.mark.parametrize(
+    ("seen", "left"),
+    [
+        (Appearance(Size(300, 31), 0.01, 0.2, 0.5, None), "too_small"),
+        (Appearance(LARGE, 0.031, 0.2, 0.5, 0.1), "low_tissue"),
+        (Appearance(LARGE, 0.5, 0.42, 0.5, 0.1), "out_of_focus"),
+        (Appearance(LARGE, 0.5, 0.42, 0.5, 0.45), None),
+        (Appearance(LARGE, 0.5, 0.99, 0.13, None), None),
+    ],
+)
+def test_a_stain_without_limits_of_its_own_is_judged_by_density_and_detail_alone(seen, left):
+    assert [warning.code for warning in rules_for("PD-L1 IHC").of_patch(seen)] == ([left] if left else [])
+    assert rules_for("H&E").of_patch(seen) == input_warnings(seen) != ()
+    on_a_slide = rules_for("PD-L1 IHC").of_slide(Appearance(seen.size, seen.tissue / 100, 0.1, 0.5, None))
+    assert [warning.code for warning in on_a_slide] == (["low_tissue"] if seen.tissue < 0.1 else [])
 
 
 def on_glass(tissue: np.ndarray, share: float, seed: int = 0) -> np.ndarray:

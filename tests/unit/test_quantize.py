@@ -69,7 +69,7 @@ def exported(tmp_path_factory):
         logits = network((drawn - 127.0) / 128.0)["out"]
         network.segment.bias -= logits.mean(dim=(0, 2, 3)) / 10
     target = tmp_path_factory.mktemp("exported") / "bundle"
-    export_bundle(network, ModelCard("small", "1", stride=32, window_px=64, margin_px=8), target)
+    export_bundle(network, ModelCard("small", "1", stride=32, window_px=64, margin_px=8, stain="PAS"), target)
     return target
 
 
@@ -128,6 +128,11 @@ def test_a_variant_is_a_bundle_that_serves_like_its_parent(varied, precision):
     assert agreement > (0.99 if precision == "fp16" else 0.95)
     assert len(np.unique(parent.golden.class_maps)) > 1, "class maps of one class would agree whatever was done"
     assert hidden_files(varied) == []
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_variant_is_for_its_parents_stain(varied, precision):
+    assert load_bundle(varied / precision).manifest.stain == load_bundle(varied).manifest.stain == "PAS"
 
 
 def test_each_variant_really_computes_in_its_precision(varied):

@@ -34,7 +34,7 @@ def segment(data: bytes, mpp: float | None, model: ColourSegmenter | None = None
         metrics = Metrics(CollectorRegistry())
         workers = Workers(1, metrics)
         used = model or segmenter()
-        await used.start()
+        await used.start(metrics)
         try:
             patches = PatchSegmentation(used, workers, metrics, PatchLimits(SIDE_PX, 4 * SIDE_PX**2))
             async with patches.segmented(data, mpp) as patch:
@@ -218,17 +218,20 @@ def test_a_frames_spacing_is_read_and_a_broken_one_costs_nothing(spacing, expect
     field.PixelSpacing = ["1", "1"]
     field["PixelSpacing"]._value = spacing
     data = file_of(field)
-    size, found = dicom.read_extent(data, SIDE_PX)
-    assert size == Size(20, 10)
-    assert found == (None if expected is None else pytest.approx(expected))
+    instance = dicom.opened(data, SIDE_PX)
+    assert instance.size == Size(20, 10)
+    assert instance.um_per_px() == (None if expected is None else pytest.approx(expected))
     assert dicom.decode(data, SIDE_PX).shape == (10, 20, 3)
 
 
 def test_a_slides_spacing_is_in_its_shared_groups_and_other_images_have_none():
-    assert dicom.read_extent(file_of(whole_slide(noise(40, 30), tile=32)), SIDE_PX)[1] == pytest.approx(0.5)
-    assert dicom.read_extent(file_of(whole_slide(noise(40, 30), SharedFunctionalGroupsSequence=[])), SIDE_PX)[1] is None
-    assert dicom.read_extent(file_of(secondary_capture(noise(40, 30))), SIDE_PX)[1] is None
-    assert dicom.read_extent(file_of(microscopic(noise(40, 30))), SIDE_PX)[1] is None
+    assert dicom.opened(file_of(whole_slide(noise(40, 30), tile=32)), SIDE_PX).um_per_px() == pytest.approx(0.5)
+    assert (
+        dicom.opened(file_of(whole_slide(noise(40, 30), SharedFunctionalGroupsSequence=[])), SIDE_PX).um_per_px()
+        is None
+    )
+    assert dicom.opened(file_of(secondary_capture(noise(40, 30))), SIDE_PX).um_per_px() is None
+    assert dicom.opened(file_of(microscopic(noise(40, 30))), SIDE_PX).um_per_px() is None
 
 
 @pytest.mark.parametrize(

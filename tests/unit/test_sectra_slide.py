@@ -23,9 +23,12 @@ class Archive:
     def __init__(self, image: RgbImage, tile_px: int, encode: Callable[[RgbImage], bytes] = encoded) -> None:
         self._image, self._tile_px, self._encode = image, tile_px, encode
         self.paths: list[str] = []
+        self.refusals: list[Exception] = []
 
     def get(self, what: str, path: str, max_bytes: int) -> bytes:
         self.paths.append(path)
+        if self.refusals:
+            raise self.refusals.pop()
         column, row = (int(part) for part in re.findall(r"\d+", path.rsplit("/", 1)[1])[:2])
         x, y = column * self._tile_px, row * self._tile_px
         tile = self._image[y : y + self._tile_px, x : x + self._tile_px]
@@ -82,6 +85,17 @@ def test_a_tile_is_asked_for_once():
     for _ in range(2):
         whole.read(0, Region(0, 0, Size(130, 70)))
     assert len(archive.paths) == 6
+
+
+def test_a_tile_that_did_not_come_is_asked_for_again():
+    image = noise(64, 64)
+    whole, archive = slide(image)
+    archive.refusals.append(ArchiveRefused("503"))
+    region = Region(0, 0, Size(64, 64))
+    with pytest.raises(ArchiveRefused):
+        whole.read(0, region)
+    assert np.array_equal(whole.read(0, region), image)
+    assert len(archive.paths) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import gc
 import hashlib
+import struct
 import threading
 import tracemalloc
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, QueueFull
+from app.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, QueueFull, UnreadableImage
 from app.imaging.decode import OpenedFile
 from app.imaging.structure import Glance
 from app.pathology.geometry import Size
@@ -29,7 +30,7 @@ def segment(data: bytes, segmenter: ColourSegmenter | None = None, metrics: Metr
         measured = metrics or Metrics(CollectorRegistry())
         workers = Workers(2, measured)
         model = segmenter or ColourSegmenter()
-        await model.start()
+        await model.start(measured)
         try:
             async with PatchSegmentation(model, workers, measured, PatchLimits(1000, 1000**2)).segmented(data) as patch:
                 return patch
@@ -189,7 +190,7 @@ def test_the_pixels_of_a_patch_whose_client_left_are_held_until_its_decoding_end
     async def scenario() -> None:
         metrics = Metrics(CollectorRegistry())
         workers, segmenter = Workers(2, metrics), ColourSegmenter()
-        await segmenter.start()
+        await segmenter.start(metrics)
         door = Admission(9, 10**6, metrics)
         patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(100, 4 * 50 * 50), door)
 
@@ -216,6 +217,21 @@ def test_the_pixels_of_a_patch_whose_client_left_are_held_until_its_decoding_end
     asyncio.run(scenario())
 
 
+@pytest.fixture
+def told_small(monkeypatch) -> list[bool]:
+    """What the workers are told of each file that they decode: whether it is small."""
+    told: list[bool] = []
+    run = Workers.run
+
+    async def note(self: Workers, stage: str, work: object, *, is_small: bool = False) -> object:
+        if stage == "decode":
+            told.append(is_small)
+        return await run(self, stage, work, is_small=is_small)
+
+    monkeypatch.setattr(Workers, "run", note)
+    return told
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -226,27 +242,26 @@ def test_the_pixels_of_a_patch_whose_client_left_are_held_until_its_decoding_end
     ],
     ids=["small", "few pixels in a large file", "few pixels and much EXIF", "of a format without a glance"],
 )
-def test_what_is_decoded_on_the_event_loop_is_small_in_every_way(monkeypatch, data, expected):
-    said: list[bool] = []
-    run = Workers.run
-
-    async def note(self: Workers, stage: str, work: object, *, is_small: bool = False) -> object:
-        if stage == "decode":
-            said.append(is_small)
-        return await run(self, stage, work, is_small=is_small)
-
-    monkeypatch.setattr(Workers, "run", note)
+def test_what_is_decoded_on_the_event_loop_is_small_in_every_way(told_small, data, expected):
     segment(data)
-    assert said == [expected]
+    assert told_small == [expected]
 
 
-def test_a_first_look_that_was_wrong_is_corrected_before_a_pixel_is_decoded(monkeypatch):
+def test_a_first_look_that_was_wrong_is_corrected_before_a_pixel_is_decoded(monkeypatch, told_small):
     held: list[int] = []
     hold = PixelBudget.hold
     monkeypatch.setattr(PixelBudget, "hold", lambda self, pixels: held.append(pixels) or hold(self, pixels))
-    monkeypatch.setattr("app.segmentation.patch.glance", lambda data: Glance(Size(2, 2), is_plain=True))
+    monkeypatch.setattr("app.segmentation.reading.glance", lambda data: Glance(Size(2, 2), is_plain=True))
     assert segment(encoded(quarters(300, 200))).class_map.shape == (200, 300)
     assert held == [4, 300 * 200]
+    assert told_small == [True, False]  # whoever was wrong about the size is not believed in the rest
+
+
+def test_a_png_with_a_second_header_is_not_decoded_on_the_event_loop(told_small):
+    header = struct.pack(">IIBBBBB", 900, 900, 8, 2, 0, 0, 0)
+    with pytest.raises(UnreadableImage):  # of the second header's 900 rows there are nine
+        segment(with_chunk(encoded(noise(9, 9)), b"IHDR", header))
+    assert told_small == [True, False]
 
 
 def test_fractions_add_up_and_labels_follow():
@@ -452,7 +467,7 @@ def test_no_more_pixels_are_decoded_at_once_than_allowed():
         metrics = Metrics(CollectorRegistry())
         workers = Workers(2, metrics)
         segmenter = ColourSegmenter(gate=asyncio.Event())
-        await segmenter.start()
+        await segmenter.start(metrics)
         patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(100, 4 * 2 * 50 * 50))
         data = encoded(noise(50, 50))
 
@@ -481,7 +496,7 @@ def test_a_small_patch_does_not_queue_behind_a_crowd_of_large_ones():
         workers = Workers(2, metrics)
         gate = asyncio.Event()
         segmenter = ColourSegmenter(gate=gate)
-        await segmenter.start()
+        await segmenter.start(metrics)
         patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(200, 200**2))
 
         async def one(side: int) -> None:
@@ -512,7 +527,7 @@ def test_a_patch_that_fails_leaves_no_image_behind():
         metrics = Metrics(CollectorRegistry())
         workers = Workers(2, metrics)
         segmenter = ColourSegmenter()
-        await segmenter.start()
+        await segmenter.start(metrics)
         patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(1000, 1000**2))
 
         async def fail(times: int) -> None:

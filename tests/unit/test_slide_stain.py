@@ -6,13 +6,14 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 from app.errors import OtherStain
-from app.imaging.plausibility import InputWarning, WarningCode
+from app.imaging.plausibility import InputWarning, WarningCode, rules_for
 from app.pathology.geometry import Region, Size
 from app.segmentation.stain import check_stain, overview, stain_warnings
 from app.slides.slide import Level
 from tests.unit.test_dicom_stains import HAEMATOXYLIN, HE_METHOD, PAS, header, stained
 
 BROWN = (150, 100, 60)
+OF_HE = rules_for("H&E")
 
 
 class Painted:
@@ -64,19 +65,28 @@ def test_a_slide_without_coarse_levels_is_looked_at_in_pieces_from_all_over_it(s
 
 
 def test_the_look_of_a_slide_decides_where_its_header_says_nothing_or_he():
-    [found] = stain_warnings(Painted(Size(2000, 900)), Dataset())
+    [found] = stain_warnings(Painted(Size(2000, 900)), Dataset(), OF_HE)
     assert found.code == "out_of_distribution"
-    assert stain_warnings(Painted(Size(2000, 900)), header(stained(HAEMATOXYLIN))) == (found,)
+    assert stain_warnings(Painted(Size(2000, 900)), header(stained(HAEMATOXYLIN)), OF_HE) == (found,)
     for says_nothing in (Dataset(), header(stained(HE_METHOD)), header(stained(Code("HE", "99LAB", "H&E")))):
-        assert stain_warnings(Painted(Size(2000, 900), colour=(190, 110, 180)), says_nothing) == ()
+        assert stain_warnings(Painted(Size(2000, 900), colour=(190, 110, 180)), says_nothing, OF_HE) == ()
 
 
 def test_no_pixel_is_read_of_a_slide_whose_header_names_another_stain():
     slide = Painted(Size(2000, 900), colour=(190, 110, 180))
-    [found] = stain_warnings(slide, header(stained(PAS)))
+    [found] = stain_warnings(slide, header(stained(PAS)), OF_HE)
     assert found.code == "out_of_distribution"
     assert "header names other stains" in found.message
     assert slide.reads == []
+
+
+@pytest.mark.parametrize("says", [Dataset(), header(stained(PAS)), header(stained(HE_METHOD))])
+def test_neither_header_nor_colours_tell_against_a_slide_where_the_model_is_for_another_stain(says):
+    rules = rules_for("PD-L1 IHC")
+    assert stain_warnings(Painted(Size(2000, 900)), says, rules) == ()
+    [found] = stain_warnings(Painted(Size(2000, 900), colour=(240, 240, 240)), says, rules)
+    assert found.code == "low_tissue"
+    check_stain([(found,), ()])
 
 
 @pytest.mark.parametrize(

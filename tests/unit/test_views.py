@@ -99,9 +99,9 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundle(checkpoint, tmp_path_factory):
-    """`small` in four views."""
+    """`small` in four views, of another stain."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    named = ("--name", "mine", "--version", "1.0.0")
+    named = ("--name", "mine", "--version", "1.0.0", "--stain", "PD-L1 IHC")
     exported = run("export", "--checkpoint", checkpoint, "--views", 4, "--out", out, *named)
     assert exported.exit_code == 0, exported.output
     return out
@@ -193,6 +193,28 @@ def test_a_bundle_of_views_says_how_many_and_is_verified_with_as_many(bundle, ch
     refused = run("verify", "--checkpoint", checkpoint, "--bundle", wrong)
     assert refused.exit_code == 2
     assert "PyTorch and ONNX Runtime disagree" in refused.output
+
+
+def test_a_bundle_says_the_stain_that_was_stated_and_another_is_one_of_he(bundle, checkpoint, tmp_path):
+    assert read_manifest(bundle).stain == "PD-L1 IHC"
+
+    named = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--name", "mine", "--version", "1")
+    assert run("export", *named).exit_code == 0
+    assert read_manifest(tmp_path / "out").stain == "H&E"
+
+
+@pytest.mark.parametrize(
+    ("stain", "said"), [("", "at least 1 character"), ("a\nb", "in one line"), ("HE", "must be H&E")]
+)
+def test_a_stain_that_a_manifest_cannot_state_is_refused_before_the_export(checkpoint, tmp_path, stain, said):
+    options = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--name", "mine", "--version", "1")
+
+    refused = run("export", *options, "--stain", stain)
+
+    assert refused.exit_code != 0
+    assert "manifest.stain" in refused.output
+    assert said in refused.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_number_of_views_that_is_none_of_them_is_refused(checkpoint, tmp_path):

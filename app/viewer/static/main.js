@@ -59,6 +59,7 @@ async function readModel() {
   const model = await asked;
   byId("model").textContent = `${model.name} ${model.version}`;
   byId("purpose").textContent = model.description && `The model: ${model.description}`;
+  byId("stain").textContent = model.stain;
   result.model = model;
   result.show(patches.selected);
 }

@@ -219,6 +219,7 @@ function provenance({ model, image, scale, request_id: request }, { description,
   const facts = {
     Model: `${model.name} ${model.version}`,
     ...(description && { Description: description }),
+    ...(card.stain && { Stain: card.stain }),
     ...(defined.length && { Classes: defined.map((tissue) => `${tissue.name}: ${tissue.definition}`).join(" ") }),
     ...(scores && { "IoU, cross-validated": scores }),
     "Model SHA-256": model.sha256,
