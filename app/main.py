@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -32,6 +31,7 @@ from app.segmentation.admission import Admission, Places
 from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.workers import Workers
 from app.settings import Settings
+from app.software import software_version
 from app.telemetry.merging import Snapshot, snapshot
 from app.telemetry.metrics import Metrics
 from app.viewer import page
@@ -84,7 +84,7 @@ def create_app(
     settings = settings or Settings()
     metrics = metrics or Metrics(CollectorRegistry())
     access = front.access if front else access_of(settings, settings.host)
-    model = segmenter or _load(settings, metrics)
+    model = segmenter or _load(settings)
     places = front.places if front else Places()
     limits = PatchLimits(settings.max_side_px, settings.max_pixels_at_once // places.fronts)
 
@@ -98,7 +98,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         workers = Workers(-(-settings.cores // places.fronts), metrics)
         admission = Admission(settings.queue_capacity, settings.queue_pixels, metrics, places)
-        await model.start(stalled)
+        await model.start(metrics, stalled)
         app.state.service = service = Service(
             segmenter=model,
             patches=PatchSegmentation(model, workers, metrics, limits, admission),
@@ -117,7 +117,7 @@ def create_app(
     # Documentation from packaged files: a hospital's network does not reach the usual content delivery networks.
     app: FastAPI = FastAPIOffline(
         title="tessera",
-        version=version("tessera"),
+        version=software_version(),
         summary="Tissue maps of H&E patches.",
         description="Research use only. Errors are RFC 9457 problem documents, `application/problem+json`.",
         lifespan=lifespan,
@@ -162,10 +162,10 @@ def _foreign_pages(origins: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _load(settings: Settings, metrics: Metrics) -> Segmenter:
+def _load(settings: Settings) -> Segmenter:
     from app.inference.model import load_segmenter  # noqa: PLC0415  a front has no use for the runtime that it imports
 
-    return load_segmenter(settings.model, metrics)
+    return load_segmenter(settings.model)
 
 
 async def _cannot_reload() -> ModelManifest:
@@ -198,7 +198,7 @@ async def _sectra_orders(app: FastAPI, settings: Settings, service: Service, wor
         pixels=settings.sectra_max_pixels,
         slide_seconds=settings.sectra_slide_timeout,
     )
-    orders = SectraOrders(service.segmenter, workers, service.admission, service.metrics, options, app.version)
+    orders = SectraOrders(service.segmenter, workers, service.admission, service.metrics, options)
     app.state.sectra = orders
     try:
         yield

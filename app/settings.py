@@ -6,15 +6,14 @@ The flags, their help and docs/configuration.md are made from this class.
 import os
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from ssl import PROTOCOL_TLS_CLIENT, SSLContext
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from app.access_settings import AccessSettings, CommaList, not_empty
+from app.archive_settings import ArchiveSettings, Seconds
 from app.inference.segmenter import ModelChoice
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundle"
@@ -23,10 +22,6 @@ QUALITY_BUNDLE = Path(__file__).parent / "bundle-quality"
 _QUALITY = "quality"
 MOST_FRONTS = 16
 """More would find the engine's one event loop busy; and each costs memory."""
-_GPU_NODES = ("/dev/nvidiactl", "/dev/dxg")
-"""What NVIDIA's driver puts there: on Linux, and on Linux under Windows."""
-_Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-_TOKEN = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
@@ -79,12 +74,12 @@ class Settings(AccessSettings):
         ge=1,
         le=MOST_FRONTS,
         description="Processes that take requests; by default as many as keep the device busy, but 1 with one core,"
-        " with Sectra, with engine own on a GPU, and on systems other than Linux.",
+        " with Sectra, and on systems other than Linux.",
     )
-    engine: Literal["auto", "own", "shared"] = Field(
+    engine: Literal["auto", "shared"] = Field(
         default="auto",
-        description="Where the model is: in each process that takes requests (own), or in one process that runs it for"
-        " all of them (shared); auto is shared on a GPU with several such processes, otherwise own.",
+        description="Where the model is: with auto, in each process that takes requests, but on a GPU in one process"
+        " that runs it for all of them; with shared, in one such process on a CPU too.",
     )
     max_batch_size: int | None = Field(
         default=None,
@@ -98,12 +93,12 @@ class Settings(AccessSettings):
         ge=1,
         description="Pixels of the images in the service at once; a request that finds no place is refused (429).",
     )
-    request_timeout: _Seconds = Field(
+    request_timeout: Seconds = Field(
         default=30.0,
         description="Seconds within which a request must be answered; otherwise it gets 504, or 408 if its body had not"
         " arrived. A request may lower it with X-Request-Timeout.",
     )
-    header_timeout: _Seconds = Field(
+    header_timeout: Seconds = Field(
         default=10.0,
         description="Seconds within which a request's headers must arrive; otherwise its connection closes.",
     )
@@ -116,7 +111,7 @@ class Settings(AccessSettings):
         description="Seconds after SIGTERM during which the service reports that it is not ready but still takes"
         " requests, so that a load balancer can stop sending them. SIGINT has no such delay.",
     )
-    stall_timeout: _Seconds = Field(
+    stall_timeout: Seconds = Field(
         default=2.0,
         description="Seconds that a batch may take, or ten times its expected duration if that is longer; after that,"
         " the lane that runs it counts as stuck, and the service ends so that it can be restarted. On a GPU the first"
@@ -147,7 +142,7 @@ class Settings(AccessSettings):
         description="Maximum number of pixels, at the model's resolution, of an area or slide that Sectra orders, and"
         " of all of them at one time.",
     )
-    sectra_slide_timeout: _Seconds = Field(
+    sectra_slide_timeout: Seconds = Field(
         default=600.0,
         description="Seconds within which a whole slide that Sectra orders must be done; areas have the request"
         " timeout.",
@@ -193,86 +188,10 @@ class Settings(AccessSettings):
             )
         if sys.platform != "linux" and ((self.fronts or 1) > 1 or self.engine == "shared"):
             raise ValueError("several processes run on Linux alone; leave --fronts and --engine out")
-        if self.engine == "own" and self.device != "cpu" and (self.fronts or 1) > 1:
-            raise ValueError("--engine own with several --fronts needs --device cpu: CUDA cannot be forked")
         if self.max_files > self.queue_capacity:
             raise ValueError(f"--max-files ({self.max_files}) must not exceed --queue-capacity ({self.queue_capacity})")
         if self.max_pixels_at_once < self.max_side_px**2:
             raise ValueError(
                 f"--max-pixels-at-once ({self.max_pixels_at_once}) must hold one patch of --max-side-px squared"
             )
-        return self
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Which processes the service is made of.
-
-    Attributes:
-        fronts: How many take requests.
-        shared_engine: Whether another one has the model for all of them; else each has it.
-        on_gpu: Whether the model may run on a GPU.
-        supervised: Whether a process that has no other task watches over them; else there is one process in all.
-    """
-
-    fronts: int
-    shared_engine: bool
-    on_gpu: bool
-    supervised: bool
-
-
-def layout_of(settings: Settings) -> Layout:
-    """Return the processes that the settings ask for, or that suit the machine.
-
-    On a CPU the cores compute, and two fronts keep 16 of them busy. A GPU leaves the cores to the fronts, but for what
-    the engine and the system need. CUDA is not asked whether it is there: who has asked cannot be forked any more.
-    """
-    on_gpu = settings.device == "cuda" or (settings.device == "auto" and any(map(os.path.exists, _GPU_NODES)))
-    supervised = sys.platform == "linux"  # which forks safely, and spreads connections over processes
-    alone = not supervised or settings.cores == 1 or bool(settings.sectra_hosts)
-    alone = alone or (on_gpu and settings.engine == "own")
-    suited = 1 if alone else max(2, min(settings.cores - 2 if on_gpu else settings.cores // 8, MOST_FRONTS))
-    fronts = settings.fronts or suited
-    shared_engine = settings.engine == "shared" or (settings.engine == "auto" and on_gpu and fronts > 1)
-    return Layout(fronts, shared_engine, on_gpu, supervised)
-
-
-class ArchiveSettings(BaseSettings):
-    """How to reach a DICOMweb archive; credentials come from the environment alone, never from a command line."""
-
-    model_config = SettingsConfigDict(env_prefix="TESSERA_DICOMWEB_", frozen=True, extra="forbid")
-
-    hosts: CommaList = Field(default=(), description="Host names allowed for the archive, separated by commas.")
-    allow_http: bool = Field(
-        default=False, description="Also speak plain HTTP to a host other than this machine, in a network you trust."
-    )
-    ca_bundle: Path | None = Field(
-        default=None, description="File of certificates to trust, PEM; by default those of the certifi package."
-    )
-    timeout: _Seconds = Field(
-        default=30.0, description="Seconds to wait for the archive's answer to begin, and for each further part of it."
-    )
-    token: SecretStr | None = Field(default=None, description="Bearer token for the archive.")
-    username: str | None = Field(default=None, description="User name for the archive (HTTP Basic).")
-    password: SecretStr | None = Field(default=None, description="Password for the archive (HTTP Basic).")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.username is None) != (self.password is None):
-            raise ValueError("TESSERA_DICOMWEB_USERNAME and TESSERA_DICOMWEB_PASSWORD come together")
-        if self.token is not None and self.username is not None:
-            raise ValueError("give TESSERA_DICOMWEB_TOKEN, or a user name and password, not both")
-        if self.token is not None and not _TOKEN.fullmatch(self.token.get_secret_value()):
-            raise ValueError(
-                "TESSERA_DICOMWEB_TOKEN must be letters, digits and signs of ASCII, without space or newline"
-            )
-        if self.username is not None and (":" in self.username or not self.username.isprintable()):
-            raise ValueError("TESSERA_DICOMWEB_USERNAME must not hold a colon (RFC 7617) or a control character")
-        if self.password is not None and not self.password.get_secret_value().isprintable():
-            raise ValueError("TESSERA_DICOMWEB_PASSWORD must not hold a newline or another control character")
-        if self.ca_bundle is not None:
-            try:
-                SSLContext(PROTOCOL_TLS_CLIENT).load_verify_locations(self.ca_bundle)
-            except OSError as error:  # of which OpenSSL's is a kind
-                raise ValueError(f"{self.ca_bundle} is no file of certificates in PEM") from error
         return self

@@ -18,6 +18,7 @@ from app.inference.result import WindowResult
 from app.pathology.arrays import ClassMap, RgbImage
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import ModelManifest
+from app.telemetry.metrics import SegmentationMetrics
 
 POISON = (1, 2, 3)
 """A window whose first pixel has this colour makes the segmenter fail."""
@@ -67,7 +68,7 @@ class ColourSegmenter:
         self.windows: list[tuple[int, ...]] = []
         self.ready = False
 
-    async def start(self, stalled: Callable[[], None] = lambda: None) -> None:
+    async def start(self, metrics: SegmentationMetrics, stalled: Callable[[], None] = lambda: None) -> None:
         self.ready = True
 
     async def close(self) -> None:

@@ -1,8 +1,6 @@
 """What routes need: the running service, and the way in that every upload takes."""
 
 import asyncio
-import math
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,8 +9,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
-from app.api.problems import InvalidRequest, RequestTimeout
-from app.api.uploads import TIMEOUT_HEADER, UploadLimits, read_images, read_on
+from app.api.problems import RequestTimeout
+from app.api.stated import seconds_allowed
+from app.api.uploads import UploadLimits, read_images, read_on
 from app.api.visit import visit_of
 from app.errors import ComeBackLater, DeadlineExceeded, ModelNotReady
 from app.inference.segmenter import Segmenter
@@ -20,9 +19,6 @@ from app.segmentation.admission import Admission
 from app.segmentation.deadline import answered_within
 from app.segmentation.patch import PatchSegmentation
 from app.telemetry.metrics import Metrics
-
-_SECONDS = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
-"""Python reads more as a number: 1_0 as ten, and the digits of any script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +84,6 @@ async def uploaded_images(request: Request, service: Service) -> AsyncIterator[l
             if not is_read:
                 await read_on(request)
             raise
-
-
-def seconds_allowed(request: Request, most_seconds: float) -> float:
-    """Return in how many seconds a request is to be answered: its own word in X-Request-Timeout may only lower it.
-
-    Raises:
-        InvalidRequest: That is no number above 0.
-    """
-    stated = request.headers.get(TIMEOUT_HEADER)
-    if stated is None:
-        return most_seconds
-    seconds = float(stated) if _SECONDS.fullmatch(stated) else math.nan
-    if not 0 < seconds < math.inf or len(request.headers.getlist(TIMEOUT_HEADER)) > 1:
-        raise InvalidRequest(f"{TIMEOUT_HEADER} is one number of seconds above 0, as in 2.5")
-    return min(seconds, most_seconds)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from app.api.dependencies import Service
 from app.api.problems import NotAcceptable
-from app.api.uploads import Stated
+from app.api.stated import Stated
 from app.imaging.contours import MAX_AREA_CHANGE, MAX_AREA_CHANGE_PX, polygonise
 from app.imaging.paint import DEFAULT_OPACITY, paint_confidence, paint_mask, paint_overlay
 from app.interop import asap, dsa, geojson

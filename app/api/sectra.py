@@ -20,9 +20,11 @@ from app.errors import DeadlineExceeded, TesseraError
 from app.segmentation.deadline import answered_within
 from app.segmentation.sectra.orders import SectraOrders
 from app.slides.sectra_callback import API_VERSION
+from app.software import software_version
 
 _MOST_ORDER_BYTES = 2**20
 """Areas drawn by hand have some thousand points of 50 bytes. Only a deletion has more: it holds the stored result."""
+_VERSIONS = {"X-Sectra-ApiVersion": API_VERSION, "X-Sectra-SoftwareVersion": software_version()}
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -53,13 +55,13 @@ _Orders = Annotated[SectraOrders, Depends(_orders_of)]
 @router.get("")
 async def register(request: Request, orders: _Orders) -> JSONResponse:
     """Return the registration for Sectra's configuration page, with the address at which it was asked for."""
-    return _answer(orders, orders.registration(str(request.url.replace(query="", fragment=""))))
+    return _answer(orders.registration(str(request.url.replace(query="", fragment=""))))
 
 
 @router.get("/info")
-async def info(orders: _Orders) -> JSONResponse:
+async def info(_orders: _Orders) -> JSONResponse:
     """Return the versions of the interface and of this program."""
-    return _answer(orders, {"apiVersion": API_VERSION, "softwareVersion": orders.software_version})
+    return _answer({"apiVersion": API_VERSION, "softwareVersion": software_version()})
 
 
 @router.post("", openapi_extra=_BODY)
@@ -73,12 +75,12 @@ async def invoke(request: Request, service: ServiceDependency, orders: _Orders) 
                 invocation = _read(body)
             is_read = True
             async with while_connected(request):
-                return _answer(orders, await _carry_out(orders, invocation))
+                return _answer(await _carry_out(orders, invocation))
     except TesseraError as error:
         came_late = isinstance(error, DeadlineExceeded) and not is_read
         told = RequestTimeout(f"the body did not come within {seconds:g} s") if came_late else error
         refusal = refuse(request.scope, told, service.metrics, {"error": str(told)})
-        refusal.headers.update(_versions(orders))
+        refusal.headers.update(_VERSIONS)
         return refusal
 
 
@@ -137,9 +139,5 @@ async def _carry_out(
     return {}
 
 
-def _answer(orders: SectraOrders, content: dict[str, Any] | list[Any]) -> JSONResponse:
-    return JSONResponse(content, headers=_versions(orders))
-
-
-def _versions(orders: SectraOrders) -> dict[str, str]:
-    return {"X-Sectra-ApiVersion": API_VERSION, "X-Sectra-SoftwareVersion": orders.software_version}
+def _answer(content: dict[str, Any] | list[Any]) -> JSONResponse:
+    return JSONResponse(content, headers=_VERSIONS)

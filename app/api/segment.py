@@ -14,7 +14,8 @@ from app.api.openapi import described
 from app.api.problems import MEDIA_TYPE as PROBLEM
 from app.api.problems import AnswerTooLarge, InvalidRequest, Problem, count_rejection, problem_of
 from app.api.renderings import MEDIA_TYPES, Rendering, View, check_uploaded, paint, render
-from app.api.uploads import FORM, PART, UPLOADED, Stated, documented, stated_as
+from app.api.stated import Stated, documented, stated_as
+from app.api.uploads import FORM, PART, UPLOADED
 from app.api.visit import visit_of
 from app.errors import QueueFull, TesseraError
 from app.pathology.classes import code

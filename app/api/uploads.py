@@ -1,34 +1,23 @@
-"""Reading a request's images: one raw body, or the `file` parts of a form. In memory, within limits.
-
-What a request states of them, as a query parameter, is here too.
-"""
+"""Reading a request's images: one raw body, or the `file` parts of a form. In memory, within limits."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.problems import InvalidRequest, UnsupportedContentEncoding, UnsupportedMediaType, UploadTooLarge
 from app.imaging.decode import MEDIA_TYPES
-from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.slides.dicom import MEDIA_TYPE as DICOM
 
 FORM = "multipart/form-data"
 PART = "file"
-TIMEOUT_HEADER = "X-Request-Timeout"
 UPLOADED = (*MEDIA_TYPES, DICOM)
 """What a body of one image may be declared as."""
-
-_S = TypeVar("_S", bound="Stated")
 
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 4096
@@ -42,74 +31,6 @@ _MAX_PIECES = 200_000
 _MOST_LIKE_BOUNDARIES = 1000
 """Lines that begin as a boundary does, beyond those that may end a part: no file has one by chance, and the parser goes
 through each byte by byte, four seconds a million."""
-
-_TIMEOUT = {
-    "name": TIMEOUT_HEADER,
-    "in": "header",
-    "required": False,
-    "description": "Seconds after which the answer is of no use; the request then gets 504, or 408 if its body had not"
-    " arrived. Can only lower the service's own request_timeout.",
-    "schema": {"type": "number", "exclusiveMinimum": 0},
-}
-
-
-class Stated(BaseModel):
-    """What a request states of its images: query parameters. One that is not known is refused: it may be misspelt."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    mpp: float | None = Field(
-        default=None,
-        ge=LEAST_UM_PER_PX,
-        le=MOST_UM_PER_PX,
-        description="Pixel spacing of the upload, in um/px (a 20x objective gives about 0.5); it applies to every image"
-        " of the request. If the model's own spacing is known, the image is rescaled to that for the model; the answer"
-        " keeps the upload's pixels. If mpp is left out, a DICOM upload's header is read, and a TIFF's tags.",
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_underscore(cls, value: object) -> object:
-        """Refuse what pydantic would read as a number all the same: 0_5, a slip for 0.5, as five."""
-        if isinstance(value, str) and "_" in value and value.strip().lstrip("+-.")[:1].isdigit():
-            raise PydanticCustomError("underscore", "a number has no underscore; it is written as in 0.5")
-        return value
-
-
-def stated_as(kind: type[_S]) -> Callable[[Request], Awaitable[_S]]:
-    """Return a dependency that reads `kind` off the query; FastAPI's own costs a tenth of a request's whole time.
-
-    Raises:
-        InvalidRequest: A parameter is there twice.
-        RequestValidationError: A parameter is not known or makes no sense.
-    """
-    nothing = kind()
-
-    async def read(request: Request) -> _S:
-        if not request.scope["query_string"]:
-            return nothing
-        names = [name for name, _ in request.query_params.multi_items()]
-        if len(set(names)) < len(names):
-            raise InvalidRequest("the query has a parameter more than once; which of its values is meant?")
-        try:
-            return kind.model_validate(dict(request.query_params))
-        except ValidationError as error:
-            places = [{**one, "loc": ("query", *one["loc"])} for one in error.errors(include_url=False)]
-            raise RequestValidationError(places) from error
-
-    return read
-
-
-def documented(kind: type[Stated]) -> list[dict[str, Any]]:
-    """Return OpenAPI's description of the query parameters of `kind`."""
-    properties: dict[str, dict[str, Any]] = kind.model_json_schema()["properties"]
-    return [
-        *(
-            {"name": name, "in": "query", "required": False, "description": schema["description"], "schema": schema}
-            for name, schema in properties.items()
-        ),
-        _TIMEOUT,
-    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,16 @@
 """The `tessera` command, a file a subcommand."""
 
-from importlib.metadata import version as installed_version
-
 import click
 
 from app.cli.dicomweb import dicomweb
 from app.cli.keys import keys
 from app.cli.segment import segment
 from app.cli.serve import serve
+from app.software import software_version
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(installed_version("tessera"), "-V", "--version", prog_name="tessera")
+@click.version_option(software_version(), "-V", "--version", prog_name="tessera")
 def main() -> None:
     """Tissue maps of H&E patches. Research use only.
 

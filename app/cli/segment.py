@@ -64,15 +64,14 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
         )
     if overwritten := overwriting(paths, out):
         raise click.UsageError(f"{overwritten} would be overwritten by a result; choose another --out")
-    metrics = SegmentationMetrics(CollectorRegistry())
     try:
-        model = load_segmenter(settings.model, metrics)
+        model = load_segmenter(settings.model)
         out.mkdir(parents=True, exist_ok=True)
     except (StartupError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if mpp is not None and model.manifest.um_per_px is None:
         click.echo("--mpp changes nothing: the model names no um_per_px", err=True)
-    results = asyncio.run(_segment_all(model, metrics, settings, paths, out, opacity, mpp))
+    results = asyncio.run(_segment_all(model, settings, paths, out, opacity, mpp))
     for result in results:
         for warning in result.warnings:
             click.echo(f"{click.format_filename(result.path)}: warning: {warning}", err=True)
@@ -90,7 +89,6 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
 
 async def _segment_all(
     model: BatchedSegmenter,
-    metrics: SegmentationMetrics,
     settings: Settings,
     paths: list[Path],
     out: Path,
@@ -98,9 +96,10 @@ async def _segment_all(
     mpp: float | None,
 ) -> list[FileResult]:
     """Segment the files behind a progress bar; return the results in the order of `paths`."""
+    metrics = SegmentationMetrics(CollectorRegistry())
     workers = Workers(settings.cores, metrics)
     patches = PatchSegmentation(model, workers, metrics, PatchLimits(settings.max_side_px, settings.max_pixels_at_once))
-    await model.start()
+    await model.start(metrics)
     try:
         found = {}
         with click.progressbar(length=len(paths), label="segmenting") as bar:

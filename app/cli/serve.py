@@ -9,8 +9,9 @@ import click
 
 from app.cli.options import setting_options, settings_of
 from app.errors import ExtraMissing, ProcessEnded, StartupError
+from app.processes.layout import layout_of
 from app.processes.memory import give_back_large_pieces
-from app.settings import layout_of, unknown_variables
+from app.settings import unknown_variables
 from app.telemetry import logging
 
 _log = getLogger(__name__)

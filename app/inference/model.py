@@ -43,7 +43,6 @@ class BatchedSegmenter:
         manifest: The bundle's contract.
         session: Its graph, loaded.
         limits: How much it may run at once.
-        metrics: Where to report.
         turns: As `Batcher` has them.
     """
 
@@ -52,7 +51,6 @@ class BatchedSegmenter:
         manifest: ModelManifest,
         session: OnnxSession,
         limits: BatchLimits,
-        metrics: SegmentationMetrics,
         turns: AbstractContextManager[object] | None = None,
     ) -> None:
         self._turns = turns
@@ -63,7 +61,6 @@ class BatchedSegmenter:
         self.window_concurrency = 2 * limits.lanes * full_windows
         self._session = session
         self._limits = limits
-        self._metrics = metrics
         self._batcher: Batcher | None = None
 
     @property
@@ -76,9 +73,11 @@ class BatchedSegmenter:
         """Whether a batch has run for longer than it should."""
         return self._batcher is not None and self._batcher.late
 
-    async def start(self, stalled: Callable[[], None] = lambda: None) -> None:
+    async def start(self, metrics: SegmentationMetrics, stalled: Callable[[], None] = lambda: None) -> None:
         """Open the queue; the model was warmed up when it was loaded. See `Segmenter.start`."""
-        self._batcher = Batcher(self._session.run, self._limits, self._metrics, self._turns, stalled)
+        metrics.device.labels(self.device, self.provider).set(1)
+        metrics.model.labels(self.manifest.name, self.manifest.version, self.manifest.sha256).set(1)
+        self._batcher = Batcher(self._session.run, self._limits, metrics, self._turns, stalled)
 
     async def segment(self, window: RgbImage) -> WindowResult:
         """Return what the model says of a window; see `Segmenter.segment`."""
@@ -105,14 +104,11 @@ class BatchedSegmenter:
         return self._batcher
 
 
-def load_segmenter(
-    choice: ModelChoice, metrics: SegmentationMetrics, turns: AbstractContextManager[object] | None = None
-) -> BatchedSegmenter:
+def load_segmenter(choice: ModelChoice, turns: AbstractContextManager[object] | None = None) -> BatchedSegmenter:
     """Load a bundle onto a device and warm it up with its golden pair.
 
     Args:
         choice: Which, and where.
-        metrics: Where to report.
         turns: As `Batcher` has them.
 
     Raises:
@@ -120,8 +116,6 @@ def load_segmenter(
     """
     bundle, session, seconds_per_pixel = _load(choice)
     manifest = bundle.manifest
-    metrics.device.labels(session.device, session.provider).set(1)
-    metrics.model.labels(manifest.name, manifest.version, manifest.sha256).set(1)
     _log.info(
         "model loaded",
         extra={
@@ -142,7 +136,7 @@ def load_segmenter(
         seconds_per_pixel=seconds_per_pixel,
         first_seconds=_GPU_FIRST_SECONDS if on_gpu else 0.0,
     )
-    return BatchedSegmenter(manifest, session, limits, metrics, turns)
+    return BatchedSegmenter(manifest, session, limits, turns)
 
 
 _Warm: TypeAlias = tuple[Bundle, OnnxSession, float]

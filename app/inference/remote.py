@@ -43,10 +43,9 @@ class RemoteSegmenter:
     Args:
         facts: What the engine said.
         exchange: This front's slots; `ask` and `answered` are this side of it.
-        metrics: Shows how many windows wait for a slot.
     """
 
-    def __init__(self, facts: EngineFacts, exchange: Exchange, metrics: SegmentationMetrics) -> None:
+    def __init__(self, facts: EngineFacts, exchange: Exchange) -> None:
         self.manifest = facts.manifest
         self.device = facts.device
         self.provider = facts.provider
@@ -56,7 +55,6 @@ class RemoteSegmenter:
         self._replies: dict[int, tuple[tuple[int, int], asyncio.Future[WindowResult]]] = {}
         self._waiting = 0
         self._open = False
-        metrics.queue_depth.set_function(lambda: self._waiting)
 
     @property
     def ready(self) -> bool:
@@ -68,8 +66,18 @@ class RemoteSegmenter:
         """Never: the engine says itself when it is stuck."""
         return False
 
-    async def start(self, stalled: Callable[[], None] = lambda: None) -> None:  # noqa: ARG002  the engine tells it
-        """Begin to listen to the engine. Whoever started it learns from it that it is stuck."""
+    async def start(
+        self,
+        metrics: SegmentationMetrics,
+        stalled: Callable[[], None] = lambda: None,  # noqa: ARG002  the engine tells it
+    ) -> None:
+        """Begin to listen to the engine. Whoever started it learns from it that it is stuck, and what it runs on what.
+
+        Args:
+            metrics: Shows how many windows wait for a slot.
+            stalled: Never called.
+        """
+        metrics.queue_depth.set_function(lambda: self._waiting)
         for slot in reversed(range(self._exchange.slots)):
             self._free.put_nowait(slot)
         asyncio.get_running_loop().add_reader(self._exchange.front_end.fileno(), self._read)

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from app.inference.result import WindowResult
 from app.pathology.arrays import RgbImage
 from app.pathology.manifest import ModelManifest, Precision
+from app.telemetry.metrics import SegmentationMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,11 @@ class Segmenter(Protocol):
         """Whether it has not answered for longer than it should: it may be stuck, or the machine is slow."""
         ...
 
-    async def start(self, stalled: Callable[[], None] = ...) -> None:
+    async def start(self, metrics: SegmentationMetrics, stalled: Callable[[], None] = ...) -> None:
         """Get ready to answer; call on the event loop that will call `segment`.
 
         Args:
+            metrics: Where to report; whoever runs the model also says there which one it is, and on what.
             stalled: Called once, when the model is stuck and will not be ready any more.
         """
         ...

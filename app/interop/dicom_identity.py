@@ -11,12 +11,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, time
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from app.errors import TesseraError, UnsupportedImage
 from app.interop.provenance import Conditions
 from app.pathology.manifest import ModelManifest
+from app.software import software_version
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -75,12 +75,12 @@ def series_uid(sources: Sequence["Dataset"], manifest: ModelManifest, modality: 
 
 def maker(manifest: ModelManifest) -> str:
     """Return all that a result depends on beside its source: the model, its classes, and this version of tessera."""
-    return f"{MANUFACTURER} {version(MANUFACTURER)} {manifest.model_dump_json()}"
+    return f"{MANUFACTURER} {software_version()} {manifest.model_dump_json()}"
 
 
-def parameters_of(manifest: ModelManifest, conditions: Conditions | None) -> dict[str, str]:
+def parameters_of(manifest: ModelManifest, conditions: Conditions) -> dict[str, str]:
     """Return the parameters of the algorithm (PS3.3, section 10.16): which model file, and how it saw the image."""
-    return {"model_sha256": manifest.sha256} | ({} if conditions is None else conditions.stated)
+    return {"model_sha256": manifest.sha256} | conditions.stated
 
 
 def description(what: str, manifest: ModelManifest) -> str:
@@ -150,7 +150,7 @@ def instance(sources: Sequence["Dataset"], manifest: ModelManifest, what: str, m
         "instance_number": 1,
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": manifest.name,
-        "software_versions": (version(MANUFACTURER), manifest.version),
+        "software_versions": (software_version(), manifest.version),
         "device_serial_number": manifest.sha256,
         "content_qualification": "RESEARCH",
         "content_date": when.date(),

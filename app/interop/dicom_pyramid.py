@@ -33,7 +33,7 @@ Spans = tuple[Fraction, Fraction]
 SAME: Spans = (Fraction(1), Fraction(1))
 
 
-def pyramid_series_uid(sources: Sequence["Dataset"], manifest: ModelManifest, spans: Spans = SAME) -> str:
+def pyramid_series_uid(sources: Sequence["Dataset"], manifest: ModelManifest, spans: Spans) -> str:
     """Return the Series Instance UID of a model's pyramid for its finest level; known before the slide is segmented.
 
     Each level that is a pyramid's finest has a series of its own, and so has each spacing at which the model saw the
@@ -52,13 +52,13 @@ def level_spans(fine: "Dataset", coarse: "Dataset") -> Spans:
         return _steps(_size(fine), _spacing(fine), _size(coarse), _spacing(coarse))
 
 
-def conditions_of(sources: Sequence["Dataset"], spans: Spans, warnings: tuple[str, ...] | None = None) -> Conditions:
+def conditions_of(sources: Sequence["Dataset"], spans: Spans, warnings: tuple[str, ...]) -> Conditions:
     """Return what a result of a slide's level says of itself; a spacing that is not used counts as not known.
 
     Args:
         sources: Headers of the finest level that has a result.
         spans: How many pixels of the class map one of that level spans.
-        warnings: Codes of what is odd about the slide; None where that was not checked.
+        warnings: Codes of what is odd about the slide.
 
     Raises:
         UnsupportedImage: A header lacks its spacing.
@@ -72,9 +72,9 @@ def segmentation_pyramid(
     levels: Sequence[Sequence["Dataset"]],
     class_map: ClassMap,
     manifest: ModelManifest,
-    spans: Spans = SAME,
-    warnings: tuple[str, ...] | None = None,
-    seen: Size | None = None,
+    spans: Spans,
+    warnings: tuple[str, ...],
+    seen: Size,
 ) -> "tuple[Dataset, ...]":
     """Return a Segmentation for each level, finest first: one series, one pyramid, the same segments and tracking UIDs.
 
@@ -83,11 +83,11 @@ def segmentation_pyramid(
 
     Args:
         levels: Of one slide, finest first, each as the headers that `segmentation_object` takes.
-        class_map: (H, W) uint8, of the first level; or of size `seen`, on a grid of its own.
+        class_map: (H, W) uint8, of size `seen`.
         manifest: The model that made the map.
         spans: How many pixels of the class map one of the first level spans.
-        warnings: Codes of what is odd about the slide; None where that was not checked.
-        seen: The size at which the model saw the slide; None where that is the first level's.
+        warnings: Codes of what is odd about the slide.
+        seen: The size at which the model saw the slide.
 
     Raises:
         UnsupportedImage: A source lacks what the objects must repeat.
@@ -102,9 +102,9 @@ def segmentation_pyramid(
         series_uid = pyramid_series_uid(levels[0], manifest, spans)
         spacings = [_spacing(sources[0]) for sources in levels]
     conditions = conditions_of(levels[0], spans, warnings)
-    shape = sizes[0] if seen is None else (seen.height_px, seen.width_px)
+    shape = (seen.height_px, seen.width_px)
     if class_map.shape != shape:
-        raise ValueError(f"the class map has {class_map.shape} rows and columns, its source {shape}")
+        raise ValueError(f"the class map has {class_map.shape} rows and columns, what the model saw {shape}")
     content = hashlib.sha256(np.ascontiguousarray(class_map).data).hexdigest()
     stated = str(parameters_of(manifest, conditions))
     pyramid_uid = derived_uid("pyramid", *origins, maker(manifest), content, *_named(spans), stated)
@@ -151,7 +151,7 @@ def _steps(
     return steps[0], steps[1]
 
 
-def reduced(class_map: ClassMap, shape: tuple[int, int], steps: Spans | None = None) -> ClassMap:
+def reduced(class_map: ClassMap, shape: tuple[int, int], steps: Spans) -> ClassMap:
     """Return the class map at another level: the class at the centre of each of its pixels, the nearest neighbour.
 
     So every pixel has a class that was found there, and the classes keep their shares. A vote would take pixels from
@@ -161,13 +161,11 @@ def reduced(class_map: ClassMap, shape: tuple[int, int], steps: Spans | None = N
     Args:
         class_map: (H, W) uint8.
         shape: Rows and columns of the level, which begins in the same corner.
-        steps: How many of the class map's rows, and columns, one of the level spans; by default as many as make both
-            show the same.
+        steps: How many of the class map's rows, and columns, one of the level spans.
 
     Returns:
         uint8, of that shape; `BEYOND` where the class map has no pixel.
     """
-    steps = steps or (Fraction(class_map.shape[0], shape[0]), Fraction(class_map.shape[1], shape[1]))
     if class_map.shape == shape and steps == SAME:
         return class_map
     rows, columns = (

@@ -7,7 +7,6 @@ Source: DICOM PS3.3, sections A.51 and C.8.20.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
 from app.pathology.classes import label_indices
 from app.pathology.manifest import ModelManifest
+from app.software import software_version
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -63,7 +63,7 @@ def segmentation_object(
     sources: Sequence["Dataset"],
     class_map: ClassMap,
     manifest: ModelManifest,
-    conditions: Conditions | None = None,
+    conditions: Conditions,
     level: PyramidLevel | None = None,
 ) -> "Dataset":
     """Return a Segmentation with a segment for each label class, numbered from 1 in list order.
@@ -79,7 +79,7 @@ def segmentation_object(
             JSON of WADO-RS. Pixel data is not looked at.
         class_map: (H, W) uint8, the size of the first source's total pixel matrix or frame.
         manifest: The model that made the map.
-        conditions: How it saw the image; None where that is not known, and not stated.
+        conditions: How it saw the image.
         level: Of a pyramid; None for an object of its own.
 
     Raises:
@@ -130,7 +130,7 @@ def segmentation_object(
 
 
 def _content_uid(
-    sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest, conditions: Conditions | None
+    sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest, conditions: Conditions
 ) -> str:
     """Return a UID for this very content: on another device the model may give another map of the same slide."""
     origins = (str(source.SOPInstanceUID) for source in sources)
@@ -159,7 +159,7 @@ def _segments(class_map: ClassMap, manifest: ModelManifest) -> NDArray[np.uint8]
     return numbers[class_map]
 
 
-def _descriptions(manifest: ModelManifest, conditions: Conditions | None, tracked: str) -> list[Any]:
+def _descriptions(manifest: ModelManifest, conditions: Conditions, tracked: str) -> list[Any]:
     from highdicom import AlgorithmIdentificationSequence  # noqa: PLC0415
     from highdicom.color import CIELabColor  # noqa: PLC0415
     from highdicom.seg import SegmentDescription  # noqa: PLC0415
@@ -169,7 +169,7 @@ def _descriptions(manifest: ModelManifest, conditions: Conditions | None, tracke
         name=manifest.name,
         family=codes.DCM.ArtificialIntelligence,
         version=manifest.version,
-        source=f"{MANUFACTURER} {version(MANUFACTURER)}",
+        source=f"{MANUFACTURER} {software_version()}",
         parameters=parameters_of(manifest, conditions),
     )
     descriptions = []

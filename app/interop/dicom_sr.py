@@ -34,8 +34,8 @@ def measurement_report(
     seg: "Dataset",
     fractions: Sequence[float],
     manifest: ModelManifest,
-    conditions: Conditions | None = None,
-    image_mm2: float | None = None,
+    conditions: Conditions,
+    image_mm2: float | None,
 ) -> "Dataset":
     """Return a Comprehensive SR with a measurement group for each label class: its segment, its share and its area.
 
@@ -48,7 +48,7 @@ def measurement_report(
         seg: What `segmentation_object` returned for them and for `conditions`.
         fractions: The share of the pixels that each class of the manifest has, 0 to 1, background included.
         manifest: The model.
-        conditions: How it saw the image; None where that is not known.
+        conditions: How it saw the image.
         image_mm2: The area of the pixels that `fractions` are shares of; None where it is not known.
 
     Raises:
@@ -114,7 +114,7 @@ def _group(
     segment: "Dataset",
     tissue: TissueClass,
     manifest: ModelManifest,
-    conditions: Conditions | None,
+    conditions: Conditions,
     measurements: list[Any],
 ) -> Any:
     from highdicom import sr  # noqa: PLC0415

@@ -1,11 +1,10 @@
 """What a result says of itself wherever it is saved: its model, how that saw the image, and what the result is for."""
 
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 
 from app.imaging.png import text_chunk
 from app.pathology.manifest import ModelManifest
+from app.software import software_version
 
 DIGITS = 6
 """Of a spacing and of a factor."""
@@ -19,21 +18,20 @@ class Conditions:
     Attributes:
         um_per_px: The image's own pixel spacing; None when not known.
         scale_factor: Pixels that the model saw in one of the image's, along a side; 1 where it saw the image's own.
-        warnings: Codes of what is odd about the image; None where that was not checked.
+        warnings: Codes of what is odd about the image.
     """
 
     um_per_px: float | None
-    scale_factor: float = 1.0
-    warnings: tuple[str, ...] | None = None
+    scale_factor: float
+    warnings: tuple[str, ...]
 
     @property
     def stated(self) -> dict[str, str]:
         """The same as text without commas: a spacing that is not known as "unknown", codes with spaces between."""
-        found = "not checked" if self.warnings is None else " ".join(self.warnings) or "none"
         return {
             "um_per_px": "unknown" if self.um_per_px is None else str(round(self.um_per_px, DIGITS)),
             "scale_factor": str(round(self.scale_factor, DIGITS)),
-            "warnings": found,
+            "warnings": " ".join(self.warnings) or "none",
         }
 
 
@@ -50,9 +48,5 @@ def picture_text(manifest: ModelManifest, conditions: Conditions | None = None) 
         *(f"{name}={value}" for name, value in stated.items()),
         manifest.intended_use,
     )
-    return text_chunk("Software", _software()) + text_chunk("Description", "; ".join(said))
-
-
-@cache
-def _software() -> str:
-    return f"tessera {version('tessera')}"
+    software = f"tessera {software_version()}"
+    return text_chunk("Software", software) + text_chunk("Description", "; ".join(said))

@@ -34,6 +34,7 @@ from app.imaging.contours import TissuePolygon
 from app.pathology.composition import tissue_fractions
 from app.pathology.geometry import Size
 from app.pathology.manifest import ModelManifest
+from app.software import software_version
 
 APPLICATION = "tessera"
 USE = "research use only"
@@ -81,7 +82,7 @@ def order_key(order: CreateInvocation) -> str:
 
 
 def tissue_result(
-    order: CreateInvocation, found: Sequence[AreaTissue], slide: Size, manifest: ModelManifest, software_version: str
+    order: CreateInvocation, found: Sequence[AreaTissue], slide: Size, manifest: ModelManifest
 ) -> dict[str, Any]:
     """Return a result: regions in the classes' colours, and for each area its outline and what it is made of."""
     total = [sum(counts) for counts in zip(*(area.pixel_counts for area in found), strict=True)]
@@ -94,14 +95,14 @@ def tissue_result(
         "um/px": f"{max(spacings):g}" if spacings else "unknown",
         "use": USE,
     }
-    return _result(order, False, _composition(total, manifest), properties, items, software_version)
+    return _result(order, False, _composition(total, manifest), properties, items)
 
 
-def message_result(order: CreateInvocation, message: str, slide: Size, software_version: str) -> dict[str, Any]:
+def message_result(order: CreateInvocation, message: str, slide: Size) -> dict[str, Any]:
     """Return a result that says something in place of tissue: that it is on its way, or why it is not."""
     text = f"{message} ({USE})"
     top = Label(location=_point(0, 0, slide), label=text)
-    return _result(order, True, text, {"use": USE}, [PrimitiveItem(labels=[top])], software_version)
+    return _result(order, True, text, {"use": USE}, [PrimitiveItem(labels=[top])])
 
 
 def replacing(result: Mapping[str, Any], version_id: str) -> dict[str, Any]:
@@ -115,13 +116,12 @@ def _result(
     text: str,
     properties: Mapping[str, str],
     items: Sequence[PrimitiveItem],
-    software_version: str,
 ) -> dict[str, Any]:
     known = Result(
         slideId=order.slideId,
         displayResult=text,
         displayProperties=dict(properties),
-        applicationVersion=software_version,
+        applicationVersion=software_version(),
         data=ResultData(
             context={"order": order_key(order), "message": is_message},
             result=PrimitiveResultContent(content=list(items)),

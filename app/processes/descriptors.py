@@ -4,7 +4,8 @@ import logging
 import resource
 
 from app.connections.limits import RESERVE, most_of_one
-from app.settings import Layout, Settings
+from app.processes.layout import Layout
+from app.settings import Settings
 
 _OTHERS = 128
 """What a process has open beside connections: its log, pipes, listeners, the model's libraries."""

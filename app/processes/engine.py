@@ -20,15 +20,14 @@ def run_engine(settings: Settings, exchanges: Sequence[Exchange], pipe: Pipe) ->
     from app.inference.engine import Engine  # noqa: PLC0415
     from app.inference.model import load_segmenter  # noqa: PLC0415
 
-    metrics = Metrics(CollectorRegistry())
     try:
-        segmenter = load_segmenter(settings.model, metrics)
+        segmenter = load_segmenter(settings.model)
     except StartupError as error:
         pipe.send(Refused(str(error)))
         return
     engine = Engine(segmenter, exchanges)
     facts = EngineFacts.of(segmenter)
-
+    metrics = Metrics(CollectorRegistry())
     channel = Channel(pipe, metrics.registry)
 
     def stalled() -> None:
@@ -37,7 +36,7 @@ def run_engine(settings: Settings, exchanges: Sequence[Exchange], pipe: Pipe) ->
 
     async def serve() -> None:
         alone = asyncio.Event()
-        await segmenter.start(stalled)
+        await segmenter.start(metrics, stalled)
         engine.start(alone.set)
         metrics.ready.set(1)  # also when it ends: whether the service is the fronts say
         channel.open(Ready(facts))

@@ -5,6 +5,8 @@ import gc
 import signal
 import socket
 
+from prometheus_client import CollectorRegistry
+
 from app.access.gate import Access
 from app.connections.balancing import Balancer
 from app.errors import ExtraMissing, StartupError
@@ -21,8 +23,7 @@ from app.telemetry.metrics import Metrics
 
 def run_front(
     settings: Settings,
-    segmenter: Segmenter | None,
-    metrics: Metrics,
+    segmenter: Segmenter,
     places: Places,
     access: Access,
     listener: socket.socket,
@@ -33,29 +34,28 @@ def run_front(
 
     Args:
         settings: How to run.
-        segmenter: The model; None where it is still to be loaded.
-        metrics: The front's own.
+        segmenter: The model.
         places: Where it counts its images.
         access: Who may ask.
         listener: Where it takes connections.
         balancer: Hands them to other fronts; None where there are none.
         pipe: To the supervisor.
     """
+    metrics = Metrics(CollectorRegistry())
     channel = Channel(pipe, metrics.registry)
     try:
-        model = segmenter or _loaded(settings, metrics)
         surroundings = Surroundings(places, access, channel.everyones_metrics, channel.reload, channel.stuck)
-        app = create_app(settings, model, metrics, surroundings)
+        app = create_app(settings, segmenter, metrics, surroundings)
     except (StartupError, ExtraMissing) as error:
         pipe.send(Refused(str(error)))
         return
-    facts = EngineFacts.of(model)
+    facts = EngineFacts.of(segmenter)
     tasks: set[asyncio.Task[None]] = set()  # the loop itself holds none
 
     def started() -> None:
         gc.freeze()  # what is there now stays; to look through it again and again took a tenth of a request's time
         channel.open(Ready(facts), Lifecycle(server.retire, server.leave, orphaned))
-        tasks.add(asyncio.get_running_loop().create_task(give_back_at_rest(model.give_back)))
+        tasks.add(asyncio.get_running_loop().create_task(give_back_at_rest(segmenter.give_back)))
 
     def orphaned() -> None:
         if not server.should_exit:  # a second SIGINT would cut off what is under way
@@ -66,9 +66,3 @@ def run_front(
     channel.farewell()
     if not server.ended_well:
         end_at_once()
-
-
-def _loaded(settings: Settings, metrics: Metrics) -> Segmenter:
-    from app.inference.model import load_segmenter  # noqa: PLC0415  no other front has a use for the runtime
-
-    return load_segmenter(settings.model, metrics)

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
-from prometheus_client import CollectorRegistry
-
 from app.access.gate import Access
 from app.connections.balancing import Balance
 from app.errors import InvalidBundle, StartupError
@@ -23,10 +21,10 @@ from app.pathology.manifest import ModelManifest
 from app.processes.channel import Pipe, Refused
 from app.processes.children import Child
 from app.processes.engine import run_engine
+from app.processes.layout import Layout
 from app.segmentation.admission import Places
 from app.server import MARGIN_SECONDS, RETIRED_SECONDS
-from app.settings import Layout, Settings
-from app.telemetry.metrics import Metrics
+from app.settings import Settings
 
 _SLOTS = 64
 """Windows that one front may have with the engine at once; they take memory only once they are used."""
@@ -100,8 +98,6 @@ class Generation:
             self.engine = shared.begin(f"engine{self._suffix}", self._be_engine)
             # While the model loads: what the fronts need is imported here once, and they share its memory.
             import app.processes.front  # noqa: PLC0415
-        elif shared.layout.on_gpu:
-            self._fork_fronts(self._front_that_loads())
         else:
             import app.inference.model  # noqa: PLC0415  once, for the trial and for what comes after it
             import app.processes.front  # noqa: F401, PLC0415  likewise
@@ -151,8 +147,7 @@ class Generation:
             facts = self.engine.ready.facts
 
             def be(index: int, pipe: Pipe) -> None:
-                metrics = Metrics(CollectorRegistry())
-                self._be_front(index, RemoteSegmenter(facts, self._exchanges[index], metrics), metrics, pipe)
+                self._be_front(index, RemoteSegmenter(facts, self._exchanges[index]), pipe)
 
             self._fork_fronts(be)
 
@@ -160,27 +155,18 @@ class Generation:
         """Load the model before forking: its memory is shared."""
         if read_manifest(self._shared.settings.bundle) != self._tried:
             raise InvalidBundle(f"{self._shared.settings.bundle}: was changed while it was tried; try again")
-        segmenter, metrics = self._load()
+        segmenter = self._load()
 
         def be(index: int, pipe: Pipe) -> None:
-            self._be_front(index, segmenter, metrics, pipe)
+            self._be_front(index, segmenter, pipe)
 
         return be
 
-    def _load(self) -> tuple[Segmenter, Metrics]:
+    def _load(self) -> Segmenter:
         from app.inference.model import load_segmenter  # noqa: PLC0415
 
-        metrics = Metrics(CollectorRegistry())
         choice = replace(self._shared.settings.model, device="cpu")  # to ask for a GPU here would be to start CUDA
-        return load_segmenter(choice, metrics, self._turns), metrics
-
-    def _front_that_loads(self) -> _BeFront:
-        """Load the model after forking: CUDA does not survive a fork."""
-
-        def be(index: int, pipe: Pipe) -> None:
-            self._be_front(index, None, Metrics(CollectorRegistry()), pipe)
-
-        return be
+        return load_segmenter(choice, self._turns)
 
     def _fork_fronts(self, be: _BeFront) -> None:
         gc.collect()
@@ -212,7 +198,7 @@ class Generation:
             exchange.front_end.close()
         run_engine(self._shared.settings, self._exchanges, pipe)
 
-    def _be_front(self, index: int, segmenter: Segmenter | None, metrics: Metrics, pipe: Pipe) -> None:
+    def _be_front(self, index: int, segmenter: Segmenter, pipe: Pipe) -> None:
         from app.processes.front import run_front  # noqa: PLC0415
 
         for other, listener in enumerate(self._shared.listeners):
@@ -228,7 +214,7 @@ class Generation:
         if self._balance is not None:
             balancer = self._balance.seen_by(index)
             self._balance.close()
-        run_front(shared.settings, segmenter, metrics, places, shared.access, shared.listeners[index], balancer, pipe)
+        run_front(shared.settings, segmenter, places, shared.access, shared.listeners[index], balancer, pipe)
 
     def retire(self) -> None:
         """Another has its place: it answers what it has, and ends."""

@@ -31,10 +31,11 @@ from app.processes.channel import (
 )
 from app.processes.children import Child, Gathering
 from app.processes.generation import Generation, Shared
+from app.processes.layout import Layout
 from app.processes.signals import StopSignals
 from app.segmentation.admission import Places
 from app.server import bind_each, say_where
-from app.settings import Layout, Settings
+from app.settings import Settings
 
 _PING_SECONDS = 1.0
 _MOST_GENERATIONS = 3

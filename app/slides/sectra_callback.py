@@ -21,6 +21,7 @@ import urllib3
 from app.addresses import Refusals, origin_of
 from app.errors import ArchiveDenied, ArchiveRefused, ArchiveUnavailable, CallbackRefused
 from app.outbound import AnswerTooSlow, Exchanges
+from app.software import software_version
 
 API_VERSION = "1.6"
 """Of Sectra's image-analysis interface: the least whose published examples store lists of primitives, as here."""
@@ -69,14 +70,13 @@ class Callback:
         url: As the order names it.
         token: The order's bearer token.
         hosts: The administrator's list: `host`, for its scheme's usual port, or `host:port`.
-        software_version: This program's, which the interface asks for.
         tls: Whom to trust.
 
     Raises:
         CallbackRefused: The address is not on the list, or the address or the token is malformed. Nothing was sent.
     """
 
-    def __init__(self, url: str, token: str, hosts: Iterable[str], software_version: str, tls: ssl.SSLContext) -> None:
+    def __init__(self, url: str, token: str, hosts: Iterable[str], tls: ssl.SSLContext) -> None:
         if not _VISIBLE.fullmatch(url):
             raise CallbackRefused(_FORM)
         try:
@@ -93,7 +93,7 @@ class Callback:
             "headers": {
                 "Authorization": f"Bearer {token}",
                 "X-Sectra-ApiVersion": API_VERSION,
-                "X-Sectra-SoftwareVersion": software_version,
+                "X-Sectra-SoftwareVersion": software_version(),
             },
         }
         self._pool = Exchanges(_EXCHANGE_SECONDS, _EXCHANGE_SECONDS).bound(

@@ -13,10 +13,10 @@ from rasterio import features
 
 from app.imaging.contours import MAX_REGIONS, TissuePolygon
 from app.interop.annotations import Annotations
-from app.interop.provenance import Conditions
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Placement
 from tests.asap import paint_asap
+from tests.dicom_results import AS_IT_IS
 from tests.fakes import classes_of, manifest
 from tests.pictures import BLUE, GREEN, WHITE, encoded, noise, plain, quarters
 
@@ -94,7 +94,7 @@ def test_simplify_leaves_corners_out(client):
 
 def test_ids_follow_from_upload_model_and_place():
     square = TissuePolygon(0, shapely.box(0, 0, 9, 9), 0.5)
-    known = Annotations([square], Placement(), manifest(), "0" * 64, Conditions(None))
+    known = Annotations([square], Placement(), manifest(), "0" * 64, AS_IT_IS)
     others = (
         replace(known, image_sha256="1" * 64),
         replace(known, manifest=manifest().model_copy(update={"sha256": "1" * 64})),

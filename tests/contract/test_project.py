@@ -5,7 +5,8 @@ import tomllib
 
 import pytest
 
-from app.settings import ArchiveSettings, Settings
+from app.archive_settings import ArchiveSettings
+from app.settings import Settings
 from tests.conftest import ROOT
 from tests.contract.test_metrics import NAMES
 

@@ -14,10 +14,9 @@ from playwright.sync_api import Browser, Page, expect
 from pydicom.uid import generate_uid
 
 from app.interop.dicom_file import to_bytes
-from app.interop.dicom_pyramid import segmentation_pyramid
-from app.interop.dicom_seg import segmentation_object
 from app.pathology.arrays import ClassMap, RgbImage
 from app.pathology.classes import NORMAL, STROMA, TUMOR, WSSS4LUAD, TissueClass
+from tests.dicom_results import segmentation_object, segmentation_pyramid
 from tests.e2e.browser import Visit, eventually, visiting
 from tests.fakes import manifest
 from tests.orthanc import Orthanc, running_orthanc

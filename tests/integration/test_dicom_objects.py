@@ -11,14 +11,12 @@ import pytest
 from pydicom import Dataset, dcmread, uid
 
 from app.interop.dicom_file import to_bytes
-from app.interop.dicom_pyramid import segmentation_pyramid
-from app.interop.dicom_seg import segmentation_object
-from app.interop.dicom_sr import measurement_report
 from app.interop.provenance import Conditions
 from app.pathology.classes import TissueClass
 from app.pathology.manifest import ModelManifest
 from app.slides import dicom
 from tests.conftest import ROOT
+from tests.dicom_results import measurement_report, segmentation_object, segmentation_pyramid
 from tests.dicom_sources import as_metadata, file_of, header_of, microscopic, secondary_capture, whole_slide
 from tests.fakes import classes_of, manifest
 from tests.pictures import quarters

@@ -31,7 +31,6 @@ from app.inference.model import load_segmenter
 from app.inference.segmenter import ModelChoice
 from app.inference.session import open_session
 from app.interop.archive_http import ArchiveAccess, ArchiveSession
-from app.interop.dicom_pyramid import reduced
 from app.interop.dicomweb import Archive
 from app.pathology.arrays import ClassMap, RgbImage
 from app.pathology.geometry import Region, Size
@@ -40,6 +39,7 @@ from app.settings import DEFAULT_BUNDLE
 from app.slides.dicomweb import DicomwebSlide
 from app.telemetry.metrics import Metrics
 from tests.conftest import ROOT, SERVED_BUNDLE
+from tests.dicom_results import reduced
 from tests.dicom_sources import CANARY
 from tests.orthanc import Orthanc, free_port, running_orthanc
 from tests.slides import CMU1_UM_PER_PX, TILE_PX, brown, changed, cmu1, stained_with_pas, write_slide
@@ -156,12 +156,12 @@ def test_the_finest_level_comes_back_pixel_by_pixel_and_only_once(archive, tmp_p
 
     async def expected() -> ClassMap:
         metrics = Metrics(CollectorRegistry())
-        model = load_segmenter(ModelChoice(DEFAULT_BUNDLE, "cpu"), metrics)
+        model = load_segmenter(ModelChoice(DEFAULT_BUNDLE, "cpu"))
 
         async def read(region: Region) -> RgbImage:
             return image[region.slices]
 
-        await model.start()
+        await model.start(metrics)
         area = await segment_windows(model, Size(1300, 1100), read, metrics)
         await model.close()
         return area.class_map

@@ -16,7 +16,7 @@ from tests.pictures import encoded
 from tests.waiting import until
 
 LAYOUTS = {
-    "own": ("--fronts", "2", "--engine", "own", "--cores", "2"),
+    "own": ("--fronts", "2", "--cores", "2"),
     "shared": ("--fronts", "2", "--engine", "shared", "--cores", "2"),
 }
 

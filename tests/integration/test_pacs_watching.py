@@ -6,9 +6,9 @@ from typing import Any, get_args
 import yaml
 from prometheus_client import CollectorRegistry
 
+from app.archive_settings import ArchiveSettings
 from app.cli.dicomweb import dicomweb
 from app.segmentation.watch import Outcome
-from app.settings import ArchiveSettings
 from app.telemetry.watching import WatchMetrics
 from tests.conftest import ROOT
 

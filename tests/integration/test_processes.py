@@ -23,7 +23,7 @@ from tests.waiting import until
 
 PNG = {"Content-Type": "image/png"}
 LAYOUTS = {
-    "own": ("--fronts", "3", "--engine", "own", "--cores", "2"),
+    "own": ("--fronts", "3", "--cores", "2"),
     "shared": ("--fronts", "2", "--engine", "shared", "--cores", "2"),
 }
 
@@ -104,6 +104,7 @@ def test_one_scrape_counts_all_processes(service):
         assert now["tessera_ready", ""] == 1
         assert now["tessera_images_in_flight", ""] == 0
     assert "cpu,CPUExecutionProvider" in {labels for name, labels in after[0] if name == "tessera_device_info"}
+    assert [value for (name, _), value in after[0].items() if name.endswith("_info")] == [1, 1]  # device and model
 
 
 def test_connections_that_stay_are_shared_out(service):
@@ -164,6 +165,20 @@ def test_what_was_accepted_is_answered_when_the_service_is_stopped(layout, numbe
     assert not any(Path(f"/proc/{pid}").exists() for pid in ours)
 
 
+def test_a_front_that_is_alone_may_have_an_engine_too_and_ends_with_it():
+    """As on a GPU with one core, or with Sectra."""
+    with RunningService("--device", "cpu", "--engine", "shared", "--cores", "1") as service:
+        engine, _front = children(service)
+        answer = httpx.post(f"{service.url}/segment", content=encoded(quarters(64, 64)), headers=PNG, timeout=30)
+        assert answer.status_code == 200
+        now = scraped(service)
+        assert now["tessera_images_total", ""] == now["tessera_stage_duration_seconds_count", "infer"] == 1
+        assert [value for (name, _), value in now.items() if name.endswith("_info")] == [1, 1]  # device and model
+        os.kill(engine, signal.SIGKILL)
+        assert service.ended() == 1
+    assert "the process engine ended by itself (signal SIGKILL), and all with it" in service.log[-1]
+
+
 def test_the_queue_is_one_for_all_fronts():
     service = RunningService(
         "--device", "cpu", "--queue-capacity", "3", "--max-files", "3", "--fronts", "2", "--cores", "2"
@@ -191,7 +206,7 @@ def test_a_front_that_stands_still_is_named_missing_from_the_metrics_and_ends_th
             return None
 
     with (
-        RunningService("--device", "cpu", "--fronts", "2", "--engine", "own", "--cores", "2") as service,
+        RunningService("--device", "cpu", "--fronts", "2", "--cores", "2") as service,
         concurrent.futures.ThreadPoolExecutor(2) as threads,
     ):
         with one_client_each(service) as clients:
@@ -223,9 +238,7 @@ def test_keys_change_under_load_without_a_refusal_of_the_new_one_and_the_old_one
         return [client.get(f"{service.url}/model", headers={"X-API-Key": key}).status_code for client in clients]
 
     with (
-        RunningService(
-            "--device", "cpu", "--fronts", "2", "--engine", "own", "--cores", "2", "--keys-file", str(keys)
-        ) as service,
+        RunningService("--device", "cpu", "--fronts", "2", "--cores", "2", "--keys-file", str(keys)) as service,
         concurrent.futures.ThreadPoolExecutor(3) as threads,
     ):
         with one_client_each(service) as clients:

@@ -29,9 +29,9 @@ ADMIN = new_key()
 KEY = {"Authorization": f"Bearer {ADMIN}"}
 PNG = {"Content-Type": "image/png", **KEY}
 LAYOUTS = {
-    "own": ("--fronts", "2", "--engine", "own", "--cores", "2"),
+    "own": ("--fronts", "2", "--cores", "2"),
     "shared": ("--fronts", "2", "--engine", "shared", "--cores", "2"),
-    "alone": ("--fronts", "1", "--engine", "own", "--cores", "1"),
+    "alone": ("--fronts", "1", "--cores", "1"),
 }
 PROCESSES = {"own": 3, "shared": 4, "alone": 2}
 

@@ -14,15 +14,14 @@ from rasterio import features
 from app.imaging.contours import MAX_AREA_CHANGE, MAX_AREA_CHANGE_PX, polygonise
 from app.interop import asap, dsa, geojson
 from app.interop.annotations import Annotations
-from app.interop.provenance import Conditions
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Placement
 from tests.asap import paint_asap
 from tests.conftest import ROOT
+from tests.dicom_results import AS_IT_IS
 from tests.fakes import manifest
 
 EVERY = range(len(WSSS4LUAD))
-UNKNOWN = Conditions(None)
 
 small_maps = arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3))
 blocky_maps = st.tuples(small_maps, st.integers(1, 9)).map(
@@ -77,7 +76,7 @@ def test_small_regions_are_merged_and_leave_no_gaps(class_map, min_area):
 @given(blocky_maps, tolerances, places)
 def test_features_hold_every_rule_of_the_viewers(class_map, tolerance, place):
     polygons = polygons_of(class_map, tolerance, keep=(0, 1, 2))
-    document = geojson.feature_collection(Annotations(polygons, place, manifest(), "0" * 64, UNKNOWN))
+    document = geojson.feature_collection(Annotations(polygons, place, manifest(), "0" * 64, AS_IT_IS))
     assert document["type"] == "FeatureCollection"
     ids = [feature["id"] for feature in document["features"]]
     assert len(set(ids)) == len(ids) == len(polygons)
@@ -102,21 +101,21 @@ def test_features_hold_every_rule_of_the_viewers(class_map, tolerance, place):
 @given(blocky_maps, places)
 def test_neighbours_share_their_borders_also_where_they_are_placed(class_map, place):
     polygons = polygons_of(class_map, 1.5)
-    document = geojson.feature_collection(Annotations(polygons, place, manifest(), "0" * 64, UNKNOWN))
+    document = geojson.feature_collection(Annotations(polygons, place, manifest(), "0" * 64, AS_IT_IS))
     rings = [feature["geometry"]["coordinates"] for feature in document["features"]]
     assert shapely.coverage_is_valid([shapely.Polygon(each[0], each[1:]) for each in rings])
 
 
 @given(blocky_maps)
 def test_rings_of_asap_painted_in_order_are_the_map(class_map):
-    annotations = Annotations(polygons_of(class_map), Placement(), manifest(), "0" * 64, UNKNOWN)
+    annotations = Annotations(polygons_of(class_map), Placement(), manifest(), "0" * 64, AS_IT_IS)
     assert np.array_equal(paint_asap(asap.document(annotations), class_map.shape), class_map)
 
 
 @given(blocky_maps, places)
 def test_the_same_patch_has_the_same_ids_and_another_place_others(class_map, place):
     def ids(where):
-        annotations = Annotations(polygons_of(class_map), where, manifest(), "0" * 64, UNKNOWN)
+        annotations = Annotations(polygons_of(class_map), where, manifest(), "0" * 64, AS_IT_IS)
         return [element["id"] for element in dsa.annotation(annotations)["elements"]]
 
     assert ids(place) == ids(place)

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from pydicom import uid
 
 from app.errors import ImageRejected
-from app.interop.dicom_seg import segmentation_object
 from app.slides import dicom
+from tests.dicom_results import segmentation_object
 from tests.dicom_sources import CANARY, file_of, header_of, microscopic, secondary_capture, whole_slide
 from tests.fakes import manifest
 from tests.pictures import noise

@@ -1,3 +1,4 @@
+import asyncio
 import hashlib
 import json
 import shutil
@@ -130,7 +131,25 @@ def test_nothing_is_served_before_the_golden_pair_is_reproduced(bundle):
     rewrite(bundle, golden_sha256=digest_of(bundle / GOLDEN_FILE))
     shutil.rmtree(bundle / "int8")  # which would be served, having reproduced its own
     with pytest.raises(InvalidBundle, match="does not reproduce its golden pair"):
-        load_segmenter(ModelChoice(bundle, "cpu"), Metrics(CollectorRegistry()))
+        load_segmenter(ModelChoice(bundle, "cpu"))
+
+
+def test_a_model_says_what_it_is_and_where_it_runs_to_whoever_starts_it(bundle):
+    async def scenario() -> None:
+        model = load_segmenter(ModelChoice(bundle, "cpu"))
+        for _ in range(2):  # also if it is closed and started anew
+            metrics = Metrics(CollectorRegistry())
+            value = metrics.registry.get_sample_value
+            await model.start(metrics)
+            said = {"name": model.manifest.name, "version": model.manifest.version, "sha256": model.manifest.sha256}
+            assert value("tessera_model_info", said) == 1
+            assert value("tessera_device_info", {"device": "cpu", "provider": "CPUExecutionProvider"}) == 1
+            side = model.manifest.stride
+            await model.segment(np.zeros((side, side, 3), np.uint8))
+            assert value("tessera_batch_size_count") == 1
+            await model.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_model_with_more_classes_than_its_manifest_is_refused(bundle):

@@ -5,9 +5,10 @@ import pytest
 
 from app.processes import descriptors
 from app.processes.descriptors import allow_connections
-from app.settings import Layout, Settings
+from app.processes.layout import Layout
+from app.settings import Settings
 
-TWO_FRONTS = Layout(fronts=2, shared_engine=False, on_gpu=False, supervised=True)
+TWO_FRONTS = Layout(fronts=2, shared_engine=False, supervised=True)
 
 
 @pytest.fixture

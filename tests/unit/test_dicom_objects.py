@@ -14,13 +14,13 @@ from pydicom.uid import UID, ComprehensiveSRStorage, SegmentationStorage
 from app.errors import ExtraMissing, UnsupportedImage
 from app.interop.dicom_file import to_bytes
 from app.interop.dicom_identity import moment, series_uid
-from app.interop.dicom_seg import PyramidLevel, segmentation_object
-from app.interop.dicom_sr import measurement_report
+from app.interop.dicom_seg import PyramidLevel
 from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
 from app.pathology.classes import TissueClass
 from app.pathology.manifest import ModelManifest
 from app.slides import dicom
+from tests.dicom_results import measurement_report, segmentation_object
 from tests.dicom_sources import CANARY, as_metadata, header_of, microscopic, secondary_capture, whole_slide
 from tests.fakes import classes_of, manifest
 from tests.pictures import quarters
@@ -83,7 +83,8 @@ def test_segments_carry_codes_colours_and_the_algorithm():
     ]
     (algorithm,) = tumor.SegmentationAlgorithmIdentificationSequence
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (MODEL.name, MODEL.version)
-    assert algorithm.AlgorithmParameters == f"model_sha256={MODEL.sha256}"
+    stated = "um_per_px=unknown,scale_factor=1.0,warnings=none"
+    assert algorithm.AlgorithmParameters == f"model_sha256={MODEL.sha256},{stated}"
     assert tumor.SegmentAlgorithmType == "AUTOMATIC"
 
 

@@ -14,17 +14,10 @@ from pydicom.uid import UID
 
 from app.errors import ExtraMissing, UnsupportedImage
 from app.interop.dicom_file import to_bytes
-from app.interop.dicom_pyramid import (
-    _steps,
-    conditions_of,
-    level_spans,
-    pyramid_series_uid,
-    reduced,
-    segmentation_pyramid,
-)
-from app.interop.dicom_seg import segmentation_object
+from app.interop.dicom_pyramid import SAME, _steps, conditions_of, level_spans, pyramid_series_uid
 from app.pathology.arrays import ClassMap
 from app.pathology.geometry import Size
+from tests.dicom_results import reduced, segmentation_object, segmentation_pyramid
 from tests.dicom_sources import as_metadata
 from tests.fakes import classes_of, manifest
 from tests.pictures import quarters
@@ -74,7 +67,7 @@ def test_the_levels_are_one_pyramid_of_one_series_with_the_same_segments(levels)
     for keyword in ("SeriesInstanceUID", "PyramidUID", "FrameOfReferenceUID", "SegmentSequence", "SeriesDescription"):
         assert all(seg[keyword].value == pyramid[0][keyword].value for seg in pyramid), keyword
     assert [seg.InstanceNumber for seg in pyramid] == [1, 2, 3, 4]
-    assert pyramid[0].SeriesInstanceUID == pyramid_series_uid(levels[0], MODEL)
+    assert pyramid[0].SeriesInstanceUID == pyramid_series_uid(levels[0], MODEL, SAME)
 
 
 def test_the_finest_level_shows_what_a_segmentation_of_its_own_does(levels):
@@ -92,25 +85,25 @@ def test_the_pyramid_of_a_coarser_level_begins_there_and_is_a_series_of_its_own(
     assert not {seg.SOPInstanceUID for seg in coarse} & {seg.SOPInstanceUID for seg in whole}
 
 
-def test_every_level_states_the_slides_spacing_and_that_no_warning_was_looked_for(levels):
+def test_every_level_states_the_slides_spacing_and_that_nothing_is_odd(levels):
     for seg in segmentation_pyramid(levels, CLASS_MAP, MODEL):
         [algorithm] = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
-        stated = f"um_per_px={CMU1_UM_PER_PX},scale_factor=1.0,warnings=not checked"
+        stated = f"um_per_px={CMU1_UM_PER_PX},scale_factor=1.0,warnings=none"
         assert algorithm.AlgorithmParameters == f"model_sha256={MODEL.sha256},{stated}"
 
 
 def test_the_slides_warnings_are_stated_at_every_level_of_the_same_series(levels):
-    plain, checked, warned = (
-        segmentation_pyramid(levels, CLASS_MAP, MODEL, warnings=warnings)
-        for warnings in (None, (), ("pen_marks", "low_tissue"))
-    )
-    for segs, stated in ((checked, "none"), (warned, "pen_marks low_tissue")):
+    pyramids = {
+        " ".join(warnings) or "none": segmentation_pyramid(levels, CLASS_MAP, MODEL, warnings=warnings)
+        for warnings in ((), ("pen_marks",), ("pen_marks", "low_tissue"))
+    }
+    for stated, segs in pyramids.items():
         for seg in segs:
             [algorithm] = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
             assert algorithm.AlgorithmParameters.endswith(f",warnings={stated}")
-    assert len({segs[0].SeriesInstanceUID for segs in (plain, checked, warned)}) == 1
-    for level in range(len(plain)):
-        assert len({segs[level].SOPInstanceUID for segs in (plain, checked, warned)}) == 3
+    assert len({segs[0].SeriesInstanceUID for segs in pyramids.values()}) == 1
+    for same_level in zip(*pyramids.values(), strict=True):
+        assert len({seg.SOPInstanceUID for seg in same_level}) == 3
 
 
 def test_a_slide_of_one_level_is_a_pyramid_of_one(levels):
@@ -203,7 +196,7 @@ def test_a_map_that_is_smaller_than_its_filled_up_level_is_no_mistake(levels):
 )
 def test_a_spacing_that_is_not_used_is_not_stated_either(levels, down_um, across_um, stated):
     source = of_size(levels[0][0], 256, down_um, across_um)
-    conditions = conditions_of([source], (Fraction(1), Fraction(1)))
+    conditions = conditions_of([source], SAME, ())
     assert conditions.stated["um_per_px"] == stated
     [seg] = segmentation_pyramid([[source]], np.zeros((256, 256), np.uint8), MODEL)
     [algorithm] = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
@@ -241,14 +234,14 @@ def test_a_map_on_a_grid_of_the_models_own_is_shown_where_it_lies_at_each_level(
 
 def test_a_map_that_the_model_made_of_other_pixels_is_another_series(levels):
     spans = (Fraction(1, 2), Fraction(1, 2))
-    assert pyramid_series_uid(levels[0], MODEL, spans) != pyramid_series_uid(levels[0], MODEL)
+    assert pyramid_series_uid(levels[0], MODEL, spans) != pyramid_series_uid(levels[0], MODEL, SAME)
     halved = segmentation_pyramid(levels, CLASS_MAP[::2, ::2], MODEL, spans, seen=Size(550, 450))
     assert halved[0].SeriesInstanceUID == pyramid_series_uid(levels[0], MODEL, spans)
     assert halved[0].SOPInstanceUID != segmentation_pyramid(levels, CLASS_MAP, MODEL)[0].SOPInstanceUID
 
 
 def test_a_class_map_of_another_size_is_a_mistake(levels):
-    with pytest.raises(ValueError, match=r"\(900, 1099\) rows and columns, its source \(900, 1100\)"):
+    with pytest.raises(ValueError, match=r"\(900, 1099\) rows and columns, what the model saw \(900, 1100\)"):
         segmentation_pyramid(levels, CLASS_MAP[:, :1099], MODEL)
 
 

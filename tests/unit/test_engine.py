@@ -48,7 +48,7 @@ class Pair:
         self.exchange = Exchange(KNOWN, slots)
         self.metrics = Metrics(CollectorRegistry())
         facts = EngineFacts(KNOWN, "cpu", "ColourProvider", 4)
-        self.front = RemoteSegmenter(facts, self.exchange, self.metrics)
+        self.front = RemoteSegmenter(facts, self.exchange)
         self.engine = Engine(self.model, [self.exchange])
 
     async def asked(self, count: int) -> None:
@@ -60,7 +60,7 @@ class Pair:
 def run(scenario: Callable[[Pair], Awaitable[None]], slots: int = 4) -> None:
     async def whole() -> None:
         pair = Pair(slots)
-        await pair.front.start()
+        await pair.front.start(pair.metrics)
         pair.engine.start()
         try:
             await scenario(pair)
@@ -184,8 +184,8 @@ def test_who_gives_up_as_its_answer_comes_leaves_the_slot_to_whom_it_has_gone_to
 
     async def whole() -> None:
         exchange = Exchange(KNOWN, 1)
-        front = RemoteSegmenter(EngineFacts(KNOWN, "cpu", "ColourProvider", 4), exchange, Metrics(CollectorRegistry()))
-        await front.start()
+        front = RemoteSegmenter(EngineFacts(KNOWN, "cpu", "ColourProvider", 4), exchange)
+        await front.start(Metrics(CollectorRegistry()))
         one = asyncio.create_task(front.segment(window(1)))
         await asyncio.sleep(0)
         assert [asked.verb for asked in exchange.asked()] == [Verb.SEGMENT]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from app.errors import InvalidBundle
 from app.inference import model
@@ -15,7 +14,6 @@ from app.inference.model import load_segmenter
 from app.inference.segmenter import ModelChoice
 from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE
 from app.settings import DEFAULT_BUNDLE
-from app.telemetry.metrics import Metrics
 
 
 def copy_of_default(folder: Path, **changes: object) -> Path:
@@ -49,7 +47,7 @@ def spoil_golden(folder: Path) -> None:
 
 def run_in(bundle: Path, precision: str) -> str:
     choice = ModelChoice(bundle, "cpu", precision)  # type: ignore[arg-type]
-    return load_segmenter(choice, Metrics(CollectorRegistry())).manifest.precision
+    return load_segmenter(choice).manifest.precision
 
 
 @pytest.mark.parametrize(("asked", "got"), [("auto", "int8"), ("int8", "int8"), ("fp32", "fp32")])

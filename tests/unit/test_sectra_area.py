@@ -37,7 +37,7 @@ async def areas_at_once(count: int, monkeypatch: pytest.MonkeyPatch) -> list[int
     metrics = Metrics(CollectorRegistry())
     fetchers, workers = Workers(2, metrics), Workers(2, metrics)
     segmenter = ColourSegmenter()
-    await segmenter.start()
+    await segmenter.start(metrics)
     segmentation = AreaSegmentation(segmenter, fetchers, workers, metrics, 100 * 100)
 
     def counted(*arguments: object) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_an_area_is_seen_at_the_models_spacing_and_drawn_in_the_slides_pixels():
     async def scenario() -> None:
         metrics = Metrics(CollectorRegistry())
         workers, model = Workers(1, metrics), ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0}))
-        await model.start()
+        await model.start(metrics)
         whole = shapely.MultiPolygon([shapely.box(0, 0, 101, 101)])
         try:
             segmentation = AreaSegmentation(model, workers, workers, metrics, 51 * 51)

@@ -20,7 +20,7 @@ HOSTS = ("pathology.example", "Other.example:8443", "localhost:9000", "[::1]:900
 
 
 def callback(url: str, token: str = "t", hosts: tuple[str, ...] = HOSTS, tls: ssl.SSLContext | None = None) -> Callback:
-    return Callback(url, token, hosts, "1.0", tls or ssl.create_default_context())
+    return Callback(url, token, hosts, tls or ssl.create_default_context())
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from app.errors import AccessUnusable
 from app.main import create_app
 from app.server import Server, bind
 from app.settings import Settings
+from app.telemetry.metrics import Metrics
 from tests.certificates import signed_by_itself
 from tests.fakes import ColourSegmenter
 from tests.issuer import pem
@@ -25,8 +26,8 @@ class Stuck(ColourSegmenter):
 
     had_to_be_told = False
 
-    async def start(self, stalled: Callable[[], None] = lambda: None) -> None:
-        await super().start(stalled)
+    async def start(self, metrics: Metrics, stalled: Callable[[], None] = lambda: None) -> None:
+        await super().start(metrics, stalled)
         asyncio.get_running_loop().call_soon(stalled)
         asyncio.get_running_loop().call_later(20, self.end_it)
 

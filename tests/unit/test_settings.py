@@ -72,6 +72,8 @@ def test_every_setting_is_a_flag_with_its_own_help():
         ),
         (["--stall-timeout", "nan"], {}, "--stall-timeout (TESSERA_STALL_TIMEOUT): Input should be a finite number"),
         (["--device", "tpu"], {}, "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
+        (["--engine", "own"], {}, "Invalid value for '--engine': 'own' is not one of 'auto', 'shared'"),
+        ([], {"TESSERA_ENGINE": "own"}, "--engine (TESSERA_ENGINE): Input should be 'auto' or 'shared'"),
     ],
 )
 def test_a_bad_setting_is_named_in_one_line(arguments, env, message):

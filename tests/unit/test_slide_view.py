@@ -232,7 +232,7 @@ def segmented(slide: Pictures, um_per_px: float) -> tuple[View, np.ndarray, int]
     async def scenario() -> tuple[View, np.ndarray]:
         metrics = Metrics(CollectorRegistry())
         workers, model = Workers(2, metrics), ColourSegmenter(manifest())
-        await model.start()
+        await model.start(metrics)
         view = choose_view(slide, um_per_px, lambda level: True)
         try:
             area = await segment_slide(model, view, workers, metrics, tell)

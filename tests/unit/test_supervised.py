@@ -30,8 +30,9 @@ from app.processes.channel import (
 )
 from app.processes.children import Child, Gathering
 from app.processes.generation import Generation, Shared
+from app.processes.layout import Layout
 from app.segmentation.admission import Places
-from app.settings import Layout, Settings
+from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from tests.fakes import ColourSegmenter, manifest
 
@@ -255,7 +256,7 @@ def generation(shared_engine: bool = False) -> Generation:
     def never(name: str, be: object) -> Child:
         raise AssertionError(name)
 
-    shared = Shared(settings, Layout(2, shared_engine, False, True), [], places, None, never)
+    shared = Shared(settings, Layout(2, shared_engine, True), [], places, None, never)
     return Generation(shared, 0, set())
 
 

@@ -59,7 +59,7 @@ class AreaSegmentation:
         self._max_pixels = max_pixels
         self._budget = PixelBudget(max_pixels)
 
-    async def result(self, order: CreateInvocation, slide: Slide, software_version: str) -> dict[str, Any]:
+    async def result(self, order: CreateInvocation, slide: Slide) -> dict[str, Any]:
         """Return the result of an order: of its areas, or of the whole slide.
 
         Raises:
@@ -76,9 +76,7 @@ class AreaSegmentation:
             else [await self._workers.run(None, partial(sectra_areas.area, each, size)) for each in drawn]
         )
         found = [await self.segment(slide, outline) for outline in outlines]
-        return await self._workers.run(
-            "encode", partial(tissue_result, order, found, size, self.manifest, software_version)
-        )
+        return await self._workers.run("encode", partial(tissue_result, order, found, size, self.manifest))
 
     async def segment(self, slide: Slide, outline: shapely.MultiPolygon) -> AreaTissue:
         """Return the tissue within `outline`, which is in px of the slide's finest level and lies on the slide.

@@ -55,7 +55,6 @@ class SectraOrders:
         admission: The service's door; an area counts as an image, and so does a slide.
         metrics: Told of images and pixels.
         options: On what terms.
-        software_version: This program's.
     """
 
     def __init__(
@@ -65,13 +64,11 @@ class SectraOrders:
         admission: Admission,
         metrics: SegmentationMetrics,
         options: SectraOptions,
-        software_version: str,
     ) -> None:
-        self.software_version = software_version
         self._fetchers = Workers(CONNECTIONS, metrics, is_left=True)
         self._areas = AreaSegmentation(segmenter, self._fetchers, workers, metrics, options.pixels)
         self._results = Results(self._fetchers)
-        self._slides = WholeSlides(self._areas, self._results, self._fetchers, options.slide_seconds, software_version)
+        self._slides = WholeSlides(self._areas, self._results, self._fetchers, options.slide_seconds)
         self._admission = admission
         self._tls = ssl.create_default_context()
         self._options = options
@@ -102,7 +99,7 @@ class SectraOrders:
         address = order.callbackInfo
         async with AsyncExitStack() as held:
             running = held.enter_context(self._running.enter(order.cancellationToken))
-            callback = Callback(address.url, address.token, self._options.hosts, self.software_version, self._tls)
+            callback = Callback(address.url, address.token, self._options.hosts, self._tls)
             held.enter_context(closing(callback))
             held.enter_context(self._admission.admit(1 if drawn is None else len(drawn)))
             if drawn is None:
@@ -110,7 +107,7 @@ class SectraOrders:
             with running.endable():
                 slide = await self._fetchers.run(None, partial(open_slide, callback, order.slideId))
                 await self._results.check(callback, order)
-                result = await self._areas.result(order, slide, self.software_version)
+                result = await self._areas.result(order, slide)
             return await self._results.store(callback, order, result, running.check)
 
     def cancel(self, token: str) -> None:

@@ -48,16 +48,12 @@ class WholeSlides:
         results: Stores what came of it.
         fetchers: Threads that wait for a call-back.
         seconds: For a slide.
-        software_version: This program's.
     """
 
-    def __init__(
-        self, areas: AreaSegmentation, results: Results, fetchers: Workers, seconds: float, software_version: str
-    ) -> None:
+    def __init__(self, areas: AreaSegmentation, results: Results, fetchers: Workers, seconds: float) -> None:
         self._areas = areas
         self._results = results
         self._fetchers = fetchers
-        self._software_version = software_version
         self._seconds = seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -112,7 +108,7 @@ class WholeSlides:
         try:
             with ordered.running.endable():
                 async with answered_within(self._seconds, "order an area of it, or try later"):
-                    return await self._areas.result(ordered.order, slide, self._software_version)
+                    return await self._areas.result(ordered.order, slide)
         except TesseraError as error:
             _log.warning("order of a whole slide failed", extra={"problem": str(error)})
             text = f"not segmented: {error}"
@@ -122,7 +118,7 @@ class WholeSlides:
         return self._message(ordered, slide, text)
 
     def _message(self, ordered: WholeSlide, slide: SectraSlide, text: str) -> dict[str, Any]:
-        return message_result(ordered.order, text, slide.levels[0].size, self._software_version)
+        return message_result(ordered.order, text, slide.levels[0].size)
 
     async def _store(self, ordered: WholeSlide, result: dict[str, Any], until: float) -> None:
         """Replace the result that says that a slide is on its way; where the user has deleted it, store none.
