@@ -13,7 +13,7 @@ _NEAR = 1.02
 _SAID_BY = {"request": "mpp", "dicom": "its DICOM header", "file": "its TIFF tags"}
 
 FileKind = Literal["dicom", "file"]
-Source = Literal["request"] | FileKind
+Source = Literal["request", FileKind]
 Unchanged = Literal["mpp_unknown", "model_um_per_px_unknown", "within_tolerance"]
 
 
