@@ -38,13 +38,27 @@ class Difference:
     high: float
 
 
-def compare(
-    first: Path, second: Path, classes: Sequence[TissueClass], slides: Mapping[str, str]
-) -> tuple[list[Difference], int]:
-    """Return each score of the class maps, of two networks on the same images, and of how many slides these are.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two networks' scores of one set of images.
+
+    Attributes:
+        differences: Of each score.
+        draws: How many counted: each class of the images is in them.
+        slides: On how many slides each class of the images is, by its name.
+    """
+
+    differences: list[Difference]
+    draws: int
+    slides: dict[str, int]
+
+
+def compare(first: Path, second: Path, classes: Sequence[TissueClass], slides: Mapping[str, str]) -> Comparison:
+    """Compare two networks, and tell how far the difference depends on which slides their images are of.
 
     Both are scored again on slides drawn with replacement, as many as there are: images of one slide look alike, and
-    are no further evidence. What another seed would have made of either network is not in this.
+    are no further evidence. Of a class that is on three slides, such an interval is as good as three slides can make
+    it; and what another seed would have made of either network is not in it.
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile intervals).
 
     Args:
@@ -54,23 +68,34 @@ def compare(
         slides: The slide of each image by name; one that it does not name is a slide of its own.
 
     Raises:
-        InvalidData: A file has no counts of single images, or the two are of other images.
+        InvalidData: A file has no counts of single images, the two are of other images or class maps, or all are of one
+            slide.
     """
     ours, theirs = _counts(first, classes), _counts(second, classes)
     if odd := sorted(ours.keys() ^ theirs.keys()):
         raise InvalidData(f"{first} and {second} are of different images: only one of them has {odd[0]}")
+    for image in ours:
+        if (ours[image].sum(axis=1) != theirs[image].sum(axis=1)).any():
+            raise InvalidData(f"{first} and {second} are of different class maps of {image}")
     names = sorted({slides.get(image, image) for image in ours})
+    if len(names) < 2:
+        raise InvalidData(f"{first}: all of one slide, {names[0]}: nothing can be said of others")
     by_slide = np.zeros((2, len(names), len(classes), len(classes)), np.int64)
     for image in ours:
         by_slide[:, names.index(slides.get(image, image))] += (ours[image], theirs[image])
-    drawn: dict[str, list[float]] = {}
-    for times in np.random.default_rng(_SEED).multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS):
-        before, after = (_scores(np.tensordot(times, counts, 1), classes) for counts in by_slide)
-        for name in before:  # which there are depends on the truth, and that is the same
-            drawn.setdefault(name, []).append(after[name] - before[name])
+    on_slides = (by_slide[0].sum(axis=2) > 0).sum(axis=0)
     before, after = (_scores(counts.sum(axis=0), classes) for counts in by_slide)
-    edges = {name: np.percentile(drawn[name], _EDGES).tolist() for name in before}
-    return [Difference(name, before[name], after[name], *edges[name]) for name in before], len(names)
+    drawn = []
+    for times in np.random.default_rng(_SEED).multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS):
+        one, other = (_scores(np.tensordot(times, counts, 1), classes) for counts in by_slide)
+        if one.keys() == before.keys():  # else `tissue_miou` would be of fewer classes
+            drawn.append([other[name] - one[name] for name in before])
+    edges = np.percentile(drawn, _EDGES, axis=0).T.tolist()
+    return Comparison(
+        [Difference(name, before[name], after[name], *edge) for name, edge in zip(before, edges, strict=True)],
+        len(drawn),
+        {tissue.name: int(count) for tissue, count in zip(classes, on_slides, strict=True) if count},
+    )
 
 
 def _counts(path: Path, classes: Sequence[TissueClass]) -> dict[str, NDArray[np.int64]]:

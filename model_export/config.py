@@ -62,14 +62,11 @@ class Recipe(BaseModel):
         steps_per_epoch: Optimiser steps in an epoch.
         batch_size: Crops in a step.
         crop_px: Side of a crop, in px, a multiple of the network's stride.
-        learning_rate: Peak rate of the heads; the schedule is a linear warm-up, then a cosine down to `final_rate`.
-        final_rate: The rate at the end as a fraction of its peak. Only where it is not near zero do the last weights
-            differ, and `average_decay` has something to average.
+        learning_rate: Peak rate of the heads; the schedule is a linear warm-up, then a cosine to zero.
         encoder_rate: The encoder's rate as a fraction of `learning_rate`.
         warmup: Fraction of all steps spent warming up.
         weight_decay: AdamW's decoupled weight decay.
         dropout: Dropout before each head.
-        stochastic_depth: Probability that a crop skips the last block of the encoder; see `network.py`.
         detail: Whether the decoder reads half and full resolution too, or stops at a quarter.
         dice_weight: Weight of the Dice loss beside the cross-entropy.
         label_weight: Weight of the classification loss.
@@ -110,12 +107,10 @@ class Recipe(BaseModel):
     batch_size: int = Field(default=16, ge=2)
     crop_px: int = Field(default=224, ge=32, multiple_of=32)
     learning_rate: Positive = 1e-3
-    final_rate: Fraction = 0.0
     encoder_rate: Positive = 0.5
     warmup: Fraction = 0.05
     weight_decay: NotNegative = 1e-2
     dropout: Below1 = 0.2
-    stochastic_depth: Below1 = 0.0
     detail: bool = True
     dice_weight: NotNegative = 0.5
     label_weight: NotNegative = 0.2

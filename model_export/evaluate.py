@@ -35,7 +35,7 @@ def evaluate(
     """Score `network` on `samples`; write `scores.json` and `grid.png`, of the first `pictures` masked ones, to `out`.
 
     `scores.json` holds `scores` by name, `classes`, `confusion`, `calibration` of the network's own probabilities,
-    `labels` with the probabilities they were read off, and `images`, each with its own scores.
+    `labels` with the probabilities they were read off, and `images`, each with its own scores and confusion.
 
     Returns:
         The scores, summed over the samples.

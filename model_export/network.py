@@ -49,8 +49,6 @@ class TissueNetwork(nn.Module):
         dropout: Probability of dropping a feature channel before each head.
         pretrained: Start the encoder from the ImageNet weights.
         detail: Read half and full resolution too, for clefts of two to four px between fibres and cells.
-        stochastic_depth: Probability of skipping the encoder's last block while it learns; of the blocks before it,
-            less in proportion to their depth. Source: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class TissueNetwork(nn.Module):
         dropout: float = 0.2,
         pretrained: bool = True,
         detail: bool = True,
-        stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__()
         encoder = EfficientNet.from_name("efficientnet-lite0")
@@ -70,8 +67,6 @@ class TissueNetwork(nn.Module):
             encoder.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self.stem = nn.Sequential(encoder._conv_stem, encoder._bn0, nn.ReLU6())
         self.blocks = encoder._blocks
-        last = len(self.blocks) - 1
-        self._skipped = [stochastic_depth * index / last for index in range(len(self.blocks))]
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in _TAP_CHANNELS)
         self.refine = _separable(channels)
         if detail:
@@ -124,7 +119,7 @@ class TissueNetwork(nn.Module):
         x = self.stem(images)
         taps = []
         for index, block in enumerate(self.blocks):
-            x = block(x, self._skipped[index])
+            x = block(x)
             if index in _TAPS:
                 taps.append(x)  # (N, 24 | 40 | 112 | 320, H / 4 | 8 | 16 | 32, W / ...)
             elif index == _HALF_TAP:

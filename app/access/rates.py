@@ -21,7 +21,7 @@ _WAYS = 16
 """Places of a caller: one name in a set's sixteen. 1024 sets take 256 KiB, of which the system gives what is used."""
 
 _LONGEST_HELD_SECONDS = 0.25
-"""It is held for microseconds."""
+"""After this whoever holds the lock is gone: it is held for microseconds."""
 
 
 class Rates:
@@ -73,7 +73,10 @@ class Rates:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep the other processes out; but not for ever, where one was killed that held the lock."""
+        """Keep the other processes out; but not for ever, where one was killed that held the lock.
+
+        One that merely stood still for so long may then count beside another, and one of the two miscount.
+        """
         self._lock.acquire(timeout=_LONGEST_HELD_SECONDS)
         try:
             yield

@@ -42,12 +42,12 @@ class Rules:
     Attributes:
         of_patch: Returns what to warn of about a patch that `appearance` measured.
         of_slide: The same about a slide that `slide_appearance` measured.
-        tell_stains: Whether slides of other stains are to be found out, by their colours and otherwise.
+        trust_header: Whether a slide is warned about whose header names another stain.
     """
 
     of_patch: Callable[[Appearance], tuple[InputWarning, ...]]
     of_slide: Callable[[Appearance], tuple[InputWarning, ...]]
-    tell_stains: bool
+    trust_header: bool
 
 
 def rules_for(stain: str) -> Rules:
@@ -57,8 +57,8 @@ def rules_for(stain: str) -> Rules:
     and detail.
     """
     if stain == HE:
-        return Rules(input_warnings, slide_warnings, tell_stains=True)
-    return Rules(lambda seen: _too_little(seen) or _out_of_focus(seen), _without_tissue, tell_stains=False)
+        return Rules(input_warnings, slide_warnings, trust_header=True)
+    return Rules(lambda seen: _too_little(seen) or _out_of_focus(seen), _without_tissue, trust_header=False)
 
 
 def input_warnings(seen: Appearance) -> tuple[InputWarning, ...]:

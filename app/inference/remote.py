@@ -71,7 +71,7 @@ class RemoteSegmenter:
         metrics: SegmentationMetrics,
         stalled: Callable[[], None] = lambda: None,  # noqa: ARG002  the engine tells it
     ) -> None:
-        """Begin to listen to the engine. Whoever started it learns from it that it is stuck, and what it runs on what.
+        """Begin to listen to the engine, which tells the supervisor itself when it is stuck, and its model and device.
 
         Args:
             metrics: Shows how many windows wait for a slot.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import TesseraError, UnsupportedImage
 from app.interop.provenance import Conditions
-from app.pathology.manifest import ModelManifest
+from app.pathology.manifest import HE, ModelManifest
 from app.software import software_version
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def series_uid(sources: Sequence["Dataset"], manifest: ModelManifest, modality: 
 
 def maker(manifest: ModelManifest) -> str:
     """Return all that a result depends on beside its source: the model, its classes, and this version of tessera."""
-    return f"{MANUFACTURER} {software_version()} {manifest.model_dump_json()}"
+    unsaid = {"stain"} if manifest.stain == HE else set()  # as results were named before manifests could say it
+    return f"{MANUFACTURER} {software_version()} {manifest.model_dump_json(exclude=unsaid)}"
 
 
 def parameters_of(manifest: ModelManifest, conditions: Conditions) -> dict[str, str]:

@@ -28,7 +28,7 @@ class Expected:
 
     Attributes:
         pixels: How many it will have, as it is and as the model sees it.
-        is_small: Whether it is read in less time than it takes to hand it to a thread.
+        is_small: Whether to hand it to a thread would cost more than it gains: it is read in a few ms.
     """
 
     pixels: int
@@ -94,6 +94,7 @@ class Reader:
             if (pixels := _pixels(file.size, scale)) > most_pixels:
                 return pixels
             image = file.pixels()
+        del file  # an instance holds its encoded pixels
         size = Size(image.shape[1], image.shape[0])
         wanted = scale.seen(size)
         seen = image if wanted == size else resample_image(image, wanted)

@@ -35,7 +35,7 @@ def stain_warnings(slide: Slide, header: Dataset, rules: Rules) -> tuple[InputWa
     Raises:
         SlideUnreadable: The slide does not give its pixels.
     """
-    if rules.tell_stains and names_other_stains(header):
+    if rules.trust_header and names_other_stains(header):
         return (_STATED,)
     return rules.of_slide(slide_appearance(overview(slide)))
 

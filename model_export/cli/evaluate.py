@@ -9,7 +9,6 @@ from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import Views
 from model_export.cli.options import FILE, FOLDER, checkpoints_option, either, views_option
 from model_export.cli.terminal import show_scores, show_summary
-from model_export.compare import DRAWS
 from model_export.compare import compare as compare_scores
 from model_export.corruptions import CORRUPTIONS
 from model_export.evaluate import evaluate as score_and_draw
@@ -101,8 +100,9 @@ def robustness(
 @click.option("--slides", help="Name of a shipped table of slides, or a CSV file; else each image is one of its own.")
 def compare(first: Path, second: Path, slides: str | None) -> None:
     """Compare two scores.json of the same images: SECOND less FIRST, and 95 % intervals over slides."""
-    differences, count = compare_scores(first, second, WSSS4LUAD, load_slides(slides))
-    click.echo(f"{'':16}   first  second    less   in 95 % of {DRAWS} draws of {count} slides")
-    for found in differences:
-        less = f"{found.second - found.first:+7.3f}   {found.low:+.3f} to {found.high:+.3f}"
-        click.echo(f"{found.name:16} {found.first:7.3f} {found.second:7.3f} {less}")
+    found = compare_scores(first, second, WSSS4LUAD, load_slides(slides))
+    click.echo(f"{'':16}   first  second  difference   in 95 % of {found.draws} draws of slides")
+    for each in found.differences:
+        between = f"{each.second - each.first:+7.3f}      {each.low:+.3f} to {each.high:+.3f}"
+        click.echo(f"{each.name:16} {each.first:7.3f} {each.second:7.3f}     {between}")
+    click.echo("slides with: " + ", ".join(f"{name} {count}" for name, count in found.slides.items()))

@@ -114,6 +114,8 @@ def export(
     network = load_network(checkpoint, card.classes, factory)
     for comparison in export_bundle(network, card, out, overwrite):
         click.echo(str(comparison))
+    if card.stain != HE:
+        click.echo(f"note: the stain is {card.stain!r}, not {HE}: colours of images will not be judged")
     click.echo(f"written: {out}")
 
 

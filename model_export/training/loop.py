@@ -108,13 +108,7 @@ class Trainer:
         self.logger = logger
         self.source = BatchSource(training, classes, recipe)
         label_count = sum(tissue.label for tissue in classes)
-        network = TissueNetwork(
-            len(classes),
-            label_count,
-            dropout=recipe.dropout,
-            detail=recipe.detail,
-            stochastic_depth=recipe.stochastic_depth,
-        )
+        network = TissueNetwork(len(classes), label_count, dropout=recipe.dropout, detail=recipe.detail)
         network.to(self.hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # no stub
         average = get_ema_multi_avg_fn(recipe.average_decay)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True)

@@ -22,13 +22,12 @@ def optimizer_of(network: TissueNetwork, recipe: Recipe) -> AdamW:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Return the heads' learning rate at `step`, from 0: it rises linearly, then falls along a cosine to `final_rate`.
+    """Return the heads' learning rate at `step`, from 0: it rises linearly, then falls along a cosine to zero.
 
-    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017, without restarts.
+    Source: Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts.
     """
     warmup = max(1, round(recipe.warmup * recipe.total_steps))
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
     done = (step - warmup) / max(1, recipe.total_steps - warmup)
-    above = (1 - recipe.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
-    return recipe.learning_rate * (recipe.final_rate + above)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

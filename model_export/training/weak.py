@@ -50,7 +50,7 @@ def filled(samples: Sequence[Sample], names: Collection[str], classes: Sequence[
             raise InvalidRecipe(f"uniform_labels: {name!r} is none of {', '.join(known)}")
     alone = {known[name] for name in names}
     return [
-        _hidden(sample, classes) if not sample.has_mask and sample.labels in alone else sample for sample in samples
+        _hidden(sample, classes) if sample.labels in alone and not sample.has_mask else sample for sample in samples
     ]
 
 

@@ -33,10 +33,11 @@ def files(tmp_path):
 
 
 def test_scores_are_those_of_all_images_together(files):
-    differences, slides = compare(*files, WSSS4LUAD, {})
+    comparison = compare(*files, WSSS4LUAD, {})
 
-    found = {each.name: each for each in differences}
-    assert slides == 4
+    found = {each.name: each for each in comparison.differences}
+    assert comparison.slides == {"tumor": 4, "stroma": 4}
+    assert comparison.draws == 2000
     assert list(found) == ["iou_tumor", "iou_stroma", "tissue_miou", "pixel_accuracy"]
     assert found["pixel_accuracy"].first == pytest.approx(0.8)
     assert found["pixel_accuracy"].second == pytest.approx(0.825)
@@ -45,7 +46,7 @@ def test_scores_are_those_of_all_images_together(files):
 
 
 def test_the_interval_spans_what_other_slides_would_have_said(files):
-    [accuracy] = [each for each in compare(*files, WSSS4LUAD, {})[0] if each.name == "pixel_accuracy"]
+    [accuracy] = [each for each in compare(*files, WSSS4LUAD, {}).differences if each.name == "pixel_accuracy"]
 
     # Of four images drawn, all four may be better, or at most three the worse one: one draw in 256 has four of it.
     assert accuracy.low == pytest.approx(-0.125, abs=0.03)
@@ -53,17 +54,42 @@ def test_the_interval_spans_what_other_slides_would_have_said(files):
 
 
 def test_images_of_one_slide_are_drawn_together(files):
-    slides = {f"{index}.png": "only" for index in range(4)}
+    better = {f"{index}.png": "better" for index in range(3)}
 
-    differences, count = compare(*files, WSSS4LUAD, slides)
+    comparison = compare(*files, WSSS4LUAD, better | {"3.png": "worse"})
 
-    assert count == 1
-    for each in differences:
-        assert each.low == each.high == pytest.approx(each.second - each.first)
+    assert comparison.slides == {"tumor": 2, "stroma": 2}
+    [accuracy] = [each for each in comparison.differences if each.name == "pixel_accuracy"]
+    assert (accuracy.low, accuracy.high) == (pytest.approx(-0.2), pytest.approx(0.1))  # twice the one, or the other
+
+
+def test_one_slide_says_nothing_of_others(files):
+    with pytest.raises(InvalidData, match=r"first\.json: all of one slide, only: nothing can be said of others$"):
+        compare(*files, WSSS4LUAD, {f"{index}.png": "only" for index in range(4)})
+
+
+def test_draws_that_lack_a_class_do_not_count(tmp_path):
+    """Else the mean over classes would be one of fewer, in these draws alone."""
+    rare = np.zeros((4, 4), int)
+    rare[2, 2] = 100
+    images = {"0.png": {"confusion": counts(80, 20)}, "1.png": {"confusion": rare.tolist()}}
+    path = written(tmp_path / "scores.json", images)
+
+    comparison = compare(path, path, WSSS4LUAD, {})
+
+    assert comparison.slides == {"tumor": 1, "stroma": 1, "normal": 1}
+    assert 900 < comparison.draws < 1100  # half of all have both
+
+
+def test_other_class_maps_of_the_same_images_cannot_be_compared(files, tmp_path):
+    other = written(tmp_path / "other.json", {f"{index}.png": {"confusion": counts(80, 21)} for index in range(4)})
+
+    with pytest.raises(InvalidData, match=r"other\.json are of different class maps of 0\.png$"):
+        compare(files[0], other, WSSS4LUAD, {})
 
 
 def test_a_network_does_not_differ_from_itself(files):
-    for each in compare(files[0], files[0], WSSS4LUAD, {})[0]:
+    for each in compare(files[0], files[0], WSSS4LUAD, {}).differences:
         assert (each.low, each.high, each.first) == (0.0, 0.0, each.second)
 
 

@@ -13,7 +13,7 @@ from pydicom.uid import UID, ComprehensiveSRStorage, SegmentationStorage
 
 from app.errors import ExtraMissing, UnsupportedImage
 from app.interop.dicom_file import to_bytes
-from app.interop.dicom_identity import moment, series_uid
+from app.interop.dicom_identity import maker, moment, series_uid
 from app.interop.dicom_seg import PyramidLevel
 from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
@@ -230,6 +230,12 @@ def test_uids_are_valid_distinct_and_follow_source_map_and_model():
     ]
     assert len(set(uids)) == len(uids)
     assert all(UID(uid).is_valid and uid.startswith("2.25.") for uid in uids)
+
+
+def test_the_stain_counts_only_where_it_is_another():
+    """So results of models that were exported before manifests stated one keep their UIDs."""
+    assert "stain" not in maker(MODEL)
+    assert maker(MODEL.model_copy(update={"stain": "PD-L1 IHC"})) != maker(MODEL)
 
 
 def test_the_results_series_is_known_before_the_slide_is_segmented():

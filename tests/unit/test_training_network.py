@@ -87,33 +87,3 @@ def test_labels_are_pooled_at_the_resolution_of_the_logits(detail):
 
     assert labels.shape == (2, 3)
     assert torch.isfinite(labels).all()
-
-
-def test_crops_skip_blocks_while_the_network_learns_and_none_once_it_answers():
-    torch.manual_seed(0)
-    network = TissueNetwork(pretrained=False, dropout=0.0, stochastic_depth=0.9)
-    network.freeze(0, statistics=True)  # else crops depend on each other through the batch
-    crops = torch.randn(1, 3, 32, 32).repeat(8, 1, 1, 1)
-
-    def spread(network):
-        with torch.no_grad():
-            return float(network(crops)["out"].std(dim=0).max())
-
-    plain = TissueNetwork(pretrained=False, dropout=0.0)
-    plain.freeze(0, statistics=True)
-    plain.load_state_dict(network.state_dict())
-    assert spread(network.train()) > 1e-3
-    assert spread(plain.train()) < 1e-6
-    assert spread(network.eval()) < 1e-6
-    plain.load_state_dict(network.state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(plain.eval()(crops)["out"], network(crops)["out"], rtol=0, atol=0)
-
-
-def test_the_first_block_is_never_skipped_and_the_last_as_often_as_asked_for():
-    blocks = TissueNetwork(pretrained=False, stochastic_depth=0.3)._skipped
-
-    assert len(blocks) == 16
-    assert blocks[0] == 0.0
-    assert blocks[-1] == pytest.approx(0.3)
-    assert blocks == sorted(blocks)

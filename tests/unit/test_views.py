@@ -104,6 +104,7 @@ def bundle(checkpoint, tmp_path_factory):
     named = ("--name", "mine", "--version", "1.0.0", "--stain", "PD-L1 IHC")
     exported = run("export", "--checkpoint", checkpoint, "--views", 4, "--out", out, *named)
     assert exported.exit_code == 0, exported.output
+    assert "note: the stain is 'PD-L1 IHC', not H&E: colours of images will not be judged" in exported.output
     return out
 
 
@@ -199,7 +200,9 @@ def test_a_bundle_says_the_stain_that_was_stated_and_another_is_one_of_he(bundle
     assert read_manifest(bundle).stain == "PD-L1 IHC"
 
     named = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--name", "mine", "--version", "1")
-    assert run("export", *named).exit_code == 0
+    exported = run("export", *named)
+    assert exported.exit_code == 0
+    assert "stain" not in exported.output
     assert read_manifest(tmp_path / "out").stain == "H&E"
 
 
