@@ -55,9 +55,6 @@ class Recipe(BaseModel):
 
     Attributes:
         seed: Seed of every random choice; the choices of a step depend on the seed and the step alone.
-        weights_seed: Seed of the weights to begin with, where it is not `seed`.
-        members: Train this many networks, which begin with the same weights and see other crops, and keep the mean of
-            their weights; see `training/members.py`.
         epochs: Number of epochs; validation and a checkpoint follow each.
         steps_per_epoch: Optimiser steps in an epoch.
         batch_size: Crops in a step.
@@ -100,8 +97,6 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: Seed = 0
-    weights_seed: Seed | None = None
-    members: int = Field(default=1, ge=1, le=16)
     epochs: int = Field(default=14, ge=1)
     steps_per_epoch: int = Field(default=100, ge=1)
     batch_size: int = Field(default=16, ge=2)

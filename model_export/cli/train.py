@@ -55,8 +55,7 @@ def train(
 ) -> None:
     """Train the network.
 
-    RUN/best.pth keeps the best weights or, if the recipe has several members, the mean of theirs. RUN/scores.json has
-    the scores of the last epoch's weights, or of that mean, on the fold held out.
+    RUN/best.pth keeps the best weights, RUN/scores.json the scores of the last epoch's weights on the fold held out.
     """
     if threads:
         torch.set_num_threads(threads)

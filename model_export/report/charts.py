@@ -35,11 +35,11 @@ DARK = Theme("#d8dee4", "#56b4e9", "#e69f00", "#2fc49a")
 
 
 def write_curves(record: Record) -> None:
-    """Draw `curves.png` in a run folder, and in those of its folds, members and teachers."""
+    """Draw `curves.png` in a run folder, and in those of its folds and teachers."""
     with replacing(record.folder / CURVES_FILE) as file, _drawn_in(LIGHT):
         figure = curves(record.trainings, LIGHT)
         figure.savefig(file, format="png", dpi=_DPI, facecolor="white")
-    for part in (*record.folds, *record.members, *record.teachers):
+    for part in (*record.folds, *record.teachers):
         write_curves(part)
 
 

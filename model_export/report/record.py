@@ -12,7 +12,6 @@ from model_export.evaluate import GRID_FILE, SCORES_FILE
 from model_export.training.environment import ENVIRONMENT_FILE, RECIPE_FILE
 from model_export.training.folds import FOLD_FOLDER
 from model_export.training.loggers import METRICS_FILE, STEPS_FILE
-from model_export.training.members import MEMBER_FOLDER
 from model_export.training.pipeline import TEACHER_FOLDER
 
 
@@ -30,7 +29,6 @@ class Record:
         grid: `grid.png`.
         folds: The runs of a cross-validation, in order.
         teachers: The runs of the networks that labelled images for this one.
-        members: The runs whose weights were averaged for this one, in order.
     """
 
     folder: Path
@@ -42,13 +40,11 @@ class Record:
     grid: Path | None
     folds: Sequence["Record"] = field(default=())
     teachers: Sequence["Record"] = field(default=())
-    members: Sequence["Record"] = field(default=())
 
     @property
     def trainings(self) -> Sequence["Record"]:
-        """The runs that learned what this folder keeps: itself, its members, its folds, or its folds' members."""
-        parts = self.folds or self.members
-        return [one for part in parts for one in part.trainings] if parts else [self]
+        """The runs that learned what this folder keeps: itself, or its folds."""
+        return self.folds or [self]
 
     def series(self, phase: str, name: str) -> tuple[list[int], list[float]]:
         """Return the epochs in which `phase` has a value of `name`, and the values."""
@@ -67,7 +63,7 @@ def read_record(run: Path) -> Record:
     Raises:
         InvalidData: It holds neither a training nor a cross-validation, or one of its files is damaged.
     """
-    folds = _numbered(run, FOLD_FOLDER)
+    folds = _folds_of(run)
     if not folds and not (run / RECIPE_FILE).is_file():
         raise InvalidData(f"{run}: no run here: neither {RECIPE_FILE} nor fold-1/{RECIPE_FILE}")
     return Record(
@@ -80,13 +76,13 @@ def read_record(run: Path) -> Record:
         grid=run / GRID_FILE if (run / GRID_FILE).is_file() else None,
         folds=[read_record(folder) for folder in folds],
         teachers=[read_record(path.parent) for path in sorted((run / TEACHER_FOLDER).glob(f"seed-*/{RECIPE_FILE}"))],
-        members=[read_record(folder) for folder in _numbered(run, MEMBER_FOLDER)],
     )
 
 
-def _numbered(run: Path, prefix: str) -> list[Path]:
-    """Return the run folders in `run` that are named by `prefix` and a number, in the order of the numbers."""
-    numbers = {path.parent: path.parent.name.removeprefix(prefix) for path in run.glob(f"{prefix}*/{RECIPE_FILE}")}
+def _folds_of(run: Path) -> list[Path]:
+    """Return the run folders of the folds in `run`, in the order of their numbers."""
+    found = run.glob(f"{FOLD_FOLDER}*/{RECIPE_FILE}")
+    numbers = {path.parent: path.parent.name.removeprefix(FOLD_FOLDER) for path in found}
     return sorted((path for path, number in numbers.items() if number.isdecimal()), key=lambda path: int(numbers[path]))
 
 

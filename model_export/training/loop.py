@@ -100,7 +100,7 @@ class Trainer:
                 f"batch_size: {recipe.batch_size} crops cannot be shared by {processes} processes:"
                 " each needs the same number, two or more"
             )
-        torch.manual_seed(recipe.seed if recipe.weights_seed is None else recipe.weights_seed)
+        torch.manual_seed(recipe.seed)
         self.run = run
         self.classes = classes
         self.recipe = recipe

@@ -1,4 +1,4 @@
-"""A recipe from start to end: its teachers, what they label, its members, and the network that is kept."""
+"""A recipe from start to end: its teachers, what they label, and its own training."""
 
 import hashlib
 import json
@@ -15,15 +15,12 @@ from app.pathology.classes import TissueClass
 from model_export.atomic import replacing, write_text
 from model_export.config import Recipe, Source, Teacher, load_recipe
 from model_export.errors import InvalidData
-from model_export.training.augment import BatchSource
 from model_export.training.dataset import IGNORE, Sample, read_indices
 from model_export.training.environment import asked_of, write_asked
 from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
 from model_export.training.loggers import Kind
 from model_export.training.loop import LAST_FILE, Progress, Trainer
-from model_export.training.members import MEMBER_FOLDER, keep_mean, mean_of, members_of
-from model_export.training.statistics import take_statistics
 from model_export.training.teacher import fill_unknown
 from model_export.training.weak import filled, labels_alone
 
@@ -50,7 +47,7 @@ def train_recipe(
     A teacher learns from the same training part as the network that it teaches: what is held out is seen by neither.
 
     Args:
-        run: The run folder; each teacher and, of several, each member has one of its own in it.
+        run: The run folder; each teacher has one of its own in it.
         classes: The classes of the class maps.
         recipe: What to do.
         sources: The training samples of each source that the recipe, or its teacher's, draws from.
@@ -62,10 +59,8 @@ def train_recipe(
     """
     hardware = hardware or Hardware()
     own = seen_by(recipe, sources, classes)
-    asked = asked_of(recipe, fold)
-    begins = recipe.teacher is not None and not (run / LAST_FILE).exists()
-    if hardware.first and (begins or recipe.members > 1):  # the folder is taken from now on, not hours later
-        write_asked(run, asked)
+    if hardware.first and recipe.teacher is not None and not (run / LAST_FILE).exists():
+        write_asked(run, asked_of(recipe, fold))  # the folder is taken from now on, not hours later
     if recipe.teacher is not None:
         networks: list[nn.Module] = []
         first = load_recipe(recipe.teacher.recipe)
@@ -83,27 +78,12 @@ def train_recipe(
             }
         progress.line(f"what the teachers are sure of: {labels}")
 
-    def trained(folder: Path, recipe: Recipe) -> nn.Module:
-        trainer = Trainer(folder, classes, recipe, own, held_out, fold, hardware, logger)
-        if trainer.resume():
-            progress.line(f"resuming after epoch {trainer.epochs_done}")
-        trainer.train(progress)
-        network: nn.Module = trainer.averaged.module
-        return network.eval()
-
-    if recipe.members == 1:
-        return trained(run, recipe)
-    members = []
-    for number, member in enumerate(members_of(recipe), start=1):
-        progress.line(f"member {number} of {recipe.members}")
-        members.append(trained(run / f"{MEMBER_FOLDER}{number}", member))
-    network = members[0]
-    network.load_state_dict(mean_of([member.state_dict() for member in members]))
-    take_statistics(network, BatchSource(own, classes, recipe), recipe)
-    network.eval()
-    if hardware.first:
-        keep_mean(run, network.state_dict(), asked, held_out)
-    return network
+    trainer = Trainer(run, classes, recipe, own, held_out, fold, hardware, logger)
+    if trainer.resume():
+        progress.line(f"resuming after epoch {trainer.epochs_done}")
+    trainer.train(progress)
+    network: nn.Module = trainer.averaged.module
+    return network.eval()
 
 
 def seen_by(

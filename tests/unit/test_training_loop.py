@@ -453,11 +453,11 @@ def test_each_process_drops_others_and_a_resumed_one_the_same():
 def test_a_run_of_a_program_that_did_not_know_a_setting_is_not_gone_on_with(tmp_path):
     trainer(tmp_path).train(Silent())
     state = load_checkpoint(tmp_path / "last.pth")
-    del state["asked"]["recipe"]["members"]
+    del state["asked"]["recipe"]["blur"]
     save_checkpoint(tmp_path / "last.pth", state)
 
     with pytest.raises(InvalidCheckpoint) as caught:
         trainer(tmp_path).resume()
 
-    reason = "started with a recipe without members, by another version of the program; choose another run folder"
+    reason = "started with a recipe without blur, by another version of the program; choose another run folder"
     assert str(caught.value) == f"{tmp_path / 'last.pth'}: {reason}"
