@@ -17,10 +17,9 @@ from app.access.gate import Access
 from app.access_settings import access_of
 from app.api import admin, operations, problems, segment
 from app.api.access import AccessControl
-from app.api.dependencies import Service
 from app.api.middleware import RequestScope
 from app.api.openapi import describe_common
-from app.api.phase import Phase, is_ready
+from app.api.running import Running, Service
 from app.api.security_headers import SecurityHeaders
 from app.api.uploads import UploadLimits
 from app.connections.load_shedding import LoadShedding
@@ -87,19 +86,26 @@ def create_app(
     model = segmenter or _load(settings)
     places = front.places if front else Places()
     limits = PatchLimits(settings.max_side_px, settings.max_pixels_at_once // places.fronts)
+    running = Running(
+        metrics=metrics,
+        access=access,
+        reload=front.reload if front else _cannot_reload,
+        everyones_metrics=front.everyones_metrics if front else partial(_own_metrics, metrics),
+    )
+    metrics.ready.set_function(lambda: float(running.is_ready))
 
     def stalled() -> None:
         _log.error("the model does not answer any more")
-        app.state.stalled = True
+        running.stalled = True
         if front is not None:
             front.stuck()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         workers = Workers(-(-settings.cores // places.fronts), metrics)
         admission = Admission(settings.queue_capacity, settings.queue_pixels, metrics, places)
         await model.start(metrics, stalled)
-        app.state.service = service = Service(
+        running.service = service = Service(
             segmenter=model,
             patches=PatchSegmentation(model, workers, metrics, limits, admission),
             admission=admission,
@@ -108,7 +114,7 @@ def create_app(
             request_timeout_seconds=settings.request_timeout,
         )
         try:
-            async with _sectra_orders(app, settings, service, workers) if settings.sectra_hosts else nullcontext():
+            async with _sectra_orders(running, settings, service, workers) if settings.sectra_hosts else nullcontext():
                 yield
         finally:
             await model.close()
@@ -125,13 +131,7 @@ def create_app(
         redirect_slashes=False,  # a redirect would repeat the query, and name the host that the client did
         telemetry=_NO_TRACES,
     )
-    app.state.metrics = metrics
-    app.state.phase = Phase.SERVING
-    app.state.stalled = False
-    metrics.ready.set_function(lambda: float(is_ready(app)))
-    app.state.reload = front.reload if front else _cannot_reload
-    app.state.access = access
-    app.state.everyones_metrics = front.everyones_metrics if front else partial(_own_metrics, metrics)
+    app.state.running = running
     routers = [segment.router, operations.router, admin.router, page.router]
     if settings.sectra_hosts:
         routers.append(_sectra_router())
@@ -140,7 +140,7 @@ def create_app(
     for router in routers:
         app.include_router(router)
     problems.install(app, metrics)
-    app.state.load_shedding = LoadShedding(app, segment.router.routes, metrics)
+    app.state.load_shedding = LoadShedding(running, segment.router.routes)
     routes = [route for router in routers for route in router.routes]
     # The last added is the outermost.
     app.add_middleware(AccessControl, access=access, metrics=metrics, routes=routes)
@@ -185,7 +185,9 @@ def _sectra_router() -> APIRouter:
 
 
 @asynccontextmanager
-async def _sectra_orders(app: FastAPI, settings: Settings, service: Service, workers: Workers) -> AsyncIterator[None]:
+async def _sectra_orders(
+    running: Running, settings: Settings, service: Service, workers: Workers
+) -> AsyncIterator[None]:
     """Take Sectra's orders for the length of the block."""
     from app.segmentation.sectra.orders import SectraOptions, SectraOrders  # noqa: PLC0415
 
@@ -198,8 +200,7 @@ async def _sectra_orders(app: FastAPI, settings: Settings, service: Service, wor
         pixels=settings.sectra_max_pixels,
         slide_seconds=settings.sectra_slide_timeout,
     )
-    orders = SectraOrders(service.segmenter, workers, service.admission, service.metrics, options)
-    app.state.sectra = orders
+    running.sectra = orders = SectraOrders(service.segmenter, workers, service.admission, service.metrics, options)
     try:
         yield
     finally:

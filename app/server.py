@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.access.gate import Certificate
-from app.api.phase import Phase
+from app.api.running import Phase, running_of
 from app.connections.balancing import Balancer
 from app.connections.limits import ConnectionLimits, most_of_one
 from app.connections.listener import Listener
@@ -66,12 +66,13 @@ class Server(uvicorn.Server):
         balancer: Balancer | None = None,
         signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
     ) -> None:
-        certificate: Certificate | None = app.state.access.certificate
+        running = running_of(app)
+        certificate = running.access.certificate
         if certificate is not None and _LISTENS_BY_UVICORN:
             raise AccessUnusable("TLS is not spoken on Windows; let a proxy speak it, or serve on another system")
         most = most_of_one(settings.max_connections, fronts)
         limits = ConnectionLimits(most, settings.header_timeout, settings.request_timeout)
-        connection = partial(Connection, limits, app.state.metrics, app.state.load_shedding)
+        connection = partial(Connection, limits, running.metrics, app.state.load_shedding)
         config = uvicorn.Config(
             app,
             http=cast("type[asyncio.Protocol]", connection),
@@ -89,7 +90,7 @@ class Server(uvicorn.Server):
         self._tls = certificate.context() if certificate else None
         self._balancer = balancer
         self._listeners: list[Listener] = []
-        self._app = app
+        self._running = running
         self._started = started
         self._grace_seconds = settings.shutdown_grace
         self._signals = signals
@@ -98,7 +99,7 @@ class Server(uvicorn.Server):
     @property
     def ended_well(self) -> bool:
         """Whether all that it had was ended; else its model was stuck."""
-        return not self._app.state.stalled
+        return not self._running.stalled
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say so."""
@@ -126,11 +127,11 @@ class Server(uvicorn.Server):
 
     def leave(self, number: int) -> None:
         """End, after a grace where a load balancer has to notice first; a second signal does not wait for that."""
-        if number == signal.SIGTERM and self._app.state.phase is Phase.SERVING and self._grace_seconds > 0:
+        if number == signal.SIGTERM and self._running.phase is Phase.SERVING and self._grace_seconds > 0:
             self._leave_at = time.monotonic() + self._grace_seconds
         else:
             super().handle_exit(number, None)
-        self._app.state.phase = Phase.LEAVING
+        self._running.phase = Phase.LEAVING
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Leave, for a signal."""
@@ -138,8 +139,8 @@ class Server(uvicorn.Server):
 
     def retire(self) -> None:
         """End as soon as all connections have: another process takes new ones, from the same socket."""
-        if self._app.state.phase is Phase.SERVING:
-            self._app.state.phase = Phase.RETIRING
+        if self._running.phase is Phase.SERVING:
+            self._running.phase = Phase.RETIRING
             self._retired_at = time.monotonic()
             self._leave_at = self._retired_at + RETIRED_SECONDS
             for server in self.servers:
@@ -208,7 +209,7 @@ def say_where(listener: socket.socket, certificate: Certificate | None) -> None:
 
 def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
     """Serve `app` until SIGINT or SIGTERM, in this process; where its model gets stuck, end it."""
-    server = Server(app, settings, partial(say_where, listener, app.state.access.certificate))
+    server = Server(app, settings, partial(say_where, listener, running_of(app).access.certificate))
     server.run(sockets=[listener])
     if not server.ended_well:
         end_at_once()

@@ -105,7 +105,7 @@ class Clock:
 @contextmanager
 def a_place_taken(client: TestClient) -> Iterator[None]:
     """Hold one of the places that the service has for images."""
-    place = client.app.state.service.admission.admit(1)
+    place = client.app.state.running.service.admission.admit(1)
     client.portal.call(place.__enter__)
     try:
         yield

@@ -63,7 +63,7 @@ def refused(response: httpx.Response, status: int, kind: str, words: str) -> Non
 
 
 def in_flight(client: TestClient) -> float | None:
-    return client.app.state.metrics.registry.get_sample_value("tessera_images_in_flight")
+    return client.app.state.running.metrics.registry.get_sample_value("tessera_images_in_flight")
 
 
 def label_of(result: dict) -> str:

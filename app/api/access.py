@@ -18,6 +18,7 @@ from app.access.gate import Access
 from app.access.rates import Allowance
 from app.api.middleware import METHOD, METHODS, path_of
 from app.api.problems import PROBLEM, refuse
+from app.api.running import running_of
 from app.api.visit import CLIENT_LEFT, FAULT, VISIT, Visit
 from app.errors import (
     AdminClosed,
@@ -189,7 +190,7 @@ def _address(scope: Scope) -> str | None:
 
 
 def _model(scope: Scope) -> dict[str, Any] | None:
-    service = getattr(scope["app"].state, "service", None)
+    service = running_of(scope["app"]).service
     return service.segmenter.manifest.model_dump(include={"name", "version", "sha256"}) if service else None
 
 

@@ -1,12 +1,10 @@
 """What administrators do to the running service. Never open without a key: see `app/api/access.py`."""
 
-from collections.abc import Awaitable, Callable
-
 from fastapi import APIRouter, Request
 
 from app.api.problems import MEDIA_TYPE as PROBLEM
+from app.api.running import running_of
 from app.api.schemas import ModelReference
-from app.pathology.manifest import ModelManifest
 
 router = APIRouter(prefix="/admin", tags=["admin"])
 
@@ -22,6 +20,5 @@ router = APIRouter(prefix="/admin", tags=["admin"])
 )
 async def reload(request: Request) -> ModelReference:
     """Serve the model bundle that is now in its folder, without a pause. SIGHUP does the same."""
-    load: Callable[[], Awaitable[ModelManifest]] = request.app.state.reload
-    manifest = await load()
+    manifest = await running_of(request.app).reload()
     return ModelReference(name=manifest.name, version=manifest.version, sha256=manifest.sha256)

@@ -3,34 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from app.api.problems import RequestTimeout
+from app.api.running import Service, running_of
 from app.api.stated import seconds_allowed
-from app.api.uploads import UploadLimits, read_images, read_on
+from app.api.uploads import read_images, read_on
 from app.api.visit import visit_of
 from app.errors import ComeBackLater, DeadlineExceeded, ModelNotReady
-from app.inference.segmenter import Segmenter
-from app.segmentation.admission import Admission
 from app.segmentation.deadline import answered_within
-from app.segmentation.patch import PatchSegmentation
-from app.telemetry.metrics import Metrics
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """The parts that the composition root put together, for routes to use."""
-
-    segmenter: Segmenter
-    patches: PatchSegmentation
-    admission: Admission
-    metrics: Metrics
-    limits: UploadLimits
-    request_timeout_seconds: float
 
 
 async def service_of(request: Request) -> Service:
@@ -39,7 +23,7 @@ async def service_of(request: Request) -> Service:
     Raises:
         ModelNotReady: It is not started yet, or stopping.
     """
-    service: Service | None = getattr(request.app.state, "service", None)
+    service = running_of(request.app).service
     if service is None or not service.segmenter.ready:
         raise ModelNotReady("the model is not ready; see /health/ready")
     return service

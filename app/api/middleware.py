@@ -9,8 +9,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.phase import Phase
 from app.api.problems import internal_error, respond
+from app.api.running import Phase, running_of
 from app.telemetry.logging import request_id
 from app.telemetry.metrics import Metrics
 
@@ -58,7 +58,7 @@ class RequestScope:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = current
-                if scope["app"].state.phase is not Phase.SERVING:
+                if running_of(scope["app"]).phase is not Phase.SERVING:
                     headers["Connection"] = "close"
             await send(message)
 

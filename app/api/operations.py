@@ -1,6 +1,6 @@
 """What operators and clients ask about the service itself: model, health, metrics."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 
 from app.api.dependencies import ServiceDependency
-from app.api.phase import is_ready
+from app.api.running import running_of
 from app.api.schemas import Health, ModelCard
 from app.telemetry.merging import Snapshot
 
@@ -32,16 +32,16 @@ async def live() -> Health:
 @router.get("/health/ready", responses={503: {"model": Health}})
 async def ready(request: Request) -> JSONResponse:
     """Report whether the service takes images now; send none while this answers 503."""
-    takes_images = is_ready(request.app)
+    takes_images = running_of(request.app).is_ready
     return JSONResponse({"status": "ready" if takes_images else "not ready"}, 200 if takes_images else 503)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Expose the service's metrics to Prometheus."""
-    everyones: Callable[[], Awaitable[Snapshot]] = request.app.state.everyones_metrics
+    taken = await running_of(request.app).everyones_metrics()
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(_Taken(await everyones())), headers={"Content-Type": content_type})
+    return Response(encode(_Taken(taken)), headers={"Content-Type": content_type})
 
 
 class _Taken(CollectorRegistry):

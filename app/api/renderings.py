@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from app.api.dependencies import Service
 from app.api.problems import NotAcceptable
+from app.api.running import Service
 from app.api.stated import Stated
 from app.imaging.contours import MAX_AREA_CHANGE, MAX_AREA_CHANGE_PX, polygonise
 from app.imaging.paint import DEFAULT_OPACITY, paint_confidence, paint_mask, paint_overlay

@@ -14,9 +14,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from sectra_client.schemas import CancelInvocation, CreateInvocation
 
-from app.api.dependencies import Service, ServiceDependency, while_connected
+from app.api.dependencies import ServiceDependency, while_connected
 from app.api.problems import InvalidRequest, RequestTimeout, UploadTooLarge, refuse
-from app.errors import DeadlineExceeded, TesseraError
+from app.api.running import Service, running_of
+from app.errors import DeadlineExceeded, ModelNotReady, TesseraError
 from app.segmentation.deadline import answered_within
 from app.segmentation.sectra.orders import SectraOrders
 from app.slides.sectra_callback import API_VERSION
@@ -45,7 +46,9 @@ router = APIRouter(prefix="/sectra/hook", tags=["sectra"])
 
 
 async def _orders_of(request: Request, _service: ServiceDependency) -> SectraOrders:
-    orders: SectraOrders = request.app.state.sectra
+    orders = running_of(request.app).sectra
+    if orders is None:
+        raise ModelNotReady("orders are not taken yet; see /health/ready")
     return orders
 
 

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 from app.api import schemas
-from app.api.dependencies import Service, ServiceDependency, uploaded_images
+from app.api.dependencies import ServiceDependency, uploaded_images
 from app.api.negotiation import choose
 from app.api.openapi import described
 from app.api.problems import MEDIA_TYPE as PROBLEM
 from app.api.problems import AnswerTooLarge, InvalidRequest, Problem, count_rejection, problem_of
 from app.api.renderings import MEDIA_TYPES, Rendering, View, check_uploaded, paint, render
+from app.api.running import Service
 from app.api.stated import Stated, documented, stated_as
 from app.api.uploads import FORM, PART, UPLOADED
 from app.api.visit import visit_of

@@ -7,17 +7,14 @@ service that is asked for several times what it can do would spend on refusals w
 import time
 from collections.abc import Iterable, Sequence
 
-from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.access.gate import Access
 from app.api.access import may_send_images
-from app.api.dependencies import Service
 from app.api.middleware import CLIENT_LEFT, PROBES, UNMATCHED, note, request_id_of
-from app.api.phase import Phase
+from app.api.running import Phase, Running
 from app.api.security_headers import headers_of_answers
 from app.api.uploads import comes_soon
 from app.connections.refusals import connection_refused, known_as, refused
@@ -33,18 +30,17 @@ class LoadShedding:
     to be told that a page may read the answer, passes.
 
     Args:
-        app: Where they go; its state has whom it serves, and from when on its service.
+        running: Where they go: whom it serves, and from when on its service.
         routes: Those that take images.
-        metrics: Told of what is shed.
 
     Attributes:
         headers: Of every answer.
     """
 
-    def __init__(self, app: FastAPI, routes: Iterable[BaseRoute], metrics: Metrics) -> None:
-        self._app = app
-        self._access: Access = app.state.access
-        self._metrics = metrics
+    def __init__(self, running: Running, routes: Iterable[BaseRoute]) -> None:
+        self._running = running
+        self._access = running.access
+        self._metrics = running.metrics
         self.headers = headers_of_answers(has_tls=self._access.certificate is not None)
         self._routes = {route.path.encode(): route.path for route in routes if isinstance(route, Route)}
 
@@ -57,7 +53,7 @@ class LoadShedding:
             headers: Likewise, their names in lower case.
         """
         route = self._routes.get(target.partition(b"?")[0])
-        service: Service | None = getattr(self._app.state, "service", None)
+        service = self._running.service
         if route is None or method != b"POST" or service is None or not service.segmenter.ready:
             return None
         try:
@@ -70,7 +66,7 @@ class LoadShedding:
 
     def keeps_connections(self) -> bool:
         """Return whether a connection may be kept for another request."""
-        return self._app.state.phase is Phase.SERVING
+        return self._running.phase is Phase.SERVING
 
     async def serve_probes(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request on a connection that is one too many: `app` answers probes alone."""

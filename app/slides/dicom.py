@@ -18,8 +18,8 @@ from app.imaging.dicom_packages import require_dicom
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 from app.slides.dicom_frames import frames, to_rgb
-from app.slides.dicom_header import covering_tiles, is_part, read_header, read_pixels
-from app.slides.dicom_spacing import um_per_px
+from app.slides.dicom_header import read_header, read_pixels
+from app.slides.dicom_matrix import frame_count, is_part, is_tiled, too_many_frames, um_per_px
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -149,7 +149,7 @@ def _header(data: bytes) -> tuple["Dataset", int]:
 def _checked_size(dataset: "Dataset", max_side_px: int) -> Size:
     """Return the size of the image, everything that it could cost within bounds."""
     frame = Size(int(dataset.Columns), int(dataset.Rows))
-    tiled = _is_tiled(dataset)
+    tiled = is_tiled(dataset)
     size = Size(int(dataset.TotalPixelMatrixColumns), int(dataset.TotalPixelMatrixRows)) if tiled else frame
     if size.longest_px > max_side_px:
         raise ImageTooLarge(
@@ -158,32 +158,23 @@ def _checked_size(dataset: "Dataset", max_side_px: int) -> Size:
         )
     if frame.longest_px > max(max_side_px, TILE_FLOOR_PX):
         raise ImageTooLarge(f"the image's tiles are {frame}; each side may have at most {max_side_px} px")
-    count = _frame_count(dataset)
+    count = frame_count(dataset)
     if not tiled and count != 1:
         raise UnsupportedImage(f"the DICOM image has {count} frames; send one frame, or a tiled whole slide image")
-    if tiled and count > (needed := covering_tiles(dataset)):
+    if tiled and (found := too_many_frames(dataset)):
         raise UnsupportedImage(
-            f"the DICOM image has {count} frames where {needed} cover it; send an instance of one focal plane and"
-            " one optical path, without overlaps"
+            f"the DICOM image has {found}; send an instance of one focal plane and one optical path, without overlaps"
         )
     if count > _MOST_FRAMES:
         raise ImageTooLarge(f"the DICOM image has {count} frames; at most {_MOST_FRAMES} are read")
     return size
 
 
-def _is_tiled(dataset: "Dataset") -> bool:
-    return "TotalPixelMatrixColumns" in dataset
-
-
-def _frame_count(dataset: "Dataset") -> int:
-    return int(dataset.get("NumberOfFrames") or 1)
-
-
 def _places(dataset: "Dataset", size: Size) -> list[tuple[int, int]]:
     """Return (x, y) of each frame's top left corner in the image, in px from 0, in the order of the frames."""
-    if not _is_tiled(dataset):
+    if not is_tiled(dataset):
         return [(0, 0)]
-    count = _frame_count(dataset)
+    count = frame_count(dataset)
     if dataset.get("DimensionOrganizationType") == "TILED_FULL":
         # Frames run along the rows, then down (PS3.3, section C.7.6.17.3); no more are counted than there may be.
         rows, columns = range(0, size.height_px, int(dataset.Rows)), range(0, size.width_px, int(dataset.Columns))

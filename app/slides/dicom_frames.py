@@ -19,6 +19,7 @@ from app.errors import UnreadableImage, UnsupportedImage
 from app.imaging.structure import SCAN, glance, jpeg_segments
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
+from app.slides.dicom_matrix import frame_count
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -182,10 +183,10 @@ def _encoded_frames(dataset: "Dataset") -> Iterator[bytes]:
 
 def _check_offsets(dataset: "Dataset") -> None:
     """Refuse tables that do not have one entry a frame: each entry of a few bytes becomes an object."""
-    frame_count = int(dataset.get("NumberOfFrames") or 1)
+    count = frame_count(dataset)
     _, basic_bytes = _ITEM_HEADER.unpack_from(dataset.PixelData)
     extended = (len(dataset[name].value) for name in _EXTENDED_OFFSETS if name in dataset)
-    if basic_bytes not in {0, 4 * frame_count} or any(length != 8 * frame_count for length in extended):
+    if basic_bytes not in {0, 4 * count} or any(length != 8 * count for length in extended):
         raise UnreadableImage("the DICOM image's table of offsets does not have one entry for each frame")
 
 

@@ -8,7 +8,7 @@ Source: DICOM PS3.5, section 7, and PS3.10, section 7.
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from app.errors import SlideUnreadable, UnreadableImage, UnsupportedImage
+from app.errors import UnreadableImage, UnsupportedImage
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -23,11 +23,6 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM = b"\xfe\xff\x00\xe0"
 _TAG_AND_LENGTH = 8
 """Bytes; every element and every item begins with such a read."""
-_SEVERAL = {
-    "TotalPixelMatrixFocalPlanes": "focal planes",
-    "NumberOfOpticalPaths": "optical paths",
-}
-"""What an instance may have several of (PS3.3, section C.8.12.4)."""
 _TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI")
 """Representations that a backslash parts into values, of which each becomes an object."""
 
@@ -82,36 +77,6 @@ def read_header(data: bytes) -> tuple["Dataset", int]:
     if position >= _MOST_HEADER_BYTES:
         raise UnreadableImage(f"the DICOM file has more than {_MOST_HEADER_BYTES // 2**20} MiB before its pixels")
     return dataset, position
-
-
-def is_part(dataset: "Dataset") -> bool:
-    """Return whether an instance is one of several of a concatenation (PS3.3, section C.7.6.16)."""
-    return "ConcatenationUID" in dataset and dataset.get("InConcatenationTotalNumber") != 1
-
-
-def covering_tiles(dataset: "Dataset") -> int:
-    """Return how many frames cover the total pixel matrix of a tiled image once; DICOM PS3.3, section C.8.12.4."""
-    rows = -(-int(dataset.TotalPixelMatrixRows) // int(dataset.Rows))
-    return rows * -(-int(dataset.TotalPixelMatrixColumns) // int(dataset.Columns))
-
-
-def check_single(dataset: "Dataset") -> None:
-    """Refuse an instance of several focal planes or optical paths, also a sparse one that does not state how many.
-
-    Raises:
-        SlideUnreadable: It is one.
-    """
-    for keyword, what in _SEVERAL.items():
-        if (count := int(dataset.get(keyword) or 1)) > 1:
-            raise SlideUnreadable(
-                f"a level of the slide has {count} {what}; store the one to be segmented in a series of its own"
-            )
-    tiles = covering_tiles(dataset)
-    if (frames := int(dataset.get("NumberOfFrames") or 1)) > tiles:
-        raise SlideUnreadable(
-            f"a level of the slide has {frames} frames where {tiles} cover it; store one focal plane and one optical"
-            " path, without overlaps, in a series of its own"
-        )
 
 
 def read_pixels(data: bytes, dataset: "Dataset", position: int) -> None:

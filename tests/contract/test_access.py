@@ -198,7 +198,7 @@ def test_nothing_of_a_body_is_read_of_somebody_unknown(keys_file):
 
     with running(keys_file=keys_file) as client:
         client.portal.call(scenario, client.app)
-        value = client.app.state.metrics.registry.get_sample_value
+        value = client.app.state.running.metrics.registry.get_sample_value
         assert value("tessera_requests_total", {"route": "/segment", "status": "401"}) == 1
         assert value("tessera_rejections_total", {"reason": "credentials-missing"}) == 1
 
@@ -310,7 +310,7 @@ def test_each_request_for_images_is_a_line(keys_file, tmp_path):
     log, own = tmp_path / "audit.jsonl", str(uuid.uuid4())
     bad = encoded(noise(8, 8))[:60]
     with running(keys_file=keys_file, audit_log=log) as client:
-        manifest = client.app.state.service.segmenter.manifest
+        manifest = client.app.state.running.service.segmenter.manifest
         answer = client.post(
             "/segment?view=overlay",
             files=[("file", (f"{CANARY}.png", DATA)), ("file", (f"{CANARY}.png", bad))],
@@ -545,7 +545,7 @@ def test_settings_that_contradict_each_other_are_refused(settings, words):
 
 def ready(client):
     """Return what the service says, and what its metrics say of it."""
-    value = client.app.state.metrics.registry.get_sample_value("tessera_ready")
+    value = client.app.state.running.metrics.registry.get_sample_value("tessera_ready")
     status = client.get("/health/ready").status_code
     assert value == (status == 200)
     return status

@@ -36,7 +36,7 @@ def test_probes_are_answered_while_every_thread_decodes(monkeypatch):
         for _ in range(CORES):
             assert begun.acquire(timeout=2 * SECONDS)
         probes = [client.get(path).status_code for path in ("/health/live", "/health/ready", "/metrics")]
-        in_flight = client.app.state.metrics.registry.get_sample_value("tessera_images_in_flight")
+        in_flight = client.app.state.running.metrics.registry.get_sample_value("tessera_images_in_flight")
         let_go.set()
         assert probes == [200] * 3
         assert in_flight >= CORES

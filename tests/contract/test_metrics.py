@@ -55,7 +55,7 @@ def test_they_count_requests_images_pixels_and_rejections(client):
     client.post("/segment", files=[("file", encoded(quarters(20, 20))), ("file", b"broken")])
     client.post("/classify", content=b"", headers=PNG)
     client.get("/some/path/nobody/has")
-    registry = client.app.state.metrics.registry
+    registry = client.app.state.running.metrics.registry
     value = registry.get_sample_value
     assert value("tessera_requests_total", {"route": "/segment", "status": "200"}) == 2
     assert value("tessera_requests_total", {"route": "/classify", "status": "422"}) == 1

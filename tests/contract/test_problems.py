@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.api.phase import Phase
 from app.api.problems import _KINDS, RequestRejected
+from app.api.running import Phase
 from app.errors import ImageRejected, NotServed, ProcessEnded, StartupError, TesseraError
 from app.main import create_app
 from app.settings import Settings
@@ -274,7 +274,7 @@ def test_a_body_that_would_not_come_soon_is_not_shed(length):
             assert shedding.shed(b"POST", b"/segment", FULL) is not None
             assert shedding.shed(b"POST", b"/segment", [(b"content-length", b"0" * 5000 + b"9")]) is not None
             assert shedding.keeps_connections()
-            client.app.state.phase = Phase.LEAVING
+            client.app.state.running.phase = Phase.LEAVING
             assert not shedding.keeps_connections()
 
 
@@ -319,7 +319,7 @@ def test_who_is_refused_at_the_door_has_sent_a_small_body_by_then_and_keeps_the_
         async def send(message):
             sent.append(message)
 
-        with app.state.service.admission.admit(1):
+        with app.state.running.service.admission.admit(1):
             await app(scope, receive, send)
         assert sent[0]["status"] == 429
         return len(pieces)
@@ -359,7 +359,7 @@ def test_a_number_with_an_underscore_is_refused_and_not_read_as_another(client, 
 def test_images_of_more_pixels_than_the_service_may_hold_at_once_are_told_to_come_back():
     settings = Settings(cores=1, queue_pixels=100 * 100, queue_capacity=4, max_files=3)
     with TestClient(create_app(settings, ColourSegmenter())) as client:
-        admission = client.app.state.service.admission
+        admission = client.app.state.running.service.admission
         parts = [("file", encoded(noise(100, 60)))] * 2
         with admission.weigh(6000):
             results = post(client, files=parts).json()["results"]
@@ -443,11 +443,11 @@ def test_a_client_that_leaves_costs_no_more_inference_and_is_no_error(caplog):
             await serving
             gate.set()
             assert len(segmenter.windows) == started
-            assert app.state.metrics.registry.get_sample_value("tessera_images_in_flight") == 0
+            assert app.state.running.metrics.registry.get_sample_value("tessera_images_in_flight") == 0
 
     asyncio.run(scenario())
     assert sent == []
-    value = app.state.metrics.registry.get_sample_value
+    value = app.state.running.metrics.registry.get_sample_value
     assert value("tessera_requests_total", {"route": "/segment", "status": "499"}) == 1
     assert "unforeseen" not in caplog.text
 

@@ -134,7 +134,7 @@ def test_pictures_beyond_what_one_answer_holds_are_refused_together(client, monk
     refused = client.post("/segment?view=overlay", files=parts * 3)
     assert (refused.status_code, refused.json()["type"]) == (413, "urn:problem-type:tessera:answer-too-large")
     assert len(client.post("/segment", files=parts * 3).json()["results"]) == 3
-    assert client.app.state.metrics.registry.get_sample_value("tessera_images_in_flight") == 0
+    assert client.app.state.running.metrics.registry.get_sample_value("tessera_images_in_flight") == 0
 
 
 def test_a_large_answer_is_put_together_in_a_thread_and_a_small_one_where_it_is_asked_for(client, monkeypatch):
@@ -258,16 +258,16 @@ def test_health_and_documentation_answer_without_reaching_outside(client):
 
 
 def test_a_service_whose_model_is_late_is_not_ready_and_takes_what_comes_all_the_same(client):
-    client.app.state.service.segmenter.late = True
+    client.app.state.running.service.segmenter.late = True
     assert client.get("/health/live").status_code == 200
     assert client.get("/health/ready").status_code == 503
     assert client.post("/segment", content=encoded(noise(8, 8)), headers=PNG).status_code == 200
-    client.app.state.service.segmenter.late = False
+    client.app.state.running.service.segmenter.late = False
     assert client.get("/health/ready").status_code == 200
 
 
 def test_a_service_that_has_stopped_is_not_ready(client):
-    client.portal.call(client.app.state.service.segmenter.close)
+    client.portal.call(client.app.state.running.service.segmenter.close)
     assert client.get("/health/live").status_code == 200
     assert client.get("/health/ready").status_code == 503
     refused = client.post("/segment", content=encoded(noise(8, 8)), headers=PNG)

@@ -216,7 +216,7 @@ def test_a_whole_slide_cancelled_before_anything_is_stored_leaves_nothing(pacs):
 
 def test_a_service_that_stops_takes_no_order(pacs, client):
     slide = pacs.add_image(landscape())
-    client.portal.call(client.app.state.sectra.close)
+    client.portal.call(client.app.state.running.sectra.close)
     for order in (area(pacs, slide, rectangle(0, 0, 1, 1)), whole_slide(pacs, slide)):
         refused(post(client, order), 503, "model-not-ready", "the service is stopping")
     assert pacs.asked == []
@@ -228,7 +228,7 @@ def test_a_service_that_stops_waits_for_a_whole_slide_that_has_just_come(pacs, c
         pacs.holding("GET", "/info") as (opening, released),
         posted(client, whole_slide(pacs, slide), opening) as answers,
     ):
-        stopping = client.portal.start_task_soon(client.app.state.sectra.close)
+        stopping = client.portal.start_task_soon(client.app.state.running.sectra.close)
         until(lambda: bool(answers))
         released.set()
         stopping.result(20)
@@ -324,7 +324,7 @@ def test_an_unforeseen_error_in_a_whole_slide_is_logged_and_keeps_nothing_from_c
         monkeypatch.setattr(sectra, "replacing", broken)
     assert any("unforeseen error" in record.message and record.exc_info for record in caplog.records)
     with pytest.raises(RuntimeError, match="shutdown"):
-        client.app.state.sectra._fetchers._threads.submit(print)
+        client.app.state.running.sectra._fetchers._threads.submit(print)
 
 
 def test_a_cancelled_whole_slide_says_so(pacs):
@@ -373,7 +373,7 @@ def test_an_order_whose_caller_left_ends_and_stores_nothing(pacs):
         with sent(url, order.model_dump_json().encode()):
             assert segmenter.asked.wait(20)
         assert segmenter.left.wait(20)
-        until(lambda: app.state.metrics.registry.get_sample_value("tessera_images_in_flight") == 0)
+        until(lambda: app.state.running.metrics.registry.get_sample_value("tessera_images_in_flight") == 0)
     assert pacs.results(slide) == []
 
 
@@ -384,7 +384,7 @@ def test_a_whole_slide_whose_caller_left_before_the_answer_does_not_stay_on_its_
     with listening(app) as url, pacs.holding("POST", "/results") as (storing, released):
         with sent(url, whole_slide(pacs, slide).model_dump_json().encode()):
             assert storing.wait(20)
-        until(lambda: app.state.metrics.registry.get_sample_value("tessera_requests_total", LEFT) == 1)
+        until(lambda: app.state.running.metrics.registry.get_sample_value("tessera_requests_total", LEFT) == 1)
         released.set()
         pacs.wait_for(lambda: bool(pacs.results(slide)) and "not segmented" in pacs.results(slide)[0].displayResult)
     assert not segmenter.asked.is_set()
@@ -401,6 +401,6 @@ def test_a_result_whose_caller_left_before_it_was_written_is_not_stored(pacs):
             listing, released = held_back.enter_context(pacs.holding("GET", "/results/slide/"))
             segmenter.open()
             assert listing.wait(20)
-        until(lambda: app.state.metrics.registry.get_sample_value("tessera_requests_total", LEFT) == 1)
+        until(lambda: app.state.running.metrics.registry.get_sample_value("tessera_requests_total", LEFT) == 1)
         released.set()
     assert pacs.results(slide) == []

@@ -21,7 +21,7 @@ from app.pathology.geometry import Region, Size
 from app.segmentation.archive import MICROSCOPY, ArchiveSegmentation, AreaResult
 from app.segmentation.slide import SlideOptions
 from app.segmentation.workers import Workers
-from app.slides.dicom_place import begins_with, not_shown_finer
+from app.slides.dicom_matrix import begins_with, not_shown_finer
 from app.slides.slide import Level
 from app.telemetry.metrics import Metrics
 from tests.dicom_sources import as_metadata, whole_slide

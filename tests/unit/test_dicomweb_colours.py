@@ -7,7 +7,7 @@ import pytest
 import requests
 from pydicom import Dataset, uid
 
-from app.slides.dicomweb import _AsStored
+from app.slides.dicomweb_client import AsStored
 from tests.dicom_sources import ADOBE_RGB, ADOBE_YCC, as_metadata, jpeg_of, whole_slide
 from tests.slides import cmu1
 
@@ -47,7 +47,7 @@ class _Archive:
 
 def label(archive: _Archive) -> str:
     """Return the photometric interpretation that wsidicom is given."""
-    client = _AsStored(archive, requests.Session())
+    client = AsStored(archive, requests.Session())
     [(series, instance, _)] = client.get_wsi_instances("1.1", ["1.2"])
     return str(client.get_instance("1.1", series, instance).PhotometricInterpretation)
 

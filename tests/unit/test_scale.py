@@ -15,7 +15,7 @@ from app.segmentation.patch import PatchLimits, PatchSegmentation, SegmentedPatc
 from app.segmentation.scale import Scale, check_seen, plan_scale
 from app.segmentation.workers import Workers
 from app.slides import dicom
-from app.slides.dicom_spacing import um_per_px
+from app.slides.dicom_matrix import um_per_px
 from app.telemetry.metrics import Metrics
 from tests.dicom_sources import file_of, header_of, microscopic, secondary_capture, whole_slide
 from tests.fakes import ColourSegmenter, classes_of, manifest

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from app import server
-from app.api.phase import Phase, is_ready
+from app.api.running import Phase
 from app.errors import AccessUnusable
 from app.main import create_app
 from app.server import Server, bind
@@ -85,10 +85,10 @@ def test_one_that_retires_is_ready_for_as_long_as_connections_may_still_come_and
             before = asyncio.get_running_loop().time()
             retiring.retire()
             retiring.retire()
-            assert app.state.phase is Phase.RETIRING
-            assert is_ready(app)
+            assert app.state.running.phase is Phase.RETIRING
+            assert app.state.running.is_ready
             await serving
             assert 0.9 < asyncio.get_running_loop().time() - before < 5.5
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
-    assert not app.state.service.segmenter.ready
+    assert not app.state.running.service.segmenter.ready
