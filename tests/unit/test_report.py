@@ -26,7 +26,10 @@ SCORES = {
     "classes": ["tumor", "stroma"],
     "confusion": [[30, 10], [0, 60]],
     "calibration": CALIBRATION,
-    "images": [{"name": "good.png", "pixel_accuracy": 0.95}, {"name": "bad<b>.png", "pixel_accuracy": 0.25}],
+    "images": [
+        {"name": "good.png", "confusion": [[19, 1], [0, 0]], "pixel_accuracy": 0.95},
+        {"name": "bad<b>.png", "pixel_accuracy": 0.25},
+    ],
     "labels": {"classes": ["tumor"], "thresholds": [0.45], "f1": [None], "truth": [[True], [False]]},
 }
 
