@@ -62,11 +62,7 @@ def overview(slide: Slide) -> RgbImage:
     Raises:
         SlideUnreadable: The slide does not give its pixels.
     """
-    large = [
-        index
-        for index, level in enumerate(slide.levels)
-        if max(level.size.width_px, level.size.height_px) >= _OVERVIEW_PX
-    ]
+    large = [index for index, level in enumerate(slide.levels) if level.size.longest_px >= _OVERVIEW_PX]
     index = max(large, default=0)
     whole = slide.levels[index].size
     if whole.pixels <= _MOST_OVERVIEW_PX:

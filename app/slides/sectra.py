@@ -107,7 +107,7 @@ class SectraSlide:
         """Return a tile's pixels; its right and bottom may have more than the level has, as in the SDK's examples."""
         data = self._fetch(f"{self._folder}/{self._finest - level}/{column}_{row}{self._name_end}")
         try:
-            image = decode(data, max(self._tile.width_px, self._tile.height_px))
+            image = decode(data, self._tile.longest_px)
         except ImageRejected as error:
             raise SlideUnreadable(f"Sectra sent a tile that cannot be read: {error}") from error
         size = self.levels[level].size
