@@ -121,12 +121,18 @@ class TissueClass:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard(Model):
-    """The model being served; `um_per_px` is the pixel spacing that it was trained at, None when not known."""
+    """The model being served.
+
+    Attributes:
+        um_per_px: The pixel spacing that it was trained at; None when not known.
+        stain: What the images that it was trained on were stained with, as in "H&E".
+    """
 
     description: str
     intended_use: str
     classes: tuple[TissueClass, ...]
     um_per_px: float | None
+    stain: str
     device: str
 
 
@@ -455,7 +461,7 @@ def _each(response: httpx.Response) -> list[Segmentation | Problem]:
 
 def _card(response: httpx.Response) -> ModelCard:
     answer = response.json()
-    names = ("name", "version", "sha256", "description", "intended_use", "um_per_px", "device")
+    names = ("name", "version", "sha256", "description", "intended_use", "um_per_px", "stain", "device")
     return ModelCard(**{name: answer[name] for name in names}, classes=_classes(answer["classes"]))
 
 

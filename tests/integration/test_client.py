@@ -79,7 +79,7 @@ def test_the_model_and_readiness_are_told(service, client):
     assert client.ready() is True
     assert [tissue.name for tissue in card.classes] == ["tumor", "stroma", "normal", "background"]
     assert card.sha256 == client.classify(PATCH).model.sha256
-    assert card.device == "cpu"
+    assert (card.device, card.stain) == ("cpu", "H&E")
 
 
 def test_a_problem_says_what_the_service_says(client):
