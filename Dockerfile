@@ -2,7 +2,7 @@
 #
 #   docker build -t tessera:cpu .
 #   docker build -t tessera:cuda --build-arg DEVICE=cuda .
-#   docker build -t tessera:integrations --build-arg EXTRAS=integrations .        (DICOM, archives, Sectra)
+#   docker build -t tessera:integrations --build-arg EXTRAS=integrations .        (DICOM, archives, Sectra, slide files)
 #   docker run --rm --read-only --stop-timeout 40 -p 127.0.0.1:8000:8000 tessera:cpu
 #   docker run --rm --read-only --stop-timeout 40 -p 127.0.0.1:8000:8000 --gpus all tessera:cuda
 #

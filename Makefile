@@ -64,7 +64,7 @@ CUDA := $(addprefix --no-emit-package ,triton cuda-bindings cuda-pathfinder cuda
 	cuda-cupti cuda-nvrtc cuda-runtime cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 \
 	nvjitlink nvshmem-cu13 nvtx))
 
-EXTRAS := --extra dicom --extra oidc --extra slides --extra sectra
+EXTRAS := --extra dicom --extra oidc --extra slides --extra sectra --extra wsi
 
 lock: setup-dev ## Resolve the locked versions anew
 	$(PIP) install --quiet uv

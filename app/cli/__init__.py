@@ -6,6 +6,7 @@ from app.cli.dicomweb import dicomweb
 from app.cli.keys import keys
 from app.cli.segment import segment
 from app.cli.serve import serve
+from app.cli.slide import slide
 from app.software import software_version
 
 
@@ -20,5 +21,6 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(segment)
+main.add_command(slide)
 main.add_command(dicomweb)
 main.add_command(keys)

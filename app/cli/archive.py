@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.archive_settings import ArchiveSettings
-from app.cli.options import FiniteRange, setting_options, settings_as, settings_of
+from app.cli.options import MODEL_SETTINGS, setting_options, settings_as, settings_of, slide_options
 from app.errors import ExtraMissing
 from app.imaging.dicom_packages import require_dicom
 from app.inference.model import load_segmenter
-from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.segmentation.slide import SlideOptions
 from app.settings import Settings
 from app.telemetry.metrics import SegmentationMetrics
@@ -27,7 +26,6 @@ if TYPE_CHECKING:  # what needs an extra is imported once it is known to be ther
 _PACKAGES = ("dicomweb_client", "wsidicom", "pydicom", "highdicom")
 _TALKATIVE = ("dicomweb_client", "wsidicom", "py.warnings", "retrying", "urllib3")
 """Loggers that write URLs and values of attributes, which identify patients."""
-_MODEL_SETTINGS = ("bundle", "device", "precision", "cores", "max_batch_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +54,9 @@ def archive_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--allow-http", is_flag=True, default=None, help=described("allow_http")),
         click.option("--ca-bundle", type=click.Path(path_type=Path), help=described("ca_bundle")),
         click.option("--timeout", type=float, help=described("timeout")),
-        click.option(
-            "--um-per-px",
-            type=FiniteRange(LEAST_UM_PER_PX, MOST_UM_PER_PX),
-            help="Pixel spacing at which the model sees a slide, in um/px; the slide is resampled to it. By default the"
-            " model's; if the model or the slide states none, it sees the finest level of at most --max-pixels.",
-        ),
-        click.option(
-            "--max-pixels",
-            type=click.IntRange(1),
-            default=2**30,
-            show_default=True,
-            help="Maximum number of pixels that the model sees of a slide, and of the level that carries the result; a"
-            " pixel takes about 5 bytes of memory.",
+        slide_options(
+            "Maximum number of pixels that the model sees of a slide, and of the level that carries the result; a pixel"
+            " takes about 5 bytes of memory."
         ),
         click.option(
             "--report",
@@ -77,7 +65,7 @@ def archive_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Store a structured report (DICOM SR, TID 1500) beside each result: each class's share and area.",
         ),
     )
-    for option in (setting_options(*_MODEL_SETTINGS), *reversed(options)):
+    for option in (setting_options(*MODEL_SETTINGS), *reversed(options)):
         command = option(command)
     return command
 

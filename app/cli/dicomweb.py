@@ -3,7 +3,6 @@
 import asyncio
 import re
 import signal
-import sys
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from logging import getLogger
@@ -15,6 +14,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from app.cli.archive import Given, archive_options, archive_session, given_settings, slide_segmentation
 from app.cli.options import FiniteRange, setting_options
+from app.cli.progress import progress_bar
 from app.errors import AddressUnavailable, TesseraError
 from app.pathology.manifest import ModelManifest
 from app.telemetry import logging
@@ -81,13 +81,7 @@ def segment(url: str, study: str, series: str, out: Path | None, **options: Any)
 async def _segment(url: str, study: str, series: str, out: Path | None, given: Given) -> None:
     metrics = SegmentationMetrics(CollectorRegistry())
     with archive_session(url, given.archive) as session, ExitStack() as shown:
-        bars: list[Any] = []
-
-        def progress(_done: int, total: int) -> None:
-            if not bars:
-                bars.append(shown.enter_context(click.progressbar(length=total, label="segmenting", file=sys.stderr)))
-            bars[0].update(1)
-
+        progress = shown.enter_context(progress_bar("segmenting"))
         done: list[str] = []
 
         async def keep(area: "AreaResult") -> None:

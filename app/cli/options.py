@@ -10,7 +10,11 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.settings import Settings
+
+MODEL_SETTINGS = ("bundle", "device", "precision", "cores", "max_batch_size")
+"""Of every command that runs a model by itself."""
 
 _S = TypeVar("_S", bound=BaseSettings)
 
@@ -41,6 +45,28 @@ def setting_options(*names: str) -> Callable[[Callable[..., None]], Callable[...
                 flag = "--" + name.replace("_", "-")
                 command = click.option(flag, name, type=_click_type(field), help=field.description)(command)
         return command
+
+    return decorate
+
+
+def slide_options(max_pixels: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of every command that segments slides.
+
+    Args:
+        max_pixels: The help of --max-pixels.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        largest = click.option(
+            "--max-pixels", type=click.IntRange(1), default=2**30, show_default=True, help=max_pixels
+        )
+        spacing = click.option(
+            "--um-per-px",
+            type=FiniteRange(LEAST_UM_PER_PX, MOST_UM_PER_PX),
+            help="Pixel spacing at which the model sees a slide, in um/px; the slide is resampled to it. By default the"
+            " model's; if the model or the slide states none, it sees the finest level of at most --max-pixels.",
+        )
+        return spacing(largest(command))
 
     return decorate
 

@@ -7,20 +7,14 @@ from typing import Any
 import click
 from prometheus_client import CollectorRegistry
 
-from app.cli.options import FiniteRange, setting_options, settings_of
+from app.cli.folder import files_to_segment, write_results
+from app.cli.options import MODEL_SETTINGS, FiniteRange, setting_options, settings_of
 from app.errors import StartupError
 from app.imaging.paint import DEFAULT_OPACITY
 from app.inference.model import BatchedSegmenter, load_segmenter
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
-from app.segmentation.files import (
-    TABLE_FILE,
-    FileResult,
-    colliding,
-    find_images,
-    overwriting,
-    segment_files,
-    write_table,
-)
+from app.segmentation.files import ENDINGS, IMAGE_SUFFIXES, TABLE_FILE, columns, segment_files
+from app.segmentation.folder import FileResult
 from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.workers import Workers
 from app.settings import Settings
@@ -46,7 +40,7 @@ _FAILED = 1
     help="Pixel spacing of the images, in um/px; if the model states its own, they are rescaled to it for the model."
     " By default a DICOM file's header is read, and a TIFF's tags.",
 )
-@setting_options("bundle", "device", "precision", "cores", "max_batch_size", "max_side_px", "max_pixels_at_once")
+@setting_options(*MODEL_SETTINGS, "max_side_px", "max_pixels_at_once")
 def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | None, **given: Any) -> None:
     """Segment IMAGES (files, or folders of them) without a server.
 
@@ -54,16 +48,9 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
     """
     settings = settings_of(given)
     logging.configure("warning", "text")
-    paths = find_images(images)
+    paths = files_to_segment(images, IMAGE_SUFFIXES, out, ENDINGS)
     if not paths:
-        raise click.UsageError("no images in these folders")
-    if collision := colliding(paths):
-        raise click.UsageError(
-            f"{collision[0]} and {collision[1]} would share the name of their results; rename one, or segment them"
-            " into another --out"
-        )
-    if overwritten := overwriting(paths, out):
-        raise click.UsageError(f"{overwritten} would be overwritten by a result; choose another --out")
+        raise click.UsageError("no images in these folders; whole slides are segmented by `tessera slide`")
     try:
         model = load_segmenter(settings.model)
         out.mkdir(parents=True, exist_ok=True)
@@ -78,10 +65,8 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
     failed = [result for result in results if result.problem]
     for result in failed:
         click.echo(f"{click.format_filename(result.path)}: {result.problem}", err=True)
-    try:
-        table = write_table(results, model.manifest, out)
-    except OSError as error:
-        raise click.ClickException(f"{out / TABLE_FILE}: {error.strerror}") from error
+    table = out / TABLE_FILE
+    write_results(results, columns(model.manifest), table)
     click.echo(f"{len(results) - len(failed)} of {len(results)} images segmented; table: {table}")
     if failed:
         raise SystemExit(_FAILED)

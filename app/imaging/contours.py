@@ -28,6 +28,8 @@ class of a few would otherwise keep a whole section from being simplified."""
 _STEPS_PX = (3.0, 1.5, 0.75)
 """Tolerances that are tried below the one asked for. A corner of a pixel is a triangle of 0.5 px2, whose root is 0.71:
 less than the last changes nothing."""
+_COUNTED_PX = 2**22
+"""How many pixels are counted at once."""
 _EDGES_ONLY = 4
 """Pixels that touch at a corner alone are apart: polygons traced so never cross themselves."""
 
@@ -147,6 +149,11 @@ def _mean_confidences(outlines: NDArray[np.object_], confidence: ConfidenceMap) 
     """Return the mean of (H, W) `confidence`, as 0 to 1, under each of the outlines, which cover it."""
     numbered = ((outline, number) for number, outline in enumerate(outlines))
     with GDAL:
-        regions = features.rasterize(numbered, out_shape=confidence.shape, dtype=np.int32).ravel()
-    counts = np.bincount(regions, minlength=len(outlines))
-    return np.bincount(regions, confidence.ravel(), len(outlines)) / counts / 255
+        regions = features.rasterize(numbered, out_shape=confidence.shape, dtype=np.int32)
+    counts, sums = np.zeros(len(outlines)), np.zeros(len(outlines))
+    rows = max(1, _COUNTED_PX // confidence.shape[1])
+    for top in range(0, len(regions), rows):  # counting takes 24 bytes a pixel
+        of_pixel = regions[top : top + rows].ravel()
+        counts += np.bincount(of_pixel, minlength=len(outlines))
+        sums += np.bincount(of_pixel, confidence[top : top + rows].ravel(), len(outlines))
+    return sums / counts / 255

@@ -35,8 +35,13 @@ class Conditions:
         }
 
 
-def picture_text(manifest: ModelManifest, conditions: Conditions | None = None) -> bytes:
-    """Return a PNG's chunks of text that say which program and model made it, the same for the same arguments.
+def software() -> str:
+    """Return which release of which program makes a result, as files name it."""
+    return f"tessera {software_version()}"
+
+
+def description(manifest: ModelManifest, conditions: Conditions | None = None) -> str:
+    """Return which model made a picture, the same for the same arguments.
 
     Args:
         manifest: Of the model.
@@ -48,5 +53,9 @@ def picture_text(manifest: ModelManifest, conditions: Conditions | None = None) 
         *(f"{name}={value}" for name, value in stated.items()),
         manifest.intended_use,
     )
-    software = f"tessera {software_version()}"
-    return text_chunk("Software", software) + text_chunk("Description", "; ".join(said))
+    return "; ".join(said)
+
+
+def picture_text(manifest: ModelManifest, conditions: Conditions | None = None) -> bytes:
+    """Return a PNG's chunks of text that say which program and model made it; see `description`."""
+    return text_chunk("Software", software()) + text_chunk("Description", description(manifest, conditions))

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,33 +10,31 @@ from pydicom import Dataset
 
 from app.errors import ImageRejected, ImageTooLarge, NotASlide, SlideUnreadable, UnsupportedImage
 from app.imaging.plausibility import WARNING_CODES, InputWarning, rules_for
-from app.imaging.tiling import plan_windows
 from app.inference.segmenter import Segmenter
 from app.interop.dicom_pyramid import Spans, conditions_of, level_spans, pyramid_series_uid, segmentation_pyramid
 from app.interop.dicom_sr import measurement_report
 from app.interop.dicomweb import Archive
 from app.pathology.geometry import area_mm2, of_microscope
 from app.segmentation.slide import (
+    Progress,
     SlideOptions,
     check_pixels,
     choose_carrier,
     choose_view,
+    counted,
     described,
     segment_slide,
     warn_of,
 )
 from app.segmentation.stain import check_stain, stain_warnings
 from app.segmentation.workers import Workers
+from app.slides.dicom_stains import names_other_stains
 from app.slides.dicomweb import DicomwebSlide, ScannedArea
 from app.slides.slide import Level
 from app.slides.view import View
 from app.telemetry.metrics import SegmentationMetrics
 
 MICROSCOPY = "SM"
-
-Progress = Callable[[int, int], None]
-"""Told, on the event loop, how many regions of how many have been read."""
-
 
 _UNREADABLE = (SlideUnreadable, UnsupportedImage)
 """What may be wrong with one scanned area while the others can be answered."""
@@ -175,7 +173,7 @@ class ArchiveSegmentation:
                 raise refused[0]
             if not any_stain and not answered:
                 check_stain([found for _, found in plans])
-            tell = self._counted([plan for plan, _ in plans], progress)
+            tell = counted([plan.view for plan, _ in plans], self.manifest, progress)
             for plan, found in plans:
                 try:
                     await keep(await self._segment(plan, found, tell))
@@ -220,22 +218,9 @@ class ArchiveSegmentation:
         return await asyncio.to_thread(self._archive.result_of, study_uid, results_uid, source_uid)
 
     async def _warnings(self, plan: _Plan) -> tuple[InputWarning, ...]:
-        look = partial(stain_warnings, plan.area, plan.sources[0][0], self._rules)
+        states_other = names_other_stains(plan.sources[0][0])
+        look = partial(stain_warnings, plan.area, self._rules, states_other=states_other)
         return await self._workers.run("decode", look)
-
-    def _counted(self, plans: Sequence[_Plan], progress: Progress | None) -> Callable[[], None]:
-        """Return what is called after each region."""
-        window, margin = self.manifest.window_px, self.manifest.margin_px
-        total = sum(len(plan_windows(plan.view.level.size, window, margin)) for plan in plans)
-        done = 0
-
-        def tell() -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(done, total)
-
-        return tell
 
     async def _segment(self, plan: _Plan, warnings: tuple[InputWarning, ...], tell: Callable[[], None]) -> AreaResult:
         read, seen, carrier = plan.view.source, plan.view.level, plan.carrier

@@ -8,9 +8,11 @@ from fractions import Fraction
 from functools import partial
 
 from app.errors import ImageTooLarge
+from app.imaging.tiling import plan_windows
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, of_microscope
+from app.pathology.manifest import ModelManifest
 from app.segmentation.scale import is_near, step_to
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
@@ -21,6 +23,9 @@ from app.telemetry.metrics import SegmentationMetrics
 _UM_PER_MM = 1000
 _MUCH_COARSER = 1.3
 """Ratio of spacings beyond which the model lacks detail that it was trained on."""
+
+Progress = Callable[[int, int], None]
+"""Told, on the event loop, how many regions of how many have been read."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,27 +67,31 @@ def choose_view(slide: Slide, um_per_px: float | None, fits: Callable[[Level], b
     return View(slide, index, step_to(spacings[index], um_per_px))
 
 
-def warn_of(view: View, um_per_px: float | None) -> None:
-    """Log it if the model will not see `um_per_px`, or not with the detail that belongs to that.
+def scale_warning(view: View, um_per_px: float | None) -> str | None:
+    """Return a sentence if the model will not see `um_per_px`, or not with the detail that belongs to that; or None.
 
     A slide is answered all the same.
     """
     own = view.source.um_per_px
     if um_per_px is None:
-        return
+        return None
     if view.step == 1 and not is_near(own or math.inf, um_per_px):
-        _log.warning(
+        return (
             "the slide's pixel spacing is not known, not a microscope's, or its pixels are not square: the model, which"
-            " is to see %.3g um/px, sees them as they are",
-            um_per_px,
+            f" is to see {um_per_px:.3g} um/px, sees them as they are"
         )
-    elif own is not None and own > _MUCH_COARSER * um_per_px:
-        _log.warning(
-            "the slide's finest level has %.3g um/px and is enlarged to the model's %.3g: detail is missing, and the"
-            " result is less reliable",
-            own,
-            um_per_px,
+    if own is not None and own > _MUCH_COARSER * um_per_px:
+        return (
+            f"the slide's finest level has {own:.3g} um/px and is enlarged to the model's {um_per_px:.3g}: detail is"
+            " missing, and the result is less reliable"
         )
+    return None
+
+
+def warn_of(view: View, um_per_px: float | None) -> None:
+    """Log what `scale_warning` says."""
+    if (warning := scale_warning(view, um_per_px)) is not None:
+        _log.warning("%s", warning)
 
 
 def check_pixels(level: Level, max_pixels: int) -> None:
@@ -135,6 +144,20 @@ def choose_carrier(levels: Sequence[Level], view: View, max_pixels: int, among: 
         check_pixels(levels[among[-1]], max_pixels)
         return among[-1]
     return min(fitting, key=distance)
+
+
+def counted(views: Sequence[View], manifest: ModelManifest, progress: Progress | None) -> Callable[[], None]:
+    """Return what is to be called after each region that `segment_slide` reads of these, one view after the other."""
+    total = sum(len(plan_windows(view.level.size, manifest.window_px, manifest.margin_px)) for view in views)
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    return tell
 
 
 async def segment_slide(

@@ -1,16 +1,14 @@
-"""Whether a whole slide is stained as the model knows it, told before it is segmented. Needs the extra `slides`."""
+"""Whether a whole slide is stained as the model knows it, told before it is segmented."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from pydicom import Dataset
 
 from app.errors import OtherStain
 from app.imaging.appearance import slide_appearance
 from app.imaging.plausibility import InputWarning, Rules
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
-from app.slides.dicom_stains import names_other_stains
 from app.slides.slide import Slide
 
 _OVERVIEW_PX = 1024
@@ -24,18 +22,18 @@ _STATED = InputWarning(
 )
 
 
-def stain_warnings(slide: Slide, header: Dataset, rules: Rules) -> tuple[InputWarning, ...]:
+def stain_warnings(slide: Slide, rules: Rules, *, states_other: bool = False) -> tuple[InputWarning, ...]:
     """Return what to warn of about a slide; blocks. No pixels are read where its header says enough.
 
     Args:
         slide: What is looked at.
-        header: Of its finest level.
         rules: Those of the model's stain.
+        states_other: Whether its header names other stains than H&E. Only DICOM has codes for that.
 
     Raises:
         SlideUnreadable: The slide does not give its pixels.
     """
-    if rules.trust_header and names_other_stains(header):
+    if rules.trust_header and states_other:
         return (_STATED,)
     return rules.of_slide(slide_appearance(overview(slide)))
 

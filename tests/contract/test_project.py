@@ -53,7 +53,7 @@ def test_locks_agree_and_cover_the_project():
             assert larger[name].split()[0] == line.split()[0]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    outside = [*extras["dicom"], *extras["oidc"], *extras["slides"], *extras["sectra"]]
+    outside = [*extras["dicom"], *extras["oidc"], *extras["slides"], *extras["sectra"], *extras["wsi"]]
     for wanted, lock in (
         (project["dependencies"], serve),
         (outside, integrations),

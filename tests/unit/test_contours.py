@@ -5,6 +5,7 @@ import pytest
 import shapely
 
 from app.errors import TooManyRegions
+from app.imaging import contours
 from app.imaging.contours import MAX_AREA_CHANGE, MAX_REGIONS, polygonise
 
 SIDE = 300
@@ -79,6 +80,14 @@ def test_where_all_regions_are_small_the_largest_takes_the_others(min_area):
     class_map[:, 6:] = 1
     class_map[4:6, 8:9] = 2
     assert [(each.class_index, each.outline.area) for each in polygons_of(class_map, 0, min_area)] == [(0, 100)]
+
+
+@pytest.mark.parametrize("counted_px", [1, 7 * SIDE, SIDE**2 - 1])
+def test_confidence_is_the_same_however_many_pixels_are_counted_at_once(monkeypatch, counted_px):
+    confidence = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
+    at_once = polygons_of(jagged(), 1.5, 0, confidence)
+    monkeypatch.setattr(contours, "_COUNTED_PX", counted_px)
+    assert polygons_of(jagged(), 1.5, 0, confidence) == at_once
 
 
 def test_long_borders_are_refused_before_they_are_traced():

@@ -6,9 +6,10 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 from app.errors import OtherStain
-from app.imaging.plausibility import InputWarning, WarningCode, rules_for
+from app.imaging.plausibility import InputWarning, Rules, WarningCode, rules_for
 from app.pathology.geometry import Region, Size
 from app.segmentation.stain import check_stain, overview, stain_warnings
+from app.slides.dicom_stains import names_other_stains
 from app.slides.slide import Level
 from tests.unit.test_dicom_stains import HAEMATOXYLIN, HE_METHOD, PAS, header, stained
 
@@ -34,6 +35,11 @@ class Painted:
 
 def warning(code: WarningCode) -> tuple[InputWarning]:
     return (InputWarning(code, f"{code}, in words"),)
+
+
+def warned_of(slide: Painted, says: Dataset, rules: Rules = OF_HE) -> tuple[InputWarning, ...]:
+    """Return what is warned of about a slide with the header `says`."""
+    return stain_warnings(slide, rules, states_other=names_other_stains(says))
 
 
 @pytest.mark.parametrize(
@@ -65,16 +71,16 @@ def test_a_slide_without_coarse_levels_is_looked_at_in_pieces_from_all_over_it(s
 
 
 def test_the_look_of_a_slide_decides_where_its_header_says_nothing_or_he():
-    [found] = stain_warnings(Painted(Size(2000, 900)), Dataset(), OF_HE)
+    [found] = warned_of(Painted(Size(2000, 900)), Dataset())
     assert found.code == "out_of_distribution"
-    assert stain_warnings(Painted(Size(2000, 900)), header(stained(HAEMATOXYLIN)), OF_HE) == (found,)
+    assert warned_of(Painted(Size(2000, 900)), header(stained(HAEMATOXYLIN))) == (found,)
     for says_nothing in (Dataset(), header(stained(HE_METHOD)), header(stained(Code("HE", "99LAB", "H&E")))):
-        assert stain_warnings(Painted(Size(2000, 900), colour=(190, 110, 180)), says_nothing, OF_HE) == ()
+        assert warned_of(Painted(Size(2000, 900), colour=(190, 110, 180)), says_nothing) == ()
 
 
 def test_no_pixel_is_read_of_a_slide_whose_header_names_another_stain():
     slide = Painted(Size(2000, 900), colour=(190, 110, 180))
-    [found] = stain_warnings(slide, header(stained(PAS)), OF_HE)
+    [found] = warned_of(slide, header(stained(PAS)))
     assert found.code == "out_of_distribution"
     assert "header names other stains" in found.message
     assert slide.reads == []
@@ -83,8 +89,8 @@ def test_no_pixel_is_read_of_a_slide_whose_header_names_another_stain():
 @pytest.mark.parametrize("says", [Dataset(), header(stained(PAS)), header(stained(HE_METHOD))])
 def test_neither_header_nor_colours_tell_against_a_slide_where_the_model_is_for_another_stain(says):
     rules = rules_for("PD-L1 IHC")
-    assert stain_warnings(Painted(Size(2000, 900)), says, rules) == ()
-    [found] = stain_warnings(Painted(Size(2000, 900), colour=(240, 240, 240)), says, rules)
+    assert warned_of(Painted(Size(2000, 900)), says, rules) == ()
+    [found] = warned_of(Painted(Size(2000, 900), colour=(240, 240, 240)), says, rules)
     assert found.code == "low_tissue"
     check_stain([(found,), ()])
 

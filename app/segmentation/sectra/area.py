@@ -1,7 +1,6 @@
 """Areas of a slide of Sectra's: their tiles, segmented at the model's resolution, as regions of tissue."""
 
 import math
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +22,7 @@ from app.pathology.composition import pixel_counts
 from app.pathology.geometry import Region, Size
 from app.pathology.manifest import ModelManifest
 from app.segmentation.budget import PixelBudget
+from app.segmentation.outlines import placed
 from app.segmentation.slide import choose_view, warn_of
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
@@ -163,7 +163,5 @@ def _found(
 
 def _on_slide(region: TissuePolygon, place: Region, downsample: float, slide: Size) -> TissuePolygon:
     """Return a region of `place` in px of the slide's finest level, beyond which its last pixels may reach."""
-    corner = np.array([place.x_px, place.y_px])
-    end = np.array([slide.width_px, slide.height_px])
-    outline = shapely.transform(region.outline, lambda points: np.minimum((points + corner) * downsample, end))
-    return replace(region, outline=outline)
+    corner, end = np.array([place.x_px, place.y_px], float), np.array([slide.width_px, slide.height_px], float)
+    return placed(region, corner, np.full(2, downsample), end)

@@ -1,0 +1,83 @@
+"""The tissue of a slide, or of an area of it, as regions: how small, how simplified, where they lie on the slide."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from app.errors import TooManyRegions
+from app.imaging.contours import TissuePolygon, polygonise
+from app.imaging.resampling import resample_map
+from app.pathology.arrays import ClassMap, ConfidenceMap
+from app.pathology.geometry import Size
+
+_TOLERANCE_PX = 2.0
+_LEAST_REGION_PX = 64
+"""Smaller regions join their neighbours. At 1 um/px that leaves a fifteenth of them, and a class's area within some 3 %
+(docs/decisions/0020)."""
+_MOST_TRACED_PIXELS = 2**28
+"""Of a class map: tracing takes some 8 bytes for each of its pixels."""
+
+
+def slide_outlines(
+    class_map: ClassMap, confidence: ConfidenceMap, keep: Sequence[int], downsample: float, slide: Size
+) -> tuple[list[TissuePolygon], int]:
+    """Return a slide's regions of the classes in `keep`, in px of its finest level, and at which step they were traced.
+
+    The step is the lowest power of two at which the map, one of so many pixels of it along a side, is small enough, and
+    falls into so few regions with borders so short, that they can be traced and a viewer shows them; see `polygonise`.
+
+    Args:
+        class_map: (H, W) uint8, of the whole slide.
+        confidence: (H, W) uint8, probability times 255.
+        keep: Indices of classes.
+        downsample: Pixels of the finest level in one of the map's, along a side.
+        slide: Size of the finest level.
+
+    Raises:
+        OutOfMemory: There is no memory for it now.
+    """
+    height, width = class_map.shape
+    corner, end = np.zeros(2), np.array([slide.width_px, slide.height_px], float)
+    step = 1
+    while True:  # to its end, which comes: a map of one pixel has one region
+        size = Size(-(-width // step), -(-height // step))
+        traced = _traced(class_map, confidence, keep, size, step) if size.pixels <= _MOST_TRACED_PIXELS else None
+        if traced is not None:
+            scale = downsample * np.array([width / size.width_px, height / size.height_px])
+            return [placed(region, corner, scale, end) for region in traced], step
+        step *= 2
+
+
+def _traced(
+    class_map: ClassMap, confidence: ConfidenceMap, keep: Sequence[int], size: Size, step: int
+) -> list[TissuePolygon] | None:
+    """Return the regions of maps that are brought to a size, None where they are too many.
+
+    Regions that are small on the map itself join their neighbours; where that leaves too many, those small on its
+    coarser copy do.
+    """
+    if step > 1:
+        class_map, confidence = resample_map(class_map, size), resample_map(confidence, size)
+    for least_px in sorted({max(1, _LEAST_REGION_PX // step**2), _LEAST_REGION_PX}):
+        with suppress(TooManyRegions):
+            return polygonise(class_map, confidence, keep, _TOLERANCE_PX, least_px)
+    return None
+
+
+def placed(
+    region: TissuePolygon, corner: NDArray[np.float64], scale: NDArray[np.float64], end: NDArray[np.float64]
+) -> TissuePolygon:
+    """Return a region in px of another grid, past whose end the last pixels of its own may reach.
+
+    Args:
+        region: In px of its own grid.
+        corner: (2,), x and y from which those count.
+        scale: (2,), px of the other grid in one of them.
+        end: (2,), width and height of the other grid, in its px.
+    """
+    outline = shapely.transform(region.outline, lambda points: np.minimum((points + corner) * scale, end))
+    return replace(region, outline=outline)

@@ -1,0 +1,172 @@
+"""`tessera slide`: whole-slide files without a server."""
+
+import csv
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+import shapely
+from click.testing import CliRunner
+from PIL import Image
+
+from app.cli import main
+from app.pathology.classes import WSSS4LUAD
+from tests.pictures import encoded, noise
+from tests.slides import CMU1_UM_PER_PX, brown, cmu1
+from tests.whole_slides import PATIENT, with_a_hole, write_svs, write_tiff
+
+COLOURS = np.array([tissue.color for tissue in WSSS4LUAD], np.uint8)
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(main, ["slide", *map(str, arguments), "--device", "cpu"])
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "slides.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_becomes_masks_polygons_overlays_and_a_table(tmp_path):
+    folder, out = tmp_path / "slides", tmp_path / "out"
+    folder.mkdir()
+    image = cmu1(1536, 1152)
+    write_svs(folder / "a.svs", image, CMU1_UM_PER_PX)
+    write_tiff(folder / "b.tif", [brown(image)], (0.5, 0.5))
+    (folder / "notes.txt").write_text("no slide")
+    result = run(folder, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"2 of 2 slides segmented; table: {out / 'slides.csv'}" in result.output
+    assert [Path(row["file"]).name for row in table(out)] == ["a.svs", "b.tif"]
+    assert [row["warnings"] for row in table(out)] == ["", "out_of_distribution"]
+    said = [line for line in result.stderr.splitlines() if "warning" in line]
+    assert [line.split(": ")[0] for line in said] == [str(folder / "b.tif")]
+    endings = ("_mask.tif", ".geojson", "_overlay.png")
+    assert sorted(entry.name for entry in out.iterdir()) == sorted(
+        ["slides.csv", *(name + ending for name in "ab" for ending in endings)]
+    )
+    for row in table(out):
+        name = Path(row["file"]).stem
+        with Image.open(out / f"{name}_mask.tif") as mask, openslide.OpenSlide(out / f"{name}_mask.tif") as slide:
+            class_map = np.asarray(mask)
+            seen = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))
+            assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(1.0, rel=0.01)
+        assert (seen[..., :3] == COLOURS[class_map]).all()
+        assert class_map.shape == (576, 768)
+        fractions = [float(row[f"{tissue.name}_fraction"]) for tissue in WSSS4LUAD]
+        assert np.allclose(fractions, np.bincount(class_map.ravel(), minlength=4) / class_map.size, atol=1e-6)
+        mm2 = sum(float(row[f"{tissue.name}_mm2"]) for tissue in WSSS4LUAD)
+        assert mm2 == pytest.approx(1536 * 1152 * float(row["um_per_px"]) ** 2 / 1e6, abs=3e-4)
+        features = json.loads((out / f"{name}.geojson").read_text())["features"]
+        for tissue, fraction in zip(WSSS4LUAD[:3], fractions, strict=False):
+            drawn = [
+                shapely.geometry.shape(each["geometry"])
+                for each in features
+                if each["properties"]["name"] == tissue.name
+            ]
+            assert sum(each.area for each in drawn) / (1536 * 1152) == pytest.approx(fraction, abs=0.02)
+            assert all(shapely.box(0, 0, 1536, 1152).covers(each) for each in drawn)
+    assert PATIENT not in result.output
+    assert not any(PATIENT.encode() in entry.read_bytes() for entry in out.iterdir())
+
+
+def test_broken_files_are_named_and_spare_the_others(tmp_path):
+    good = write_svs(tmp_path / "good.svs", cmu1(512, 512))
+    half = write_svs(tmp_path / "half.svs", noise(512, 512))
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    holed = with_a_hole(write_svs(tmp_path / "holed.svs", noise(512, 512)))
+    (tmp_path / "picture.tif").write_bytes(encoded(noise(30, 30), "TIFF"))
+    result = run(half, tmp_path / "picture.tif", holed, good, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "1 of 4 slides segmented" in result.output
+    rows = table(tmp_path / "out")
+    assert "or one whose end is missing" in rows[0]["problem"]
+    assert "pictures are segmented by `tessera segment`" in rows[1]["problem"]
+    assert "the whole-slide file is damaged" in rows[2]["problem"]
+    assert rows[3]["problem"] == ""
+    for row in rows[:3]:
+        assert f"{row['file']}: {row['problem']}" in result.stderr.splitlines()
+    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == [
+        "good.geojson",
+        "good_mask.tif",
+        "good_overlay.png",
+        "slides.csv",
+    ]
+
+
+def test_a_slide_that_is_too_large_is_refused(tmp_path):
+    result = run(write_svs(tmp_path / "x.svs", cmu1(512, 512)), "--out", tmp_path / "out", "--max-pixels", 1000)
+    assert result.exit_code == 1
+    assert "over the 1000 px allowed; ask for a coarser --um-per-px or allow more --max-pixels" in result.output
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["slides.csv"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: [folder], "no whole-slide files in these folders"),
+        (lambda folder: [folder / "missing.svs"], "does not exist"),
+        (lambda folder: [_slide(folder / "a" / "x.svs"), _slide(folder / "b" / "x.tif")], "would share the name"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, make, message):
+    result = run(*make(tmp_path), "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_never_replaces_a_slide(tmp_path):
+    write_svs(tmp_path / "x.svs", noise(64, 64))
+    other = write_tiff(tmp_path / "x_mask.tif", [noise(64, 64)])
+    before = other.read_bytes()
+    result = run(tmp_path, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "x_mask.tif would be overwritten by a result" in result.output
+    assert other.read_bytes() == before
+
+
+def test_a_table_that_cannot_be_written_is_said_before_a_slide_is_segmented(tmp_path):
+    (tmp_path / "out" / "slides.csv").mkdir(parents=True)
+    result = run(write_svs(tmp_path / "x.svs", noise(64, 64)), "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == f"Error: {tmp_path / 'out' / 'slides.csv'}: Is a directory"
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["slides.csv"]
+
+
+def test_without_its_packages_it_says_which_extra_is_missing(tmp_path, monkeypatch):
+    module = sys.modules["app.cli.slide"]
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "tifffile" else find_spec(name))
+    result = run(_slide(tmp_path / "a" / "x.svs"), "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "Error: a whole-slide file needs the extra 'wsi'" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["x.svs", "x.NDPI", "x.mrxs"])
+def test_the_command_for_pictures_names_this_one(tmp_path, name):
+    """An MRXS is a JPEG of the glass: without its suffix it would be read as a patch."""
+    (tmp_path / name).write_bytes(encoded(noise(64, 64), "JPEG"))
+    given = [tmp_path / name, "--out", tmp_path / "out", "--device", "cpu"]
+    result = CliRunner().invoke(main, ["segment", *map(str, given)])
+    assert result.exit_code == 1
+    assert f"{tmp_path / name}: a whole slide is segmented by `tessera slide`" in result.stderr.splitlines()
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["labels.csv"]
+
+
+def test_the_command_for_pictures_names_this_one_for_a_tiff_of_several_levels(tmp_path):
+    path = write_tiff(tmp_path / "x.tif", [noise(64, 64), noise(32, 32)])
+    given = [path, "--out", tmp_path / "out", "--device", "cpu"]
+    result = CliRunner().invoke(main, ["segment", *map(str, given)])
+    assert result.exit_code == 1
+    [problem] = [line for line in result.stderr.splitlines() if str(path) in line]
+    assert problem.endswith("; a whole slide is segmented by `tessera slide`")
+
+
+def _slide(path: Path) -> Path:
+    path.parent.mkdir()
+    return write_tiff(path, [noise(64, 64)])
