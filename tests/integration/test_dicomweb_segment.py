@@ -1,6 +1,7 @@
 """`tessera dicomweb segment` against a real Orthanc: slide in, Segmentation out, compared pixel by pixel."""
 
 import asyncio
+import logging
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
@@ -55,12 +56,20 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
         yield running
 
 
-def segment(
+class Done(NamedTuple):
+    """What a command said, and its status."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def as_process(
     url: str, slide: pydicom.Dataset, *flags: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    where = ["--url", url, "--study", slide.StudyInstanceUID, "--series", slide.SeriesInstanceUID]
+    """Run the command as users do."""
     return subprocess.run(
-        [sys.executable, "-m", "app.cli", "dicomweb", "segment", *where, "--device", "cpu", *flags],
+        [sys.executable, "-m", "app.cli", *arguments(url, slide), *flags],
         check=False,
         capture_output=True,
         text=True,
@@ -68,6 +77,24 @@ def segment(
         timeout=RUN_SECONDS,
         env={**os.environ, **(env or {"TESSERA_DICOMWEB_HOSTS": "127.0.0.1"})},
     )
+
+
+def segment(url: str, slide: pydicom.Dataset, *flags: str) -> Done:
+    """Run the command in this process, which spares it the start."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        runner = CliRunner(env={"TESSERA_DICOMWEB_HOSTS": "127.0.0.1"})
+        done = runner.invoke(main, [*arguments(url, slide), *flags])
+    finally:
+        root.handlers[:], root.level = handlers, level  # the tests' log stays theirs
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.output
+    return Done(done.exit_code, done.stdout, done.stderr)
+
+
+def arguments(url: str, slide: pydicom.Dataset) -> list[str]:
+    where = ["--url", url, "--study", slide.StudyInstanceUID, "--series", slide.SeriesInstanceUID]
+    return ["dicomweb", "segment", *where, "--device", "cpu"]
 
 
 @pytest.fixture
@@ -78,9 +105,8 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
     def refused_here(
         url: str, slide: pydicom.Dataset, *flags: str, env: dict[str, str] | None = None
     ) -> tuple[int, str]:
-        where = ["--url", url, "--study", slide.StudyInstanceUID, "--series", slide.SeriesInstanceUID]
         runner = CliRunner(env=env or {"TESSERA_DICOMWEB_HOSTS": "127.0.0.1"})
-        done = runner.invoke(main, ["dicomweb", "segment", *where, "--device", "cpu", *flags])
+        done = runner.invoke(main, [*arguments(url, slide), *flags])
         assert done.stdout == ""
         return done.exit_code, done.stderr
 
@@ -123,7 +149,7 @@ def class_map_of(seg: Segmentation) -> ClassMap:
     return np.where(numbers == 0, 3, numbers - 1).astype(np.uint8)
 
 
-def told(done: subprocess.CompletedProcess[str]) -> str:
+def told(done: Done | subprocess.CompletedProcess[str]) -> str:
     """Return the UID of the result that the command names."""
     assert done.returncode == 0, done.stderr
     found = re.search(r"SEG ([0-9.]+)", done.stdout)
@@ -134,7 +160,7 @@ def told(done: subprocess.CompletedProcess[str]) -> str:
 def test_a_level_of_one_window_comes_back_as_the_graph_itself_answers(archive, tmp_path):
     paths = write_slide(tmp_path, cmu1(), name="one-window")
     archive.send(paths)
-    uid = told(segment(archive.dicomweb_url, header(paths[0]), "--um-per-px", "1"))
+    uid = told(as_process(archive.dicomweb_url, header(paths[0]), "--um-per-px", "1"))
     image = pixels(paths[1])
     assert image.shape == (576, 768, 3)
     session = open_session(load_bundle(SERVED_BUNDLE).model, "cpu")
@@ -585,8 +611,8 @@ def test_credentials_of_the_environment_open_a_closed_archive(tmp_path):
     with running_orthanc(tmp_path / "orthanc", **users) as closed:
         closed.send(paths)
         hosts = {"TESSERA_DICOMWEB_HOSTS": "127.0.0.1"}
-        denied = segment(closed.dicomweb_url, header(paths[0]), env=hosts)
+        denied = as_process(closed.dicomweb_url, header(paths[0]), env=hosts)
         assert denied.returncode == 1
         assert "denies access (401)" in denied.stderr
         known = {"TESSERA_DICOMWEB_USERNAME": "reader", "TESSERA_DICOMWEB_PASSWORD": "word-of-the-reader"}
-        assert told(segment(closed.dicomweb_url, header(paths[0]), env={**hosts, **known}))
+        assert told(as_process(closed.dicomweb_url, header(paths[0]), env={**hosts, **known}))
