@@ -31,6 +31,7 @@ from sectra_client.schemas import (
 )
 
 from app.imaging.contours import TissuePolygon
+from app.imaging.plausibility import InputWarning
 from app.pathology.composition import tissue_fractions
 from app.pathology.geometry import Size
 from app.pathology.manifest import ModelManifest
@@ -82,9 +83,16 @@ def order_key(order: CreateInvocation) -> str:
 
 
 def tissue_result(
-    order: CreateInvocation, found: Sequence[AreaTissue], slide: Size, manifest: ModelManifest
+    order: CreateInvocation,
+    found: Sequence[AreaTissue],
+    slide: Size,
+    manifest: ModelManifest,
+    warnings: Sequence[InputWarning],
 ) -> dict[str, Any]:
-    """Return a result: regions in the classes' colours, and for each area its outline and what it is made of."""
+    """Return a result: regions in the classes' colours, and for each area its outline and what it is made of.
+
+    What the slide is unlike stands beside that in words: where a viewer shows the result's text alone, there too.
+    """
     total = [sum(counts) for counts in zip(*(area.pixel_counts for area in found), strict=True)]
     spacings = [area.um_per_px for area in found if area.um_per_px is not None]
     items = [_outline_item(area, slide, manifest) for area in found] + _tissue_items(found, slide, manifest)
@@ -94,8 +102,10 @@ def tissue_result(
         "model SHA-256": manifest.sha256,
         "um/px": f"{max(spacings):g}" if spacings else "unknown",
         "use": USE,
+        **({"warnings": " ".join(warning.message for warning in warnings)} if warnings else {}),
     }
-    return _result(order, False, _composition(total, manifest), properties, items)
+    text = "; ".join([_composition(total, manifest), *(f"warning: {warning.message}" for warning in warnings)])
+    return _result(order, False, text, properties, items)
 
 
 def message_result(order: CreateInvocation, message: str, slide: Size) -> dict[str, Any]:

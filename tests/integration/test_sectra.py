@@ -15,7 +15,9 @@ from sectra_client.schemas import ModifyInvocation, Registration, ResultResponse
 from sectra_client.schemas import Size as SectraSize
 
 from app.errors import ExtraMissing
+from app.imaging.tiling import plan_windows
 from app.main import create_app
+from app.pathology.geometry import Size
 from app.segmentation.sectra import results as results_module
 from app.settings import Settings
 from tests.fakes import ColourSegmenter, classes_of, manifest
@@ -49,6 +51,7 @@ from tests.sectra_service import (
     settings,
     tissue,
 )
+from tests.slides import brown, cmu1
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +126,7 @@ def test_an_area_becomes_outlines_in_the_palette_a_label_and_properties(pacs, cl
     assert np.array_equal(found(stored), tissue(landscape()))
     of_tissue = "of the tissue tumor 77.5 %, stroma 5.6 %, normal 16.9 %"
     composition = f"tumor 36.7 %, stroma 2.7 %, normal 8.0 %, background 52.7 %; {of_tissue} (research use only)"
-    assert stored.displayResult == composition
+    assert stored.displayResult == f"{composition}; warning: {stored.displayProperties['warnings']}"
     assert outline.labels[0].label == f"{composition}; colours 1.0"
     assert (outline.labels[0].location.x, outline.labels[0].location.y) == (0, 0)
     assert stored.displayProperties == {
@@ -135,6 +138,7 @@ def test_an_area_becomes_outlines_in_the_palette_a_label_and_properties(pacs, cl
         "model SHA-256": "0" * 64,
         "um/px": "0.25",
         "use": "research use only",
+        "warnings": stored.displayProperties["warnings"],  # of a slide that is painted: see below
     }
     assert stored.applicationVersion == client.app.version
     assert {token for _, _, token in pacs.asked} == {f"Bearer {TOKEN}"}
@@ -172,6 +176,37 @@ def test_several_areas_have_a_label_each_and_one_result(pacs, client):
     assert in_flight(client) == 0
 
 
+@pytest.mark.parametrize(
+    ("stained", "stain", "words"),
+    [
+        (lambda image: image, "H&E", None),
+        (brown, "H&E", "has the colours of haematoxylin and eosin"),
+        (brown, "PD-L1 IHC", None),
+        (lambda image: np.full_like(image, 250), "H&E", "no tissue was found"),
+    ],
+    ids=["H&E", "brown", "brown and meant", "glass"],
+)
+@pytest.mark.parametrize("order", [whole_slide, lambda *given: area(*given, rectangle(0.1, 0.1, 0.3, 0.3))])
+def test_a_slide_that_is_not_what_the_model_knows_is_answered_with_a_warning(pacs, order, stained, stain, words):
+    """Before, nobody who ordered the tissue of an IHC slide was told that it means nothing."""
+    slide = pacs.add_image(stained(cmu1(512, 384)))
+    segmenter = ColourSegmenter(manifest().model_copy(update={"stain": stain}))
+    with serving(pacs, segmenter) as client:
+        post(client, order(pacs, slide)).raise_for_status()
+        pacs.wait_for(lambda: "tumor" in pacs.results(slide)[0].displayProperties)
+        counted = client.get("/metrics").text
+    [stored] = pacs.results(slide)
+    assert stored.displayProperties.get("warnings", "").count(words or ".") == (words is not None)
+    assert ("; warning: " in stored.displayResult) == (words is not None)
+    code = {None: None, "no tissue was found": "low_tissue"}.get(words, "out_of_distribution")
+    of_codes = {
+        line.split('"')[1]: line.split()[1]
+        for line in counted.splitlines()
+        if line.startswith("tessera_warnings_total{")
+    }
+    assert {each for each, count in of_codes.items() if float(count)} == ({code} if code else set())
+
+
 def test_a_model_that_knows_its_spacing_sees_the_level_nearest_to_it(pacs):
     slide = pacs.add_image(landscape(), um_per_px=0.25)
     segmenter = ColourSegmenter(manifest().model_copy(update={"um_per_px": 0.5}))
@@ -180,7 +215,9 @@ def test_a_model_that_knows_its_spacing_sees_the_level_nearest_to_it(pacs):
     [stored] = pacs.results(slide)
     assert stored.displayProperties["um/px"] == "0.5"
     levels = {path.split("/")[-2] for _, path, _ in pacs.asked if path.startswith("/images")}
-    assert levels == {"8"}  # of 0 to 9, each twice the one before
+    assert levels == {"8", "9"}  # of 0 to 9, each twice the one before; 9 to look at the slide's stain
+    seen = plan_windows(Size(WIDTH // 2, HEIGHT // 2), segmenter.manifest.window_px, segmenter.manifest.margin_px)
+    assert len(segmenter.windows) == len(seen)
     assert np.array_equal(found(stored), tissue(landscape()))
 
 

@@ -120,7 +120,7 @@ def tissue(index: int, outline: shapely.Polygon) -> TissuePolygon:
 def test_holes_become_closed_lines_and_areas_keep_their_corners():
     ring = shapely.Polygon(shapely.box(100, 100, 300, 300).exterior, [shapely.box(150, 150, 200, 200).exterior])
     found = AreaTissue(shapely.MultiPolygon([shapely.box(0, 0, 1000, 400)]), [tissue(0, ring)], (3, 1, 0, 4), None)
-    result = tissue_result(whole_slide(PACS, "id"), [found], SLIDE, manifest())
+    result = tissue_result(whole_slide(PACS, "id"), [found], SLIDE, manifest(), ())
     assert Result.model_validate(result).applicationVersion == version("tessera")
     _, tumor = result["data"]["result"]["content"]
     assert sorted((point["x"], point["y"]) for point in tumor["polygons"][0]["points"]) == [
@@ -139,11 +139,12 @@ def test_holes_become_closed_lines_and_areas_keep_their_corners():
     assert result["displayProperties"]["tumor"] == "37.5 % (75.0 % of the tissue)"
     assert result["displayProperties"]["background"] == "50.0 %"
     assert result["displayProperties"]["um/px"] == "unknown"
+    assert "warnings" not in result["displayProperties"]
 
 
 def test_an_area_of_glass_still_shows_its_outline_and_composition():
     found = AreaTissue(shapely.MultiPolygon([shapely.box(10, 20, 30, 40)]), [], (0, 0, 0, 400), 1.0)
-    [outline] = tissue_result(whole_slide(PACS, "id"), [found], SLIDE, manifest())["data"]["result"]["content"]
+    [outline] = tissue_result(whole_slide(PACS, "id"), [found], SLIDE, manifest(), ())["data"]["result"]["content"]
     assert len(outline["polygons"]) == 1
     assert outline["labels"][0]["location"] == {"x": 0.01, "y": 0.02}
     assert "background 100.0 %; no tissue (research use only)" in outline["labels"][0]["label"]

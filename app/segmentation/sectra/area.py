@@ -1,6 +1,7 @@
 """Areas of a slide of Sectra's: their tiles, segmented at the model's resolution, as regions of tissue."""
 
 import math
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from sectra_client.schemas import CreateInvocation
 from app.errors import AreaOutside, ImageTooLarge, TooManyRegions
 from app.imaging.contours import TissuePolygon, polygonise
 from app.imaging.gdal import GDAL
+from app.imaging.plausibility import rules_for
 from app.inference.segmenter import Segmenter
 from app.interop import sectra_areas
 from app.interop.sectra import AreaTissue, tissue_result
@@ -22,8 +24,10 @@ from app.pathology.composition import pixel_counts
 from app.pathology.geometry import Region, Size
 from app.pathology.manifest import ModelManifest
 from app.segmentation.budget import PixelBudget
+from app.segmentation.concurrently import all_of
 from app.segmentation.outlines import placed
 from app.segmentation.slide import choose_view, warn_of
+from app.segmentation.stain import stain_warnings
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
 from app.slides.slide import Level, Slide
@@ -52,6 +56,7 @@ class AreaSegmentation:
         self, segmenter: Segmenter, fetchers: Workers, workers: Workers, metrics: SegmentationMetrics, max_pixels: int
     ) -> None:
         self.manifest = segmenter.manifest
+        self._rules = rules_for(self.manifest.stain)
         self._segmenter = segmenter
         self._fetchers = fetchers
         self._workers = workers
@@ -60,7 +65,7 @@ class AreaSegmentation:
         self._budget = PixelBudget(max_pixels)
 
     async def result(self, order: CreateInvocation, slide: Slide) -> dict[str, Any]:
-        """Return the result of an order: of its areas, or of the whole slide.
+        """Return the result of an order: of its areas, or of the whole slide, with what the slide is unlike.
 
         Raises:
             AreaOutside: An area has no pixel on the slide.
@@ -75,8 +80,15 @@ class AreaSegmentation:
             if drawn is None
             else [await self._workers.run(None, partial(sectra_areas.area, each, size)) for each in drawn]
         )
-        found = [await self.segment(slide, outline) for outline in outlines]
-        return await self._workers.run("encode", partial(tissue_result, order, found, size, self.manifest))
+        looks = self._fetchers.run(None, partial(stain_warnings, slide, self._rules))
+        both: tuple[Coroutine[Any, Any, Any], ...] = (looks, self._segment_all(slide, outlines))
+        warnings, found = await all_of(both)
+        for warning in warnings:
+            self._metrics.warnings.labels(warning.code).inc()
+        return await self._workers.run("encode", partial(tissue_result, order, found, size, self.manifest, warnings))
+
+    async def _segment_all(self, slide: Slide, outlines: Sequence[shapely.MultiPolygon]) -> list[AreaTissue]:
+        return [await self.segment(slide, outline) for outline in outlines]
 
     async def segment(self, slide: Slide, outline: shapely.MultiPolygon) -> AreaTissue:
         """Return the tissue within `outline`, which is in px of the slide's finest level and lies on the slide.
