@@ -2,8 +2,7 @@
 
 import asyncio
 import re
-import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import ExitStack
 from logging import getLogger
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from prometheus_client import CollectorRegistry, start_http_server
 
 from app.cli.archive import Given, archive_options, archive_session, given_settings, slide_segmentation
+from app.cli.ending import until_signalled
 from app.cli.options import FiniteRange, setting_options
 from app.cli.progress import progress_bar
 from app.errors import AddressUnavailable, TesseraError
@@ -166,7 +166,7 @@ def watch(
     logging.configure(given.service.log_level, given.service.log_format)
     try:
         watching = _watch(url.rstrip("/"), state, poll, tries, skip_existing, metrics_port, given)
-        asyncio.run(_until_signalled(watching))
+        asyncio.run(until_signalled(watching))
         _log.info("stopped")
     except TesseraError as error:
         raise click.ClickException(str(error)) from error
@@ -189,16 +189,6 @@ async def _watch(
             watcher = Watcher(log, slides, bookmark, watched, poll, tries, skip_existing)
             _log.info("watching", extra={"after_change": bookmark.last_change})
             await watcher.run()
-
-
-async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` until it ends or SIGTERM or SIGINT cancels it."""
-    task = asyncio.create_task(work)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    await asyncio.wait((task,))
-    if not task.cancelled():
-        task.result()
 
 
 def _write(area: "AreaResult", file: Path) -> None:

@@ -1,45 +1,157 @@
 """What the commands that segment files into a folder share."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-from app.segmentation.folder import FileResult, colliding, find_files, overwriting, write_table
+from app.cli.ending import until_signalled
+from app.cli.options import FiniteRange
+from app.imaging.paint import DEFAULT_OPACITY
+from app.segmentation.folder import FileResult, colliding, find_files, lying_in
+from app.segmentation.results_table import foreign, read_table, superseding, write_table
+from app.telemetry import logging
+
+FAILED = 1
+"""Exit status where a file was not segmented."""
+_OF_SERVICES = ("app.inference.lanes",)
+"""Loggers that tell of batches that take long, which a service's caller would wait for."""
+
+_T = TypeVar("_T")
 
 
-def files_to_segment(
-    paths: Sequence[Path], suffixes: Collection[str], out: Path, endings: Collection[str]
-) -> list[Path]:
-    """Return the files that `paths` name, of folders those of these suffixes.
+def results_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of every command that segments files into a folder."""
+    opacity = click.option(
+        "--opacity",
+        default=DEFAULT_OPACITY,
+        show_default=True,
+        type=FiniteRange(0, 1),
+        help="Opacity of the overlays' colours.",
+    )
+    out = click.option(
+        "--out",
+        required=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder for the results; none that a given file lies in.",
+    )
+    return out(opacity(command))
+
+
+def configure_logging() -> None:
+    """Log warnings, but not those that are for services alone."""
+    logging.configure("warning", "text", silent=_OF_SERVICES)
+
+
+def files_to_segment(paths: Sequence[Path], suffixes: Collection[str], out: Path) -> list[Path]:
+    """Return the files that `paths` name, of folders those of these suffixes; say which are named twice.
 
     Args:
         paths: Files and folders.
         suffixes: In lower case.
         out: Folder for the results.
+
+    Raises:
+        click.UsageError: Two would have results of one name, or one lies where the results go.
+        click.ClickException: A folder cannot be read.
+    """
+    try:
+        found = find_files(paths, suffixes)
+        within = lying_in(found.files, out)
+    except OSError as error:
+        raise failed(error) from error
+    if collision := colliding(found.files):
+        one, other = map(click.format_filename, collision)
+        raise click.UsageError(
+            f"{one} and {other} would have results of one name; give them one by one, each with another --out"
+        )
+    if within is not None:
+        raise click.UsageError(f"{click.format_filename(within)} lies in the folder of --out; choose another --out")
+    for left_out, same in found.left_out:
+        one, other = map(click.format_filename, (left_out, same))
+        click.echo(f"{one}: left out, for it is the same file as {other}", err=True)
+    return found.files
+
+
+def rows_before(
+    paths: Sequence[Path], columns: Sequence[str], table: Path, endings: Collection[str]
+) -> list[list[str]]:
+    """Return the rows of a table from earlier runs, once it is sure that no result replaces what is none of theirs.
+
+    Args:
+        paths: The files that this run segments.
+        columns: See `write_table`.
+        table: It, in the folder of the results.
         endings: Of the results' names.
 
     Raises:
-        click.UsageError: Two would have results of one name, or a result would replace one of them.
+        click.UsageError: The table is another one, or a result would replace what is not this file's.
+        click.ClickException: The table cannot be read.
     """
-    found = find_files(paths, suffixes)
-    if collision := colliding(found):
+    name = click.format_filename(table)
+    try:
+        rows = read_table(columns, table)
+    except OSError as error:
+        raise failed(error) from error
+    if rows is None:
         raise click.UsageError(
-            f"{collision[0]} and {collision[1]} would share the name of their results; rename one, or segment them"
-            " into another --out"
+            f"{name} has other columns than this run's, as of another model, or is no table; choose another --out"
         )
-    if overwritten := overwriting(found, out, endings):
-        raise click.UsageError(f"{overwritten} would be overwritten by a result; choose another --out")
-    return found
+    if clash := superseding(paths, rows):
+        raise click.UsageError(
+            f"{name} has results of {clash[0]}, which those of {click.format_filename(clash[1])} would replace; choose"
+            " another --out, or delete that row"
+        )
+    if there := foreign(paths, rows, table.parent, endings):
+        raise click.UsageError(
+            f"{click.format_filename(there)} would be replaced by a result, and {table.name} names no file that it is"
+            " the result of; move or delete it, or choose another --out"
+        )
+    return rows
 
 
-def write_results(results: Sequence[FileResult], columns: Sequence[str], table: Path) -> None:
-    """Write the table of the results.
+def write_results(
+    results: Sequence[FileResult], columns: Sequence[str], table: Path, before: Sequence[Sequence[str]] = ()
+) -> None:
+    """Write the table of the results; see `write_table`.
 
     Raises:
         click.ClickException: It cannot be written.
     """
     try:
-        write_table(results, columns, table)
+        write_table(results, columns, table, before)
     except OSError as error:
-        raise click.ClickException(f"{table}: {error.strerror}") from error
+        raise failed(error) from error
+
+
+def failed(error: OSError) -> click.ClickException:
+    """Return an error of a file or folder as one line."""
+    reason = error.strerror or str(error)
+    return click.ClickException(
+        reason if error.filename is None else f"{click.format_filename(error.filename)}: {reason}"
+    )
+
+
+async def until_ended(work: Coroutine[Any, Any, _T]) -> _T:
+    """Return what `work` returns.
+
+    Raises:
+        click.Abort: SIGTERM or SIGINT ended it.
+    """
+    done = await until_signalled(work)
+    if done is None:
+        raise click.Abort
+    return done
+
+
+def tell_end(results: Sequence[FileResult], what: str, table: Path) -> None:
+    """Say how many files were segmented, and where the table is.
+
+    Raises:
+        SystemExit: Some were not.
+    """
+    count = sum(result.problem is None for result in results)
+    click.echo(f"{count} of {len(results)} {what} segmented; table: {click.format_filename(table)}")
+    if count < len(results):
+        raise SystemExit(FAILED)

@@ -7,33 +7,30 @@ from typing import Any
 import click
 from prometheus_client import CollectorRegistry
 
-from app.cli.folder import files_to_segment, write_results
+from app.cli.folder import (
+    configure_logging,
+    failed,
+    files_to_segment,
+    results_options,
+    tell_end,
+    until_ended,
+    write_results,
+)
 from app.cli.options import MODEL_SETTINGS, FiniteRange, setting_options, settings_of
 from app.errors import StartupError
-from app.imaging.paint import DEFAULT_OPACITY
 from app.inference.model import BatchedSegmenter, load_segmenter
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
-from app.segmentation.files import ENDINGS, IMAGE_SUFFIXES, TABLE_FILE, columns, segment_files
+from app.segmentation.files import IMAGE_SUFFIXES, TABLE_FILE, columns, segment_files
 from app.segmentation.folder import FileResult
 from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.workers import Workers
 from app.settings import Settings
-from app.telemetry import logging
 from app.telemetry.metrics import SegmentationMetrics
-
-_FAILED = 1
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
-@click.option(
-    "--opacity",
-    default=DEFAULT_OPACITY,
-    show_default=True,
-    type=FiniteRange(0, 1),
-    help="Opacity of the overlays' colours.",
-)
+@results_options
 @click.option(
     "--mpp",
     type=FiniteRange(LEAST_UM_PER_PX, MOST_UM_PER_PX),
@@ -47,29 +44,28 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
     Writes NAME_mask.png and NAME_overlay.png for each image, and one labels.csv for all of them.
     """
     settings = settings_of(given)
-    logging.configure("warning", "text")
-    paths = files_to_segment(images, IMAGE_SUFFIXES, out, ENDINGS)
+    configure_logging()
+    paths = files_to_segment(images, IMAGE_SUFFIXES, out)
     if not paths:
         raise click.UsageError("no images in these folders; whole slides are segmented by `tessera slide`")
     try:
         model = load_segmenter(settings.model)
         out.mkdir(parents=True, exist_ok=True)
-    except (StartupError, OSError) as error:
+    except StartupError as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise failed(error) from error
     if mpp is not None and model.manifest.um_per_px is None:
         click.echo("--mpp changes nothing: the model names no um_per_px", err=True)
-    results = asyncio.run(_segment_all(model, settings, paths, out, opacity, mpp))
+    results = asyncio.run(until_ended(_segment_all(model, settings, paths, out, opacity, mpp)))
     for result in results:
         for warning in result.warnings:
             click.echo(f"{click.format_filename(result.path)}: warning: {warning}", err=True)
-    failed = [result for result in results if result.problem]
-    for result in failed:
-        click.echo(f"{click.format_filename(result.path)}: {result.problem}", err=True)
-    table = out / TABLE_FILE
-    write_results(results, columns(model.manifest), table)
-    click.echo(f"{len(results) - len(failed)} of {len(results)} images segmented; table: {table}")
-    if failed:
-        raise SystemExit(_FAILED)
+    for result in results:
+        if result.problem is not None:
+            click.echo(f"{click.format_filename(result.path)}: {result.problem}", err=True)
+    write_results(results, columns(model.manifest), out / TABLE_FILE)
+    tell_end(results, "images", out / TABLE_FILE)
 
 
 async def _segment_all(

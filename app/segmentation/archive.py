@@ -17,6 +17,7 @@ from app.interop.dicomweb import Archive
 from app.pathology.geometry import area_mm2, of_microscope
 from app.segmentation.slide import (
     Progress,
+    Seen,
     SlideOptions,
     check_pixels,
     choose_carrier,
@@ -222,7 +223,7 @@ class ArchiveSegmentation:
         look = partial(stain_warnings, plan.area, self._rules, states_other=states_other)
         return await self._workers.run("decode", look)
 
-    async def _segment(self, plan: _Plan, warnings: tuple[InputWarning, ...], tell: Callable[[], None]) -> AreaResult:
+    async def _segment(self, plan: _Plan, warnings: tuple[InputWarning, ...], tell: Seen) -> AreaResult:
         read, seen, carrier = plan.view.source, plan.view.level, plan.carrier
         _log.info(
             "segmenting a slide",

@@ -1,23 +1,30 @@
 """Many image files without a server: a mask and an overlay of each, and its row of a table."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from app.errors import ImageTooLarge, TesseraError, UnsupportedImage
+from app.imaging.decode import TILE_FLOOR_PX
 from app.imaging.paint import paint_mask, paint_overlay
 from app.interop.provenance import picture_text
 from app.pathology.classes import code
 from app.pathology.manifest import ModelManifest
-from app.segmentation.folder import SLIDE_SUFFIXES, TIFF_SUFFIXES, FileResult, replace, result_path
+from app.segmentation.folder import SLIDE_SUFFIXES, TIFF_SUFFIXES, FileResult, problem_of, replace, result_path
 from app.segmentation.patch import PatchSegmentation, SegmentedPatch
 
 TABLE_FILE = "labels.csv"
-MASK, OVERLAY = ENDINGS = ("_mask.png", "_overlay.png")
+MASK, OVERLAY = ("_mask.png", "_overlay.png")
 """Of the results' names."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", *TIFF_SUFFIXES, ".webp", ".bmp", ".dcm"})
 _AS_SLIDES = "a whole slide is segmented by `tessera slide`"
+_NO_MEMORY = "there is no memory to segment this image now; try again later"
+_MOST_BYTES_A_PIXEL = 8
+"""Of an image: four channels of 16 bits."""
+_MOST_BYTES_BESIDE = 2**20
+"""Of a file, beside its pixels."""
 
 
 async def segment_files(
@@ -56,7 +63,7 @@ async def _segment_file(
     if path.suffix.lower() in SLIDE_SUFFIXES:  # of some of these, a picture of the glass could be read
         return FileResult(path, problem=_AS_SLIDES)
     try:
-        async with patches.segmented(await asyncio.to_thread(path.read_bytes), mpp) as patch:
+        async with patches.segmented(await asyncio.to_thread(_read, path, patches.limits.side_px), mpp) as patch:
             pictures = await patches.encode(partial(_paint, patch, patches.manifest, opacity))
             row, warnings = _row(patch), tuple(warning.message for warning in patch.warnings)
         for ending, png in pictures.items():
@@ -67,8 +74,28 @@ async def _segment_file(
     except TesseraError as error:
         return FileResult(path, problem=str(error))
     except OSError as error:
-        return FileResult(path, problem=f"{error.filename or out}: {error.strerror}")
+        return FileResult(path, problem=problem_of(error, path))
+    except MemoryError:
+        return FileResult(path, problem=_NO_MEMORY)
     return FileResult(path, row, warnings=warnings)
+
+
+def _read(path: Path, max_side_px: int) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        ImageTooLarge: It has more than the largest image allowed would have without compression; none is read.
+        OSError: It cannot be read.
+    """
+    most = _MOST_BYTES_A_PIXEL * max(max_side_px, TILE_FLOOR_PX) ** 2 + _MOST_BYTES_BESIDE
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ImageTooLarge(
+                f"the file has {size / 1e6:.0f} MB, over the {most / 1e6:.0f} MB that an image with sides of at most"
+                f" {max_side_px} px may have"
+            )
+        return file.read()
 
 
 def _paint(patch: SegmentedPatch, manifest: ModelManifest, opacity: float) -> dict[str, bytes]:

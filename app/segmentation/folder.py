@@ -1,12 +1,12 @@
 """Results of many files in a folder: what is segmented, what may not collide, and files that are whole or not there."""
 
-import csv
-import io
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import EIO
 from pathlib import Path
+from typing import NamedTuple
 
 SLIDE_SUFFIXES = frozenset({".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi"})
 """Of files that hold a whole slide and nothing else. TIFFs are either."""
@@ -30,19 +30,46 @@ class FileResult:
     warnings: tuple[str, ...] = ()
 
 
-def find_files(paths: Iterable[Path], suffixes: Collection[str]) -> list[Path]:
-    """Return `paths` with each folder replaced by its files of these suffixes, in name order; each comes once."""
+class Found(NamedTuple):
+    """Files to segment.
+
+    Attributes:
+        files: Each once.
+        left_out: Files that are others of them under another name, and which.
+    """
+
+    files: list[Path]
+    left_out: list[tuple[Path, Path]]
+
+
+def find_files(paths: Iterable[Path], suffixes: Collection[str]) -> Found:
+    """Return `paths` with each folder replaced by its files of these suffixes, in name order.
+
+    Files whose names begin with a dot are passed over: copies make some, such as the `._NAME` of macOS.
+
+    Raises:
+        OSError: A folder cannot be listed, or not entered.
+    """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
             entries = (entry for entry in path.iterdir() if entry.suffix.lower() in suffixes)
-            found.extend(sorted(entry for entry in entries if not (entry.is_dir() or entry.is_fifo())))
+            seen = (entry for entry in entries if not entry.name.startswith("."))
+            found.extend(sorted(entry for entry in seen if not (entry.is_dir() or entry.is_fifo())))
         else:
             found.append(path)
     once: dict[Path, Path] = {}
+    left_out: list[tuple[Path, Path]] = []
     for path in found:
-        once.setdefault(path.resolve(), path)
-    return list(once.values())
+        first = once.setdefault(path.resolve(), path)
+        if _entry(first) != _entry(path):
+            left_out.append((path, first))
+    return Found(list(once.values()), left_out)
+
+
+def _entry(path: Path) -> Path:
+    """Return where a name stands, which may be a link."""
+    return path.parent.resolve() / path.name
 
 
 def colliding(paths: Sequence[Path]) -> tuple[Path, Path] | None:
@@ -55,10 +82,10 @@ def colliding(paths: Sequence[Path]) -> tuple[Path, Path] | None:
     return None
 
 
-def overwriting(paths: Sequence[Path], out: Path, endings: Iterable[str]) -> Path | None:
-    """Return one of `paths` that a result in `out` would replace, or None; see `result_path` for `endings`."""
-    results = {result_path(out, path, ending).resolve() for ending in endings for path in paths}
-    return next((path for path in paths if path.resolve() in results), None)
+def lying_in(paths: Sequence[Path], out: Path) -> Path | None:
+    """Return one of `paths` that is in the folder `out`, or a link to what is there; or None."""
+    folder = out.resolve()
+    return next((path for path in paths if folder in (path.parent.resolve(), path.resolve().parent)), None)
 
 
 def result_path(out: Path, path: Path, ending: str) -> Path:
@@ -67,18 +94,49 @@ def result_path(out: Path, path: Path, ending: str) -> Path:
 
 
 @contextmanager
+def all_or_none(out: Path, path: Path, endings: Collection[str]) -> Iterator[None]:
+    """Remove a file's results from `out`, and again if the block in which they are written anew fails.
+
+    Raises:
+        OSError: One of those from before cannot be removed.
+    """
+
+    def remove() -> None:
+        for ending in endings:
+            result_path(out, path, ending).unlink(missing_ok=True)
+
+    remove()
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            remove()
+        raise
+
+
+def problem_of(error: OSError, path: Path) -> str:
+    """Return what an error says, and of which file where that is not `path` itself; names may be no UTF-8."""
+    reason = error.strerror or str(error)
+    if error.filename is None or Path(os.fsdecode(error.filename)) == path:
+        return reason
+    return f"{os.fsencode(error.filename).decode(errors='replace')}: {reason}"
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give the path to write a file to, which then takes the place of `path`: that is whole at any moment it is seen.
 
     Raises:
-        OSError: It cannot be written; nothing is left of it.
+        OSError: It cannot be written; nothing is left of it. It is `path` that the error names.
     """
     partial = path.with_name(f".{path.name}.part")
     try:
         yield partial
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno or EIO, error.strerror or str(error), os.fspath(path)) from error
         raise
 
 
@@ -86,22 +144,3 @@ def replace(path: Path, content: bytes) -> None:
     """Write a file in one step; see `replacing`."""
     with replacing(path) as partial:
         partial.write_bytes(content)
-
-
-def write_table(results: Iterable[FileResult], columns: Sequence[str], path: Path) -> None:
-    """Write a CSV file in one step: a row for each result, in the order given.
-
-    Args:
-        results: What became of the files.
-        columns: The names of their rows' columns.
-        path: Where to.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["file", *columns, "problem"])
-    for result in results:
-        writer.writerow([result.path, *(result.row or [""] * len(columns)), result.problem or ""])
-    replace(path, text.getvalue().encode(errors="backslashreplace"))  # a file's name may be no UTF-8

@@ -9,7 +9,7 @@ import shapely
 from numpy.typing import NDArray
 
 from app.errors import TooManyRegions
-from app.imaging.contours import TissuePolygon, polygonise
+from app.imaging.contours import TissuePolygon, merge_small, polygonise
 from app.imaging.resampling import resample_map
 from app.pathology.arrays import ClassMap, ConfidenceMap
 from app.pathology.geometry import Size
@@ -19,7 +19,7 @@ _LEAST_REGION_PX = 64
 """Smaller regions join their neighbours. At 1 um/px that leaves a fifteenth of them, and a class's area within some 3 %
 (docs/decisions/0020)."""
 _MOST_TRACED_PIXELS = 2**28
-"""Of a class map: tracing takes some 8 bytes for each of its pixels."""
+"""Of a class map: tracing takes at least 8 bytes for each of its pixels."""
 
 
 def slide_outlines(
@@ -29,6 +29,8 @@ def slide_outlines(
 
     The step is the lowest power of two at which the map, one of so many pixels of it along a side, is small enough, and
     falls into so few regions with borders so short, that they can be traced and a viewer shows them; see `polygonise`.
+    Small regions join their neighbours before any pixel is left out, so that what is small decides no step; what is cut
+    off a region by a coarser grid joins another in the same way.
 
     Args:
         class_map: (H, W) uint8, of the whole slide.
@@ -42,30 +44,17 @@ def slide_outlines(
     """
     height, width = class_map.shape
     corner, end = np.zeros(2), np.array([slide.width_px, slide.height_px], float)
+    merged = merge_small(class_map, _LEAST_REGION_PX)
     step = 1
     while True:  # to its end, which comes: a map of one pixel has one region
         size = Size(-(-width // step), -(-height // step))
-        traced = _traced(class_map, confidence, keep, size, step) if size.pixels <= _MOST_TRACED_PIXELS else None
-        if traced is not None:
-            scale = downsample * np.array([width / size.width_px, height / size.height_px])
-            return [placed(region, corner, scale, end) for region in traced], step
+        if size.pixels <= _MOST_TRACED_PIXELS:
+            coarse, sure = (values if step == 1 else resample_map(values, size) for values in (merged, confidence))
+            with suppress(TooManyRegions):
+                regions = polygonise(coarse, sure, keep, _TOLERANCE_PX, max(1, _LEAST_REGION_PX // step**2))
+                scale = downsample * np.array([width / size.width_px, height / size.height_px])
+                return [placed(region, corner, scale, end) for region in regions], step
         step *= 2
-
-
-def _traced(
-    class_map: ClassMap, confidence: ConfidenceMap, keep: Sequence[int], size: Size, step: int
-) -> list[TissuePolygon] | None:
-    """Return the regions of maps that are brought to a size, None where they are too many.
-
-    Regions that are small on the map itself join their neighbours; where that leaves too many, those small on its
-    coarser copy do.
-    """
-    if step > 1:
-        class_map, confidence = resample_map(class_map, size), resample_map(confidence, size)
-    for least_px in sorted({max(1, _LEAST_REGION_PX // step**2), _LEAST_REGION_PX}):
-        with suppress(TooManyRegions):
-            return polygonise(class_map, confidence, keep, _TOLERANCE_PX, least_px)
-    return None
 
 
 def placed(

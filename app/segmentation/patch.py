@@ -73,6 +73,9 @@ class PatchSegmentation:
         metrics: Told of images and pixels.
         limits: What a patch, and all patches at once, may cost.
         admission: The service's door, which also counts pixels; None where nobody waits at one.
+
+    Attributes:
+        limits: The same.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class PatchSegmentation:
         limits: PatchLimits,
         admission: Admission | None = None,
     ) -> None:
+        self.limits = limits
         self._weigh = admission.weigh if admission is not None else nullcontext
         self._segmenter = segmenter
         self._mask_text = picture_text(segmenter.manifest)

@@ -26,6 +26,8 @@ _MUCH_COARSER = 1.3
 
 Progress = Callable[[int, int], None]
 """Told, on the event loop, how many regions of how many have been read."""
+Seen = Callable[[Region, RgbImage], None]
+"""Told, on the event loop, of each region that the model sees, and its (H, W, 3) uint8 pixels."""
 
 _log = logging.getLogger(__name__)
 
@@ -94,17 +96,26 @@ def warn_of(view: View, um_per_px: float | None) -> None:
         _log.warning("%s", warning)
 
 
-def check_pixels(level: Level, max_pixels: int) -> None:
+def check_pixels(level: Level, max_pixels: int, *, takes_mpp: bool = False) -> None:
     """Refuse what is too large to be held in memory.
 
+    Args:
+        level: As the model would see it.
+        max_pixels: The most pixels that it may have.
+        takes_mpp: Whether who asks can state what is not known of the slide's pixel spacing, by --mpp.
+
     Raises:
-        ImageTooLarge: The level has more than `max_pixels`.
+        ImageTooLarge: It has more.
     """
-    if level.size.pixels > max_pixels:
-        raise ImageTooLarge(
-            f"the slide is {described(level)}, over the {max_pixels} px allowed;"
-            " ask for a coarser --um-per-px or allow more --max-pixels"
-        )
+    if level.size.pixels <= max_pixels:
+        return
+    if level.um_per_px is not None:
+        coarser = "ask for a coarser --um-per-px or "
+    else:  # which is resampled to none
+        coarser = "state it with --mpp, so that the model sees the slide at its own, or " if takes_mpp else ""
+    raise ImageTooLarge(
+        f"the slide is {described(level)}, over the {max_pixels} px allowed; {coarser}allow more --max-pixels"
+    )
 
 
 def described(level: Level) -> str:
@@ -146,12 +157,12 @@ def choose_carrier(levels: Sequence[Level], view: View, max_pixels: int, among: 
     return min(fitting, key=distance)
 
 
-def counted(views: Sequence[View], manifest: ModelManifest, progress: Progress | None) -> Callable[[], None]:
-    """Return what is to be called after each region that `segment_slide` reads of these, one view after the other."""
+def counted(views: Sequence[View], manifest: ModelManifest, progress: Progress | None) -> Seen:
+    """Return what is to be told of each region that `segment_slide` reads of these, one view after the other."""
     total = sum(len(plan_windows(view.level.size, manifest.window_px, manifest.margin_px)) for view in views)
     done = 0
 
-    def tell() -> None:
+    def tell(_region: Region, _pixels: RgbImage) -> None:
         nonlocal done
         done += 1
         if progress is not None:
@@ -165,7 +176,7 @@ async def segment_slide(
     view: View,
     workers: Workers,
     metrics: SegmentationMetrics,
-    progress: Callable[[], None] = lambda: None,
+    seen: Seen = lambda _region, _pixels: None,
 ) -> SegmentedArea:
     """Segment a slide as `view` shows it; it is read in worker threads, a few windows ahead of the model.
 
@@ -174,7 +185,7 @@ async def segment_slide(
         view: What it sees.
         workers: Threads for reading.
         metrics: Told of images and pixels.
-        progress: Called, on the event loop, after each window that was read.
+        seen: Told of each window that was read.
 
     Raises:
         SlideUnreadable: The slide does not give its pixels.
@@ -184,7 +195,7 @@ async def segment_slide(
 
     async def read(region: Region) -> RgbImage:
         pixels = await workers.run("decode", partial(view.read, region))
-        progress()
+        seen(region, pixels)
         return pixels
 
     area = await segment_windows(segmenter, view.level.size, read, metrics)

@@ -2,32 +2,41 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 from app.errors import TesseraError
 from app.imaging.mask_tiff import write_mask_tiff
+from app.imaging.overview import Overview
 from app.imaging.paint import paint_overlay
 from app.imaging.plausibility import InputWarning, rules_for
-from app.imaging.resampling import resample_map
 from app.inference.segmenter import Segmenter
 from app.interop.annotations import Annotations
 from app.interop.geojson import feature_collection
 from app.interop.provenance import Conditions, description, picture_text, software
 from app.pathology.arrays import RgbImage
 from app.pathology.classes import code, label_indices
-from app.pathology.geometry import Placement, Region, Size, area_mm2
+from app.pathology.geometry import Placement, Region, area_mm2
 from app.pathology.manifest import ModelManifest
-from app.segmentation.folder import SLIDE_SUFFIXES, TIFF_SUFFIXES, FileResult, replace, replacing, result_path
+from app.segmentation.folder import (
+    SLIDE_SUFFIXES,
+    TIFF_SUFFIXES,
+    FileResult,
+    all_or_none,
+    problem_of,
+    replace,
+    replacing,
+    result_path,
+)
 from app.segmentation.outlines import slide_outlines
+from app.segmentation.scale import is_near
 from app.segmentation.slide import Progress, check_pixels, choose_view, counted, scale_warning, segment_slide
 from app.segmentation.stain import stain_warnings
 from app.segmentation.windows import SegmentedArea
 from app.segmentation.workers import Workers
 from app.slides.openslide import WholeSlideFile
-from app.slides.slide import Slide
 from app.slides.view import View
 from app.telemetry.metrics import SegmentationMetrics
 
@@ -37,6 +46,7 @@ MASK, POLYGONS, OVERLAY = ENDINGS = ("_mask.tif", ".geojson", "_overlay.png")
 SUFFIXES = SLIDE_SUFFIXES | TIFF_SUFFIXES
 _OVERLAY_PX = 2048
 """The longest side that an overlay may have."""
+_NO_MEMORY = "there is no memory to segment this slide now; try again later, or ask for a coarser --um-per-px"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,34 +94,52 @@ class SlideFileSegmentation:
         self._um_per_px = options.um_per_px or segmenter.manifest.um_per_px
 
     async def segment(self, path: Path, progress: Progress) -> FileResult:
-        """Segment a slide and write its results to the folder, each of them whole or not at all.
+        """Segment a slide and write its results to the folder, all of them or none; those from before are removed.
 
         Args:
             path: Of the file.
             progress: Told of each region read.
         """
         try:
-            with await self._workers.run(None, partial(WholeSlideFile, path, self._options.mpp)) as slide:
-                return await self._segment(path, slide, progress)
+            with all_or_none(self._out, path, ENDINGS):
+                return await self._opened(path, progress)
         except TesseraError as error:
-            return FileResult(path, problem=str(error))
+            problem = str(error)
         except OSError as error:
-            return FileResult(path, problem=f"{error.filename or self._out}: {error.strerror}")
+            problem = problem_of(error, path)
+        except MemoryError:
+            problem = _NO_MEMORY
+        return FileResult(path, problem=problem)
+
+    async def _opened(self, path: Path, progress: Progress) -> FileResult:
+        with await self._workers.run(None, partial(WholeSlideFile, path, self._options.mpp)) as slide:
+            return await self._segment(path, slide, progress)
 
     async def _segment(self, path: Path, slide: WholeSlideFile, progress: Progress) -> FileResult:
-        manifest = self._segmenter.manifest
-        view = choose_view(slide, self._um_per_px, lambda level: level.size.pixels <= self._options.max_pixels)
-        check_pixels(view.level, self._options.max_pixels)
+        manifest, most = self._segmenter.manifest, self._options.max_pixels
+        view = choose_view(slide, self._um_per_px, lambda level: level.size.pixels <= most)
+        check_pixels(view.level, most, takes_mpp=self._um_per_px is not None)
         found = await self._workers.run("decode", partial(stain_warnings, slide, self._rules))
         sha256 = await self._workers.run(None, partial(_sha256, path))
         tell = counted([view], manifest, progress)
-        area = await segment_slide(self._segmenter, view, self._workers, self._metrics, tell)
-        result = _Result(path, slide, view, area, sha256, found, manifest)
+        overview = Overview(view.level.size, _OVERLAY_PX)
+
+        def seen(region: Region, pixels: RgbImage) -> None:
+            overview.add(region, pixels)
+            tell(region, pixels)
+
+        area = await segment_slide(self._segmenter, view, self._workers, self._metrics, seen)
+        result = _Result(path, slide, view, area, overview, sha256, found, manifest)
         step = await self._workers.run("encode", partial(result.write, self._out, self._options.opacity))
-        messages = tuple(warning.message for warning in found)
-        if (scale := scale_warning(view, self._um_per_px)) is not None:
-            messages += (scale if slide.levels[0].um_per_px is not None else f"{scale}; --mpp states it",)
+        messages = (*(warning.message for warning in found), *self._spacing_warnings(slide, view))
         return FileResult(path, result.row(step), warnings=messages)
+
+    def _spacing_warnings(self, slide: WholeSlideFile, view: View) -> Iterator[str]:
+        own, stated = slide.levels[0].um_per_px, self._options.mpp
+        if (scale := scale_warning(view, self._um_per_px)) is not None:
+            yield scale if own is not None else f"{scale}; --mpp states it"
+        if own is not None and stated is not None and not is_near(own, stated):
+            yield f"the file states {own:.4g} um/px, which counts; --mpp {stated:g} is not used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +151,7 @@ class _Result:
         slide: Still open.
         view: What the model saw.
         area: What it found.
+        overview: The slide from afar.
         sha256: Of the file, hexadecimal.
         warnings: What is unlike H&E tissue about it.
         manifest: The model's.
@@ -132,6 +161,7 @@ class _Result:
     slide: WholeSlideFile
     view: View
     area: SegmentedArea
+    overview: Overview
     sha256: str
     warnings: tuple[InputWarning, ...]
     manifest: ModelManifest
@@ -143,18 +173,10 @@ class _Result:
         return Conditions(self.slide.levels[0].um_per_px, 1 / self.view.level.downsample, codes)
 
     def write(self, out: Path, opacity: float) -> int:
-        """Write mask, polygons and overlay; return the step at which polygons were traced."""
-        classes = self.manifest.classes
-        with replacing(result_path(out, self.path, MASK)) as partial_file:
-            said = description(self.manifest, self.conditions)
-            spacing = self.view.level.um_per_px
-            write_mask_tiff(partial_file, self.area.class_map, classes, spacing, software(), said)
-        overview = _overview(self.slide)
-        painted = resample_map(self.area.class_map, Size(overview.shape[1], overview.shape[0]))
-        text = picture_text(self.manifest, self.conditions)
-        replace(result_path(out, self.path, OVERLAY), paint_overlay(overview, painted, classes, opacity, text))
+        """Write mask, polygons and overlay, once all of them can be; return the step at which polygons were traced."""
+        classes, class_map = self.manifest.classes, self.area.class_map
         regions, step = slide_outlines(
-            self.area.class_map,
+            class_map,
             self.area.confidence,
             label_indices(classes),
             self.view.level.downsample,
@@ -162,7 +184,13 @@ class _Result:
         )
         annotations = Annotations(regions, Placement(), self.manifest, self.sha256, self.conditions)
         document = json.dumps(feature_collection(annotations), separators=(",", ":"))
+        painted, text = self.overview.nearest(class_map), picture_text(self.manifest, self.conditions)
+        overlay = paint_overlay(self.overview.image(), painted, classes, opacity, text)
+        with replacing(result_path(out, self.path, MASK)) as partial_file:
+            said = description(self.manifest, self.conditions)
+            write_mask_tiff(partial_file, class_map, classes, self.view.level.um_per_px, software(), said)
         replace(result_path(out, self.path, POLYGONS), document.encode())
+        replace(result_path(out, self.path, OVERLAY), overlay)
         return step
 
     def row(self, step: int) -> tuple[str, ...]:
@@ -208,15 +236,6 @@ def columns(manifest: ModelManifest) -> list[str]:
 
 def _spacing(um_per_px: float | None) -> str:
     return "" if um_per_px is None else f"{um_per_px:g}"
-
-
-def _overview(slide: Slide) -> RgbImage:
-    """Return (H, W, 3) uint8, the slide from afar; blocks."""
-    large = [index for index, level in enumerate(slide.levels) if level.size.longest_px >= _OVERLAY_PX]
-    index = max(large, default=0)
-    step = -(-slide.levels[index].size.longest_px // _OVERLAY_PX)
-    view = View(slide, index, Fraction(step))
-    return view.read(Region(0, 0, view.level.size))
 
 
 def _sha256(path: Path) -> str:

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Collection
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -58,14 +59,15 @@ def extras(record: logging.LogRecord) -> dict[str, object]:
     return {**({"request_id": current} if current else {}), **found}
 
 
-def configure(level: str, log_format: LogFormat) -> None:
-    """Send every log of the process to standard error in one format.
+def configure(level: str, log_format: LogFormat, *, silent: Collection[str] = ()) -> None:
+    """Send every log of the process to standard error in one format, but those of the loggers named in `silent`.
 
     Not what Pillow warns of: an upload could make it warn of each of its tags, thousands of times. Its warning of too
     many pixels never comes: `app.imaging.decode`, which has a limit of its own, turns it off.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.addFilter(lambda record: record.name not in silent)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -2,6 +2,9 @@
 
 import csv
 import os
+import subprocess
+import sys
+from errno import EACCES
 from pathlib import Path
 
 import httpx2 as httpx
@@ -10,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
+from app.segmentation import files
 from tests.conftest import ROOT
 from tests.pictures import WHITE, encoded, noise, opened, plain
 
@@ -86,7 +90,10 @@ def test_a_bad_file_is_named_and_spares_the_others(tmp_path):
     [
         (lambda folder: [folder], "no images in these folders"),
         (lambda folder: [folder / "missing.png"], "does not exist"),
-        (lambda folder: [_image(folder / "a" / "x.png"), _image(folder / "b" / "x.tif")], "would share the name"),
+        (
+            lambda folder: [_image(folder / "a" / "x.png"), _image(folder / "b" / "x.tif")],
+            "would have results of one name",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, make, message):
@@ -103,7 +110,7 @@ def test_a_result_never_replaces_an_input(tmp_path):
     before = truth.read_bytes()
     result = run(tmp_path, "--out", tmp_path)
     assert result.exit_code == 2
-    assert "x_mask.png would be overwritten by a result" in result.output
+    assert "x.png lies in the folder of --out; choose another --out" in result.output
     assert truth.read_bytes() == before
 
 
@@ -139,7 +146,7 @@ def test_odd_entries_of_a_folder(tmp_path):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     result = run(tmp_path, tmp_path / ".." / tmp_path.name / "a.png", "--out", tmp_path / "out")
     assert "2 of 3 images segmented" in result.output
-    assert "gone.png: No such file or directory" in result.output
+    assert f"{tmp_path / 'gone.png'}: No such file or directory" in result.stderr.splitlines()
     assert [Path(row["file"]).name for row in table(tmp_path / "out")] == ["a.png", "gone.png", r"\udcff.png"]
 
 
@@ -147,6 +154,73 @@ def _image(path: Path) -> Path:
     path.parent.mkdir()
     path.write_bytes(encoded(noise(8, 8), "TIFF" if path.suffix == ".tif" else "PNG"))
     return path
+
+
+def test_a_file_that_is_too_large_for_a_patch_is_refused_before_it_is_read(tmp_path):
+    """The most is what such a patch has without compression; these files are sparse."""
+    most = 8 * 2048**2 + 2**20
+    for name, size in (("at.tif", most), ("over.tif", most + 1), ("picture.png", most + 1)):
+        with (tmp_path / name).open("wb") as file:
+            file.write(b"II*\0")
+            file.truncate(size)
+    result = run(*tmp_path.iterdir(), "--out", tmp_path / "out", "--max-side-px", 2048)
+    assert result.exit_code == 1
+    problems = {Path(row["file"]).name: row["problem"] for row in table(tmp_path / "out")}
+    too_large = "the file has 35 MB, over the 35 MB that an image with sides of at most 2048 px may have"
+    assert problems["picture.png"] == too_large
+    assert problems["over.tif"] == f"{too_large}; a whole slide is segmented by `tessera slide`"
+    assert "MB" not in problems["at.tif"]
+
+
+def test_a_folder_that_may_be_listed_but_not_entered_is_said(tmp_path, monkeypatch):
+    """As root every folder may be entered."""
+
+    def denied(path: Path) -> bool:
+        raise PermissionError(EACCES, "Permission denied", str(path))
+
+    (tmp_path / "x.png").write_bytes(encoded(noise(8, 8)))
+    monkeypatch.setattr(Path, "is_fifo", denied)
+    result = run(tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [f"Error: {tmp_path / 'x.png'}: Permission denied"]
+
+
+def test_where_memory_does_not_suffice_it_costs_that_image_alone(tmp_path, monkeypatch):
+    def full(*_arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(files, "paint_overlay", full)
+    result = run(PATCHES / "cmu1-skin-1.png", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert table(tmp_path / "out")[0]["problem"] == "there is no memory to segment this image now; try again later"
+
+
+def test_sigterm_ends_it_and_leaves_no_file_half_written(tmp_path):
+    program = """if True:
+        import os, signal
+        from app.cli import main
+        from app.segmentation import files, folder
+
+        def replace(path, content):
+            with folder.replacing(path) as partial:
+                partial.write_bytes(content)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        files.replace = replace
+        main()
+    """
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", program, "segment", PATCHES / "cmu1-skin-1.png", "--out", out, "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "Aborted!")
+    assert [entry.name for entry in out.iterdir()] == ["cmu1-skin-1_mask.png"]
+
+
+def test_a_folder_whose_name_is_no_utf8_takes_results(tmp_path):
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    result = run(PATCHES / "cmu1-skin-1.png", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "1 of 1 images segmented" in result.output
 
 
 def test_larger_patches_can_be_allowed(tmp_path):

@@ -2,9 +2,13 @@
 
 import csv
 import json
+import os
+import subprocess
 import sys
 from importlib.util import find_spec
+from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openslide
@@ -15,6 +19,8 @@ from PIL import Image
 
 from app.cli import main
 from app.pathology.classes import WSSS4LUAD
+from app.segmentation.slide_files import SlideFileSegmentation
+from tests.conftest import ROOT
 from tests.pictures import encoded, noise
 from tests.slides import CMU1_UM_PER_PX, brown, cmu1
 from tests.whole_slides import PATIENT, with_a_hole, write_svs, write_tiff
@@ -110,7 +116,10 @@ def test_a_slide_that_is_too_large_is_refused(tmp_path):
     [
         (lambda folder: [folder], "no whole-slide files in these folders"),
         (lambda folder: [folder / "missing.svs"], "does not exist"),
-        (lambda folder: [_slide(folder / "a" / "x.svs"), _slide(folder / "b" / "x.tif")], "would share the name"),
+        (
+            lambda folder: [_slide(folder / "a" / "x.svs"), _slide(folder / "b" / "x.tif")],
+            "would have results of one name",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, make, message):
@@ -120,14 +129,154 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, make, mes
     assert not (tmp_path / "out").exists()
 
 
-def test_a_result_never_replaces_a_slide(tmp_path):
+def test_results_do_not_go_where_slides_lie(tmp_path):
     write_svs(tmp_path / "x.svs", noise(64, 64))
-    other = write_tiff(tmp_path / "x_mask.tif", [noise(64, 64)])
-    before = other.read_bytes()
-    result = run(tmp_path, "--out", tmp_path)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "y.svs").symlink_to(tmp_path / "x.svs")
+    for given, out in (
+        (tmp_path, tmp_path),
+        (tmp_path / "x.svs", tmp_path / "links" / ".."),
+        (tmp_path / "links", tmp_path),
+        (tmp_path / "links", tmp_path / "links"),
+    ):
+        result = run(given, "--out", out)
+        assert result.exit_code == 2
+        assert result.stderr.splitlines()[-1].endswith(".svs lies in the folder of --out; choose another --out")
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["links", "x.svs", "y.svs"]
+
+
+@pytest.mark.parametrize("ending", ["_mask.tif", ".geojson", "_overlay.png"])
+def test_a_result_replaces_no_file_that_is_none(tmp_path, ending):
+    own, slide = tmp_path / "out" / f"x{ending}", write_svs(tmp_path / "x.svs", noise(64, 64))
+    own.parent.mkdir()
+    own.write_text("drawn by hand")
+    result = run(slide, "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "x_mask.tif would be overwritten by a result" in result.output
-    assert other.read_bytes() == before
+    assert result.stderr.splitlines()[-1] == (
+        f"Error: {own} would be replaced by a result, and slides.csv names no file that it is the result of; move or"
+        " delete it, or choose another --out"
+    )
+    assert own.read_text() == "drawn by hand"
+    assert [entry.name for entry in own.parent.iterdir()] == [own.name]
+
+
+def test_a_second_run_adds_to_the_table_and_replaces_its_own_results(tmp_path):
+    out = tmp_path / "out"
+    one, two, three = (write_svs(tmp_path / f"{name}.svs", noise(64, 64)) for name in ("one", "two", "three"))
+    assert run(one, two, "--out", out).exit_code == 0
+    first, second = table(out)
+    two.write_bytes(b"no slide any more")
+    assert run(two, three, "--out", out).exit_code == 1
+    rows = table(out)
+    assert [Path(row["file"]).name for row in rows] == ["one.svs", "two.svs", "three.svs"]
+    assert rows[0] == first
+    assert rows[1]["code"] == ""
+    assert "not a whole-slide file" in rows[1]["problem"]
+    assert not second["problem"]
+    assert not list(out.glob("two*"))
+    assert len(list(out.glob("one*"))) == len(list(out.glob("three*"))) == 3
+    assert run(one, "--out", out).exit_code == 0
+    assert [Path(row["file"]).name for row in table(out)] == ["two.svs", "three.svs", "one.svs"]
+
+
+def test_a_table_of_other_columns_is_refused(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    slide = write_svs(tmp_path / "x.svs", noise(64, 64))
+    for content in (b"file,code,problem\r\nx.svs,T,\r\n", b"", b"\xff\xd8"):
+        (out / "slides.csv").write_bytes(content)
+        result = run(slide, "--out", out)
+        assert result.exit_code == 2
+        assert result.stderr.splitlines()[-1].startswith(f"Error: {out / 'slides.csv'} has other columns than this")
+        assert (out / "slides.csv").read_bytes() == content
+    assert [entry.name for entry in out.iterdir()] == ["slides.csv"]
+
+
+def test_results_of_another_slide_of_the_same_name_are_not_replaced(tmp_path):
+    one, other = _slide(tmp_path / "a" / "x.tif"), _slide(tmp_path / "b" / "x.tif")
+    assert run(one, "--out", tmp_path / "out").exit_code == 0
+    before = {entry: entry.read_bytes() for entry in (tmp_path / "out").iterdir()}
+    result = run(other, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"has results of {one}, which those of {other} would replace" in result.stderr
+    assert {entry: entry.read_bytes() for entry in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_file_under_two_names_is_segmented_once_and_that_is_said(tmp_path):
+    """Names that begin with a dot are passed over, and what is named twice under one name needs no word."""
+    folder = tmp_path / "slides"
+    slide = _slide(folder / "a.tif")
+    (folder / "b.tif").symlink_to(slide)
+    (folder / "._a.tif").write_bytes(b"what macOS makes")
+    result = run(folder, slide, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    left_out = [line for line in result.stderr.splitlines() if "left out" in line]
+    assert left_out == [f"{folder / 'b.tif'}: left out, for it is the same file as {slide}"]
+    assert [row["file"] for row in table(tmp_path / "out")] == [str(slide)]
+
+
+def test_a_problem_names_its_file_once(tmp_path):
+    gone = tmp_path / "folder" / "gone.tif"
+    gone.parent.mkdir()
+    gone.symlink_to(tmp_path / "nowhere")
+    result = run(gone.parent, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert f"{gone}: No such file or directory" in result.stderr.splitlines()
+    assert table(tmp_path / "out")[0]["problem"] == "No such file or directory"
+
+
+def test_a_folder_whose_name_is_no_utf8_takes_results(tmp_path):
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    result = run(_slide(tmp_path / "a" / "x.tif"), "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "1 of 1 slides segmented" in result.output
+    assert run(tmp_path / "a" / "x.tif", "--out", out).exit_code == 0
+
+
+def test_what_a_service_logs_of_slow_batches_is_not_said(tmp_path, monkeypatch):
+    real = SlideFileSegmentation.segment
+
+    def slow(*arguments: Any) -> Any:
+        getLogger("app.inference.lanes").warning("a batch has run for 9.0 s")
+        getLogger("app.inference.session").warning("a GPU is present but not used")
+        return real(*arguments)
+
+    monkeypatch.setattr(SlideFileSegmentation, "segment", slow)
+    result = run(_slide(tmp_path / "a" / "x.tif"), "--out", tmp_path / "out")
+    assert "a GPU is present" in result.stderr
+    assert "a batch has run" not in result.stderr
+
+
+def test_sigterm_ends_it_and_leaves_nothing_half_done(tmp_path):
+    """The signal comes while a slide's first result is being written, and after another one's are."""
+    out = tmp_path / "out"
+    slides = [write_svs(tmp_path / f"{name}.svs", noise(64, 64)) for name in ("one", "two")]
+    program = """if True:
+        import os, signal
+        from app.cli import main
+        from app.segmentation import slide_files
+
+        real = slide_files.write_mask_tiff
+
+        def write(path, *arguments):
+            real(path, *arguments)
+            if "two" in path.name:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        slide_files.write_mask_tiff = write
+        main()
+    """
+    command = [sys.executable, "-c", program, "slide", *slides, "--out", out, "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "Aborted!")
+    assert "Traceback" not in done.stderr
+    assert sorted(entry.name for entry in out.iterdir()) == [
+        "one.geojson",
+        "one_mask.tif",
+        "one_overlay.png",
+        "slides.csv",
+    ]
+    assert [Path(row["file"]).name for row in table(out)] == ["one.svs"]
 
 
 def test_a_table_that_cannot_be_written_is_said_before_a_slide_is_segmented(tmp_path):

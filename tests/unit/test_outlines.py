@@ -50,12 +50,30 @@ def test_small_regions_join_their_neighbours():
 )
 def test_a_map_that_is_too_much_to_trace_is_traced_coarser_and_covers_the_same_place(monkeypatch, name, bound):
     monkeypatch.setattr(outlines if name.startswith("_") else contours, name, bound)
-    stripes = [(0, left, 0, left + 9, 9) for left in range(100, 300, 18)] * (name == "MAX_REGIONS")
-    teeth = [(1, left, 150, left + 3, 160) for left in range(0, 300, 6)] * (name == "MAX_BORDER_PX")
-    regions, step = found(blocks((0, 16, 32, 96, 128), *stripes, *teeth))
+    lines = [(0, left, 0, left + 1, 80) for left in range(100, 300, 18)] * (name == "MAX_REGIONS")
+    teeth = [(1, left, 150, left + 3, 175) for left in range(0, 300, 12)] * (name == "MAX_BORDER_PX")
+    regions, step = found(blocks((0, 16, 32, 96, 128), *lines, *teeth))
     assert step == 2
     [large] = [region.outline for region in regions if region.class_index == 0 and region.outline.area > 10_000]
     assert large.equals(shapely.box(32, 64, 192, 256))
+
+
+@pytest.mark.parametrize(("name", "bound"), [("MAX_BORDER_PX", 1200), ("MAX_REGIONS", 8)])
+def test_what_is_small_decides_no_step(monkeypatch, name, bound):
+    monkeypatch.setattr(contours, name, bound)
+    specks = [(2, left, top, left + 2, top + 2) for left in range(100, 300, 8) for top in range(0, 200, 8)]
+    regions, step = found(blocks((0, 16, 32, 96, 128), *specks))
+    assert step == 1
+    [large] = regions
+    assert large.outline.equals(shapely.box(32, 64, 192, 256))
+
+
+def test_what_a_coarser_grid_cuts_off_joins_its_neighbour(monkeypatch):
+    """A neck of one px is not on every second px, and leaves a head of 8 px by 6."""
+    monkeypatch.setattr(outlines, "_MOST_TRACED_PIXELS", 200 * 150)
+    regions, step = found(blocks((0, 16, 32, 96, 128), (0, 96, 60, 110, 61), (0, 110, 58, 118, 64)))
+    assert step == 2
+    assert [region.outline.bounds for region in regions] == [(32, 64, 192, 256)]
 
 
 def test_noise_ends_in_regions_too():

@@ -223,11 +223,7 @@ def test_what_the_model_lacks_is_said(caplog, spacings, wanted, words):
 
 def segmented(slide: Pictures, um_per_px: float) -> tuple[View, np.ndarray, int]:
     """Return what the model saw, its class map, and how often progress was told."""
-    told = 0
-
-    def tell() -> None:
-        nonlocal told
-        told += 1
+    told: list[tuple[Region, np.ndarray]] = []
 
     async def scenario() -> tuple[View, np.ndarray]:
         metrics = Metrics(CollectorRegistry())
@@ -235,12 +231,14 @@ def segmented(slide: Pictures, um_per_px: float) -> tuple[View, np.ndarray, int]
         await model.start(metrics)
         view = choose_view(slide, um_per_px, lambda level: True)
         try:
-            area = await segment_slide(model, view, workers, metrics, tell)
+            area = await segment_slide(model, view, workers, metrics, lambda *seen: told.append(seen))
         finally:
             await workers.close()
         return view, area.class_map
 
-    return *asyncio.run(scenario()), told
+    view, class_map = asyncio.run(scenario())
+    assert all(np.array_equal(pixels, view.read(region)) for region, pixels in told)
+    return view, class_map, len(told)
 
 
 def test_a_class_map_has_no_seams_and_is_that_of_the_slide_resampled_at_once():
