@@ -42,6 +42,7 @@ async def segment_files(
     """
     waiting = iter(paths)
     running: set[asyncio.Task[FileResult]] = set()
+    done: set[asyncio.Task[FileResult]] = set()
     try:
         while True:
             while len(running) < at_once and (path := next(waiting, None)) is not None:
@@ -54,7 +55,8 @@ async def segment_files(
     finally:
         for task in running:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)  # nothing still works when the caller ends the model
+        # Nothing still works when the caller ends the model, and no further error of those that are done is logged.
+        await asyncio.gather(*running, *done, return_exceptions=True)
 
 
 async def _segment_file(
