@@ -237,14 +237,18 @@ def test_a_run_folder_notes_what_it_ran_on_and_how_long_in_all(tmp_path):
 
 
 def test_half_precision_learns_nearly_the_same(tmp_path):
-    full, half = trainer(tmp_path / "full", epochs=1), trainer(tmp_path / "half", epochs=1, precision="bfloat16")
+    """Of crops of several strides a side: over a single value each, normalisation makes rounding as large as signal."""
+    full, half = (
+        trainer(tmp_path / run, epochs=1, crop_px=96, precision=precision)
+        for run, precision in (("full", "float32"), ("half", "bfloat16"))
+    )
     full.train(Silent())
     half.train(Silent())
 
     assert all(value.dtype != torch.bfloat16 for value in half.network.state_dict().values())
     first = [steps_of(tmp_path / run)[0]["loss"] for run in ("full", "half")]
     assert first[0] != first[1]
-    assert first[1] == pytest.approx(first[0], rel=0.02)
+    assert first[1] == pytest.approx(first[0], rel=0.01)
 
 
 def test_crops_cut_by_another_process_are_the_same(tmp_path):
