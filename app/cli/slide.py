@@ -25,7 +25,7 @@ from app.errors import ExtraMissing, TesseraError
 from app.inference.model import BatchedSegmenter, load_segmenter
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.segmentation.folder import FileResult
-from app.segmentation.results_table import without
+from app.segmentation.results_table import not_finished, without
 from app.segmentation.workers import Workers
 from app.settings import Settings
 from app.telemetry.metrics import SegmentationMetrics
@@ -98,7 +98,8 @@ async def _segment_all(
 ) -> list[FileResult]:
     """Segment the slides one by one, say what becomes of each, and write the table anew with each.
 
-    Its rows from `before` stay, each until the slide's turn comes, whose old results go then.
+    Its rows from `before` stay, each until the slide's turn comes, whose old results go then. A slide that this run
+    does not finish has a row that says so.
     """
     from app.segmentation.slide_files import TABLE_FILE, SlideFileSegmentation, columns  # noqa: PLC0415
 
@@ -108,8 +109,8 @@ async def _segment_all(
     results: list[FileResult] = []
 
     def write(begun: int) -> None:
-        rows = without(before, paths[:begun])
-        write_results(results, columns(model.manifest), out / TABLE_FILE, rows)
+        rows, at_work = without(before, paths[:begun]), paths[len(results) : begun]
+        write_results([*results, *map(not_finished, at_work)], columns(model.manifest), out / TABLE_FILE, rows)
 
     write(0)  # if that cannot be done, it is better known before hours of work
     await model.start(metrics)

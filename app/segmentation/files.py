@@ -12,11 +12,19 @@ from app.imaging.paint import paint_mask, paint_overlay
 from app.interop.provenance import picture_text
 from app.pathology.classes import code
 from app.pathology.manifest import ModelManifest
-from app.segmentation.folder import SLIDE_SUFFIXES, TIFF_SUFFIXES, FileResult, problem_of, replace, result_path
+from app.segmentation.folder import (
+    SLIDE_SUFFIXES,
+    TIFF_SUFFIXES,
+    FileResult,
+    all_or_none,
+    problem_of,
+    replace,
+    result_path,
+)
 from app.segmentation.patch import PatchSegmentation, SegmentedPatch
 
 TABLE_FILE = "labels.csv"
-MASK, OVERLAY = ("_mask.png", "_overlay.png")
+MASK, OVERLAY = ENDINGS = ("_mask.png", "_overlay.png")
 """Of the results' names."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", *TIFF_SUFFIXES, ".webp", ".bmp", ".dcm"})
 _AS_SLIDES = "a whole slide is segmented by `tessera slide`"
@@ -31,6 +39,8 @@ async def segment_files(
     patches: PatchSegmentation, paths: Sequence[Path], out: Path, opacity: float, mpp: float | None, at_once: int
 ) -> AsyncIterator[FileResult]:
     """Segment each file and write `NAME_mask.png` and `NAME_overlay.png` to `out`; yield results as they come.
+
+    Of a file there are both or none; those from before are removed.
 
     Args:
         patches: The use case that segments one patch.
@@ -65,11 +75,10 @@ async def _segment_file(
     if path.suffix.lower() in SLIDE_SUFFIXES:  # of some of these, a picture of the glass could be read
         return FileResult(path, problem=_AS_SLIDES)
     try:
-        async with patches.segmented(await asyncio.to_thread(_read, path, patches.limits.side_px), mpp) as patch:
-            pictures = await patches.encode(partial(_paint, patch, patches.manifest, opacity))
-            row, warnings = _row(patch), tuple(warning.message for warning in patch.warnings)
-        for ending, png in pictures.items():
-            await asyncio.to_thread(replace, result_path(out, path, ending), png)
+        with all_or_none(out, path, ENDINGS):
+            async with patches.segmented(await asyncio.to_thread(_read, path, patches.limits.side_px), mpp) as patch:
+                await patches.encode(partial(_write, patch, patches.manifest, opacity, out, path))
+                row, warnings = _row(patch), tuple(warning.message for warning in patch.warnings)
     except (UnsupportedImage, ImageTooLarge) as error:
         hint = f"; {_AS_SLIDES}" if path.suffix.lower() in TIFF_SUFFIXES else ""
         return FileResult(path, problem=f"{error}{hint}")
@@ -100,12 +109,12 @@ def _read(path: Path, max_side_px: int) -> bytes:
         return file.read()
 
 
-def _paint(patch: SegmentedPatch, manifest: ModelManifest, opacity: float) -> dict[str, bytes]:
+def _write(patch: SegmentedPatch, manifest: ModelManifest, opacity: float, out: Path, path: Path) -> None:
     text = picture_text(manifest, patch.conditions)
-    return {
-        MASK: paint_mask(patch.class_map, manifest.classes, text),
-        OVERLAY: paint_overlay(patch.image, patch.class_map, manifest.classes, opacity, text),
-    }
+    mask = paint_mask(patch.class_map, manifest.classes, text)
+    overlay = paint_overlay(patch.image, patch.class_map, manifest.classes, opacity, text)
+    replace(result_path(out, path, MASK), mask)
+    replace(result_path(out, path, OVERLAY), overlay)
 
 
 def columns(manifest: ModelManifest) -> list[str]:

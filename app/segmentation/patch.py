@@ -151,7 +151,7 @@ class PatchSegmentation:
         return SegmentedPatch(**known, image=image, sha256=found.sha256, scale=found.scale, warnings=found.warnings)
 
     async def encode(self, work: Callable[[], _T]) -> _T:
-        """Return what `work`, which makes an answer's bytes of a patch, returns; it runs in a worker thread."""
+        """Return what `work`, which makes an answer of a patch, returns; it runs in a worker thread."""
         return await self._workers.run("encode", work)
 
     async def put_together(self, work: Callable[[], _T], size_bytes: int) -> _T:

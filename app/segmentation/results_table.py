@@ -8,8 +8,16 @@ from pathlib import Path
 
 from app.segmentation.folder import FileResult, replace, result_path
 
+_NOT_FINISHED = "not finished: the run ended before"
+"""The problem of a file whose results may be there or not."""
+
 _FILE, _PROBLEM = 0, -1
 """Columns of every row."""
+
+
+def not_finished(path: Path) -> FileResult:
+    """Return what a table says of a file from when its turn comes until it is done."""
+    return FileResult(path, problem=_NOT_FINISHED)
 
 
 def write_table(
@@ -60,14 +68,14 @@ def superseding(paths: Sequence[Path], rows: Sequence[Sequence[str]]) -> tuple[s
     given = {_as_written(path): path for path in paths}
     for row in rows:
         other = by_stem.get(Path(row[_FILE]).stem)
-        if other is not None and not row[_PROBLEM] and os.path.realpath(row[_FILE]) != os.path.realpath(other):
+        if other is not None and _may_have_results(row) and os.path.realpath(row[_FILE]) != os.path.realpath(other):
             return row[_FILE], given[other]
     return None
 
 
 def foreign(paths: Sequence[Path], rows: Sequence[Sequence[str]], out: Path, endings: Iterable[str]) -> Path | None:
     """Return a file that a result of one of `paths` would replace and that is no result in `rows`; or None."""
-    known = {Path(row[_FILE]).stem for row in rows if not row[_PROBLEM]}
+    known = {Path(row[_FILE]).stem for row in rows if _may_have_results(row)}
     unknown = [path for path in paths if _as_written(path).stem not in known]
     results = (result_path(out, path, ending) for path in unknown for ending in endings)
     return next((result for result in results if os.path.lexists(result)), None)
@@ -77,6 +85,10 @@ def without(rows: Sequence[Sequence[str]], paths: Iterable[Path]) -> list[Sequen
     """Return `rows` but for those of `paths`, which go by their names without endings, as results do."""
     stems = {_as_written(path).stem for path in paths}
     return [row for row in rows if Path(row[_FILE]).stem not in stems]
+
+
+def _may_have_results(row: Sequence[str]) -> bool:
+    return row[_PROBLEM] in ("", _NOT_FINISHED)
 
 
 def _header(columns: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ import csv
 import os
 import subprocess
 import sys
-from errno import EACCES
+from errno import EACCES, ENOSPC
 from pathlib import Path
 
 import httpx2 as httpx
@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
-from app.segmentation import files
+from app.segmentation import files, results_table
+from app.segmentation.folder import replace
 from tests.conftest import ROOT
 from tests.pictures import WHITE, encoded, noise, opened, plain
 
@@ -114,27 +115,87 @@ def test_a_result_never_replaces_an_input(tmp_path):
     assert truth.read_bytes() == before
 
 
-def test_a_result_that_cannot_be_written_is_said_and_spares_the_others(tmp_path):
+def test_a_result_that_cannot_be_written_is_said_and_spares_the_others(tmp_path, monkeypatch):
     for name in ("a", "b"):
         (tmp_path / f"{name}.png").write_bytes(encoded(noise(8, 8)))
+
+    def write(path: Path, content: bytes) -> None:
+        if path.name == "a_overlay.png":
+            raise OSError(ENOSPC, "No space left on device", str(path))
+        replace(path, content)
+
+    monkeypatch.setattr(files, "replace", write)
     out = tmp_path / "out"
-    (out / "a_mask.png").mkdir(parents=True)
     result = run(tmp_path / "a.png", tmp_path / "b.png", "--out", out)
     assert result.exit_code == 1
     bad, good = table(out)
-    assert "a_mask.png" in bad["problem"]
+    assert bad["problem"] == f"{out / 'a_overlay.png'}: No space left on device"
     assert good["problem"] == ""
-    assert not list(out.glob(".*"))
+    assert sorted(entry.name for entry in out.iterdir()) == ["b_mask.png", "b_overlay.png", "labels.csv"]
 
 
-def test_a_table_that_cannot_be_written_is_said_after_what_else_there_is_to_say(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no image")
+def test_a_table_that_cannot_be_written_is_said_before_an_image_is_segmented(tmp_path):
     (tmp_path / "out" / "labels.csv").mkdir(parents=True)
+    result = run(PATCHES / "cmu1-skin-1.png", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == f"Error: {tmp_path / 'out' / 'labels.csv'}: Is a directory"
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["labels.csv"]
+
+
+def test_a_table_that_cannot_be_written_any_more_is_said_after_what_else_there_is_to_say(tmp_path, monkeypatch):
+    """Once the work is done, as on a disk that it filled."""
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    real, calls = results_table.replace, []
+
+    def write(path: Path, content: bytes) -> None:
+        calls.append(path)
+        if len(calls) > 1:
+            raise OSError(ENOSPC, "No space left on device", str(path))
+        real(path, content)
+
+    monkeypatch.setattr(results_table, "replace", write)
     result = run(tmp_path / "broken.png", "--out", tmp_path / "out")
     assert result.exit_code == 1
     problem, said = result.stderr.splitlines()[-2:]
     assert "broken.png: not an image in a known format" in problem
-    assert said == f"Error: {tmp_path / 'out' / 'labels.csv'}: Is a directory"
+    assert said == f"Error: {tmp_path / 'out' / 'labels.csv'}: No space left on device"
+    assert table(tmp_path / "out")[0]["problem"] == "not finished: the run ended before"
+
+
+@pytest.mark.parametrize("ending", ["_mask.png", "_overlay.png"])
+def test_a_result_replaces_no_file_that_is_none(tmp_path, ending):
+    own = tmp_path / "out" / f"cmu1-skin-1{ending}"
+    own.parent.mkdir()
+    own.write_text("drawn by hand")
+    result = run(PATCHES, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"{own} would be replaced by a result, and labels.csv names no file" in result.stderr
+    assert own.read_text() == "drawn by hand"
+    assert [entry.name for entry in own.parent.iterdir()] == [own.name]
+
+
+def test_a_second_run_adds_to_the_table_and_replaces_its_own_results(tmp_path):
+    out, one, two = tmp_path / "out", tmp_path / "one.png", tmp_path / "two.png"
+    one.write_bytes(encoded(noise(8, 8)))
+    two.write_bytes(encoded(noise(8, 8)))
+    assert run(one, two, "--out", out).exit_code == 0
+    first = table(out)[0]
+    two.write_bytes(b"no image any more")
+    assert run(two, "--out", out).exit_code == 1
+    kept, failed = table(out)
+    assert kept == first
+    assert "not an image" in failed["problem"]
+    assert sorted(entry.name for entry in out.iterdir()) == ["labels.csv", "one_mask.png", "one_overlay.png"]
+
+
+def test_results_of_another_image_of_the_same_name_are_not_replaced(tmp_path):
+    one, other = _image(tmp_path / "a" / "x.png"), _image(tmp_path / "b" / "x.png")
+    assert run(one, "--out", tmp_path / "out").exit_code == 0
+    before = {entry: entry.read_bytes() for entry in (tmp_path / "out").iterdir()}
+    result = run(other, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"has results of {one}, which those of {other} would replace" in result.stderr
+    assert {entry: entry.read_bytes() for entry in (tmp_path / "out").iterdir()} == before
 
 
 def test_odd_entries_of_a_folder(tmp_path):
@@ -213,7 +274,9 @@ def test_sigterm_ends_it_and_leaves_no_file_half_written(tmp_path):
     command = [sys.executable, "-c", program, "segment", PATCHES / "cmu1-skin-1.png", "--out", out, "--device", "cpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "Aborted!")
-    assert [entry.name for entry in out.iterdir()] == ["cmu1-skin-1_mask.png"]
+    assert [entry.name for entry in out.iterdir()] == ["labels.csv"]
+    assert [row["problem"] for row in table(out)] == ["not finished: the run ended before"]
+    assert run(PATCHES / "cmu1-skin-1.png", "--out", out).exit_code == 0
 
 
 def test_a_folder_whose_name_is_no_utf8_takes_results(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -276,7 +277,36 @@ def test_sigterm_ends_it_and_leaves_nothing_half_done(tmp_path):
         "one_overlay.png",
         "slides.csv",
     ]
-    assert [Path(row["file"]).name for row in table(out)] == ["one.svs"]
+    rows = {Path(row["file"]).name: row["problem"] for row in table(out)}
+    assert rows == {"one.svs": "", "two.svs": "not finished: the run ended before"}
+
+
+def test_a_run_that_was_killed_hinders_no_other(tmp_path):
+    """Results whose row was never written are those of the slide that the table calls not finished."""
+    out = tmp_path / "out"
+    slide = write_svs(tmp_path / "x.svs", noise(64, 64))
+    program = """if True:
+        import os, signal
+        from app.cli import main
+        from app.segmentation import slide_files
+
+        real = slide_files.replace
+
+        def write(path, content):
+            real(path, content)
+            if path.name.endswith("_overlay.png"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        slide_files.replace = write
+        main()
+    """
+    command = [sys.executable, "-c", program, "slide", slide, "--out", out, "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(out.glob("x*"))) == 3
+    assert [row["problem"] for row in table(out)] == ["not finished: the run ended before"]
+    assert run(slide, "--out", out).exit_code == 0
+    assert [row["problem"] for row in table(out)] == [""]
 
 
 def test_a_table_that_cannot_be_written_is_said_before_a_slide_is_segmented(tmp_path):
