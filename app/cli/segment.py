@@ -97,10 +97,12 @@ async def _segment_all(
                 done.add(result.path)
                 bar.update(1)
     finally:
-        await model.close()
-        await workers.close()
-        _tell([result for path, result in results.items() if path in done])
-        write()
+        try:
+            _tell([result for path, result in results.items() if path in done])
+            write()  # before anything is waited for: a second signal ends that
+        finally:
+            await model.close()
+            await workers.close()
     return list(results.values())
 
 

@@ -257,26 +257,41 @@ def test_where_memory_does_not_suffice_it_costs_that_image_alone(tmp_path, monke
 
 
 def test_sigterm_ends_it_and_leaves_no_file_half_written(tmp_path):
+    """However often it comes; here while a mask is being written, and again while the model is being ended."""
     program = """if True:
         import os, signal
         from app.cli import main
+        from app.inference.model import BatchedSegmenter
         from app.segmentation import files, folder
 
         def replace(path, content):
             with folder.replacing(path) as partial:
                 partial.write_bytes(content)
-                os.kill(os.getpid(), signal.SIGTERM)
+                if path.name == "two_mask.png":
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        real = BatchedSegmenter.close
+
+        async def close(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await real(self)
 
         files.replace = replace
+        BatchedSegmenter.close = close
         main()
     """
     out = tmp_path / "out"
-    command = [sys.executable, "-c", program, "segment", PATCHES / "cmu1-skin-1.png", "--out", out, "--device", "cpu"]
+    images = [_image(tmp_path / name / f"{name}.png") for name in ("one", "two")]
+    command = [sys.executable, "-c", program, "segment", images[0], "--out", out, "--device", "cpu"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False).returncode == 1
+    assert [row["problem"] for row in table(out)] == [""]
+    command[4] = images[1]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "Aborted!")
-    assert [entry.name for entry in out.iterdir()] == ["labels.csv"]
-    assert [row["problem"] for row in table(out)] == ["not finished: the run ended before"]
-    assert run(PATCHES / "cmu1-skin-1.png", "--out", out).exit_code == 0
+    assert "Traceback" not in done.stderr
+    assert sorted(entry.name for entry in out.iterdir()) == ["labels.csv", "one_mask.png", "one_overlay.png"]
+    assert [row["problem"] for row in table(out)] == ["", "not finished: the run ended before"]
+    assert run(images[1], "--out", out).exit_code == 0
 
 
 def test_a_folder_whose_name_is_no_utf8_takes_results(tmp_path):
