@@ -17,28 +17,28 @@ AS_IT_IS = Conditions(None, 1.0, ())
 
 
 def segmentation_object(
-    sources: Sequence[Dataset],
+    source: Dataset,
     class_map: ClassMap,
     manifest: ModelManifest,
     conditions: Conditions = AS_IT_IS,
     level: PyramidLevel | None = None,
 ) -> Dataset:
-    return dicom_seg.segmentation_object(sources, class_map, manifest, conditions, level)
+    return dicom_seg.segmentation_object(source, class_map, manifest, conditions, level)
 
 
 def measurement_report(
-    sources: Sequence[Dataset],
+    source: Dataset,
     seg: Dataset,
     fractions: Sequence[float],
     manifest: ModelManifest,
     conditions: Conditions = AS_IT_IS,
     image_mm2: float | None = None,
 ) -> Dataset:
-    return dicom_sr.measurement_report(sources, seg, fractions, manifest, conditions, image_mm2)
+    return dicom_sr.measurement_report(source, seg, fractions, manifest, conditions, image_mm2)
 
 
 def segmentation_pyramid(
-    levels: Sequence[Sequence[Dataset]],
+    levels: Sequence[Dataset],
     class_map: ClassMap,
     manifest: ModelManifest,
     spans: Spans = SAME,
@@ -46,7 +46,7 @@ def segmentation_pyramid(
     seen: Size | None = None,
 ) -> tuple[Dataset, ...]:
     """Return the pyramid of a map that the model made of the first level, unless it is said to have seen another."""
-    finest = levels[0][0]
+    finest = levels[0]
     seen = seen or Size(finest.TotalPixelMatrixColumns, finest.TotalPixelMatrixRows)
     return dicom_pyramid.segmentation_pyramid(levels, class_map, manifest, spans, warnings, seen)
 

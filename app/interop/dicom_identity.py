@@ -8,7 +8,7 @@ release where the model is younger, and not the clock's.
 import re
 import struct
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, time
 from typing import TYPE_CHECKING, Any
@@ -68,9 +68,9 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(10).join(parts)).int}"
 
 
-def series_uid(sources: Sequence["Dataset"], manifest: ModelManifest, modality: str) -> str:
+def series_uid(source: "Dataset", manifest: ModelManifest, modality: str) -> str:
     """Return the Series Instance UID of a model's results of one modality for a source series; known beforehand."""
-    return derived_uid("series", modality, str(sources[0].SeriesInstanceUID), maker(manifest))
+    return derived_uid("series", modality, str(source.SeriesInstanceUID), maker(manifest))
 
 
 def maker(manifest: ModelManifest) -> str:
@@ -138,14 +138,14 @@ def _is_day(digits: str) -> bool:
     return True
 
 
-def instance(sources: Sequence["Dataset"], manifest: ModelManifest, what: str, modality: str) -> dict[str, Any]:
+def instance(source: "Dataset", manifest: ModelManifest, what: str, modality: str) -> dict[str, Any]:
     """Return highdicom's arguments that say who made an object: series, equipment, time, character set.
 
     The device's serial number is the digest of the model file: it is what tells one device from another.
     """
-    when = made_at(sources[0], manifest)
+    when = made_at(source, manifest)
     return {
-        "series_instance_uid": series_uid(sources, manifest, modality),
+        "series_instance_uid": series_uid(source, manifest, modality),
         "series_number": _SERIES_NUMBERS[modality],
         "series_description": description(what, manifest),
         "instance_number": 1,
@@ -160,20 +160,20 @@ def instance(sources: Sequence["Dataset"], manifest: ModelManifest, what: str, m
     }
 
 
-def settle(dataset: "Dataset", sources: Sequence["Dataset"], manifest: ModelManifest) -> None:
+def settle(dataset: "Dataset", source: "Dataset", manifest: ModelManifest) -> None:
     """Replace what highdicom took from the clock or from chance: creation times, dimension organization.
 
     Also take away what it tells of where the source's scanner stands, and add the time zone that the source states.
     """
     from pydicom.valuerep import DA, DT, TM  # noqa: PLC0415
 
-    when = made_at(sources[0], manifest)
+    when = made_at(source, manifest)
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = DA(when.date()), TM(when.time())
     dataset.ContributingEquipmentSequence[-1].ContributionDateTime = DT(when)
     for equipment in dataset.ContributingEquipmentSequence:
         for keyword in _OF_A_PLACE:
             equipment.pop(keyword, None)
-    offset = str(sources[0].get("TimezoneOffsetFromUTC") or "")
+    offset = str(source.get("TimezoneOffsetFromUTC") or "")
     if re.fullmatch(_OFFSET, offset):
         dataset.TimezoneOffsetFromUTC = offset
     organization = derived_uid("dimensions", dataset.SOPInstanceUID)

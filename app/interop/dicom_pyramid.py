@@ -33,13 +33,13 @@ Spans = tuple[Fraction, Fraction]
 SAME: Spans = (Fraction(1), Fraction(1))
 
 
-def pyramid_series_uid(sources: Sequence["Dataset"], manifest: ModelManifest, spans: Spans) -> str:
+def pyramid_series_uid(source: "Dataset", manifest: ModelManifest, spans: Spans) -> str:
     """Return the Series Instance UID of a model's pyramid for its finest level; known before the slide is segmented.
 
     Each level that is a pyramid's finest has a series of its own, and so has each spacing at which the model saw the
     slide: viewers take all instances of a series for one pyramid.
     """
-    return derived_uid("pyramid series", str(sources[0].SOPInstanceUID), maker(manifest), *_named(spans))
+    return derived_uid("pyramid series", str(source.SOPInstanceUID), maker(manifest), *_named(spans))
 
 
 def level_spans(fine: "Dataset", coarse: "Dataset") -> Spans:
@@ -52,24 +52,24 @@ def level_spans(fine: "Dataset", coarse: "Dataset") -> Spans:
         return _steps(_size(fine), _spacing(fine), _size(coarse), _spacing(coarse))
 
 
-def conditions_of(sources: Sequence["Dataset"], spans: Spans, warnings: tuple[str, ...]) -> Conditions:
+def conditions_of(source: "Dataset", spans: Spans, warnings: tuple[str, ...]) -> Conditions:
     """Return what a result of a slide's level says of itself; a spacing that is not used counts as not known.
 
     Args:
-        sources: Headers of the finest level that has a result.
+        source: Header of the finest level that has a result.
         spans: How many pixels of the class map one of that level spans.
         warnings: Codes of what is odd about the slide.
 
     Raises:
-        UnsupportedImage: A header lacks its spacing.
+        UnsupportedImage: The header lacks its spacing.
     """
     with repeating_the_source():
-        down, across = (_UM_PER_MM * side for side in _spacing(sources[0]))
+        down, across = (_UM_PER_MM * side for side in _spacing(source))
     return Conditions(of_microscope(of_square_pixels(down, across)), float(spans[1]), warnings)
 
 
 def segmentation_pyramid(
-    levels: Sequence[Sequence["Dataset"]],
+    levels: Sequence["Dataset"],
     class_map: ClassMap,
     manifest: ModelManifest,
     spans: Spans,
@@ -82,7 +82,7 @@ def segmentation_pyramid(
     arguments, as those of `segmentation_object` do.
 
     Args:
-        levels: Of one slide, finest first, each as the headers that `segmentation_object` takes.
+        levels: Of one slide, finest first, each as the header that `segmentation_object` takes.
         class_map: (H, W) uint8, of size `seen`.
         manifest: The model that made the map.
         spans: How many pixels of the class map one of the first level spans.
@@ -90,17 +90,17 @@ def segmentation_pyramid(
         seen: The size at which the model saw the slide.
 
     Raises:
-        UnsupportedImage: A source lacks what the objects must repeat.
+        UnsupportedImage: A level lacks what the objects must repeat.
         ValueError: The class map is of another size.
         ExtraMissing: The packages that write DICOM are not installed.
     """
     require_dicom()
     with repeating_the_source():
-        sizes = [_size(sources[0]) for sources in levels]
-        tiles = [(int(sources[0].Rows), int(sources[0].Columns)) for sources in levels]
-        origins = [str(source.SOPInstanceUID) for sources in levels for source in sources]
+        sizes = [_size(source) for source in levels]
+        tiles = [(int(source.Rows), int(source.Columns)) for source in levels]
+        origins = [str(source.SOPInstanceUID) for source in levels]
         series_uid = pyramid_series_uid(levels[0], manifest, spans)
-        spacings = [_spacing(sources[0]) for sources in levels]
+        spacings = [_spacing(source) for source in levels]
     conditions = conditions_of(levels[0], spans, warnings)
     shape = (seen.height_px, seen.width_px)
     if class_map.shape != shape:

@@ -5,7 +5,6 @@ Source: DICOM PS3.3, sections A.51 and C.8.20.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,7 @@ class PyramidLevel:
 
 
 def segmentation_object(
-    sources: Sequence["Dataset"],
+    source: "Dataset",
     class_map: ClassMap,
     manifest: ModelManifest,
     conditions: Conditions,
@@ -75,15 +74,15 @@ def segmentation_object(
     the same input gives the same bytes.
 
     Args:
-        sources: Headers of the instance that was segmented, and of any others of its level; from a file or from the
-            JSON of WADO-RS. Pixel data is not looked at.
-        class_map: (H, W) uint8, the size of the first source's total pixel matrix or frame.
+        source: Header of the instance that was segmented, from a file or from the JSON of WADO-RS. Pixel data is not
+            looked at.
+        class_map: (H, W) uint8, the size of the source's total pixel matrix or frame.
         manifest: The model that made the map.
         conditions: How it saw the image.
         level: Of a pyramid; None for an object of its own.
 
     Raises:
-        UnsupportedImage: A source lacks what the object must repeat.
+        UnsupportedImage: The source lacks what the object must repeat.
         ValueError: The class map is not of the source's size.
         ExtraMissing: The packages that write DICOM are not installed.
     """
@@ -91,14 +90,14 @@ def segmentation_object(
     from highdicom.seg import Segmentation  # noqa: PLC0415
 
     with repeating_the_source():
-        source = _placed(sources[0])
-        is_tiled = "TotalPixelMatrixRows" in source
+        placed = _placed(source)
+        is_tiled = "TotalPixelMatrixRows" in placed
         shape = (
-            (source.TotalPixelMatrixRows, source.TotalPixelMatrixColumns) if is_tiled else (source.Rows, source.Columns)
+            (placed.TotalPixelMatrixRows, placed.TotalPixelMatrixColumns) if is_tiled else (placed.Rows, placed.Columns)
         )
-        identity = instance(sources, manifest, "Tissue classes", "SEG")
+        identity = instance(source, manifest, "Tissue classes", "SEG")
         if level is None:
-            tracked = uid = _content_uid(sources, class_map, manifest, conditions)
+            tracked = uid = _content_uid(source, class_map, manifest, conditions)
         else:
             tracked, uid = level.pyramid_uid, derived_uid("level", level.pyramid_uid, str(source.SOPInstanceUID))
             identity |= level.identity()
@@ -110,8 +109,7 @@ def segmentation_object(
         segments[0, 0] = 1  # of an empty map highdicom would write every frame; this one is emptied again below
     with repeating_the_source():
         result: Dataset = Segmentation(
-            source_images=[source],
-            further_source_images=sources[1:],
+            source_images=[placed],
             pixel_array=segments,
             segmentation_type="BINARY",
             segment_descriptions=_descriptions(manifest, conditions, tracked),
@@ -123,19 +121,17 @@ def segmentation_object(
             **identity,
         )
         result.PatientOrientation = None  # type 2C, and highdicom leaves it out (PS3.3, section C.7.6.1)
-        settle(result, sources, manifest)
+        settle(result, source, manifest)
     if is_empty:
         result.PixelData = bytes(len(result.PixelData))
     return result
 
 
-def _content_uid(
-    sources: Sequence["Dataset"], class_map: ClassMap, manifest: ModelManifest, conditions: Conditions
-) -> str:
+def _content_uid(source: "Dataset", class_map: ClassMap, manifest: ModelManifest, conditions: Conditions) -> str:
     """Return a UID for this very content: on another device the model may give another map of the same slide."""
-    origins = (str(source.SOPInstanceUID) for source in sources)
+    origin = str(source.SOPInstanceUID)
     content = hashlib.sha256(np.ascontiguousarray(class_map).data).hexdigest()
-    return derived_uid("segmentation", *origins, maker(manifest), content, str(parameters_of(manifest, conditions)))
+    return derived_uid("segmentation", origin, maker(manifest), content, str(parameters_of(manifest, conditions)))
 
 
 def _placed(source: "Dataset") -> "Dataset":

@@ -30,7 +30,7 @@ _DIGITS = 6
 
 
 def measurement_report(
-    sources: Sequence["Dataset"],
+    source: "Dataset",
     seg: "Dataset",
     fractions: Sequence[float],
     manifest: ModelManifest,
@@ -44,15 +44,15 @@ def measurement_report(
     `dicom_seg.segmentation_object` is.
 
     Args:
-        sources: Headers of the segmented instance, and of any others of its level.
-        seg: What `segmentation_object` returned for them and for `conditions`.
+        source: Header of the segmented instance.
+        seg: What `segmentation_object` returned for it and for `conditions`.
         fractions: The share of the pixels that each class of the manifest has, 0 to 1, background included.
         manifest: The model.
         conditions: How it saw the image.
         image_mm2: The area of the pixels that `fractions` are shares of; None where it is not known.
 
     Raises:
-        UnsupportedImage: A source lacks what the object must repeat.
+        UnsupportedImage: The source lacks what the object must repeat.
         ExtraMissing: The packages that write DICOM are not installed.
     """
     require_dicom()
@@ -62,9 +62,9 @@ def measurement_report(
     shares = [fractions[index] for index in label_indices(manifest.classes)]
     measured = list(zip(seg.SegmentSequence, manifest.label_classes, shares, strict=True))
     with repeating_the_source():
-        identity = instance(sources, manifest, "Tissue fractions", "SR")
+        identity = instance(source, manifest, "Tissue fractions", "SR")
         identity["series_instance_uid"] = derived_uid("report series", str(seg.SeriesInstanceUID))
-        completed = [complete(source) for source in sources]
+        completed = complete(source)
         observer = sr.ObserverContext(
             observer_type=codes.DCM.Device,
             observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -79,21 +79,21 @@ def measurement_report(
             observation_context=sr.ObservationContext(observer_device_context=observer),
             procedure_reported=codes.SCT.ImagingProcedure,
             imaging_measurements=[
-                _group(sources, seg, segment, tissue, manifest, conditions, _measurements(fraction, image_mm2))
+                _group(source, seg, segment, tissue, manifest, conditions, _measurements(fraction, image_mm2))
                 for segment, tissue, fraction in measured
             ],
             title=codes.DCM.ImagingMeasurementReport,
-            referenced_images=completed,
+            referenced_images=[completed],
         )
         report: Dataset = sr.ComprehensiveSR(
-            evidence=[*completed, seg],
+            evidence=[completed, seg],
             content=content,
             sop_instance_uid=derived_uid("report", str(seg.SOPInstanceUID), *map(repr, (*fractions, image_mm2))),
             is_complete=True,
             coding_schemes=[private_scheme()],
             **identity,
         )
-        settle(report, sources, manifest)
+        settle(report, source, manifest)
     return report
 
 
@@ -109,7 +109,7 @@ def _measurements(fraction: float, image_mm2: float | None) -> list[Any]:
 
 
 def _group(
-    sources: Sequence["Dataset"],
+    source: "Dataset",
     seg: "Dataset",
     segment: "Dataset",
     tissue: TissueClass,
@@ -128,9 +128,7 @@ def _group(
             seg.SOPClassUID,
             seg.SOPInstanceUID,
             segment.SegmentNumber,
-            source_images=[
-                sr.SourceImageForSegmentation(source.SOPClassUID, source.SOPInstanceUID) for source in sources
-            ],
+            source_images=[sr.SourceImageForSegmentation(source.SOPClassUID, source.SOPInstanceUID)],
         ),
         finding_category=concept(coding.category),
         finding_type=concept(coding.type),

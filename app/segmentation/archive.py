@@ -83,7 +83,7 @@ class _Plan:
     area: ScannedArea
     view: View
     carrier: Level
-    sources: list[tuple[Dataset, ...]]
+    sources: list[Dataset]
     spans: Spans
 
 
@@ -208,18 +208,18 @@ class ArchiveSegmentation:
         # A level that begins elsewhere would show the result beside the tissue.
         in_place = [index for index in range(view.index, len(levels)) if area.begins_with(index, view.index)]
         carrier = choose_carrier(levels, view, self._max_pixels, in_place)
-        sources = [area.headers(index) for index in in_place if index >= carrier]
-        rows, columns = level_spans(area.headers(view.index)[0], sources[0][0])
+        sources = [area.checked_header(index) for index in in_place if index >= carrier]
+        rows, columns = level_spans(area.checked_header(view.index), sources[0])
         return _Plan(area, view, levels[carrier], sources, (rows / view.step, columns / view.step))
 
     async def _known(self, plan: _Plan, study_uid: str) -> str | None:
         """Return the SOP Instance UID of the result that the archive holds, or None."""
         results_uid = pyramid_series_uid(plan.sources[0], self.manifest, plan.spans)
-        source_uid = str(plan.sources[0][0].SOPInstanceUID)
+        source_uid = str(plan.sources[0].SOPInstanceUID)
         return await asyncio.to_thread(self._archive.result_of, study_uid, results_uid, source_uid)
 
     async def _warnings(self, plan: _Plan) -> tuple[InputWarning, ...]:
-        states_other = names_other_stains(plan.sources[0][0])
+        states_other = names_other_stains(plan.sources[0])
         look = partial(stain_warnings, plan.area, self._rules, states_other=states_other)
         return await self._workers.run("decode", look)
 

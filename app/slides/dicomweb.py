@@ -70,14 +70,14 @@ class ScannedArea:
         dataset: Dataset = self._levels[level].datasets[0].as_dataset()
         return dataset
 
-    def headers(self, level: int) -> tuple[Dataset, ...]:
-        """Return the data set, without bulk data, of the instance that holds the pixels of a level.
+    def checked_header(self, level: int) -> Dataset:
+        """Return the data set, without bulk data, of the one instance that holds the pixels of a level.
 
         Raises:
             SlideUnreadable: There are several, or it has several focal planes or optical paths: the archive's order, or
                 that of frames, would decide which is segmented.
         """
-        datasets = [dataset.as_dataset() for dataset in self._levels[level].datasets]
+        datasets: list[Dataset] = [dataset.as_dataset() for dataset in self._levels[level].datasets]
         if any(map(is_part, datasets)):
             raise SlideUnreadable(
                 "a level of the slide is a concatenation, which is not read; store it as one instance"
@@ -88,7 +88,7 @@ class ScannedArea:
                 " store those to be segmented in series of their own"
             )
         check_single(datasets[0])
-        return tuple(datasets)
+        return datasets[0]
 
 
 class DicomwebSlide:

@@ -54,7 +54,7 @@ def strange_segmentations(source: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
     """Give segmentations of a slide, newest last: the first is one that can be shown."""
 
     def segmentation(name: str, **attributes: str) -> pydicom.Dataset:
-        found = segmentation_object([source], class_map(), manifest())
+        found = segmentation_object(source, class_map(), manifest())
         found.SeriesDescription = name
         found.SeriesInstanceUID, found.SOPInstanceUID = (
             generate_uid(entropy_srcs=[name]),
@@ -88,9 +88,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     slide = write_slide(folder / "slide", cmu1(), name=ANSWERED)
     source = pydicom.dcmread(slide[0], stop_before_pixels=True)
     segmentation = folder / "segmentation.dcm"
-    segmentation.write_bytes(to_bytes(segmentation_object([source], class_map(), manifest())))
+    segmentation.write_bytes(to_bytes(segmentation_object(source, class_map(), manifest())))
     layered = write_slide(folder / "layered", cmu1(), name=LAYERED)
-    levels = [[pydicom.dcmread(path, stop_before_pixels=True)] for path in layered]
+    levels = [pydicom.dcmread(path, stop_before_pixels=True) for path in layered]
     pyramid = []
     for level in segmentation_pyramid(levels, class_map(), manifest()):
         pyramid.append(folder / f"pyramid-{level.InstanceNumber}.dcm")
@@ -102,7 +102,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     for version in ("0.9.1", "0.10.0"):
         model = manifest().model_copy(update={"version": version})
         versioned.append(folder / f"{version}.dcm")
-        versioned[-1].write_bytes(to_bytes(segmentation_object([finest], class_map()[:512, :512], model)))
+        versioned[-1].write_bytes(to_bytes(segmentation_object(finest, class_map()[:512, :512], model)))
     with pytest.MonkeyPatch.context() as patch:
         for name, password in PASSWORDS.items():
             patch.setenv(name, password)

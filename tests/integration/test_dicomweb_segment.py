@@ -284,7 +284,7 @@ def test_a_slide_is_read_as_it_is_stored_whatever_its_compression(archive, tmp_p
             assert [level.um_per_px for level in area.levels] == pytest.approx([0.499, 0.998, 1.996])
             assert [level.downsample for level in area.levels] == [1, 2, 4]
             read = area.read(0, Region(100, 50, Size(500, 530)))
-            assert area.headers(1)[0].SOPInstanceUID == header(paths[1]).SOPInstanceUID
+            assert area.checked_header(1).SOPInstanceUID == header(paths[1]).SOPInstanceUID
     expected = pixels(paths[0]) if syntax == JPEGBaseline8Bit else image
     assert np.array_equal(read, expected[50:580, 100:600])
 
@@ -323,8 +323,8 @@ def test_a_level_that_is_not_one_whole_instance_is_refused_and_not_passed_over(
     with ArchiveSession(archive.dicomweb_url, access) as session, pytest.raises(SlideUnreadable, match=words):
         where = Archive(archive.dicomweb_url, session).client, session
         with DicomwebSlide(*where, of_slide.StudyInstanceUID, of_slide.SeriesInstanceUID) as opened:
-            assert opened.areas[0].headers(0)[0].SOPInstanceUID == of_slide.SOPInstanceUID
-            opened.areas[0].headers(1)
+            assert opened.areas[0].checked_header(0).SOPInstanceUID == of_slide.SOPInstanceUID
+            opened.areas[0].checked_header(1)
 
 
 @contextmanager
@@ -555,7 +555,8 @@ def test_what_scanners_put_beside_a_slide_is_no_level(archive, tmp_path):
     with ArchiveSession(archive.dicomweb_url, access) as session:
         where = Archive(archive.dicomweb_url, session).client, session
         with DicomwebSlide(*where, of_slide.StudyInstanceUID, of_slide.SeriesInstanceUID) as opened:
-            assert [len(opened.areas[0].headers(level)) for level in range(3)] == [1, 1, 1]
+            found = [opened.areas[0].checked_header(level).SOPInstanceUID for level in range(3)]
+            assert found == [header(path).SOPInstanceUID for path in paths]
 
 
 def test_what_is_no_slide_or_not_there_is_said_in_one_line(archive, tmp_path, refused):

@@ -72,8 +72,8 @@ class Area:
     def begins_with(self, level: int, other: int) -> bool:
         return begins_with(self.of_levels[level], self.of_levels[other])
 
-    def headers(self, level: int) -> tuple[Dataset, ...]:
-        return (self.of_levels[level],)
+    def checked_header(self, level: int) -> Dataset:
+        return self.of_levels[level]
 
     def read(self, level: int, region: Region) -> RgbImage:
         self.reads += 1

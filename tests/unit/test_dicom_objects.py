@@ -33,12 +33,12 @@ MODEL = manifest()
 
 
 def segmented(source: Dataset, class_map: ClassMap = CLASS_MAP, model: ModelManifest = MODEL) -> Dataset:
-    return segmentation_object([header_of(source)], class_map, model)
+    return segmentation_object(header_of(source), class_map, model)
 
 
 def reported(source: Dataset, model: ModelManifest = MODEL) -> Dataset:
     header = header_of(source)
-    return measurement_report([header], segmentation_object([header], CLASS_MAP, model), FRACTIONS, model)
+    return measurement_report(header, segmentation_object(header, CLASS_MAP, model), FRACTIONS, model)
 
 
 def numbers_in(seg: Dataset) -> set[int]:
@@ -126,8 +126,8 @@ def test_patient_and_study_are_the_sources(make, source_of, patient):
 @pytest.mark.parametrize("form", [header_of, as_metadata])
 def test_names_keep_their_letters(form):
     source = form(SLIDE)
-    seg = segmentation_object([source], CLASS_MAP, MODEL)
-    for made in (seg, measurement_report([source], seg, FRACTIONS, MODEL)):
+    seg = segmentation_object(source, CLASS_MAP, MODEL)
+    for made in (seg, measurement_report(source, seg, FRACTIONS, MODEL)):
         written = dcmread(BytesIO(to_bytes(made)))
         assert written.SpecificCharacterSet == "ISO_IR 192"
         assert written.ReferringPhysicianName == "Müller^Ängström"
@@ -137,7 +137,7 @@ def test_names_keep_their_letters(form):
 def test_names_in_any_character_set_arrive(name):
     (path,) = get_charset_files(f"{name}.dcm")
     data = Path(path).read_bytes()
-    seg = segmentation_object([dicom.header(data)], np.zeros((32, 32), np.uint8), MODEL)
+    seg = segmentation_object(dicom.header(data), np.zeros((32, 32), np.uint8), MODEL)
     assert dcmread(BytesIO(to_bytes(seg))).PatientName == dcmread(path).PatientName
 
 
@@ -151,7 +151,7 @@ def test_an_object_refers_to_its_source():
 @pytest.mark.parametrize("form", [header_of, as_metadata])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_slides_segmentation_comes_back_to_the_pixel(form, sparse, tmp_path):
-    seg = segmentation_object([form(whole_slide(IMAGE, sparse=sparse))], CLASS_MAP, MODEL)
+    seg = segmentation_object(form(whole_slide(IMAGE, sparse=sparse)), CLASS_MAP, MODEL)
     path = tmp_path / "seg.dcm"
     path.write_bytes(to_bytes(seg))
     numbers = hd.seg.segread(path).get_total_pixel_matrix(combine_segments=True)
@@ -164,7 +164,7 @@ def test_a_slides_segmentation_comes_back_to_the_pixel(form, sparse, tmp_path):
 )
 def test_a_single_frames_segmentation_comes_back_to_the_pixel(form, source, tmp_path):
     path = tmp_path / "seg.dcm"
-    path.write_bytes(to_bytes(segmentation_object([form(source)], CLASS_MAP, MODEL)))
+    path.write_bytes(to_bytes(segmentation_object(form(source), CLASS_MAP, MODEL)))
     (numbers,) = hd.seg.segread(path).get_pixels_by_source_instance([source.SOPInstanceUID], combine_segments=True)
     assert np.array_equal(numbers, np.array([1, 2, 3, 0])[CLASS_MAP])
 
@@ -240,7 +240,7 @@ def test_the_stain_counts_only_where_it_is_another():
 
 def test_the_results_series_is_known_before_the_slide_is_segmented():
     header = header_of(SLIDE)
-    assert series_uid([header], MODEL, "SEG") == segmented(SLIDE, CLASS_MAP[::-1]).SeriesInstanceUID
+    assert series_uid(header, MODEL, "SEG") == segmented(SLIDE, CLASS_MAP[::-1]).SeriesInstanceUID
 
 
 def test_a_class_map_of_another_size_is_a_mistake():
@@ -294,8 +294,8 @@ def test_a_result_is_never_older_than_its_model(released, expected):
 def test_the_time_zone_is_the_sources(stated, kept):
     source = header_of(SLIDE)
     source.TimezoneOffsetFromUTC = stated
-    seg = segmentation_object([source], CLASS_MAP, MODEL)
-    for made in (seg, measurement_report([source], seg, FRACTIONS, MODEL)):
+    seg = segmentation_object(source, CLASS_MAP, MODEL)
+    for made in (seg, measurement_report(source, seg, FRACTIONS, MODEL)):
         assert made.get("TimezoneOffsetFromUTC") == kept
 
 
@@ -304,11 +304,11 @@ def test_where_the_scanner_stands_is_not_repeated():
     source.InstitutionName, source.InstitutionAddress = "CANARY HOSPITAL", "CANARY STREET"
     source.InstitutionalDepartmentName, source.StationName = "CANARY WARD", "CANARY-1"
     source.DeviceSerialNumber = "CANARY-2"
-    seg = segmentation_object([source], CLASS_MAP, MODEL)
+    seg = segmentation_object(source, CLASS_MAP, MODEL)
     scanner, _ = seg.ContributingEquipmentSequence
     assert (scanner.Manufacturer, scanner.ManufacturerModelName, scanner.SoftwareVersions) == ("Scanners", "One", "1")
     seg.PatientName, seg.PatientID = "nobody", "none"
-    for made in (seg, measurement_report([source], seg, FRACTIONS, MODEL)):
+    for made in (seg, measurement_report(source, seg, FRACTIONS, MODEL)):
         made.PatientName, made.PatientID = "nobody", "none"
         assert b"CANARY" not in to_bytes(made)
 
@@ -316,8 +316,8 @@ def test_where_the_scanner_stands_is_not_repeated():
 @pytest.mark.parametrize("source", [SLIDE, FIELD])
 def test_a_report_gives_each_segments_area_where_the_spacing_is_known(source):
     header, conditions = header_of(source), Conditions(0.5, 1.0, ())
-    seg = segmentation_object([header], CLASS_MAP, MODEL, conditions)
-    report = measurement_report([header], seg, FRACTIONS, MODEL, conditions, 150 * 110 * 0.0005**2)
+    seg = segmentation_object(header, CLASS_MAP, MODEL, conditions)
+    report = measurement_report(header, seg, FRACTIONS, MODEL, conditions, 150 * 110 * 0.0005**2)
     groups = hd.sr.srread(BytesIO(to_bytes(report))).content.get_volumetric_roi_measurement_groups()
     for index, group in enumerate(groups):
         share, area = group.get_measurements()
@@ -328,21 +328,19 @@ def test_a_report_gives_each_segments_area_where_the_spacing_is_known(source):
 
 def test_reports_of_other_results_of_a_slide_are_series_of_their_own():
     header = header_of(SLIDE)
-    seg = segmentation_object([header], CLASS_MAP, MODEL)
-    levels = [
-        segmentation_object([header], CLASS_MAP, MODEL, level=PyramidLevel(uid, uid, 1)) for uid in ("1.2", "1.3")
-    ]
-    reports = [measurement_report([header], each, FRACTIONS, MODEL) for each in (seg, *levels)]
+    seg = segmentation_object(header, CLASS_MAP, MODEL)
+    levels = [segmentation_object(header, CLASS_MAP, MODEL, level=PyramidLevel(uid, uid, 1)) for uid in ("1.2", "1.3")]
+    reports = [measurement_report(header, each, FRACTIONS, MODEL) for each in (seg, *levels)]
     assert len({each.SeriesInstanceUID for each in (seg, *levels, *reports)}) == 6
-    assert reports[0].SeriesInstanceUID == measurement_report([header], seg, (0.0,) * 4, MODEL).SeriesInstanceUID
+    assert reports[0].SeriesInstanceUID == measurement_report(header, seg, (0.0,) * 4, MODEL).SeriesInstanceUID
 
 
 def test_the_area_is_of_what_was_counted_and_part_of_the_reports_name():
     """And not of the level that carries the result, which may be filled up to whole tiles."""
     header, conditions = header_of(SLIDE), Conditions(0.5, 1.0, ())
-    seg = segmentation_object([header], CLASS_MAP, MODEL, conditions)
+    seg = segmentation_object(header, CLASS_MAP, MODEL, conditions)
     reports = [
-        measurement_report([header], seg, (0.5, 0.0, 0.0, 0.5), MODEL, conditions, mm2) for mm2 in (1.5, 2.0, None)
+        measurement_report(header, seg, (0.5, 0.0, 0.0, 0.5), MODEL, conditions, mm2) for mm2 in (1.5, 2.0, None)
     ]
     found = [
         [
@@ -384,7 +382,7 @@ def test_metadata_that_lacks_what_may_be_empty_is_enough():
     source = as_metadata(SLIDE)
     for keyword in ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyTime"):
         del source[keyword]
-    assert not segmentation_object([source], CLASS_MAP, MODEL).PatientBirthDate
+    assert not segmentation_object(source, CLASS_MAP, MODEL).PatientBirthDate
     assert "PatientSex" not in source
 
 
@@ -401,7 +399,7 @@ def test_metadata_that_lacks_what_may_be_empty_is_enough():
 def test_malformed_and_impossible_values_are_left_empty(keyword, value):
     source = header_of(SLIDE)
     setattr(source, keyword, value)
-    assert not segmentation_object([source], CLASS_MAP, MODEL)[keyword].value
+    assert not segmentation_object(source, CLASS_MAP, MODEL)[keyword].value
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
@@ -411,7 +409,7 @@ def test_a_source_without_identifiers_is_refused(keyword, value):
     source = header_of(SLIDE)
     setattr(source, keyword, value)
     with pytest.raises(UnsupportedImage, match="malformed"):
-        segmentation_object([source], CLASS_MAP, MODEL)
+        segmentation_object(source, CLASS_MAP, MODEL)
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPClassUID", "FrameOfReferenceUID", "ImageOrientationSlide"])
@@ -419,7 +417,7 @@ def test_a_source_that_cannot_be_repeated_is_refused_without_its_values(keyword)
     source = header_of(SLIDE)
     del source[keyword]
     with pytest.raises(UnsupportedImage, match="repeats of its source") as refused:
-        segmentation_object([source], CLASS_MAP, MODEL)
+        segmentation_object(source, CLASS_MAP, MODEL)
     assert "CANARY" not in "".join(traceback.format_exception(refused.value))
 
 
@@ -427,8 +425,8 @@ def test_making_objects_tells_nothing_of_the_patient(caplog, capfd, recwarn):
     caplog.set_level(logging.DEBUG)
     source = header_of(SLIDE)
     source.PatientName = CANARY.replace("^", "=") + "=" + "x" * 70  # highdicom warns of such a name, and quotes it
-    seg = segmentation_object([source], CLASS_MAP, MODEL)
-    to_bytes(measurement_report([source], seg, FRACTIONS, MODEL))
+    seg = segmentation_object(source, CLASS_MAP, MODEL)
+    to_bytes(measurement_report(source, seg, FRACTIONS, MODEL))
     told = "".join([caplog.text, *capfd.readouterr(), *(str(warning.message) for warning in recwarn)])
     assert "CANARY" not in told
     assert SLIDE.SOPInstanceUID not in told
@@ -438,8 +436,8 @@ def test_a_missing_extra_is_named(monkeypatch):
     seg = segmented(SLIDE)
     monkeypatch.setattr("app.imaging.dicom_packages.find_spec", lambda _: None)
     for make in (
-        lambda: segmentation_object([], CLASS_MAP, MODEL),
-        lambda: measurement_report([], seg, FRACTIONS, MODEL),
+        lambda: segmentation_object(Dataset(), CLASS_MAP, MODEL),
+        lambda: measurement_report(Dataset(), seg, FRACTIONS, MODEL),
         lambda: to_bytes(seg),
     ):
         with pytest.raises(ExtraMissing, match="DICOM needs the extra 'dicom'"):

@@ -27,7 +27,7 @@ CLASS_MAP = classes_of(quarters(1100, 900))
 MODEL = manifest()
 SHAPES = [(900, 1100), (450, 550), (225, 275), (112, 137)]
 
-Levels = Sequence[Sequence[Dataset]]
+Levels = Sequence[Dataset]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def levels(files: list[Path]) -> Levels:
     """What an archive tells of each level."""
-    return [[as_metadata(dcmread(path))] for path in files]
+    return [as_metadata(dcmread(path)) for path in files]
 
 
 def class_map_of(seg: Dataset) -> ClassMap:
@@ -52,7 +52,7 @@ def class_map_of(seg: Dataset) -> ClassMap:
 def test_each_level_down_to_the_first_of_one_tile_has_its_segmentation(levels):
     pyramid = segmentation_pyramid(levels, CLASS_MAP, MODEL)
     assert [(seg.TotalPixelMatrixRows, seg.TotalPixelMatrixColumns) for seg in pyramid] == SHAPES
-    for seg, [source] in zip(pyramid, levels, strict=False):
+    for seg, source in zip(pyramid, levels, strict=False):
         shared, of_source = seg.SharedFunctionalGroupsSequence[0], source.SharedFunctionalGroupsSequence[0]
         assert shared.PixelMeasuresSequence[0].PixelSpacing == of_source.PixelMeasuresSequence[0].PixelSpacing
         [instance] = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
@@ -119,7 +119,7 @@ def test_an_absent_class_keeps_its_number_at_every_level_and_an_empty_map_is_one
 
 
 def test_the_same_input_gives_the_same_bytes_at_every_level(files, levels):
-    again = [[as_metadata(dcmread(path))] for path in files]
+    again = [as_metadata(dcmread(path)) for path in files]
     for one, other in zip(
         segmentation_pyramid(levels, CLASS_MAP, MODEL), segmentation_pyramid(again, CLASS_MAP, MODEL), strict=True
     ):
@@ -141,10 +141,10 @@ def test_one_pixel_that_differs_gives_every_level_another_uid(levels):
 
 
 def test_a_level_filled_up_to_whole_tiles_shows_each_class_where_its_spacing_puts_it(levels):
-    filled = deepcopy(levels[1][0])
+    filled = deepcopy(levels[1])
     filled.TotalPixelMatrixRows, filled.TotalPixelMatrixColumns = 512, 768  # 450 x 550 px are the slide's
     filled.NumberOfFrames = 6
-    seg = segmentation_pyramid([levels[0], [filled]], CLASS_MAP, MODEL)[1]
+    seg = segmentation_pyramid([levels[0], filled], CLASS_MAP, MODEL)[1]
     shown = class_map_of(seg)
     assert shown.shape == (512, 768)
     assert np.array_equal(shown[:450, :550], reduced(CLASS_MAP, SHAPES[1]))
@@ -172,20 +172,20 @@ def of_size(source: Dataset, side_px: int, um_per_px: float, across_um: float | 
 
 def test_levels_whose_sizes_and_spacings_agree_are_taken_at_their_word(levels):
     """Before, the nearest power of two was taken, and the coarse result lay 52 fine px off at its end."""
-    fine, coarse = of_size(levels[0][0], 2100, 0.25), of_size(levels[1][0], 1024, 0.5127)
+    fine, coarse = of_size(levels[0], 2100, 0.25), of_size(levels[1], 1024, 0.5127)
     assert level_spans(fine, coarse) == (Fraction(525, 256), Fraction(525, 256))
     class_map = np.zeros((2100, 2100), np.uint8)
     class_map[2050:] = 1  # from row 999.6 on
-    shown = class_map_of(segmentation_pyramid([[fine], [coarse]], class_map, MODEL)[1])
+    shown = class_map_of(segmentation_pyramid([fine, coarse], class_map, MODEL)[1])
     assert (shown[:999] == 0).all()
     assert (shown[1000:] == 1).all()
 
 
 def test_a_map_that_is_smaller_than_its_filled_up_level_is_no_mistake(levels):
     """The model saw every second pixel, and a pixel of the level that carries the result is as large."""
-    carrier = of_size(levels[1][0], 768, 2 * CMU1_UM_PER_PX)
+    carrier = of_size(levels[1], 768, 2 * CMU1_UM_PER_PX)
     seen = classes_of(quarters(550, 450))
-    [seg] = segmentation_pyramid([[carrier]], seen, MODEL, seen=Size(550, 450))
+    [seg] = segmentation_pyramid([carrier], seen, MODEL, seen=Size(550, 450))
     shown = class_map_of(seg)
     assert np.array_equal(shown[:450, :550], seen)
     assert (np.delete(shown, np.s_[:450], 0) == 3).all()
@@ -195,10 +195,10 @@ def test_a_map_that_is_smaller_than_its_filled_up_level_is_no_mistake(levels):
     ("down_um", "across_um", "stated"), [(0.5, 0.5, "0.5"), (0.5, 0.52, "unknown"), (20, 20, "unknown")]
 )
 def test_a_spacing_that_is_not_used_is_not_stated_either(levels, down_um, across_um, stated):
-    source = of_size(levels[0][0], 256, down_um, across_um)
-    conditions = conditions_of([source], SAME, ())
+    source = of_size(levels[0], 256, down_um, across_um)
+    conditions = conditions_of(source, SAME, ())
     assert conditions.stated["um_per_px"] == stated
-    [seg] = segmentation_pyramid([[source]], np.zeros((256, 256), np.uint8), MODEL)
+    [seg] = segmentation_pyramid([source], np.zeros((256, 256), np.uint8), MODEL)
     [algorithm] = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
     assert f"um_per_px={stated}," in algorithm.AlgorithmParameters
 
@@ -223,7 +223,7 @@ def test_a_map_on_a_grid_of_the_models_own_is_shown_where_it_lies_at_each_level(
     seen = classes_of(quarters(440, 360))
     pyramid = segmentation_pyramid(levels, seen, MODEL, (Fraction(2, 5), Fraction(2, 5)), seen=Size(440, 360))
     assert [(seg.TotalPixelMatrixRows, seg.TotalPixelMatrixColumns) for seg in pyramid] == SHAPES
-    for seg, [source] in zip(pyramid, levels, strict=False):
+    for seg, source in zip(pyramid, levels, strict=False):
         shown = class_map_of(seg)
         assert np.array_equal(shown, classes_of(quarters(*shown.shape[::-1])))
         shared, of_source = seg.SharedFunctionalGroupsSequence[0], source.SharedFunctionalGroupsSequence[0]
@@ -247,8 +247,8 @@ def test_a_class_map_of_another_size_is_a_mistake(levels):
 
 @pytest.mark.parametrize("keyword", ["TotalPixelMatrixRows", "ImageOrientationSlide"])
 def test_a_level_that_cannot_be_repeated_is_refused_without_its_values(files, keyword):
-    levels = [[as_metadata(dcmread(path))] for path in files]
-    del levels[1][0][keyword]
+    levels = [as_metadata(dcmread(path)) for path in files]
+    del levels[1][keyword]
     with pytest.raises(UnsupportedImage, match="repeats of its source"):
         segmentation_pyramid(levels, CLASS_MAP, MODEL)
 
