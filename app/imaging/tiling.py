@@ -22,22 +22,24 @@ class Window:
     keep: Region
 
 
-def plan_windows(size: Size, window_px: int, margin_px: int) -> list[Window]:
+def plan_windows(size: Size, window_px: int, margin_px: int, stride_px: int) -> list[Window]:
     """Cover a patch with windows, row by row.
 
     Neighbours overlap by at least twice the margin and each keeps its half of the overlap, so a kept pixel is at
-    least `margin_px` away from every window border that is not the patch's own.
+    least `margin_px` away from every window border that is not the patch's own. Windows begin at multiples of the
+    stride: a network sees a pixel in the same place of its grid in each of them, and in the whole patch.
 
     Args:
         size: The patch's size.
-        window_px: The longest side of a window, more than twice `margin_px`.
-        margin_px: The context that a kept pixel has on each side.
+        window_px: The longest side of a window, a multiple of `stride_px`.
+        margin_px: The context that a kept pixel has on each side; twice that leaves a stride of the window.
+        stride_px: The sides of a model's input are multiples of this.
     """
-    columns = _plan_axis(size.width_px, window_px, margin_px)
-    rows = _plan_axis(size.height_px, window_px, margin_px)
+    columns = _plan_axis(size.width_px, window_px, margin_px, stride_px)
+    rows = _plan_axis(size.height_px, window_px, margin_px, stride_px)
     return [
         Window(
-            Region(x, y, Size(min(window_px, size.width_px), min(window_px, size.height_px))),
+            Region(x, y, Size(min(window_px, size.width_px - x), min(window_px, size.height_px - y))),
             Region(left, top, Size(right - left, bottom - top)),
         )
         for y, top, bottom in rows
@@ -45,12 +47,13 @@ def plan_windows(size: Size, window_px: int, margin_px: int) -> list[Window]:
     ]
 
 
-def _plan_axis(length: int, window: int, margin: int) -> list[tuple[int, int, int]]:
+def _plan_axis(length: int, window: int, margin: int, stride: int) -> list[tuple[int, int, int]]:
     """Return (start of reading, start of keeping, end of keeping) of each window along one axis."""
     if length <= window:
         return [(0, 0, length)]
-    step = window - 2 * margin
-    starts = [*range(0, length - window, step), length - window]
+    step = (window - 2 * margin) // stride * stride
+    last = -(-(length - window) // stride) * stride
+    starts = [*range(0, last, step), last]
     borders = [(left + window + right) // 2 for left, right in pairwise(starts)]
     return list(zip(starts, [0, *borders], [*borders, length], strict=True))
 

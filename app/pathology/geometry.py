@@ -2,6 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, Self
+
+from numpy.typing import NDArray
 
 LEAST_UM_PER_PX, MOST_UM_PER_PX = 0.05, 10.0
 """Spacings of a light microscope's images: finer than 100x, and so coarse that a pixel is a whole nucleus."""
@@ -19,6 +22,11 @@ class Size:
     def __post_init__(self) -> None:
         if self.width_px < 1 or self.height_px < 1:
             raise ValueError(f"a size has sides of at least 1 px, not {self}")
+
+    @classmethod
+    def of(cls, image: NDArray[Any]) -> Self:
+        """Return the size of an (H, W, ...) array."""
+        return cls(image.shape[1], image.shape[0])
 
     def __str__(self) -> str:
         return f"{self.width_px}x{self.height_px} px"

@@ -152,8 +152,8 @@ class ModelManifest(BaseModel):
             raise ValueError("label_thresholds must hold one number for each label class")
         if self.window_px % self.stride:
             raise ValueError("window_px must be a multiple of stride")
-        if 2 * self.margin_px >= self.window_px:
-            raise ValueError("margin_px must be less than half of window_px")
+        if 2 * self.margin_px + self.stride > self.window_px:
+            raise ValueError("twice margin_px and stride must fit into window_px")
         if (self.precision == "fp32") != (self.variant is None):
             raise ValueError("variant must be stated for fp16 and int8, and for nothing else")
         return self

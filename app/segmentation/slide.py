@@ -159,7 +159,8 @@ def choose_carrier(levels: Sequence[Level], view: View, max_pixels: int, among: 
 
 def counted(views: Sequence[View], manifest: ModelManifest, progress: Progress | None) -> Seen:
     """Return what is to be told of each region that `segment_slide` reads of these, one view after the other."""
-    total = sum(len(plan_windows(view.level.size, manifest.window_px, manifest.margin_px)) for view in views)
+    how = manifest.window_px, manifest.margin_px, manifest.stride
+    total = sum(len(plan_windows(view.level.size, *how)) for view in views)
     done = 0
 
     def tell(_region: Region, _pixels: RgbImage) -> None:

@@ -38,7 +38,7 @@ class SegmentedArea:
     @property
     def size(self) -> Size:
         """The area's size."""
-        return Size(self.class_map.shape[1], self.class_map.shape[0])
+        return Size.of(self.class_map)
 
 
 async def segment_windows(
@@ -70,7 +70,7 @@ async def segment_windows(
         counts[:] += pixel_counts(stitcher.class_map[window.keep.slices], len(counts))
         return result.label_probabilities
 
-    windows = plan_windows(size, manifest.window_px, manifest.margin_px)
+    windows = plan_windows(size, manifest.window_px, manifest.margin_px, manifest.stride)
     if len(windows) == 1:
         probabilities = await run(windows[0])
     else:

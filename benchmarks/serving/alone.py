@@ -38,7 +38,7 @@ def big(launch: Launch, folder: Path, rounds: int) -> dict[str, float]:
     session = open_session(bundle.model, "cpu")
     windows = [
         pad_to_stride(image[window.read.slices], manifest.stride)[None]
-        for window in plan_windows(Size(image.shape[1], image.shape[0]), manifest.window_px, manifest.margin_px)
+        for window in plan_windows(Size.of(image), manifest.window_px, manifest.margin_px, manifest.stride)
     ]
     latencies, sums = [], []
     for _ in range(rounds):

@@ -216,7 +216,8 @@ def test_a_model_that_knows_its_spacing_sees_the_level_nearest_to_it(pacs):
     assert stored.displayProperties["um/px"] == "0.5"
     levels = {path.split("/")[-2] for _, path, _ in pacs.asked if path.startswith("/images")}
     assert levels == {"8", "9"}  # of 0 to 9, each twice the one before; 9 to look at the slide's stain
-    seen = plan_windows(Size(WIDTH // 2, HEIGHT // 2), segmenter.manifest.window_px, segmenter.manifest.margin_px)
+    known = segmenter.manifest
+    seen = plan_windows(Size(WIDTH // 2, HEIGHT // 2), known.window_px, known.margin_px, known.stride)
     assert len(segmenter.windows) == len(seen)
     assert np.array_equal(found(stored), tissue(landscape()))
 

@@ -14,7 +14,7 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 
-from app.imaging.tiling import plan_windows
+from app.imaging.tiling import pad_to_stride, plan_windows
 from app.inference.bundle import find_precision, load_bundle
 from app.inference.session import open_session
 from app.pathology.geometry import Size
@@ -134,14 +134,15 @@ def precise_service(request):
 def test_a_large_patch_is_stitched_without_seams(precise_service):
     """Windows have enough context: tiled and whole answers agree, also where windows meet."""
     service, bundle = precise_service
-    size = Size(1536, 1120)
+    size = Size(1530, 1111)  # no multiples of the stride
     image = draw_patch(11, size)[0]
     loaded = load_bundle(bundle)
-    whole = open_session(loaded.model, "cpu").run(image[None]).class_maps[0]
+    padded = pad_to_stride(image, loaded.manifest.stride)
+    whole = open_session(loaded.model, "cpu").run(padded[None]).class_maps[0, : size.height_px, : size.width_px]
     headers = {"Content-Type": "image/png", "Accept": "image/png"}
     response = httpx.post(f"{service.url}/segment", content=encoded(image), headers=headers, timeout=60)
     wrong = np.asarray(opened(response.content)) != whole
-    windows = plan_windows(size, loaded.manifest.window_px, loaded.manifest.margin_px)
+    windows = plan_windows(size, loaded.manifest.window_px, loaded.manifest.margin_px, loaded.manifest.stride)
     assert len(windows) == 4
     near = np.zeros_like(wrong)
     for keep in (window.keep for window in windows):

@@ -13,7 +13,7 @@ from tests.unit.test_scale import segment
 
 spacings = st.floats(LEAST_UM_PER_PX, MOST_UM_PER_PX)
 sides = st.integers(1, 400)
-plans = st.integers(1, 8).flatmap(lambda k: st.tuples(st.just(32 * k), st.integers(0, 16 * k - 1)))
+plans = st.integers(1, 8).flatmap(lambda k: st.tuples(st.just(32 * k), st.integers(0, 16 * (k - 1))))
 
 
 @given(sides, sides, plans, st.randoms(use_true_random=False))
@@ -21,7 +21,7 @@ def test_stitching_what_was_split_is_the_identity_in_any_order(width, height, pl
     window_px, margin_px = plan
     size = Size(width, height)
     whole = np.random.default_rng(width * 1000 + height).integers(0, 4, (height, width), dtype=np.uint8)
-    windows = plan_windows(size, window_px, margin_px)
+    windows = plan_windows(size, window_px, margin_px, 32)
     order.shuffle(windows)
     stitcher = Stitcher(size)
     for window in windows:
@@ -34,8 +34,9 @@ def test_stitching_what_was_split_is_the_identity_in_any_order(width, height, pl
 @given(sides, sides, plans)
 def test_windows_partition_the_patch(width, height, plan):
     covered = np.zeros((height, width), int)
-    for window in plan_windows(Size(width, height), *plan):
+    for window in plan_windows(Size(width, height), *plan, 32):
         covered[window.keep.slices] += 1
+        assert window.read.x_px % 32 == window.read.y_px % 32 == 0
         assert window.read.size.width_px <= plan[0]
         assert window.read.size.height_px <= plan[0]
     assert (covered == 1).all()

@@ -65,25 +65,25 @@ def test_opacity_runs_from_photo_to_palette():
 
 
 def test_a_patch_within_one_window_is_one_window():
-    [window] = plan_windows(Size(512, 100), 512, 64)
+    [window] = plan_windows(Size(512, 100), 512, 64, 32)
     assert window.read == window.keep
     assert window.read.size == Size(512, 100)
 
 
 def test_a_kept_pixel_has_its_margin():
     size = Size(1500, 900)
-    for window in plan_windows(size, 512, 64):
+    for window in plan_windows(size, 512, 64, 32):
         keep, read = window.keep, window.read
-        assert read.size == Size(512, 512)
         assert keep.x_px - read.x_px >= 64 or keep.x_px == 0
         assert keep.y_px - read.y_px >= 64 or keep.y_px == 0
         right, bottom = keep.x_px + keep.size.width_px, keep.y_px + keep.size.height_px
-        assert read.x_px + 512 - right >= 64 or right == size.width_px
-        assert read.y_px + 512 - bottom >= 64 or bottom == size.height_px
+        assert read.x_px + read.size.width_px - right >= 64 or right == size.width_px
+        assert read.y_px + read.size.height_px - bottom >= 64 or bottom == size.height_px
+        assert read.size.rounded_up(32) == Size(512, 512)
 
 
 def test_the_largest_patch_needs_no_more_windows_than_it_must():
-    assert len(plan_windows(Size(4096, 4096), 512, 64)) == 11 * 11
+    assert len(plan_windows(Size(4096, 4096), 512, 64, 32)) == 11 * 11
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (31, 33), (64, 32), (2, 95)])

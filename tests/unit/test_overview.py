@@ -14,7 +14,7 @@ from tests.pictures import noise
 def gathered(image: np.ndarray, longest_px: int, window_px: int, margin_px: int) -> Overview:
     size = Size(image.shape[1], image.shape[0])
     overview = Overview(size, longest_px)
-    for window in reversed(plan_windows(size, window_px, margin_px)):
+    for window in reversed(plan_windows(size, window_px, margin_px, 1)):
         overview.add(window.read, image[window.read.slices])
     return overview
 

@@ -86,7 +86,7 @@ def test_a_region_indexes_rows_before_columns():
             "at least one class must be a label",
         ),
         ({"window_px": 100}, "multiple of stride"),
-        ({"margin_px": 32}, "less than half"),
+        ({"margin_px": 32}, "must fit into window_px"),
         ({"sha256": "abc"}, "sha256"),
         ({"format": 2}, "format"),
         ({"name": "../x"}, "name"),

@@ -148,7 +148,7 @@ def test_no_pixel_is_read_that_the_model_does_not_see_but_for_a_look_from_afar_f
 
     monkeypatch.setattr(WholeSlideFile, "read", spied)
     segmented(write_svs(tmp_path / "x.svs", noise(400, 300), mpp=1.0, steps=(1,)), tmp_path / "out")
-    windows = [(0, window.read) for window in plan_windows(Size(400, 300), 64, 8)]
+    windows = [(0, window.read) for window in plan_windows(Size(400, 300), 64, 8, 32)]
     assert read[0] == (0, Region(0, 0, Size(400, 300)))
     assert sorted(map(str, read[1:])) == sorted(map(str, windows))
 

@@ -87,7 +87,7 @@ def test_windows_are_cut_from_the_level_as_if_it_had_been_resampled_at_once(step
     view = View(Pictures(image), 0, step)
     whole = resampled_at_once(image, step)
     assert whole.shape[:2] == (view.level.size.height_px, view.level.size.width_px)
-    for window in plan_windows(view.level.size, 64 if step > 1 else 512, 8):
+    for window in plan_windows(view.level.size, 64 if step > 1 else 512, 8, 32):
         assert np.array_equal(view.read(window.read), whole[window.read.slices]), window
 
 
@@ -247,7 +247,7 @@ def test_a_class_map_has_no_seams_and_is_that_of_the_slide_resampled_at_once():
     view, class_map, told = segmented(slide, 1.0)
     assert (view.index, view.step) == (0, 2)
     assert np.array_equal(class_map, classes_of(resampled_at_once(image, Fraction(2))))
-    assert told == len(plan_windows(view.level.size, 64, 8)) > 1
+    assert told == len(plan_windows(view.level.size, 64, 8, 32)) > 1
 
 
 @pytest.mark.parametrize("um_per_px", [0.25, 1.0, 2.2])
