@@ -11,7 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.pathology.manifest import MANIFEST_FILE, ModelManifest
-from model_export.errors import InvalidData
+from model_export.atomic import naming
+from model_export.errors import InvalidData, first_fault
 
 
 @contextmanager
@@ -29,7 +30,8 @@ def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise InvalidData(f"{target}: cannot be written: {error.strerror}") from error
     try:
-        yield temporary
+        with naming(target):
+            yield temporary
         temporary.chmod(0o755)
         if target.exists():
             retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -62,9 +64,7 @@ def read_manifest(bundle: Path) -> ModelManifest:
     except FileNotFoundError:
         raise InvalidData(f"{path}: no such file") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "manifest"
-        raise InvalidData(f"{path}: {where}: {first['msg']}") from error
+        raise InvalidData(f"{path}: {first_fault(error)}") from error
 
 
 def require_intact(path: Path, digest: str) -> None:

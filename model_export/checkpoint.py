@@ -2,13 +2,17 @@
 
 import errno
 import pickle
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from model_export.atomic import replacing
-from model_export.errors import InvalidCheckpoint
+from model_export.errors import InvalidCheckpoint, first_line
+
+_LFS_POINTER, _ZIP = b"version https://git-lfs", b"PK\x03\x04"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -21,7 +25,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         with replacing(path) as file:
             torch.save(state, file)
     except RuntimeError as error:  # what torch makes of a full disk
-        raise OSError(errno.EIO, f"could not be written ({str(error).splitlines()[0]})", str(path)) from error
+        if isinstance(error.__context__, OSError):
+            raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
+        raise OSError(errno.EIO, f"could not be written ({first_line(error)})", str(path)) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -31,15 +37,32 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         InvalidCheckpoint: The file is missing, damaged, holds more than tensors and plain values, or no dictionary.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kinds of files that are refused below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InvalidCheckpoint(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch raises pickle, zip, runtime and OS errors here, all of them the file's fault
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
-            # torch's own text is of ways to run it all the same
-            reason = "it holds more than tensors and plain values, such as a whole model; save its state_dict()"
-        raise InvalidCheckpoint(f"{path}: not a checkpoint of tensors: {reason}") from error
+        raise InvalidCheckpoint(f"{path}: not a checkpoint of tensors: {_reason(path, error)}") from error
     if not isinstance(state, dict):
         raise InvalidCheckpoint(f"{path}: holds a {type(state).__name__}, a dictionary of weights is needed")
     return state
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Say why torch does not read the file; its own text is of its insides, or of ways to run code all the same."""
+    head = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(len(_LFS_POINTER))
+        if not head:
+            return "it is empty"
+    if head == _LFS_POINTER:
+        return "it is a pointer of Git LFS, not the weights; `git lfs pull` fetches them"
+    if head.startswith(_ZIP) and not zipfile.is_zipfile(path):
+        return "it is cut off or damaged; copy it anew"
+    if "TorchScript" in str(error):
+        return "it is a TorchScript program; save the network's state_dict()"
+    if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        return "it holds more than tensors and plain values, such as a whole model; save its state_dict()"
+    return first_line(error)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model_export.errors import InvalidRecipe
+from model_export.errors import InvalidRecipe, first_fault
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Below1 = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -80,11 +80,8 @@ class Recipe(BaseModel):
         shares: How large a part of the crops comes from each source, relative to the others.
         frozen_blocks: The encoder's stem and this many of its first blocks keep the ImageNet weights.
         frozen_statistics: The encoder's batch normalisation keeps the ImageNet statistics.
-        label_smoothing: How much of each pixel's truth is spread over all classes.
         cutmix: Probability that a rectangle of another crop is laid over a crop.
         blur: Probability that a crop is out of focus.
-        uniform_labels: Names of label classes that fill a patch which has their label alone, wherever it is not glass.
-            Not for tumor, whose patches hold mucin, nor for stroma, whose patches hold epithelium.
         label_patch_px: Learn from labels alone: the pairs are cut into patches of about this side, in px, which keep
             their labels and lose their class maps; see `training/weak.py`.
         bag_weight: Weight of the loss that teaches the class maps from labels.
@@ -120,10 +117,8 @@ class Recipe(BaseModel):
     shares: dict[Source, Positive] = Field(default={"wsss4luad": 1.0}, min_length=1)
     frozen_blocks: int = Field(default=0, ge=0, le=16)
     frozen_statistics: bool = False
-    label_smoothing: Fraction = 0.0
     cutmix: Fraction = 0.0
     blur: Fraction = 0.0
-    uniform_labels: tuple[str, ...] = ()
     label_patch_px: int | None = Field(default=None, ge=32)
     bag_weight: NotNegative = 0.0
     slides: str | None = None
@@ -175,6 +170,4 @@ def load_recipe(name_or_path: str) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InvalidRecipe(f"{name_or_path}: not readable as TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InvalidRecipe(f"{name_or_path}: {where + ': ' if where else ''}{first['msg']}") from error
+        raise InvalidRecipe(f"{name_or_path}: {first_fault(error)}") from error

@@ -8,7 +8,11 @@ ModelExportError
 ├── JobFailed                 one of several commands side by side
 ├── VerificationFailed        the exported graph does not reproduce the PyTorch model
 └── TooMuchLost               a graph of lower precision answers too differently
+
+Also how such a line says what an exception of a library does.
 """
+
+from pydantic import ValidationError
 
 
 class ModelExportError(Exception):
@@ -41,3 +45,20 @@ class VerificationFailed(ModelExportError):
 
 class TooMuchLost(ModelExportError):
     """A graph of lower precision answers too differently from the float32 one."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what `error` says, or the name of its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def first_fault(error: ValidationError, *within: str) -> str:
+    """Return the first thing that pydantic found wrong as `where: what`, or as what alone if it is wrong as a whole.
+
+    Args:
+        error: What pydantic raised.
+        within: Names that lead to what was validated; they come before the place in it.
+    """
+    fault = error.errors()[0]
+    where = ".".join(map(str, (*within, *fault["loc"])))
+    return f"{where}: {fault['msg']}" if where else fault["msg"]

@@ -30,7 +30,7 @@ from model_export.bundle import new_folder, sha256_of
 from model_export.errors import InvalidCheckpoint, InvalidData
 from model_export.folding import fold_norms
 from model_export.labels import NEUTRAL
-from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
+from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE, blockwise
 from model_export.serving_graph import ServingGraph
 from model_export.verify import Comparison, run_onnx, trial_batches, verify
 from model_export.views import with_views
@@ -90,8 +90,8 @@ def export_bundle(network: torch.nn.Module, card: ModelCard, target: Path, overw
         raise InvalidData(f"{target}: holds something else than a bundle; --overwrite replaces bundles only")
     with new_folder(target, overwrite) as folder:
         model = folder / MODEL_FILE
-        _write_onnx(graph, model)
-        comparisons = verify(graph, model)
+        _write_onnx(serving_graph(blockwise(network), card), model)
+        comparisons = verify(graph, model, card.window_px)
         write_golden(graph.block_px, model, folder / GOLDEN_FILE)
         manifest = draft.model_copy(
             update={"sha256": sha256_of(model), "golden_sha256": sha256_of(folder / GOLDEN_FILE)}
@@ -153,6 +153,8 @@ def _write_onnx(graph: ServingGraph, path: Path) -> None:
                 ),
                 external_data=False,
             )
+    except OSError:  # the disk's, and no fault of the network
+        raise
     except Exception as error:  # torch raises errors of many kinds for a network that it cannot trace
         cause = error.__cause__ or error
         reason, *details = str(cause).strip().splitlines() or [type(cause).__name__]

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from app.pathology.classes import TissueClass, label_indices
 from model_export.checkpoint import load_checkpoint
-from model_export.errors import InvalidCheckpoint, InvalidData
+from model_export.errors import InvalidCheckpoint, InvalidData, first_fault, first_line
 from model_export.network import TissueNetwork
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "averaged")
@@ -20,6 +22,11 @@ _WRAPPERS = ("model", "state_dict", "model_state_dict", "averaged")
 
 _PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
 """What wrappers put before each name, the outermost first; either may be around the other."""
+
+_ATTRIBUTES = ("model.", "net.", "network.")
+"""What a program's own module, as of Lightning, commonly calls the network inside it."""
+
+_OWN_PACKAGES = ("app", "model_export")
 
 
 def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str | None = None) -> nn.Module:
@@ -44,12 +51,20 @@ def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str 
         network: nn.Module = TissueNetwork(len(classes), label_count, pretrained=False, detail=detail)
     else:
         network = _call(factory)
+    for name, value in (*network.named_parameters(), *network.named_buffers()):
+        if is_lazy(value):
+            raise InvalidCheckpoint(
+                f"factory {factory}: {name} is of a lazy layer, without a size until it sees an image; state its sizes"
+            )
     weights = _unwrapped(weights, network.state_dict())
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     for name, shape in wanted.items():
         if name not in found:
-            raise InvalidCheckpoint(f"{checkpoint}: does not fit the network: {name} is missing")
+            other = next((other for other in found if other not in wanted), "")
+            raise InvalidCheckpoint(
+                f"{checkpoint}: does not fit the network: {name} is missing" + (f"; it holds {other}" if other else "")
+            )
         if shape != found[name]:
             raise InvalidCheckpoint(f"{checkpoint}: does not fit the network: {name} is {found[name]}, not {shape}")
     unknown = sorted(found.keys() - wanted.keys())
@@ -71,8 +86,7 @@ def load_classes(path: Path) -> tuple[TissueClass, ...]:
     except FileNotFoundError:
         raise InvalidData(f"{path}: no such class list") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidData(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise InvalidData(f"{path}: {first_fault(error)}") from error
     except (OSError, ValueError) as error:
         raise InvalidData(f"{path}: not a class list in JSON: {error}") from error
     if not label_indices(classes):
@@ -87,6 +101,11 @@ def _weights(path: Path, state: dict[str, Any]) -> Mapping[str, Tensor]:
             break
     if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise InvalidCheckpoint(f"{path}: holds no dictionary of weights, at its top or under {', '.join(_WRAPPERS)}")
+    for name, value in state.items():
+        if value.is_meta:
+            raise InvalidCheckpoint(f"{path}: {name} is on torch's meta device, without values; save the real weights")
+        if value.layout is not torch.strided:
+            raise InvalidCheckpoint(f"{path}: {name} is a sparse tensor; save it as to_dense() gives it")
     state.pop("n_averaged", None)  # AveragedModel's own, no weight
     return state
 
@@ -96,6 +115,10 @@ def _unwrapped(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> M
     for prefix in _PREFIXES:
         if weights.keys() != wanted.keys() and all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    for attribute in _ATTRIBUTES:
+        bare = {name.removeprefix(attribute): value for name, value in weights.items()}
+        if bare.keys() == wanted.keys():
+            return bare
     return weights
 
 
@@ -107,9 +130,18 @@ def _call(factory: str) -> nn.Module:
         sys.path.insert(0, "")  # a researcher's module usually lies in the current folder
     try:
         network = getattr(importlib.import_module(module_name), attribute)()
+    except SystemExit as error:
+        raise InvalidCheckpoint(
+            f"factory {factory}: it ends the program, as what reads its arguments does; a module for --factory only"
+            " defines things when it is imported"
+        ) from error
     except Exception as error:  # whatever a user's own module raises is that module's fault, said in one line
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
-        raise InvalidCheckpoint(f"factory {factory}: {type(error).__name__}: {reason}") from error
+        kind, reason = type(error).__name__, first_line(error)
+        said = kind if reason == kind else f"{kind}: {reason}"
+        package = module_name.partition(".")[0]
+        if package in _OWN_PACKAGES and isinstance(error, ImportError | AttributeError):
+            said = f"{said}; {package} is this project's own package here: rename yours"
+        raise InvalidCheckpoint(f"factory {factory}: {said}") from error
     if not isinstance(network, nn.Module):
         raise InvalidCheckpoint(f"factory {factory}: returned a {type(network).__name__}, not a torch.nn.Module")
     return network

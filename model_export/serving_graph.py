@@ -77,7 +77,14 @@ class ServingGraph(nn.Module):
         Returns:
             uint8 (N, H, W) class indices, uint8 (N, H, W) confidence times 255, float32 (N, L) probabilities.
         """
-        logits, labels = self._run(image)
+        return self.answer(*self.logits_of(image))
+
+    def logits_of(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what the network itself says of `image`, uint8 (N, H, W, 3): logits, and its labels' or None."""
+        return outputs_of(self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std))
+
+    def answer(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward` does of the image that the network says this of."""
         if self.scale != 1:
             logits = functional.interpolate(
                 logits, scale_factor=float(self.scale), mode="bilinear", align_corners=False
@@ -90,13 +97,6 @@ class ServingGraph(nn.Module):
         probabilities = self._labels_from(class_map) if labels is None else labels.sigmoid()
         return class_map, (confidence * 255).round().to(torch.uint8), probabilities
 
-    def is_finite_on(self, image: Tensor) -> bool:
-        """Return whether all that the network says of `image`, uint8 (N, H, W, 3), are finite numbers."""
-        return all(bool(output.isfinite().all()) for output in self._run(image) if output is not None)
-
-    def _run(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        return outputs_of(self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std))
-
     def _labels_from(self, class_map: Tensor) -> Tensor:
         """Without a classification head: the largest share that each label class has of any stride-sized block."""
         indices = torch.tensor(self.label_indices, device=class_map.device).view(1, -1, 1, 1)
@@ -108,7 +108,7 @@ class ServingGraph(nn.Module):
         """Run once on a blank `side` px image; return by how much the logits are smaller than it."""
         self.network.eval()
         try:
-            logits, labels = self._run(torch.full((1, side, side, 3), 240, dtype=torch.uint8))
+            logits, labels = self.logits_of(torch.full((1, side, side, 3), 240, dtype=torch.uint8))
         except InvalidCheckpoint:
             raise
         except Exception as error:  # whatever a user's own network raises is that network's fault, said in one line

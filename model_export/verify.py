@@ -26,12 +26,18 @@ from app.pathology.manifest import (
     GRAPH_INPUT,
     GRAPH_OUTPUTS,
 )
-from model_export.errors import InvalidCheckpoint, VerificationFailed
+from model_export.errors import InvalidCheckpoint, VerificationFailed, first_line
 from model_export.serving_graph import ServingGraph
 from model_export.synthetic import draw_patch
 
 CONFIDENCE_TOLERANCE = 2
 """How far the uint8 confidences may lie apart at any pixel on which the class maps agree."""
+
+_SHARES_TOLERANCE = 1e-3
+"""How far what a softmax makes of a pixel may be from 1 in all."""
+
+_TRIALS = ((1, 224, 224), (3, 256, 160), (5, 96, 96), (2, 512, 384), (1, 1, 1))
+"""Images, width and height of each trial batch."""
 
 _TISSUES = ((TUMOR, STROMA), (NORMAL,), (TUMOR, STROMA, NORMAL), ())
 
@@ -48,12 +54,14 @@ class Comparison:
         pixel_agreement: Share of class-map pixels that agree.
         confidence_difference: Largest difference of the uint8 confidence where the class maps agree.
         probability_difference: Largest difference of a label probability.
+        unit_range: Whether all that the network says of the classes lies in 0 to 1, as a sigmoid's outputs do.
     """
 
     shape: tuple[int, ...]
     pixel_agreement: float
     confidence_difference: int
     probability_difference: float
+    unit_range: bool = False
 
     @property
     def passed(self) -> bool:
@@ -72,9 +80,17 @@ class Comparison:
         )
 
 
-def trial_batches(stride: int) -> Iterator[RgbBatch]:
-    """Yield H&E-like batches of several sizes and batch sizes, their sides multiples of `stride`."""
-    for count, width, height in ((1, 224, 224), (3, 256, 160), (5, 96, 96), (2, 512, 384), (1, 1, 1)):
+def trial_batches(stride: int, window_px: int | None = None) -> Iterator[RgbBatch]:
+    """Yield H&E-like batches of several sizes and batch sizes, their sides multiples of `stride`.
+
+    With `window_px`, the last is a whole window, and none but the first, the golden pair's, is larger.
+    """
+    trials = list(_TRIALS)
+    if window_px is not None:
+        most = max(window_px, *_TRIALS[0][1:])
+        trials = [(count, min(width, most), min(height, most)) for count, width, height in trials]
+        trials.append((1, window_px, window_px))
+    for count, width, height in trials:
         size = Size(width, height).rounded_up(stride)
         yield np.stack([draw_patch(seed, size, _TISSUES[seed % len(_TISSUES)])[0] for seed in range(count)])
 
@@ -85,53 +101,121 @@ def run_onnx(model: Path, batches: Iterable[RgbBatch], outputs: Sequence[str] = 
     Raises:
         VerificationFailed: ONNX Runtime does not load or run the graph.
     """
+    session = _opened(model)
+    return [_run(session, model, batch, outputs) for batch in batches]
+
+
+@torch.inference_mode()
+def verify(graph: ServingGraph, model: Path, window_px: int | None = None) -> list[Comparison]:
+    """Compare `graph` with its export, `model`.
+
+    Args:
+        graph: The network, wrapped.
+        model: The exported graph.
+        window_px: Side of the largest window that is served; it is tried too.
+
+    Raises:
+        VerificationFailed: They disagree on any batch; the message says by how much.
+        InvalidCheckpoint: What the network says of one is no number, no logits, or follows from the other images in
+            the batch: both would agree on that.
+    """
+    session = _opened(model)
+    comparisons: list[Comparison] = []
+    all_shares = True
+    for batch in trial_batches(graph.block_px, window_px):
+        try:
+            comparison, shares = _compare(graph, session, model, batch)
+        except (InvalidCheckpoint, VerificationFailed) as error:
+            if len(comparisons) < len(_TRIALS):  # not the window's
+                raise
+            passed = max(max(one.shape[1:3]) for one in comparisons)
+            hint = f"it passes up to {passed} px: have it treat all sizes alike, or pass a smaller --window"
+            raise type(error)(f"{error}; {hint}") from error
+        comparisons.append(comparison)
+        all_shares = all_shares and shares
+    if all_shares:
+        raise InvalidCheckpoint(
+            "the network returns probabilities, which add up to 1 over the classes at each pixel, where logits are"
+            " needed: confidences would be wrong; return what its softmax is given"
+        )
+    return comparisons
+
+
+def _opened(model: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what it refuses is told by the exception, once
     try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        return [session.run(list(outputs), {GRAPH_INPUT: batch}) for batch in batches]
+        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
-        raise VerificationFailed(f"{model.name}: ONNX Runtime refuses it: {str(error).splitlines()[0]}") from error
+        raise VerificationFailed(f"{model.name}: ONNX Runtime refuses it: {first_line(error)}") from error
 
 
-@torch.inference_mode()
-def verify(graph: ServingGraph, model: Path) -> list[Comparison]:
-    """Compare `graph` with its export, `model`.
+def _run(
+    session: onnxruntime.InferenceSession, model: Path, batch: RgbBatch, outputs: Sequence[str] = GRAPH_OUTPUTS
+) -> Outputs:
+    try:
+        return list(session.run(list(outputs), {GRAPH_INPUT: batch}))
+    except Exception as error:  # as above
+        raise VerificationFailed(
+            f"{model.name}: ONNX Runtime does not run it on {_sides(batch)}: {first_line(error)}"
+        ) from error
 
-    Raises:
-        VerificationFailed: They disagree on any batch; the message says by how much.
-        InvalidCheckpoint: What the network says of one is no number: both would agree on that.
-    """
-    batches = list(trial_batches(graph.block_px))
-    comparisons = []
-    for batch, exported in zip(batches, run_onnx(model, batches), strict=True):
-        if not graph.is_finite_on(torch.from_numpy(batch)):
-            raise InvalidCheckpoint(
-                f"what the network says of patches of {batch.shape[2]}x{batch.shape[1]} px is no number, or infinite;"
-                " look at its weights, and at --mean and --std"
-            )
-        original = [output.numpy() for output in graph(torch.from_numpy(batch))]
-        if original[0].shape != batch.shape[:3]:
-            height, width = original[0].shape[1:]
-            raise VerificationFailed(
-                f"{model.name}: {batch.shape[2]}x{batch.shape[1]} px give a class map of {width}x{height}:"
-                f" the network's stride is larger than {graph.block_px}; export it with its own --stride"
-            )
-        for name, ours, theirs in zip(GRAPH_OUTPUTS, original, exported, strict=True):
-            if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-                raise VerificationFailed(
-                    f"{model.name}: {name} is {theirs.dtype}{theirs.shape}, not {ours.dtype}{ours.shape}"
-                )
-        same = original[0] == exported[0]
-        apart = np.abs(original[1].astype(int) - exported[1].astype(int))[same]
-        comparison = Comparison(
-            batch.shape,
-            float(same.mean()),
-            int(apart.max(initial=0)),
-            float(np.abs(original[2] - exported[2]).max()),
+
+def _compare(
+    graph: ServingGraph, session: onnxruntime.InferenceSession, model: Path, batch: RgbBatch
+) -> tuple[Comparison, bool]:
+    """Compare the two on one batch; also return whether what the network says of a pixel adds up to 1."""
+    try:
+        logits, labels = graph.logits_of(torch.from_numpy(batch))
+    except Exception as error:  # whatever a user's own network raises is that network's fault, said in one line
+        raise InvalidCheckpoint(f"the network does not run on {_sides(batch)}: {first_line(error)}") from error
+    if not all(bool(output.isfinite().all()) for output in (logits, labels) if output is not None):
+        raise InvalidCheckpoint(
+            f"what the network says of patches of {_sides(batch)} is no number, or infinite;"
+            " look at its weights, and at --mean and --std"
         )
-        if not comparison.passed:
-            raise VerificationFailed(f"{model.name}: PyTorch and ONNX Runtime disagree: {comparison}")
-        comparisons.append(comparison)
-    return comparisons
+    original = [output.numpy() for output in graph.answer(logits, labels)]
+    exported = _run(session, model, batch)
+    if original[0].shape != batch.shape[:3]:
+        height, width = original[0].shape[1:]
+        raise VerificationFailed(
+            f"{model.name}: {_sides(batch)} give a class map of {width}x{height}:"
+            f" the network's stride is larger than {graph.block_px}; export it with its own --stride"
+        )
+    for name, ours, theirs in zip(GRAPH_OUTPUTS, original, exported, strict=True):
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            raise VerificationFailed(
+                f"{model.name}: {name} is {theirs.dtype}{theirs.shape}, not {ours.dtype}{ours.shape}"
+            )
+    unit_range = bool(((logits >= 0) & (logits <= 1)).all())
+    comparison = Comparison(batch.shape, *_differences(original, exported), unit_range)
+    if not comparison.passed:
+        raise VerificationFailed(f"{model.name}: PyTorch and ONNX Runtime disagree: {comparison}")
+    if len(batch) > 1:
+        _check_alone(session, model, batch, exported)
+    return comparison, unit_range and bool(((logits.sum(dim=1) - 1).abs() <= _SHARES_TOLERANCE).all())
+
+
+def _check_alone(session: onnxruntime.InferenceSession, model: Path, batch: RgbBatch, exported: Outputs) -> None:
+    """Make sure that each image gets the answer that it gets alone; docs/decisions/0005-same-answer-in-any-batch.md."""
+    for index in range(len(batch)):
+        alone = _run(session, model, batch[index : index + 1])
+        pixels, confidence, probability = _differences([one[index : index + 1] for one in exported], alone)
+        if pixels < 1 or confidence > CONFIDENCE_TOLERANCE or probability > GOLDEN_PROBABILITY_TOLERANCE:
+            raise InvalidCheckpoint(
+                f"the network's answer depends on the other images in its batch: of one of {len(batch)} images of"
+                f" {_sides(batch)}, {1 - pixels:.2%} of the pixels are of another class when it is alone;"
+                " statistics of the batch, as without track_running_stats, cannot be served"
+            )
+
+
+def _differences(ours: Outputs, theirs: Outputs) -> tuple[float, int, float]:
+    """Return the share of equal pixels, by how much confidences differ on these, and by how much probabilities do."""
+    same = ours[0] == theirs[0]
+    apart = np.abs(ours[1].astype(int) - theirs[1].astype(int))[same]
+    return float(same.mean()), int(apart.max(initial=0)), float(np.abs(ours[2] - theirs[2]).max())
+
+
+def _sides(batch: RgbBatch) -> str:
+    return f"{batch.shape[2]}x{batch.shape[1]} px"

@@ -1,6 +1,6 @@
 """`export`, and `verify`, which compares a bundle with the weights again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from model_export.export import MARGIN_PX, WINDOW_PX, ModelCard, export_bundle, 
 from model_export.factory import load_classes, load_network
 from model_export.measured import read_measured
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
-from model_export.verify import verify
+from model_export.verify import Comparison, verify
 
 
 def _numbers(_ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
@@ -112,8 +112,7 @@ def export(
     if scores:
         card = replace(card, **asdict(read_measured(scores, card.classes, card.views)))
     network = load_network(checkpoint, card.classes, factory)
-    for comparison in export_bundle(network, card, out, overwrite):
-        click.echo(str(comparison))
+    _show(export_bundle(network, card, out, overwrite))
     if card.stain != HE:
         click.echo(f"note: the stain is {card.stain!r}, not {HE}: colours of images will not be judged")
     click.echo(f"written: {out}")
@@ -141,6 +140,15 @@ def verify_command(
     require_intact(bundle / MODEL_FILE, manifest.sha256)
     require_intact(bundle / GOLDEN_FILE, manifest.golden_sha256)
     graph = serving_graph(load_network(checkpoint, card.classes, factory), card)
-    for comparison in verify(graph, bundle / MODEL_FILE):
-        click.echo(str(comparison))
+    _show(verify(graph, bundle / MODEL_FILE, manifest.window_px))
     click.echo("verified")
+
+
+def _show(comparisons: Sequence[Comparison]) -> None:
+    for comparison in comparisons:
+        click.echo(str(comparison))
+    if all(comparison.unit_range for comparison in comparisons):
+        click.echo(
+            "note: all that the network says of the classes lies in 0 to 1, as after a sigmoid: if it is no logits,"
+            " confidences are wrong; return what the sigmoid is given"
+        )

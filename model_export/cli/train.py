@@ -26,7 +26,7 @@ from model_export.training.environment import RECIPE_FILE
 from model_export.training.folds import FOLD_FOLDER, Fold, untaught
 from model_export.training.hardware import opened
 from model_export.training.loggers import Kind, require
-from model_export.training.loop import BEST_FILE
+from model_export.training.loop import BEST_FILE, LAST_FILE
 from model_export.training.pipeline import train_recipe
 
 
@@ -61,12 +61,13 @@ def train(
         torch.set_num_threads(threads)
     held = Fold.parse(fold)
     asked = recipe_of(recipe, epochs, seed)
-    if not resume and (run / RECIPE_FILE).exists():
+    begun = (run / RECIPE_FILE).exists() or (run / LAST_FILE).exists()
+    if begun and not resume:
         raise InvalidData(f"{run}: holds a run already; pass --resume to go on, or choose another folder")
     require(logger)
     with opened(device, workers) as hardware:
         progress = Terminal(hardware)
-        if resume and not (run / RECIPE_FILE).exists():
+        if resume and not begun:
             progress.line(f"{run}: nothing to resume, this is the start")
         corpus = corpus_of(asked, pairs, patches, folders)
         progress.line(f"pairs: {len(corpus.pairs)}, of {corpus.slides} slides")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from model_export.atomic import write_text
+from model_export.errors import InvalidData, first_line
 from model_export.report.charts import DARK, LIGHT, Theme, curves, reliability, svg
 from model_export.report.record import Record
 
@@ -24,7 +25,11 @@ _MAX_SIDE_PX = 16383
 
 
 def write_report(record: Record, path: Path) -> None:
-    """Write the page of a training or a cross-validation."""
+    """Write the page of a training or a cross-validation.
+
+    Raises:
+        InvalidData: One of its pictures is damaged.
+    """
     environment = Environment(
         loader=PackageLoader("model_export.report", "."),
         autoescape=True,
@@ -134,9 +139,12 @@ def _themed(draw: Callable[[Theme], Figure], alternative: str) -> Markup:
 
 def _grid(path: Path) -> str:
     """Return the grid as a WebP, a fifth of the PNG's bytes."""
-    with Image.open(path) as grid:
-        packed = io.BytesIO()
-        grid.crop((0, 0, grid.width, min(grid.height, _MAX_SIDE_PX))).save(packed, "WEBP", quality=_GRID_QUALITY)
+    packed = io.BytesIO()
+    try:
+        with Image.open(path) as grid:
+            grid.crop((0, 0, grid.width, min(grid.height, _MAX_SIDE_PX))).save(packed, "WEBP", quality=_GRID_QUALITY)
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a damaged file
+        raise InvalidData(f"{path}: not a readable picture: {first_line(error)}") from error
     return _data_uri(packed.getvalue(), "webp")
 
 

@@ -7,12 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model_export.errors import InvalidData
+from pydantic import BaseModel, ValidationError
+
+from model_export.errors import InvalidData, first_fault
 from model_export.evaluate import GRID_FILE, SCORES_FILE
+from model_export.report.contents import Asked, Environment, Scores
 from model_export.training.environment import ENVIRONMENT_FILE, RECIPE_FILE
 from model_export.training.folds import FOLD_FOLDER
 from model_export.training.loggers import METRICS_FILE, STEPS_FILE
 from model_export.training.pipeline import TEACHER_FOLDER
+
+_COUNT_DIGITS = 15
+"""Of the largest epoch or step; a float holds each of them exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +74,11 @@ def read_record(run: Path) -> Record:
         raise InvalidData(f"{run}: no run here: neither {RECIPE_FILE} nor fold-1/{RECIPE_FILE}")
     return Record(
         folder=run,
-        asked=_json(run / RECIPE_FILE),
-        environment=_json(run / ENVIRONMENT_FILE),
+        asked=_json(run / RECIPE_FILE, Asked),
+        environment=_json(run / ENVIRONMENT_FILE, Environment),
         metrics=_csv(run / METRICS_FILE, ("epoch", "phase")),
         steps=_csv(run / STEPS_FILE, ("step",)),
-        scores=_json(run / SCORES_FILE),
+        scores=_json(run / SCORES_FILE, Scores),
         grid=run / GRID_FILE if (run / GRID_FILE).is_file() else None,
         folds=[read_record(folder) for folder in folds],
         teachers=[read_record(path.parent) for path in sorted((run / TEACHER_FOLDER).glob(f"seed-*/{RECIPE_FILE}"))],
@@ -86,34 +92,48 @@ def _folds_of(run: Path) -> list[Path]:
     return sorted((path for path, number in numbers.items() if number.isdecimal()), key=lambda path: int(numbers[path]))
 
 
-def _json(path: Path) -> Mapping[str, Any]:
+def _json(path: Path, contents: type[BaseModel]) -> Mapping[str, Any]:
+    """Return the object that the file holds, which has what `contents` asks for."""
     if not path.is_file():
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidData(f"{path}: not JSON: {error}") from error
     if not isinstance(found, dict):
         raise InvalidData(f"{path}: holds a {type(found).__name__}, an object is needed")
+    try:
+        contents.model_validate(found)
+    except ValidationError as error:
+        raise InvalidData(f"{path}: {first_fault(error)}") from error
     return found
 
 
 def _csv(path: Path, needed: Sequence[str]) -> Sequence[Mapping[str, str]]:
-    """Return the rows; a last line that was cut off, as by a full disk, is no row."""
+    """Return the rows, which count by the first column of `needed`; a line that a full disk cut off is no row."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     reader = csv.DictReader(line for line in lines if line.endswith("\n"))
-    rows = list(reader)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise InvalidData(f"{path}: not a table: {error}") from error
     if reader.fieldnames is None:  # just begun
         return []
     if not set(needed) <= set(reader.fieldnames):
         raise InvalidData(f"{path}: has no column {', '.join(needed)}")
     for row in rows:
+        if not _is_count(row[needed[0]]):
+            raise InvalidData(f"{path}: {needed[0]} is {row[needed[0]]!r} in a row, a whole number is needed")
         for name, value in row.items():
             if name != "phase" and not _is_number(value):
                 raise InvalidData(f"{path}: {name} is {value!r} in a row, a number is needed")
     return rows
+
+
+def _is_count(text: str | None) -> bool:
+    return text is not None and text.isdecimal() and len(text) <= _COUNT_DIGITS
 
 
 def _is_number(text: object) -> bool:

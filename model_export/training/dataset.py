@@ -211,13 +211,20 @@ def read_indices(path: Path, colors: Mapping[int, tuple[int, int, int]]) -> Clas
 
 
 def _read_mask(path: Path, classes: Sequence[TissueClass]) -> ClassMap:
-    """Read a palette-mode mask by its indices, or an RGB one by its colours."""
+    """Read a palette-mode mask by its indices, or an RGB one by its colours, upright and opaque as its image."""
     try:
         with Image.open(path) as image:
             indexed = image.mode in ("P", "L")
-            pixels = None if indexed else np.array(image.convert("RGB"))
+            fault = "is to be turned by its EXIF" if image.getexif().get(_ORIENTATION, 1) != 1 else ""
+            if image.mode.startswith("I") or (image.format == "PNG" and _png_depth(path) > 8):
+                fault = "is of 16 bits a channel"
+            elif not indexed and image.mode != "1" and not _plain(image):
+                fault = f"is of mode {image.mode}, or has transparent pixels"
+            pixels = None if indexed or fault else np.array(image.convert("RGB"))
     except _UNREADABLE as error:
         raise InvalidData(f"{path}: not a readable mask: {error}") from error
+    if fault:
+        raise InvalidData(f"{path}: {fault}; save the mask upright and opaque, with 8 bits")
     if pixels is not None:
         return _indices_of_colours(path, pixels, classes)
     return read_indices(path, {index: tissue.color for index, tissue in enumerate(classes)})

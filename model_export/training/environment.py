@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,8 @@ def difference(theirs: Any, ours: Mapping[str, Any]) -> str:
             return f"a recipe without {name}, by another version of the program; choose another run folder"
         if name:
             return f"{name} {before.get(name)}, not {after[name]}; choose another run folder"
+        if gone := next((name for name in before if name not in after), ""):
+            return f"a recipe with {gone}, by another version of the program; choose another run folder"
     return "another recipe or fold; choose another run folder"
 
 
@@ -94,9 +97,13 @@ def read_environment(run: Path) -> dict[str, Any]:
     """
     path = run / ENVIRONMENT_FILE
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-    except (ValueError, TypeError) as error:
+        noted = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (ValueError, TypeError, RecursionError) as error:
         raise InvalidData(f"{path}: not JSON of an object: {error}; remove it to go on") from error
+    seconds = noted.get("seconds", 0.0)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise InvalidData(f"{path}: seconds is {seconds!r}, a number is needed; remove the file to go on")
+    return noted
 
 
 def write_environment(run: Path, environment: Mapping[str, Any]) -> None:

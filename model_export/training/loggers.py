@@ -3,18 +3,16 @@
 import csv
 import io
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TextIO
+from typing import Any, Literal, Protocol, TextIO
 from uuid import uuid4
 
 from model_export.atomic import naming, write_text
-from model_export.errors import Unavailable
+from model_export.errors import InvalidData, Unavailable
 
 METRICS_FILE, STEPS_FILE = "metrics.csv", "steps.csv"
 TENSORBOARD_FOLDER, WANDB_FOLDER = "tensorboard", "wandb"
@@ -54,11 +52,11 @@ def opened(
     """
     require(kind)
     with ExitStack() as stack:
-        loggers: list[Logger] = [stack.enter_context(CsvLogger(run, rows, steps_done))]
+        loggers: list[Logger] = [stack.enter_context(closing(CsvLogger(run, rows, steps_done)))]
         if kind == "tensorboard":
-            loggers.append(stack.enter_context(TensorboardLogger(run, steps_done)))
+            loggers.append(stack.enter_context(closing(TensorboardLogger(run, steps_done))))
         if kind == "wandb":
-            loggers.append(stack.enter_context(WandbLogger(run, asked)))
+            loggers.append(stack.enter_context(closing(WandbLogger(run, asked))))
         yield loggers
 
 
@@ -72,21 +70,7 @@ def require(kind: Kind) -> None:
         raise Unavailable(f"--logger {kind} needs the extra 'track': pip install -e '.[track]' in the project's folder")
 
 
-class _Closing(ABC):
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @abstractmethod
-    def close(self) -> None:
-        """Write what is left."""
-
-
-class CsvLogger(_Closing):
+class CsvLogger:
     """`metrics.csv`, replaced after each epoch, and `steps.csv`, which grows by a line a step."""
 
     def __init__(self, run: Path, rows: Sequence[Row], steps_done: int) -> None:
@@ -118,7 +102,7 @@ class CsvLogger(_Closing):
             self._steps.close()
 
 
-class TensorboardLogger(_Closing):
+class TensorboardLogger:
     """Event files under `tensorboard/`; `tensorboard --logdir RUN` shows them."""
 
     def __init__(self, run: Path, steps_done: int) -> None:
@@ -142,7 +126,7 @@ class TensorboardLogger(_Closing):
         self._writer.close()
 
 
-class WandbLogger(_Closing):
+class WandbLogger:
     """A run of Weights & Biases under `wandb/`; `WANDB_MODE=offline` keeps it on this machine.
 
     A resumed training goes on with the same run, whose id is kept in that folder. Only the numbers and the recipe are
@@ -199,8 +183,15 @@ def _as_csv(rows: Sequence[Row]) -> str:
 
 
 def _keep_steps(path: Path, steps_done: int) -> list[str]:
-    """Drop what `path` holds of later steps, also half a line; return its columns, none when no step is left."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    """Drop what `path` holds of later steps, also half a line; return its columns, none when no step is left.
+
+    Raises:
+        InvalidData: It is damaged.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    except UnicodeDecodeError as error:
+        raise InvalidData(f"{path}: damaged, it is not in UTF-8; remove it to go on") from error
     kept = lines[: 1 + steps_done] if steps_done else []
     if kept != lines:
         write_text(path, "".join(kept))

@@ -147,9 +147,26 @@ class Trainer:
             self.averaged.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.epochs_done, self.best_loss, self.rows = state["epochs_done"], state["best_loss"], state["rows"]
+            self._check_progress()
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise InvalidCheckpoint(f"{path}: not the state of a training") from error
+            reason = f": {error}" if type(error) is ValueError else ""
+            raise InvalidCheckpoint(f"{path}: not the state of a training{reason}") from error
         return True
+
+    def _check_progress(self) -> None:
+        """Make sure that what was resumed counts epochs of this recipe, with a row for each of their phases.
+
+        Raises:
+            ValueError: It does not.
+        """
+        if type(self.epochs_done) is not int or not 0 <= self.epochs_done <= self.recipe.epochs:
+            raise ValueError(f"{self.epochs_done!r} of {self.recipe.epochs} epochs are done")
+        phases = ("train", "validate") if self.held_out else ("train",)
+        wanted = [(epoch + 1, phase) for epoch in range(self.epochs_done) for phase in phases]
+        if [(row["epoch"], row["phase"]) for row in self.rows] != wanted:
+            raise ValueError(f"its rows are not of {self.epochs_done} epochs")
+        if not all(isinstance(loss, float) for loss in (self.best_loss, *(row["loss"] for row in self.rows))):
+            raise ValueError("a loss is no number")
 
     def train(self, progress: Progress) -> Path:
         """Run the epochs that are left and return the path of the kept weights.

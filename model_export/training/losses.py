@@ -23,12 +23,9 @@ def parts(outputs: dict[str, Tensor], batch: Batch, recipe: Recipe) -> dict[str,
     logits, truth = outputs["out"], batch.class_maps
     nothing = 0.0 * logits.sum()  # keeps the head in the graph: DistributedDataParallel waits for every gradient
     known = bool((truth != IGNORE).any())
-    smoothing = recipe.label_smoothing
     weighted = {
         "labels": recipe.label_weight * label_loss(outputs["labels"], batch.labels),
-        "cross_entropy": functional.cross_entropy(logits, truth, ignore_index=IGNORE, label_smoothing=smoothing)
-        if known
-        else nothing,
+        "cross_entropy": functional.cross_entropy(logits, truth, ignore_index=IGNORE) if known else nothing,
         "dice": recipe.dice_weight * dice_loss(logits, truth) if known else nothing,
     }
     if recipe.bag_weight:

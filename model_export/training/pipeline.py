@@ -22,7 +22,7 @@ from model_export.training.hardware import Hardware
 from model_export.training.loggers import Kind
 from model_export.training.loop import LAST_FILE, Progress, Trainer
 from model_export.training.teacher import fill_unknown
-from model_export.training.weak import filled, labels_alone
+from model_export.training.weak import labels_alone
 
 TEACHER_FOLDER = "teacher"
 LABELS_FOLDER = "labels"
@@ -93,8 +93,6 @@ def seen_by(
     seen = {name: sources[name] for name in recipe.shares}
     if recipe.label_patch_px is not None and "wsss4luad" in seen:
         seen["wsss4luad"] = labels_alone(seen["wsss4luad"], recipe.label_patch_px, classes)
-    if "wsss4luad" in seen:
-        seen["wsss4luad"] = filled(seen["wsss4luad"], recipe.uniform_labels, classes)
     return seen
 
 

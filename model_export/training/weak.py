@@ -5,12 +5,11 @@ are of no class that the labels exclude, and where only one label is left, they 
 loss over bags (`losses.bag_loss`) to learn and for `teacher.fill_unknown` to write down.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from app.pathology.classes import TissueClass, label_indices
-from model_export.errors import InvalidRecipe
 from model_export.training.dataset import IGNORE, Sample, labels_of
 from model_export.training.sources import glass
 
@@ -30,28 +29,6 @@ def labels_alone(samples: Sequence[Sample], side_px: int, classes: Sequence[Tiss
         patch for sample in samples for patch in (_cut(sample, side_px, classes) if sample.has_mask else [sample])
     ]
     return [_hidden(patch, classes) for patch in patches]
-
-
-def filled(samples: Sequence[Sample], names: Collection[str], classes: Sequence[TissueClass]) -> list[Sample]:
-    """Return `samples`; of those with labels alone, one whose only label is one of `names` gets a class map.
-
-    Args:
-        samples: In any order, which stays.
-        names: Classes that fill what is not glass, of a patch that holds no other class.
-        classes: The classes of the class maps.
-
-    Raises:
-        InvalidRecipe: One of the names is of no label class.
-    """
-    places = label_indices(classes)
-    known = {classes[index].name: tuple(index == place for place in places) for index in places}
-    for name in names:
-        if name not in known:
-            raise InvalidRecipe(f"uniform_labels: {name!r} is none of {', '.join(known)}")
-    alone = {known[name] for name in names}
-    return [
-        _hidden(sample, classes) if sample.labels in alone and not sample.has_mask else sample for sample in samples
-    ]
 
 
 def _cut(sample: Sample, side_px: int, classes: Sequence[TissueClass]) -> Iterator[Sample]:

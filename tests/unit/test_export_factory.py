@@ -2,6 +2,7 @@ import importlib
 import json
 import pickle
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,7 @@ def test_a_checkpoint_that_cannot_be_written_names_its_file(tmp_path):
         save_checkpoint(path, {"weight": torch.zeros(10_000)})
 
     assert caught.value.filename == str(path)
+    assert caught.value.strerror == "File too large", "the disk's own reason, which is another where it is full"
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.pth"]
 
@@ -302,3 +304,86 @@ def test_a_missing_class_list_is_refused_by_name(tmp_path):
     assert (
         refusal(load_classes, tmp_path / "no.json", kind=InvalidData) == f"{tmp_path / 'no.json'}: no such class list"
     )
+
+
+def test_what_is_no_checkpoint_is_named_for_what_it_is(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 1\n")
+    pointer = refusal(load_checkpoint, path)
+    save_checkpoint(path, {"weight": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[:2000])
+    cut = refusal(load_checkpoint, path)
+    path.write_bytes(b"")
+    empty = refusal(load_checkpoint, path)
+
+    refused = f"{path}: not a checkpoint of tensors: it is"
+    assert pointer == f"{refused} a pointer of Git LFS, not the weights; `git lfs pull` fetches them"
+    assert cut == f"{refused} cut off or damaged; copy it anew"
+    assert empty == f"{refused} empty"
+
+
+def test_torchscript_is_refused_without_a_warning(tmp_path):
+    path = tmp_path / "weights.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch tells that TorchScript is on its way out
+        torch.jit.script(nn.Conv2d(3, 4, 1)).save(path)
+
+    message = refusal(load_checkpoint, path)
+
+    assert message.endswith(": it is a TorchScript program; save the network's state_dict()")
+
+
+@pytest.mark.parametrize("attribute", ["model.", "net."])
+def test_weights_of_a_module_that_holds_the_network_are_found(tmp_path, foreign, attribute):
+    path = tmp_path / "weights.pth"
+    save_checkpoint(path, {"state_dict": {attribute + name: value for name, value in weights_of(foreign).items()}})
+
+    network = load_network(path, TWO_CLASSES, f"{foreign}:Foreign")
+
+    assert torch.equal(network.first.weight, load_checkpoint(path)["state_dict"][f"{attribute}first.weight"])
+
+
+def test_names_that_do_not_fit_are_told(tmp_path, foreign):
+    path = tmp_path / "weights.pth"
+    save_checkpoint(path, {f"segmenter.{name}": value for name, value in weights_of(foreign).items()})
+
+    message = refusal(load_network, path, TWO_CLASSES, f"{foreign}:Foreign")
+
+    assert message.endswith("does not fit the network: first.weight is missing; it holds segmenter.first.weight")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.zeros(1, device="meta"), "is on torch's meta device, without values; save the real weights"),
+        (torch.zeros(2, 2).to_sparse(), "is a sparse tensor; save it as to_dense() gives it"),
+    ],
+)
+def test_weights_without_plain_values_are_refused_by_name(tmp_path, value, reason):
+    path = tmp_path / "weights.pth"
+    save_checkpoint(path, {"weight": value})
+
+    assert refusal(load_network, path, WSSS4LUAD) == f"{path}: weight {reason}"
+
+
+def test_a_factory_that_ends_the_program_or_has_lazy_layers_is_refused(tmp_path, foreign):
+    path = tmp_path / "weights.pth"
+    save_checkpoint(path, weights_of(foreign))
+    module = sys.modules[foreign]
+    module.exits = lambda: sys.exit(2)
+    module.lazy = lambda: nn.LazyConv2d(2, 1)
+
+    assert "it ends the program, as what reads its arguments does" in refusal(
+        load_network, path, TWO_CLASSES, f"{foreign}:exits"
+    )
+    assert "weight is of a lazy layer" in refusal(load_network, path, TWO_CLASSES, f"{foreign}:lazy")
+
+
+@pytest.mark.parametrize("factory", ["app.models:build", "model_export:build"])
+def test_a_package_that_has_the_name_of_the_projects_own_is_told(tmp_path, factory):
+    path = tmp_path / "weights.pth"
+    save_checkpoint(path, {"weight": torch.zeros(1)})
+
+    message = refusal(load_network, path, TWO_CLASSES, factory)
+
+    assert message.endswith(f"; {factory.split(':')[0].split('.')[0]} is this project's own package here: rename yours")

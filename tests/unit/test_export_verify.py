@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from app.pathology.manifest import GOLDEN_PIXEL_AGREEMENT, GOLDEN_PROBABILITY_TOLERANCE
 from model_export.errors import InvalidCheckpoint, VerificationFailed
-from model_export.export import ModelCard, export_bundle
-from model_export.verify import CONFIDENCE_TOLERANCE, Comparison, run_onnx, trial_batches
+from model_export.export import ModelCard, export_bundle, serving_graph
+from model_export.verify import CONFIDENCE_TOLERANCE, Comparison, run_onnx, trial_batches, verify
 
 
 def comparison(pixels=1.0, confidence=0, probability=0.0):
@@ -51,6 +51,15 @@ def test_trial_batches_are_of_several_sizes_and_always_the_same(stride):
     assert {1, 2, 3} <= {len(batch) for batch in batches}
     assert len({batch.shape[1:] for batch in batches}) == len(batches)
     assert any(batch.shape[1] != batch.shape[2] for batch in batches)
+
+
+@pytest.mark.parametrize(("window_px", "most"), [(64, 224), (256, 256), (640, 640)])
+def test_the_last_of_the_trial_batches_is_a_whole_window_and_none_is_larger(window_px, most):
+    batches = list(trial_batches(32, window_px))
+
+    assert batches[-1].shape == (1, window_px, window_px, 3)
+    assert max(max(batch.shape[1:3]) for batch in batches) == most
+    np.testing.assert_array_equal(batches[0], next(trial_batches(32)))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x07garbage" * 100])
@@ -106,3 +115,79 @@ def test_a_network_whose_stride_was_understated_is_refused(tmp_path):
     with pytest.raises(VerificationFailed, match=r"4x4 px give a class map of 8x8: .* larger than 4; export it"):
         export_bundle(Coarse().eval(), card, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
+
+
+class Foreign(nn.Module):
+    """A convolution, and what a test makes of it."""
+
+    def __init__(self, answer, between=None):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.between = between or nn.Identity()
+        self.table = nn.Parameter(torch.rand(4, 512, 512), requires_grad=False)
+        self.answer = answer
+
+    def forward(self, images):
+        return self.answer(self, images)
+
+
+def by_size(network, images):
+    return network.first(images if images.shape[2] <= 600 else -images)
+
+
+def by_place(network, images):
+    found = network.first(images)
+    return found + network.table[:, : found.shape[2], : found.shape[3]]
+
+
+def plain(network, images):
+    return network.between(network.first(images))
+
+
+def foreign(answer, between=None):
+    torch.manual_seed(0)
+    return Foreign(answer, between).eval()
+
+
+CARD = ModelCard(name="foreign", version="1", stride=4, window_px=64, margin_px=8)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "reason"),
+    [
+        (by_size, VerificationFailed, "model.onnx: PyTorch and ONNX Runtime disagree: 1x640x640x3: "),
+        (by_place, InvalidCheckpoint, "the network does not run on 640x640 px: The size of tensor a (640) must match"),
+    ],
+)
+def test_a_network_that_is_another_one_at_the_size_of_a_window_is_refused(tmp_path, answer, error, reason):
+    network = foreign(answer)
+    export_bundle(network, CARD, tmp_path / "bundle")
+    model = tmp_path / "bundle" / "model.onnx"
+
+    assert [one.shape[1:3] for one in verify(serving_graph(network, CARD), model, 512)][-1] == (512, 512)
+    with pytest.raises(error) as caught:
+        verify(serving_graph(network, CARD), model, 640)
+    assert str(caught.value).startswith(reason)
+    assert str(caught.value).endswith(
+        "; it passes up to 512 px: have it treat all sizes alike, or pass a smaller --window"
+    )
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_network_whose_answer_depends_on_its_batch_is_refused(tmp_path):
+    with pytest.raises(InvalidCheckpoint, match="depends on the other images in its batch: of one of 3 images"):
+        export_bundle(foreign(plain, nn.BatchNorm2d(4, track_running_stats=False)), CARD, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_returns_probabilities_is_refused(tmp_path):
+    with pytest.raises(InvalidCheckpoint, match=r"where logits are needed: .*; return what its softmax is given"):
+        export_bundle(foreign(plain, nn.Softmax(dim=1)), CARD, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("between", "told"), [(nn.Sigmoid(), True), (None, False)])
+def test_it_is_told_whether_all_values_lie_between_0_and_1(tmp_path, between, told):
+    comparisons = export_bundle(foreign(plain, between), CARD, tmp_path / "bundle")
+
+    assert all(one.unit_range for one in comparisons) is told

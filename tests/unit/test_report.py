@@ -136,12 +136,87 @@ def test_a_damaged_file_is_named(tmp_path):
         read_record(run)
 
 
+BIN = {"low": 0.0, "high": 1.0, "count": 3, "confidence": 0.5, "accuracy": 0.5}
+LABELS = {"classes": ["tumor"], "thresholds": [0.5], "f1": [1.0], "truth": [[True]]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("scores.json", "[" * 100_000, "not JSON: maximum recursion depth exceeded"),
+        ("scores.json", "[]", "holds a list, an object is needed"),
+        ("scores.json", {"scores": {"ece": "0.5"}}, "scores.ece: Input should be a valid number"),
+        ("scores.json", {"pooled": {"ece": 0.5}}, "Value error, pooled needs mean, sd and folds beside it"),
+        (
+            "scores.json",
+            {"pooled": {}, "mean": {}, "sd": {}, "folds": [[]]},
+            "folds.0: Input should be a valid dictionary",
+        ),
+        (
+            "scores.json",
+            {"classes": ["tumor"], "confusion": []},
+            "Value error, confusion holds one row for each of the classes",
+        ),
+        ("scores.json", {"classes": ["tumor"], "confusion": [[0.5]]}, "confusion.0.0: Input should be a valid integer"),
+        ("scores.json", {"calibration": {"bins": [BIN]}}, "calibration.ece: Field required"),
+        (
+            "scores.json",
+            {"calibration": {"ece": 0.1, "bins": [{**BIN, "accuracy": None}]}},
+            "calibration.bins.0: Value error, a bin that holds pixels has a confidence and an accuracy",
+        ),
+        ("scores.json", {"labels": None}, "labels: Input should be a valid dictionary"),
+        (
+            "scores.json",
+            {"labels": {**LABELS, "truth": [[]]}},
+            "labels: Value error, thresholds, f1 and each row of truth hold one value for each of the classes",
+        ),
+        ("scores.json", {"images": [{"pixel_accuracy": 0.5}]}, "images.0.name: Field required"),
+        (
+            "scores.json",
+            {"images": [{"name": "a.png", "iou_tumor": "much"}]},
+            "images.0.iou_tumor: Input should be a valid number",
+        ),
+        ("recipe.json", {"recipe": []}, "recipe: Input should be a valid dictionary"),
+        ("environment.json", {"seconds": "1"}, "seconds: Input should be a valid number"),
+        ("environment.json", '{"seconds": NaN}', "seconds: Input should be less than or equal to 1000000000"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_named_with_what_is_wrong(tmp_path, name, content, what):
+    run = write_run(tmp_path / "run", scores={"scores": {"pixel_accuracy": 0.5}, **SCORES})
+    (run / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+    with pytest.raises(InvalidData) as caught:
+        read_record(run)
+
+    assert str(caught.value).startswith(f"{run / name}: {what}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_damaged_picture_is_named(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "grid.png").write_bytes(b"no picture")
+
+    with pytest.raises(InvalidData, match=r"grid\.png: not a readable picture: "):
+        page_of(run, tmp_path)
+
+
+def test_scores_of_one_network_in_the_folder_of_a_cross_validation_have_a_page_too(tmp_path):
+    run = write_validation(tmp_path / "cv")
+    (run / "scores.json").write_text(json.dumps({"scores": {"pixel_accuracy": 0.8765}}))
+
+    assert "score value pixel_accuracy 0.8765" in text_of(page_of(run, tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "what"),
     [
         ("metrics.csv", "epoch,loss\n1,0.5\n", "has no column epoch, phase"),
         ("metrics.csv", "epoch,phase,loss\n1,train,much\n", "loss is 'much' in a row, a number is needed"),
+        ("metrics.csv", "epoch,phase,loss\n1.5,train,0.5\n", "epoch is '1.5' in a row, a whole number is needed"),
         ("steps.csv", "step,loss\n0,0.5,7\n", "a number is needed"),
+        ("steps.csv", "step,loss\n,0.5\n", "step is '' in a row, a whole number is needed"),
+        ("steps.csv", f"step,loss\n{'9' * 400},0.5\n", "a whole number is needed"),
+        ("steps.csv", f"step,loss\n0,{'9' * 200_000}\n", "not a table: field larger than field limit"),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path, name, text, what):

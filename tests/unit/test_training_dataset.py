@@ -316,3 +316,30 @@ def test_a_label_needs_half_a_percent_of_the_known_pixels():
 
 def test_nothing_known_is_no_label():
     assert labels_of(np.full((8, 8), IGNORE, np.uint8), WSSS4LUAD) == (False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (
+            lambda path, colours: Image.fromarray(np.dstack([colours, np.zeros_like(colours[..., :1])])).save(path),
+            "is of mode RGBA, or has transparent pixels",
+        ),
+        (turned, "is to be turned by its EXIF"),
+        (
+            lambda path, colours: Image.fromarray(colours[..., 0].astype(np.uint16)).save(path),
+            "is of 16 bits a channel",
+        ),
+        (deep, "is of 16 bits a channel"),
+    ],
+    ids=["transparent", "turned", "16 bits", "16 bits RGB"],
+)
+def test_a_mask_is_upright_and_opaque_as_its_image(tmp_path, spoil, what):
+    image, class_map = draw_patch(0, Size(32, 32))
+    write_pair(tmp_path, "a.png", image, class_map)
+    path = tmp_path / "mask" / "a.png"
+    spoil(path, np.array([tissue.color for tissue in WSSS4LUAD], np.uint8)[class_map])
+
+    message = refusal(read_pairs, tmp_path, WSSS4LUAD)
+
+    assert message == f"{path}: {what}; save the mask upright and opaque, with 8 bits"

@@ -454,14 +454,64 @@ def test_each_process_drops_others_and_a_resumed_one_the_same():
     assert not torch.equal(dropped(3, 1), dropped(4, 1))
 
 
-def test_a_run_of_a_program_that_did_not_know_a_setting_is_not_gone_on_with(tmp_path):
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        (lambda recipe: recipe.pop("blur"), "without blur"),
+        (lambda recipe: recipe.update(label_smoothing=0.0), "with label_smoothing"),
+    ],
+)
+def test_a_run_of_a_program_that_knew_other_settings_is_not_gone_on_with(tmp_path, change, other):
     trainer(tmp_path).train(Silent())
     state = load_checkpoint(tmp_path / "last.pth")
-    del state["asked"]["recipe"]["blur"]
+    change(state["asked"]["recipe"])
     save_checkpoint(tmp_path / "last.pth", state)
 
     with pytest.raises(InvalidCheckpoint) as caught:
         trainer(tmp_path).resume()
 
-    reason = "started with a recipe without blur, by another version of the program; choose another run folder"
+    reason = f"started with a recipe {other}, by another version of the program; choose another run folder"
     assert str(caught.value) == f"{tmp_path / 'last.pth'}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"epochs_done": 99}, ": 99 of 2 epochs are done"),
+        ({"epochs_done": -1}, ": -1 of 2 epochs are done"),
+        ({"epochs_done": "1"}, ": '1' of 2 epochs are done"),
+        ({"epochs_done": 1}, ": its rows are not of 1 epochs"),
+        ({"rows": []}, ": its rows are not of 2 epochs"),
+        ({"rows": [{}]}, ""),
+        ({"best_loss": None}, ": a loss is no number"),
+    ],
+)
+def test_resuming_from_an_impossible_state_is_refused(finished, tmp_path, changes, reason):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    save_checkpoint(run / "last.pth", {**load_checkpoint(run / "last.pth"), **changes})
+
+    with pytest.raises(InvalidCheckpoint) as caught:
+        trainer(run).resume()
+
+    assert str(caught.value) == f"{run / 'last.pth'}: not the state of a training{reason}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("steps.csv", b"step,\xff\n", "damaged, it is not in UTF-8; remove it to go on"),
+        ("environment.json", b'{"seconds": "x"}', "seconds is 'x', a number is needed; remove the file to go on"),
+        ("environment.json", b'{"seconds": NaN}', "seconds is nan, a number is needed; remove the file to go on"),
+    ],
+)
+def test_resuming_beside_a_damaged_file_is_refused_by_its_name(tmp_path, name, content, reason):
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path).train(Interrupted())
+    (tmp_path / name).write_bytes(content)
+    resumed = trainer(tmp_path)
+    resumed.resume()
+
+    with pytest.raises(InvalidData) as caught:
+        resumed.train(Silent())
+
+    assert str(caught.value) == f"{tmp_path / name}: {reason}"

@@ -281,16 +281,6 @@ def test_a_recipe_for_labels_alone_sees_no_annotated_pixel():
     assert seen_by(Recipe(), {"wsss4luad": PAIRS}, WSSS4LUAD) == {"wsss4luad": PAIRS}
 
 
-def test_a_recipe_says_which_labels_fill_their_patches():
-    recipe = Recipe.model_validate({**TINY, "uniform_labels": ["normal"]})
-    normal, tumor = label_only_sample((False, False, True)), label_only_sample((True, False, False))
-
-    seen = seen_by(recipe, {"wsss4luad": [*PAIRS, normal, tumor]}, WSSS4LUAD)["wsss4luad"]
-
-    assert seen[:-2] == PAIRS
-    assert [sample.has_mask for sample in seen[-2:]] == [True, False]
-
-
 def test_the_weak_path_runs_from_labels_to_a_network(tmp_path):
     shipped = load_recipe("luad-weak")
     small = {name: TINY[name] for name in ("epochs", "steps_per_epoch", "batch_size", "average_decay")}

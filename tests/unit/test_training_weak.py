@@ -1,10 +1,8 @@
 import numpy as np
-import pytest
 
 from app.pathology.classes import WSSS4LUAD
-from model_export.errors import InvalidRecipe
 from model_export.training.dataset import IGNORE, Sample, labels_of
-from model_export.training.weak import filled, labels_alone
+from model_export.training.weak import labels_alone
 from tests.model_export_support import label_only_sample
 
 TUMOR, STROMA, NORMAL, BACKGROUND = range(4)
@@ -94,28 +92,3 @@ def test_a_patch_that_was_labelled_as_one_is_not_cut():
     assert patch.labels == (True, True, False)
     assert patch.guesses == (TUMOR, STROMA)
     assert set(np.unique(patch.class_map)) <= {BACKGROUND, IGNORE}
-
-
-def labelled(labels):
-    """A patch with labels alone: pink tissue, and glass to its right."""
-    image = np.full((64, 64, 3), PINK, np.uint8)
-    image[:, 40:] = WHITE
-    return Sample("7.png", image, np.full((64, 64), IGNORE, np.uint8), labels)
-
-
-def test_a_class_that_fills_its_patches_is_all_of_one_that_is_not_glass():
-    normal, tumor, both = labelled((False, False, True)), labelled((True, False, False)), labelled((True, False, True))
-    annotated = pair(np.full((8, 8), NORMAL, np.uint8))
-
-    samples = filled([normal, tumor, both, annotated], ("normal",), WSSS4LUAD)
-
-    assert set(samples[0].class_map[30, :38]) == {NORMAL}
-    assert set(samples[0].class_map[30, 42:]) == {BACKGROUND}
-    assert (samples[0].name, samples[0].labels) == (normal.name, normal.labels)
-    assert samples[1:] == [tumor, both, annotated]
-
-
-@pytest.mark.parametrize("name", ["background", "necrosis", ""])
-def test_only_a_label_class_can_fill_a_patch(name):
-    with pytest.raises(InvalidRecipe, match=rf"^uniform_labels: '{name}' is none of tumor, stroma, normal$"):
-        filled([labelled((False, False, True))], ("normal", name), WSSS4LUAD)
