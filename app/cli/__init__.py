@@ -1,16 +1,39 @@
-"""The `tessera` command, a file a subcommand."""
+"""The `tessera` command, a file a subcommand; what a subcommand needs is imported once it is asked for."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
 
 import click
 
-from app.cli.dicomweb import dicomweb
-from app.cli.keys import keys
-from app.cli.segment import segment
-from app.cli.serve import serve
-from app.cli.slide import slide
 from app.software import software_version
 
+_COMMANDS = ("serve", "segment", "slide", "dicomweb", "keys")
+_TERMINAL = 0
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"app.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] == "serve":
+            ctx.with_resource(_told_to_end_early())
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(software_version(), "-V", "--version", prog_name="tessera")
 def main() -> None:
     """Tissue maps of H&E patches. Research use only.
@@ -19,8 +42,23 @@ def main() -> None:
     """
 
 
-main.add_command(serve)
-main.add_command(segment)
-main.add_command(slide)
-main.add_command(dicomweb)
-main.add_command(keys)
+@contextmanager
+def _told_to_end_early() -> Iterator[None]:
+    """Until the service takes signals itself, end at once where it is told to end, and have nothing to reload.
+
+    A container's first process ignores what it does not take. SIGHUP still ends a service in a terminal.
+    """
+    hangs_up = getattr(signal, "SIGHUP", None)
+    numbers = [signal.SIGTERM, signal.SIGINT, *([hangs_up] if hangs_up and not os.isatty(_TERMINAL) else [])]
+    before = {
+        number: signal.signal(number, signal.SIG_IGN if number == hangs_up else _end_at_once) for number in numbers
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_at_once(_number: int, _frame: FrameType | None) -> None:
+    os._exit(0)

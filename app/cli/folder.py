@@ -1,6 +1,10 @@
 """What the commands that segment files into a folder share."""
 
-from collections.abc import Callable, Collection, Coroutine, Sequence
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from errno import ENOLCK, ENOSYS, EOPNOTSUPP
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,14 +13,20 @@ import click
 from app.cli.ending import until_signalled
 from app.cli.options import FiniteRange
 from app.imaging.paint import DEFAULT_OPACITY
-from app.segmentation.folder import FileResult, colliding, find_files, lying_in
-from app.segmentation.results_table import foreign, read_table, superseding, write_table
+from app.inference.model import BatchedSegmenter
+from app.segmentation.folder import FileResult, colliding, find_files, locked, lying_in
+from app.segmentation.results_table import ResultsTable, foreign, read_table, superseding
+from app.segmentation.workers import Workers
 from app.telemetry import logging
+from app.telemetry.metrics import SegmentationMetrics
 
 FAILED = 1
 """Exit status where a file was not segmented."""
 _OF_SERVICES = ("app.inference.lanes",)
 """Loggers that tell of batches that take long, which a service's caller would wait for."""
+_LOCK_FILE = ".tessera.lock"
+_WITHOUT_LOCKS = (ENOLCK, ENOSYS, EOPNOTSUPP)
+"""What disks say that know no locks, as some of clusters."""
 
 _T = TypeVar("_T")
 
@@ -74,7 +84,43 @@ def files_to_segment(paths: Sequence[Path], suffixes: Collection[str], out: Path
     return found.files
 
 
-def rows_before(
+@contextmanager
+def results_table(
+    paths: Sequence[Path], columns: Sequence[str], path: Path, endings: Collection[str]
+) -> Iterator[ResultsTable]:
+    """Give the table of a run that has its folder to itself, and whose results replace nothing but its own files'.
+
+    Args:
+        paths: The files that this run segments.
+        columns: See `write_table`.
+        path: Of the table; its folder need not be there.
+        endings: Of the results' names.
+
+    Raises:
+        click.UsageError: The table is another one, or a result would replace what is not this file's.
+        click.ClickException: Another run writes there, or it cannot be read or written.
+    """
+    out = path.parent
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(out / _LOCK_FILE))
+            except BlockingIOError as error:
+                raise click.ClickException(
+                    f"another run writes to {click.format_filename(out)}; wait until it ends, or choose another --out"
+                ) from error
+            except OSError as error:
+                if error.errno not in _WITHOUT_LOCKS:
+                    raise
+            table = ResultsTable(path, columns, paths, _rows_before(paths, columns, path, endings))
+            table.write()  # if that cannot be done, it is better known before hours of work
+            yield table
+    except OSError as error:
+        raise failed(error) from error
+
+
+def _rows_before(
     paths: Sequence[Path], columns: Sequence[str], table: Path, endings: Collection[str]
 ) -> list[list[str]]:
     """Return the rows of a table from earlier runs, once it is sure that no result replaces what is none of theirs.
@@ -87,13 +133,10 @@ def rows_before(
 
     Raises:
         click.UsageError: The table is another one, or a result would replace what is not this file's.
-        click.ClickException: The table cannot be read.
+        OSError: The table cannot be read.
     """
     name = click.format_filename(table)
-    try:
-        rows = read_table(columns, table)
-    except OSError as error:
-        raise failed(error) from error
+    rows = read_table(columns, table)
     if rows is None:
         raise click.UsageError(
             f"{name} has other columns than this run's, as of another model, or is no table; choose another --out"
@@ -111,18 +154,30 @@ def rows_before(
     return rows
 
 
-def write_results(
-    results: Sequence[FileResult], columns: Sequence[str], table: Path, before: Sequence[Sequence[str]] = ()
-) -> None:
-    """Write the table of the results; see `write_table`.
-
-    Raises:
-        click.ClickException: It cannot be written.
-    """
+@asynccontextmanager
+async def at_work(
+    model: BatchedSegmenter, workers: Workers, metrics: SegmentationMetrics, table: ResultsTable
+) -> AsyncIterator[None]:
+    """Start the model; when the block ends, however it does, write the table, and end model and workers."""
+    await model.start(metrics)
     try:
-        write_table(results, columns, table, before)
-    except OSError as error:
-        raise failed(error) from error
+        yield
+    finally:
+        try:
+            table.write()  # before anything is waited for: a second signal ends that
+        finally:
+            await model.close()
+            await workers.close()
+
+
+def tell(results: Sequence[FileResult]) -> None:
+    """Say what is odd, and then what is wrong, about which files."""
+    for result in results:
+        for warning in result.warnings:
+            click.echo(f"{click.format_filename(result.path)}: warning: {warning}", err=True)
+    for result in results:
+        if result.problem is not None:
+            click.echo(f"{click.format_filename(result.path)}: {result.problem}", err=True)
 
 
 def failed(error: OSError) -> click.ClickException:
@@ -139,19 +194,29 @@ async def until_ended(work: Coroutine[Any, Any, _T]) -> _T:
     Raises:
         click.Abort: SIGTERM or SIGINT ended it.
     """
-    done = await until_signalled(work)
+
+    async def finished() -> tuple[_T]:
+        return (await work,)
+
+    done = await until_signalled(finished())
     if done is None:
         raise click.Abort
-    return done
+    return done[0]
 
 
-def tell_end(results: Sequence[FileResult], what: str, table: Path) -> None:
+def tell_end(table: ResultsTable, what: str) -> None:
     """Say how many files were segmented, and where the table is.
 
     Raises:
         SystemExit: Some were not.
+        click.ClickException: Standard output takes nothing.
     """
+    results = table.results
     count = sum(result.problem is None for result in results)
-    click.echo(f"{count} of {len(results)} {what} segmented; table: {click.format_filename(table)}")
+    try:
+        click.echo(f"{count} of {len(results)} {what} segmented; table: {click.format_filename(table.path)}")
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left at its end
+        raise click.ClickException(f"standard output: {error.strerror or error}") from error
     if count < len(results):
         raise SystemExit(FAILED)

@@ -1,7 +1,8 @@
 """`tessera segment`: what the service does, to files without one."""
 
 import asyncio
-from collections.abc import Sequence
+import sys
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +10,22 @@ import click
 from prometheus_client import CollectorRegistry
 
 from app.cli.folder import (
+    at_work,
     configure_logging,
-    failed,
     files_to_segment,
     results_options,
-    rows_before,
+    results_table,
+    tell,
     tell_end,
     until_ended,
-    write_results,
 )
 from app.cli.options import MODEL_SETTINGS, FiniteRange, setting_options, settings_of
 from app.errors import TesseraError
 from app.inference.model import BatchedSegmenter, load_segmenter
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.segmentation.files import ENDINGS, IMAGE_SUFFIXES, TABLE_FILE, columns, segment_files
-from app.segmentation.folder import FileResult
 from app.segmentation.patch import PatchLimits, PatchSegmentation
-from app.segmentation.results_table import not_finished, without
+from app.segmentation.results_table import ResultsTable
 from app.segmentation.workers import Workers
 from app.settings import Settings
 from app.telemetry.metrics import SegmentationMetrics
@@ -53,64 +53,34 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
         raise click.UsageError("no images in these folders; whole slides are segmented by `tessera slide`")
     try:
         model = load_segmenter(settings.model)
-        before = rows_before(paths, columns(model.manifest), out / TABLE_FILE, ENDINGS)
-        out.mkdir(parents=True, exist_ok=True)
     except TesseraError as error:
         raise click.ClickException(str(error)) from error
-    except OSError as error:
-        raise failed(error) from error
     if mpp is not None and model.manifest.um_per_px is None:
         click.echo("--mpp changes nothing: the model names no um_per_px", err=True)
-    results = asyncio.run(until_ended(_segment_all(model, settings, paths, out, opacity, mpp, without(before, paths))))
-    tell_end(results, "images", out / TABLE_FILE)
+    with results_table(paths, columns(model.manifest), out / TABLE_FILE, ENDINGS) as table:
+        asyncio.run(until_ended(_segment_all(model, settings, table, out, opacity, mpp)))
+    tell_end(table, "images")
 
 
 async def _segment_all(
     model: BatchedSegmenter,
     settings: Settings,
-    paths: list[Path],
+    table: ResultsTable,
     out: Path,
     opacity: float,
     mpp: float | None,
-    before: Sequence[Sequence[str]],
-) -> list[FileResult]:
-    """Segment the files behind a progress bar and write the table; return the results in the order of `paths`.
-
-    The table, with the rows from `before`, names every file from the start, so that it says of an interrupted run what
-    is missing.
-    """
+) -> None:
+    """Segment the table's files behind a progress bar; say then what is wrong or odd about those that are done."""
     metrics = SegmentationMetrics(CollectorRegistry())
     workers = Workers(settings.cores, metrics)
     patches = PatchSegmentation(model, workers, metrics, PatchLimits(settings.max_side_px, settings.max_pixels_at_once))
-    results = {path: not_finished(path) for path in paths}
-
-    def write() -> None:
-        write_results(list(results.values()), columns(model.manifest), out / TABLE_FILE, before)
-
-    write()  # if that cannot be done, it is better known before the work
-    await model.start(metrics)
-    done: set[Path] = set()
-    try:
-        with click.progressbar(length=len(paths), label="segmenting") as bar:
-            async for result in segment_files(patches, paths, out, opacity, mpp, at_once=2 * settings.cores):
-                results[result.path] = result
-                done.add(result.path)
-                bar.update(1)
-    finally:
+    files = segment_files(patches, table.turns(), out, opacity, mpp, at_once=2 * settings.cores)
+    async with at_work(model, workers, metrics, table):
         try:
-            _tell([result for path, result in results.items() if path in done])
-            write()  # before anything is waited for: a second signal ends that
+            with click.progressbar(length=len(table.files), label="segmenting", file=sys.stderr) as bar:
+                async with aclosing(files):
+                    async for result in files:
+                        table.add(result)
+                        bar.update(1)
         finally:
-            await model.close()
-            await workers.close()
-    return list(results.values())
-
-
-def _tell(results: Sequence[FileResult]) -> None:
-    """Say what is odd, and then what is wrong, about which files."""
-    for result in results:
-        for warning in result.warnings:
-            click.echo(f"{click.format_filename(result.path)}: warning: {warning}", err=True)
-    for result in results:
-        if result.problem is not None:
-            click.echo(f"{click.format_filename(result.path)}: {result.problem}", err=True)
+            tell(table.results)

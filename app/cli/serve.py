@@ -53,7 +53,8 @@ def serve(**given: Any) -> None:
 
 def _end(error: click.ClickException, log_format: str | None) -> NoReturn:
     """Say why the service ends: in the log where that is JSON, since whatever reads it shall not miss this line."""
-    if log_format != "json":
-        raise error
-    _log.critical("%s", error.message)
+    if log_format == "json":
+        _log.critical("%s", error.message)
+    else:
+        logging.tell(f"Error: {error.format_message()}")
     raise SystemExit(error.exit_code)

@@ -1,7 +1,6 @@
 """`tessera slide`: whole-slide files, segmented without a server."""
 
 import asyncio
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +9,14 @@ import click
 from prometheus_client import CollectorRegistry
 
 from app.cli.folder import (
+    at_work,
     configure_logging,
-    failed,
     files_to_segment,
     results_options,
-    rows_before,
+    results_table,
+    tell,
     tell_end,
     until_ended,
-    write_results,
 )
 from app.cli.options import MODEL_SETTINGS, FiniteRange, setting_options, settings_of, slide_options
 from app.cli.progress import progress_bar
@@ -25,7 +24,7 @@ from app.errors import ExtraMissing, TesseraError
 from app.inference.model import BatchedSegmenter, load_segmenter
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.segmentation.folder import FileResult
-from app.segmentation.results_table import not_finished, without
+from app.segmentation.results_table import ResultsTable
 from app.segmentation.workers import Workers
 from app.settings import Settings
 from app.telemetry.metrics import SegmentationMetrics
@@ -77,61 +76,35 @@ def slide(
         if not paths:
             raise click.UsageError("no whole-slide files in these folders; pictures are segmented by `tessera segment`")
         model = load_segmenter(settings.model)
-        before = rows_before(paths, columns(model.manifest), out / TABLE_FILE, ENDINGS)
-        out.mkdir(parents=True, exist_ok=True)
     except TesseraError as error:
         raise click.ClickException(str(error)) from error
-    except OSError as error:
-        raise failed(error) from error
     options = SlideFileOptions(um_per_px, max_pixels, mpp, opacity)
-    results = asyncio.run(until_ended(_segment_all(model, settings, paths, out, options, before)))
-    tell_end(results, "slides", out / TABLE_FILE)
+    with results_table(paths, columns(model.manifest), out / TABLE_FILE, ENDINGS) as table:
+        asyncio.run(until_ended(_segment_all(model, settings, table, out, options)))
+    tell_end(table, "slides")
 
 
 async def _segment_all(
     model: BatchedSegmenter,
     settings: Settings,
-    paths: list[Path],
+    table: ResultsTable,
     out: Path,
     options: "SlideFileOptions",
-    before: Sequence[Sequence[str]],
-) -> list[FileResult]:
-    """Segment the slides one by one, say what becomes of each, and write the table anew with each.
-
-    Its rows from `before` stay, each until the slide's turn comes, whose old results go then. A slide that this run
-    does not finish has a row that says so.
-    """
-    from app.segmentation.slide_files import TABLE_FILE, SlideFileSegmentation, columns  # noqa: PLC0415
+) -> None:
+    """Segment the table's slides one by one, and say what becomes of each."""
+    from app.segmentation.slide_files import SlideFileSegmentation  # noqa: PLC0415
 
     metrics = SegmentationMetrics(CollectorRegistry())
     workers = Workers(settings.cores, metrics)
     segmentation = SlideFileSegmentation(model, workers, metrics, options, out)
-    results: list[FileResult] = []
-
-    def write(begun: int) -> None:
-        rows, at_work = without(before, paths[:begun]), paths[len(results) : begun]
-        write_results([*results, *map(not_finished, at_work)], columns(model.manifest), out / TABLE_FILE, rows)
-
-    write(0)  # if that cannot be done, it is better known before hours of work
-    await model.start(metrics)
-    try:
-        for number, path in enumerate(paths, 1):
-            write(number)
-            results.append(await _segment(segmentation, path))
-        write(len(paths))
-    finally:
-        await model.close()
-        await workers.close()
-    return results
+    async with at_work(model, workers, metrics, table):
+        for path in table.turns():
+            table.add(await _segment(segmentation, path))
 
 
 async def _segment(segmentation: "SlideFileSegmentation", path: Path) -> FileResult:
     """Segment a slide behind a progress bar; say what is wrong or odd about it."""
-    name = click.format_filename(path)
-    with progress_bar(name) as progress:
+    with progress_bar(click.format_filename(path)) as progress:
         result = await segmentation.segment(path, progress)
-    for warning in result.warnings:
-        click.echo(f"{name}: warning: {warning}", err=True)
-    if result.problem is not None:
-        click.echo(f"{name}: {result.problem}", err=True)
+    tell([result])
     return result

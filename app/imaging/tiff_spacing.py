@@ -5,6 +5,7 @@ Why these count and which resolutions do not: docs/decisions/0009. Bounds on wha
 
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
@@ -57,6 +58,21 @@ def tiff_um_per_px(image: Image.Image) -> float | None:
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001  absent, or damaged in whatever way; the pixels are judged elsewhere
+        return None
+
+
+def tiff_file_um_per_px(path: Path, size: Size) -> float | None:
+    """Return what `tiff_um_per_px` does, of a file of whatever kind: None where its first image has not `size`.
+
+    Raises:
+        MemoryError: There is no memory to read it now.
+    """
+    try:
+        with Image.open(path, formats=("TIFF",)) as image:  # its tags alone
+            return tiff_um_per_px(image) if image.size == (size.width_px, size.height_px) else None
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  no TIFF, or one that is damaged in whatever way
         return None
 
 

@@ -1,12 +1,14 @@
 """Many image files without a server: a mask and an overlay of each, and its row of a table."""
 
 import asyncio
+import errno
 import os
-from collections.abc import AsyncIterator, Sequence
+import stat
+from collections.abc import AsyncGenerator, Iterable
 from functools import partial
 from pathlib import Path
 
-from app.errors import ImageTooLarge, TesseraError, UnsupportedImage
+from app.errors import ImageTooLarge, TesseraError, UnsupportedImage, no_memory_to
 from app.imaging.decode import TILE_FLOOR_PX
 from app.imaging.paint import paint_mask, paint_overlay
 from app.interop.provenance import picture_text
@@ -22,13 +24,13 @@ from app.segmentation.folder import (
     result_path,
 )
 from app.segmentation.patch import PatchSegmentation, SegmentedPatch
+from app.segmentation.results_table import MODEL_COLUMNS, model_fields
 
 TABLE_FILE = "labels.csv"
 MASK, OVERLAY = ENDINGS = ("_mask.png", "_overlay.png")
 """Of the results' names."""
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", *TIFF_SUFFIXES, ".webp", ".bmp", ".dcm"})
 _AS_SLIDES = "a whole slide is segmented by `tessera slide`"
-_NO_MEMORY = "there is no memory to segment this image now; try again later"
 _MOST_BYTES_A_PIXEL = 8
 """Of an image: four channels of 16 bits."""
 _MOST_BYTES_BESIDE = 2**20
@@ -36,15 +38,15 @@ _MOST_BYTES_BESIDE = 2**20
 
 
 async def segment_files(
-    patches: PatchSegmentation, paths: Sequence[Path], out: Path, opacity: float, mpp: float | None, at_once: int
-) -> AsyncIterator[FileResult]:
+    patches: PatchSegmentation, paths: Iterable[Path], out: Path, opacity: float, mpp: float | None, at_once: int
+) -> AsyncGenerator[FileResult, None]:
     """Segment each file and write `NAME_mask.png` and `NAME_overlay.png` to `out`; yield results as they come.
 
     Of a file there are both or none; those from before are removed.
 
     Args:
         patches: The use case that segments one patch.
-        paths: The files.
+        paths: The files; each is asked for as its turn comes.
         out: An existing folder.
         opacity: Of the overlay's colours, 0 to 1.
         mpp: Pixel spacing of each, in um/px; None leaves that to their DICOM headers.
@@ -78,7 +80,7 @@ async def _segment_file(
         with all_or_none(out, path, ENDINGS):
             async with patches.segmented(await asyncio.to_thread(_read, path, patches.limits.side_px), mpp) as patch:
                 await patches.encode(partial(_write, patch, patches.manifest, opacity, out, path))
-                row, warnings = _row(patch), tuple(warning.message for warning in patch.warnings)
+                row, warnings = _row(patch, patches.manifest), tuple(warning.message for warning in patch.warnings)
     except (UnsupportedImage, ImageTooLarge) as error:
         hint = f"; {_AS_SLIDES}" if path.suffix.lower() in TIFF_SUFFIXES else ""
         return FileResult(path, problem=f"{error}{hint}")
@@ -87,7 +89,7 @@ async def _segment_file(
     except OSError as error:
         return FileResult(path, problem=problem_of(error, path))
     except MemoryError:
-        return FileResult(path, problem=_NO_MEMORY)
+        return FileResult(path, problem=no_memory_to("segment this image"))
     return FileResult(path, row, warnings=warnings)
 
 
@@ -96,17 +98,24 @@ def _read(path: Path, max_side_px: int) -> bytes:
 
     Raises:
         ImageTooLarge: It has more than the largest image allowed would have without compression; none is read.
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is no regular file: of a pipe the end may never come.
     """
     most = _MOST_BYTES_A_PIXEL * max(max_side_px, TILE_FLOOR_PX) ** 2 + _MOST_BYTES_BESIDE
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with open(path, "rb", opener=_opened_at_once) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        size = found.st_size
         if size > most:
             raise ImageTooLarge(
                 f"the file has {size / 1e6:.0f} MB, over the {most / 1e6:.0f} MB that an image with sides of at most"
                 f" {max_side_px} px may have"
             )
         return file.read()
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _write(patch: SegmentedPatch, manifest: ModelManifest, opacity: float, out: Path, path: Path) -> None:
@@ -129,10 +138,11 @@ def columns(manifest: ModelManifest) -> list[str]:
         "scale_factor",
         "warnings",
         "sha256",
+        *MODEL_COLUMNS,
     ]
 
 
-def _row(patch: SegmentedPatch) -> tuple[str, ...]:
+def _row(patch: SegmentedPatch, manifest: ModelManifest) -> tuple[str, ...]:
     return (
         code(patch.labels),
         *(f"{probability:.6f}" for probability in patch.label_probabilities),
@@ -143,4 +153,5 @@ def _row(patch: SegmentedPatch) -> tuple[str, ...]:
         f"{patch.scale.factor:g}",
         " ".join(warning.code for warning in patch.warnings),
         patch.sha256,
+        *model_fields(manifest),
     )

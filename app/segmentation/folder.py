@@ -1,10 +1,11 @@
 """Results of many files in a folder: what is segmented, what may not collide, and files that are whole or not there."""
 
 import os
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from errno import EIO
+from errno import EAGAIN, EIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,6 +139,31 @@ def replacing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise OSError(error.errno or EIO, error.strerror or str(error), os.fspath(path)) from error
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Have a lock, which a file stands for that is there as long: one process at a time gets into the block.
+
+    On Windows all get in.
+
+    Raises:
+        BlockingIOError: Another one is in it.
+        OSError: The file cannot be made, or its disk knows no locks.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl  # noqa: PLC0415  not on Windows
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+            raise BlockingIOError(EAGAIN, os.strerror(EAGAIN), os.fspath(path))  # who had it has just removed its file
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from app.errors import TesseraError
+from app.errors import TesseraError, no_memory_to
 from app.imaging.mask_tiff import write_mask_tiff
 from app.imaging.overview import Overview
 from app.imaging.paint import paint_overlay
@@ -31,6 +31,7 @@ from app.segmentation.folder import (
     result_path,
 )
 from app.segmentation.outlines import slide_outlines
+from app.segmentation.results_table import MODEL_COLUMNS, model_fields
 from app.segmentation.scale import is_near
 from app.segmentation.slide import Progress, check_pixels, choose_view, counted, scale_warning, segment_slide
 from app.segmentation.stain import stain_warnings
@@ -46,7 +47,6 @@ MASK, POLYGONS, OVERLAY = ENDINGS = ("_mask.tif", ".geojson", "_overlay.png")
 SUFFIXES = SLIDE_SUFFIXES | TIFF_SUFFIXES
 _OVERLAY_PX = 2048
 """The longest side that an overlay may have."""
-_NO_MEMORY = "there is no memory to segment this slide now; try again later, or ask for a coarser --um-per-px"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class SlideFileSegmentation:
         except OSError as error:
             problem = problem_of(error, path)
         except MemoryError:
-            problem = _NO_MEMORY
+            problem = f"{no_memory_to('segment this slide')}, or ask for a coarser --um-per-px"
         return FileResult(path, problem=problem)
 
     async def _opened(self, path: Path, progress: Progress) -> FileResult:
@@ -210,6 +210,7 @@ class _Result:
             str(step),
             " ".join(warning.code for warning in self.warnings),
             self.sha256,
+            *model_fields(self.manifest),
         )
 
 
@@ -231,6 +232,7 @@ def columns(manifest: ModelManifest) -> list[str]:
         "polygon_step",
         "warnings",
         "sha256",
+        *MODEL_COLUMNS,
     ]
 
 

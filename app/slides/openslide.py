@@ -16,6 +16,7 @@ from PIL import Image
 
 from app.errors import OutOfMemory, SlideUnreadable, UnsupportedImage
 from app.imaging.decode import GLASS, NO_MEMORY
+from app.imaging.tiff_spacing import tiff_file_um_per_px
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size, of_microscope, of_square_pixels
 from app.slides.slide import Level
@@ -69,7 +70,7 @@ class WholeSlideFile:
         properties, whole = self._file.properties, Size(*self._file.dimensions)
         area = _scanned(properties, whole)
         self.corner = (area.x_px, area.y_px)
-        own = _um_per_px(properties) or um_per_px
+        own = _um_per_px(properties) or of_microscope(tiff_file_um_per_px(path, whole)) or um_per_px
         self.levels = tuple(
             _level(Size(*size), downsample, own, None if area.size == whole else area.size)
             for size, downsample in zip(self._file.level_dimensions, self._file.level_downsamples, strict=True)

@@ -3,12 +3,14 @@
 import csv
 import io
 import re
+from codecs import BOM_UTF8
 
 import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from app.pathology.arrays import RgbImage
+from app.segmentation.files import columns
 from tests.e2e.browser import eventually
 from tests.e2e.viewer_page import (
     IMAGE,
@@ -305,12 +307,16 @@ def test_all_answers_can_be_had_as_one_table(page):
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Table").click()
     assert waiting.value.suggested_filename == "labels.csv"
-    text = waiting.value.path().read_bytes().decode()
+    data = waiting.value.path().read_bytes()
+    assert data.startswith(BOM_UTF8)  # or Excel garbles other letters than English ones
+    text = data.decode("utf-8-sig")
     assert text.endswith("\r\n")
     first, broken, glass = csv.DictReader(io.StringIO(text, newline=""))
     assert [row["file"] for row in (first, broken, glass)] == [name, "broken.png", "glass.png"]
     assert (first["code"], first["tumor_fraction"], first["tumor_probability"]) == ("T+S+N", "0.250000", "1.000000")
     assert "background_probability" not in first
+    assert (first["model"], first["model_version"], first["model_sha256"]) == ("colours", "1.0", "0" * 64)
+    assert list(first) == ["file", *columns(manifest()), "problem"]
     assert first["background_fraction"] == "0.250000"
     assert (first["width_px"], first["um_per_px"], first["warnings"], first["problem"]) == (
         "256",

@@ -26,7 +26,7 @@ def run(*arguments: object):
 
 
 def table(out: Path) -> list[dict[str, str]]:
-    with (out / "labels.csv").open(newline="", encoding="utf-8") as file:
+    with (out / "labels.csv").open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -145,11 +145,10 @@ def test_a_table_that_cannot_be_written_is_said_before_an_image_is_segmented(tmp
 def test_a_table_that_cannot_be_written_any_more_is_said_after_what_else_there_is_to_say(tmp_path, monkeypatch):
     """Once the work is done, as on a disk that it filled."""
     (tmp_path / "broken.png").write_bytes(b"no image")
-    real, calls = results_table.replace, []
+    real = results_table.replace
 
     def write(path: Path, content: bytes) -> None:
-        calls.append(path)
-        if len(calls) > 1:
+        if b"not an image" in content:
             raise OSError(ENOSPC, "No space left on device", str(path))
         real(path, content)
 
@@ -259,7 +258,7 @@ def test_where_memory_does_not_suffice_it_costs_that_image_alone(tmp_path, monke
 def test_sigterm_ends_it_and_leaves_no_file_half_written(tmp_path):
     """However often it comes; here while a mask is being written, and again while the model is being ended."""
     program = """if True:
-        import os, signal
+        import os, signal, time
         from app.cli import main
         from app.inference.model import BatchedSegmenter
         from app.segmentation import files, folder
@@ -269,6 +268,7 @@ def test_sigterm_ends_it_and_leaves_no_file_half_written(tmp_path):
                 partial.write_bytes(content)
                 if path.name == "two_mask.png":
                     os.kill(os.getpid(), signal.SIGTERM)
+                    time.sleep(1)  # it is taken on another thread
 
         real = BatchedSegmenter.close
 
@@ -292,6 +292,45 @@ def test_sigterm_ends_it_and_leaves_no_file_half_written(tmp_path):
     assert sorted(entry.name for entry in out.iterdir()) == ["labels.csv", "one_mask.png", "one_overlay.png"]
     assert [row["problem"] for row in table(out)] == ["", "not finished: the run ended before"]
     assert run(images[1], "--out", out).exit_code == 0
+
+
+def test_a_pipe_that_is_named_is_a_problem_of_its_own(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    result = run(tmp_path / "x.png", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert table(tmp_path / "out")[0]["problem"] == "not a regular file"
+
+
+def test_a_second_signal_ends_it_though_a_thread_is_stuck(tmp_path):
+    program = """if True:
+        import os, signal, threading
+        from app.cli import main
+        from app.segmentation import files
+
+        def stuck(*_):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+            threading.Event().wait()
+
+        files._read = stuck
+        main()
+    """
+    image, out = _image(tmp_path / "one" / "one.png"), tmp_path / "out"
+    command = [sys.executable, "-c", program, "segment", image, "--out", out, "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "Aborted!")
+    assert [row["problem"] for row in table(out)] == ["not finished: the run ended before"]
+
+
+def test_where_standard_output_takes_nothing_that_is_said_in_a_line(tmp_path):
+    image, out = _image(tmp_path / "one" / "one.png"), tmp_path / "out"
+    command = [sys.executable, "-m", "app.cli", "segment", image, "--out", out, "--device", "cpu"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "Error: standard output: No space left on device")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_folder_whose_name_is_no_utf8_takes_results(tmp_path):

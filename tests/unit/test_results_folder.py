@@ -53,11 +53,14 @@ def test_a_problem_can_be_printed_whatever_its_file_is_called(tmp_path):
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
-    odd = Path(os.fsdecode(b"a\xff,\n.svs"))
+    odd = tmp_path / os.fsdecode(b"a\xff,\n.svs")
     written = [FileResult(odd, ("1", "2")), FileResult(tmp_path / "b.svs", problem="damaged,\r\nor not a slide")]
     write_table(written, ["one", "two"], tmp_path / "x.csv")
     rows = read_table(["one", "two"], tmp_path / "x.csv")
-    assert rows == [["a\\udcff,\n.svs", "1", "2", ""], [str(tmp_path / "b.svs"), "", "", "damaged,\r\nor not a slide"]]
+    assert rows == [
+        [f"{tmp_path}/a\\udcff,\n.svs", "1", "2", ""],
+        [str(tmp_path / "b.svs"), "", "", "damaged,\r\nor not a slide"],
+    ]
     assert without(rows, [odd]) == rows[1:]
     assert without(rows, [Path("elsewhere/b.tif")]) == rows[:1]
     write_table([], ["one", "two"], tmp_path / "y.csv", rows)
@@ -69,7 +72,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
 def test_a_row_without_result_is_as_wide_as_the_others(tmp_path):
     results = [FileResult(tmp_path / "a", ("1", "2")), FileResult(tmp_path / "b", problem="damaged, or not a slide")]
     write_table(results, ["one", "two"], tmp_path / "x.csv")
-    assert (tmp_path / "x.csv").read_text().splitlines() == [
+    assert (tmp_path / "x.csv").read_text("utf-8-sig").splitlines() == [
         "file,one,two,problem",
         f"{tmp_path / 'a'},1,2,",
         f'{tmp_path / "b"},,,"damaged, or not a slide"',

@@ -121,7 +121,8 @@ byId("clear").addEventListener("click", () => {
   byId("files").focus();
 });
 byId("table").addEventListener("click", () => {
-  save(new Blob([tableOf(patches.all)], { type: "text/csv" }), "labels.csv");
+  // Excel takes text that does not begin with this mark for the system's own encoding.
+  save(new Blob(["\uFEFF", tableOf(patches.all)], { type: "text/csv" }), "labels.csv");
 });
 enableDownloads(service, () => ({ patch: patches.selected, opacity: tissueOpacity() }), tell);
 enableKey(service, readModel, () => queue.resume());

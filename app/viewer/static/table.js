@@ -7,7 +7,7 @@ const shares = (classes, part) => classes.map(({ name, [part]: share }) => [`${n
 /** Return a patch's row: [column, value]. */
 function rowOf({ file, state, note, answer }) {
   if (state !== State.DONE) return [["file", file.name], ["problem", note || state]];
-  const { code, classes, image, scale, warnings } = answer;
+  const { code, classes, image, scale, warnings, model } = answer;
   return [
     ["file", file.name],
     ["code", code],
@@ -22,6 +22,9 @@ function rowOf({ file, state, note, answer }) {
     ["scale_factor", scale.factor],
     ["warnings", warnings.map((warning) => warning.code).join(" ")],
     ["sha256", image.sha256],
+    ["model", model.name],
+    ["model_version", model.version],
+    ["model_sha256", model.sha256],
     ["problem", ""],
   ];
 }
