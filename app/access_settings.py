@@ -3,18 +3,21 @@
 import re
 from logging import getLogger
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.access.audit import AuditLog
 from app.access.callers import MOST_IMAGES_PER_MINUTE
-from app.access.gate import Access, Certificate, TokenReader
+from app.access.gate import Access, Certificate
 from app.access.keys import KeyFile
 from app.access.rates import Rates
 from app.addresses import is_loopback, is_private
 from app.errors import ExtraMissing
+
+if TYPE_CHECKING:
+    from app.access.tokens import Tokens
 
 _PUBLIC = ("viewer", "docs", "metrics", "model", "sectra")
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
@@ -158,7 +161,7 @@ def access_of(settings: AccessSettings, host: str) -> Access:
     return access
 
 
-def _tokens(settings: AccessSettings) -> TokenReader | None:
+def _tokens(settings: AccessSettings) -> "Tokens | None":
     if settings.oidc_issuer is None or settings.oidc_audience is None:
         return None
     try:

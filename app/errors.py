@@ -49,6 +49,11 @@ STOPPING = "the service is stopping"
 """Said of whatever is not done for that reason."""
 
 
+def no_memory_to(do: str) -> str:
+    """Return what is said where there is no memory to do something, as in "decode this image"."""
+    return f"there is no memory to {do} now; try again later"
+
+
 class TesseraError(Exception):
     """Base of the tree. The message is one line that a user may see: it never names a file of theirs."""
 

@@ -160,6 +160,7 @@ class Server(uvicorn.Server):
 def bind_each(host: str, port: int, count: int) -> list[socket.socket]:
     """Take an address for several processes, a socket for each, among which the kernel deals out connections.
 
+    They listen at once, and who comes early waits: until then, another service of this user could have the address too.
     Linux alone does. Between processes that accept from one socket it does not: who wakes first takes all that wait.
 
     Raises:
@@ -167,7 +168,13 @@ def bind_each(host: str, port: int, count: int) -> list[socket.socket]:
     """
     with bind(host, port) as probe:  # SO_REUSEPORT would share the address with another service, and not say so
         port = probe.getsockname()[1]
-    return [bind(host, port, shared=True) for _ in range(count)]
+    with ExitStack() as unless_listening:
+        listeners = [unless_listening.enter_context(bind(host, port, shared=True)) for _ in range(count)]
+        with _told_as_unavailable(host, port):
+            for listener in listeners:
+                listener.listen()
+        unless_listening.pop_all()
+    return listeners
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -181,23 +188,28 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     Raises:
         AddressUnavailable: It is in use, not this machine's, or not allowed.
     """
-    with ExitStack() as unless_bound:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            # Of a name that has both, as localhost may: the one that clients try who know of no other.
-            family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
-            listener = unless_bound.enter_context(socket.socket(family, kind, protocol))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if shared:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind(address)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise AddressUnavailable(
-                f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
-            ) from error
+    with ExitStack() as unless_bound, _told_as_unavailable(host, port):
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # Of a name that has both, as localhost may: the one that clients try who know of no other.
+        family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        listener = unless_bound.enter_context(socket.socket(family, kind, protocol))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
         unless_bound.pop_all()
     return listener
+
+
+@contextmanager
+def _told_as_unavailable(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise AddressUnavailable(
+            f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
+        ) from error
 
 
 def say_where(listener: socket.socket, certificate: Certificate | None) -> None:

@@ -1,30 +1,41 @@
 """The audit log: one JSON object a line, one line a request. What stands in it is decided in `app/api/access.py`."""
 
+import errno
 import json
 import mmap
 import os
-from collections.abc import Mapping
+import select
+import stat
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app.errors import AccessUnusable, AuditUnavailable
+
+_DOUBTED_SECONDS = 10.0
+"""For which a line that could not be written speaks against the next one; then it is worth a try."""
 
 
 class AuditLog:
     """A file to which lines are appended, by several processes if need be: a line is one write, and none is torn apart.
 
     A file that was moved away (logrotate) is noticed at the next line, which begins a new one. It is made before the
-    processes are forked: they share that a line was cut off, as by a full disk, so that whoever comes next begins anew.
+    processes are forked: they share that a line was cut off, as by a full disk, so that whoever comes next begins anew,
+    and that none could be written. A pipe may be named, such as /dev/stdout in a container; it is not waited for.
 
     Args:
         path: The file; made where there is none, for its owner alone.
+        clock: Tells seconds, the same in all processes.
 
     Raises:
         AccessUnusable: It cannot be opened for appending.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._clock = clock
         self._torn = mmap.mmap(-1, 1)
+        self._doubted_until = memoryview(mmap.mmap(-1, 8)).cast("d")
         try:
             self._handle = self._open()
             self._torn[0] = _ends_within_a_line(path)
@@ -39,24 +50,33 @@ class AuditLog:
             AuditUnavailable: It could not be written.
         """
         try:
-            self._follow()
-            line = b"\n" * self._torn[0] + json.dumps(record).encode() + b"\n"
-            written = os.write(self._handle, line)
+            self._append(record)
         except OSError as error:
+            self._doubted_until[0] = self._clock() + _DOUBTED_SECONDS
             raise AuditUnavailable("the audit log cannot be written, and nothing is answered without it") from error
-        if written:
-            self._torn[0] = written < len(line)  # the disk is full: what comes next begins on a line of its own
-        if written < len(line):
-            raise AuditUnavailable("the audit log cannot be written, and nothing is answered without it")
+        self._doubted_until[0] = 0
 
     @property
     def is_usable(self) -> bool:
         """Whether a line can be written now, as far as that shows without writing one."""
         try:
             self._follow()
-            return os.fstatvfs(self._handle).f_bavail > 0
+            if self._clock() < self._doubted_until[0]:
+                return False
+            if stat.S_ISREG(os.fstat(self._handle).st_mode):
+                return os.fstatvfs(self._handle).f_bavail > 0
+            return _is_heard(self._handle)
         except OSError:
             return False
+
+    def _append(self, record: Mapping[str, object]) -> None:
+        self._follow()
+        line = b"\n" * self._torn[0] + json.dumps(record).encode() + b"\n"
+        written = os.write(self._handle, line)
+        if written:
+            self._torn[0] = written < len(line)  # the disk is full: what comes next begins on a line of its own
+        if written < len(line):
+            raise OSError(errno.ENOSPC, "a line was cut off")
 
     def close(self) -> None:
         """Close the file."""
@@ -73,9 +93,23 @@ class AuditLog:
             os.close(self._handle)
             self._handle = handle
             self._torn[0] = False
+            self._doubted_until[0] = 0
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        never_waits = getattr(os, "O_NONBLOCK", 0)  # for whoever reads a pipe; Windows has no such flag
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | never_waits, 0o600)
+
+
+def _is_heard(handle: int) -> bool:
+    """Whether a pipe has a reader and room, or a device takes what comes.
+
+    Raises:
+        OSError: The device does not, as /dev/full.
+    """
+    os.write(handle, b"")
+    asked = select.poll()
+    asked.register(handle, select.POLLOUT)
+    return asked.poll(0) == [(handle, select.POLLOUT)]
 
 
 def _ends_within_a_line(path: Path) -> bool:

@@ -3,7 +3,7 @@
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from app.access.audit import AuditLog
 from app.access.callers import Caller
@@ -11,17 +11,8 @@ from app.access.keys import KeyFile
 from app.access.rates import Rates
 from app.errors import AccessUnusable, CredentialsRejected
 
-
-class TokenReader(Protocol):
-    """What tells whose a token is; its packages are an extra's."""
-
-    async def caller_of(self, token: str) -> Caller:
-        """Return whose token it is.
-
-        Raises:
-            CredentialsRejected: It is not valid here.
-            IssuerUnavailable: That cannot be told now.
-        """
+if TYPE_CHECKING:
+    from app.access.tokens import Tokens  # its own packages are an extra's
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +71,7 @@ class Access:
     """
 
     keys: KeyFile | None = None
-    tokens: TokenReader | None = None
+    tokens: "Tokens | None" = None
     public: frozenset[str] = frozenset()
     rates: Rates | None = None
     audit: AuditLog | None = None

@@ -228,7 +228,7 @@ def _parsed(path: Path, content: bytes) -> tuple[tuple[_Key, ...], list[str]]:
     """Return the keys, and what is wrong with which line; not the line itself, for it may hold a key."""
     keys: list[_Key] = []
     complaints: list[str] = []
-    for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(content.decode("utf-8-sig", errors="replace").splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue

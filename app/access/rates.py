@@ -68,8 +68,9 @@ class Rates:
         if limit is None or not images:
             return
         with self._alone():
-            at = self._place_of(caller, self._clock())
-            self._memory[at + 1] -= images * (_MINUTE_NS // limit)
+            at = self._found(*_owner_and_places(caller))
+            if at is not None:  # else the images' moment has passed, and another has the place
+                self._memory[at + 1] -= images * (_MINUTE_NS // limit)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -86,19 +87,26 @@ class Rates:
 
     def _place_of(self, caller: Caller, now: int) -> int:
         """Return where the caller's numbers are; one whose moment has passed is as if it had never come."""
-        digest = blake2b(caller.name.encode(), digest_size=16).digest()
-        owner = int.from_bytes(digest[:8], "big", signed=True)
-        first = int.from_bytes(digest[8:], "big") % _SETS * _WAYS * 2
-        places = range(first, first + _WAYS * 2, 2)
-        for at in places:
-            if self._memory[at] == owner:
-                return at
+        owner, places = _owner_and_places(caller)
+        found = self._found(owner, places)
+        if found is not None:
+            return found
         at = min(places, key=lambda at: self._memory[at + 1])
         if self._memory[at + 1] > now:
             wait = math.ceil((self._memory[at + 1] - now) / 10**9)
             raise RateExceeded("more callers are at their limits than can be counted", wait)
         self._memory[at], self._memory[at + 1] = owner, 0
         return at
+
+    def _found(self, owner: int, places: range) -> int | None:
+        return next((at for at in places if self._memory[at] == owner), None)
+
+
+def _owner_and_places(caller: Caller) -> tuple[int, range]:
+    """Return the caller's number, and the places that may be its."""
+    digest = blake2b(caller.name.encode(), digest_size=16).digest()
+    first = int.from_bytes(digest[8:], "big") % _SETS * _WAYS * 2
+    return int.from_bytes(digest[:8], "big", signed=True), range(first, first + _WAYS * 2, 2)
 
 
 class Allowance:

@@ -16,10 +16,10 @@ from app.access.callers import ANYBODY, Caller
 from app.access.callers import Scope as Allowed
 from app.access.gate import Access
 from app.access.rates import Allowance
-from app.api.middleware import METHOD, METHODS, path_of
+from app.api.middleware import CLIENT_LEFT_STATUS, METHOD, METHODS, path_of
 from app.api.problems import PROBLEM, refuse
 from app.api.running import running_of
-from app.api.visit import CLIENT_LEFT, FAULT, VISIT, Visit
+from app.api.visit import CLIENT_LEFT_OUTCOME, FAULT, VISIT, Visit
 from app.errors import (
     AdminClosed,
     AuditUnavailable,
@@ -83,7 +83,7 @@ class AccessControl:
         try:
             await self._serve(scope, receive, writing.send, part, is_audited=True)
         except (ClientDisconnect, asyncio.CancelledError):
-            writing.write_unanswered(499, CLIENT_LEFT)
+            writing.write_unanswered(CLIENT_LEFT_STATUS, CLIENT_LEFT_OUTCOME)
             raise
         except Exception:
             writing.write_unanswered(500, FAULT)

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request
 
-from app.api.problems import MEDIA_TYPE as PROBLEM
+from app.api.openapi import PROBLEM_CONTENT
 from app.api.running import running_of
 from app.api.schemas import ModelReference
 
@@ -14,11 +14,10 @@ router = APIRouter(prefix="/admin", tags=["admin"])
     responses={
         409: {
             "description": "The reload is refused, and `detail` says why; the previous model keeps serving.",
-            "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": PROBLEM_CONTENT,
         }
     },
 )
 async def reload(request: Request) -> ModelReference:
     """Serve the model bundle that is now in its folder, without a pause. SIGHUP does the same."""
-    manifest = await running_of(request.app).reload()
-    return ModelReference(name=manifest.name, version=manifest.version, sha256=manifest.sha256)
+    return ModelReference.of(await running_of(request.app).reload())

@@ -18,7 +18,7 @@ UNMATCHED = "unmatched"
 """The route of what matches none."""
 METHOD = "tessera.method"
 """Where a scope has the method that a request came with, if it is another."""
-CLIENT_LEFT = 499
+CLIENT_LEFT_STATUS = 499
 """What the log and metrics show for a client that left; nginx's number, since HTTP has none."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
@@ -65,7 +65,7 @@ class RequestScope:
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            status = CLIENT_LEFT
+            status = CLIENT_LEFT_STATUS
         except asyncio.CancelledError:  # the server's time to end is over, and it says so to the client itself
             status = status or 500
             raise

@@ -15,21 +15,21 @@ _SCHEMES = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
 }
 _OPEN = "/health/"
-_PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+PROBLEM_CONTENT = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _REFUSALS = {
     "401": {
         "description": "The service asks for a key or token, and the request has none that it accepts.",
-        "content": _PROBLEM,
+        "content": PROBLEM_CONTENT,
     },
     "403": {
         "description": "The key or token does not allow this; for /admin also: the service has no keys or tokens set"
         " up.",
-        "content": _PROBLEM,
+        "content": PROBLEM_CONTENT,
     },
 }
 _UNAVAILABLE = {
     "description": "The service cannot answer now, and `type` says why; for example, it cannot check the key or token.",
-    "content": _PROBLEM,
+    "content": PROBLEM_CONTENT,
 }
 
 

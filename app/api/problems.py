@@ -33,15 +33,12 @@ from app.errors import (
     KeysUnavailable,
     MetricsIncomplete,
     ModelNotReady,
-    NotASlide,
     OrderCancelled,
-    OtherStain,
     OutOfMemory,
     QueueFull,
     RateExceeded,
     ReloadRefused,
     ScopeMissing,
-    SeriesNotFound,
     SlideUnreadable,
     TesseraError,
     TooManyConnections,
@@ -97,46 +94,43 @@ class HeadersTooLarge(RequestRejected):
     """The request line and headers have more bytes than allowed."""
 
 
-_KINDS: dict[type[TesseraError], tuple[int, str]] = {
-    InvalidRequest: (400, "Invalid request"),
-    CredentialsMissing: (401, "Credentials missing"),
-    CredentialsRejected: (401, "Credentials rejected"),
-    ScopeMissing: (403, "Scope missing"),
-    AdminClosed: (403, "Admin closed"),
-    CallbackRefused: (403, "Callback refused"),
-    SeriesNotFound: (404, "Series not found"),
-    NotAcceptable: (406, "Not acceptable"),
-    RequestTimeout: (408, "Request timeout"),
-    OrderCancelled: (409, "Order cancelled"),
-    ReloadRefused: (409, "Reload refused"),
-    UploadTooLarge: (413, "Upload too large"),
-    AnswerTooLarge: (413, "Answer too large"),
-    ImageTooLarge: (413, "Image too large"),
-    UnsupportedMediaType: (415, "Unsupported media type"),
-    UnsupportedContentEncoding: (415, "Unsupported content encoding"),
-    UnsupportedImage: (415, "Unsupported image"),
-    UnreadableImage: (422, "Unreadable image"),
-    TooManyRegions: (422, "Too many regions"),
-    SlideUnreadable: (422, "Slide unreadable"),
-    AreaOutside: (422, "Area outside"),
-    NotASlide: (422, "Not a slide"),
-    OtherStain: (422, "Other stain"),
-    QueueFull: (429, "Queue full"),
-    RateExceeded: (429, "Rate exceeded"),
-    HeadersTooLarge: (431, "Headers too large"),
-    InferenceFailed: (500, "Inference failed"),
-    ExtraMissing: (501, "Extra missing"),
-    ArchiveRefused: (502, "Archive refused"),
-    ArchiveDenied: (502, "Archive denied"),
-    ArchiveUnavailable: (502, "Archive unavailable"),
-    ModelNotReady: (503, "Model not ready"),
-    KeysUnavailable: (503, "Keys unavailable"),
-    IssuerUnavailable: (503, "Issuer unavailable"),
-    AuditUnavailable: (503, "Audit unavailable"),
-    TooManyConnections: (503, "Too many connections"),
-    MetricsIncomplete: (503, "Metrics incomplete"),
-    OutOfMemory: (503, "Out of memory"),
-    DeadlineExceeded: (504, "Deadline exceeded"),
+_STATUSES: dict[type[TesseraError], int] = {
+    InvalidRequest: 400,
+    CredentialsMissing: 401,
+    CredentialsRejected: 401,
+    ScopeMissing: 403,
+    AdminClosed: 403,
+    CallbackRefused: 403,
+    NotAcceptable: 406,
+    RequestTimeout: 408,
+    OrderCancelled: 409,
+    ReloadRefused: 409,
+    UploadTooLarge: 413,
+    AnswerTooLarge: 413,
+    ImageTooLarge: 413,
+    UnsupportedMediaType: 415,
+    UnsupportedContentEncoding: 415,
+    UnsupportedImage: 415,
+    UnreadableImage: 422,
+    TooManyRegions: 422,
+    SlideUnreadable: 422,
+    AreaOutside: 422,
+    QueueFull: 429,
+    RateExceeded: 429,
+    HeadersTooLarge: 431,
+    InferenceFailed: 500,
+    ExtraMissing: 501,
+    ArchiveRefused: 502,
+    ArchiveDenied: 502,
+    ArchiveUnavailable: 502,
+    ModelNotReady: 503,
+    KeysUnavailable: 503,
+    IssuerUnavailable: 503,
+    AuditUnavailable: 503,
+    TooManyConnections: 503,
+    MetricsIncomplete: 503,
+    OutOfMemory: 503,
+    DeadlineExceeded: 504,
 }
 
 
@@ -161,8 +155,8 @@ class Problem(BaseModel):
 
 def problem_of(error: TesseraError) -> Problem:
     """Return the problem document of an error."""
-    status, title = _KINDS[type(error)]
-    return _problem(status, title, str(error))
+    title = kind_of(error).replace("-", " ").capitalize()
+    return _problem(_STATUSES[type(error)], title, str(error))
 
 
 def count_rejection(error: TesseraError, metrics: Metrics) -> None:
@@ -174,7 +168,7 @@ def count_rejection(error: TesseraError, metrics: Metrics) -> None:
 
 def install(app: FastAPI, metrics: Metrics) -> None:
     """Answer every error of `app` with a problem document, and begin to count each kind of them."""
-    for kind in _KINDS:
+    for kind in _STATUSES:
         metrics.rejections.labels(_slug(kind.__name__))  # at 0 from the start: a rate sees the first one
 
     @app.exception_handler(TesseraError)

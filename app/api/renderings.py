@@ -19,7 +19,7 @@ from app.interop.dicom_seg import segmentation_object
 from app.interop.dicom_sr import measurement_report
 from app.interop.provenance import picture_text
 from app.pathology.classes import label_indices
-from app.pathology.geometry import Placement, Size, area_mm2
+from app.pathology.geometry import Placement, area_mm2
 from app.pathology.manifest import ModelManifest
 from app.segmentation.patch import SegmentedPatch
 from app.slides.dicom import MEDIA_TYPE as DICOM
@@ -117,13 +117,12 @@ def _asap(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Ren
 
 
 def _dicom(manifest: ModelManifest, data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
-    sources = [header(data)]
-    segmentation = segmentation_object(sources, patch.class_map, manifest, patch.conditions)
+    source = header(data)
+    segmentation = segmentation_object(source, patch.class_map, manifest, patch.conditions)
     if how.dicom == "seg":
         return to_bytes(segmentation)
-    rows, columns = patch.class_map.shape
-    image_mm2 = area_mm2(Size(columns, rows), patch.conditions.um_per_px)
-    return to_bytes(measurement_report(sources, segmentation, patch.fractions, manifest, patch.conditions, image_mm2))
+    image_mm2 = area_mm2(patch.size, patch.conditions.um_per_px)
+    return to_bytes(measurement_report(source, segmentation, patch.fractions, manifest, patch.conditions, image_mm2))
 
 
 def _compact(document: dict[str, Any]) -> bytes:

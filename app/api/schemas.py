@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BaseModel, Field
 
@@ -64,6 +64,11 @@ class ModelReference(BaseModel):
     name: str
     version: str
     sha256: str = Field(description="SHA-256 digest of the model file.")
+
+    @classmethod
+    def of(cls, manifest: ModelManifest) -> Self:
+        """Return what names the model of a manifest."""
+        return cls(name=manifest.name, version=manifest.version, sha256=manifest.sha256)
 
 
 class ClassScore(BaseModel):
@@ -188,7 +193,7 @@ def classification(patch: SegmentedPatch, manifest: ModelManifest, request_id: s
         image=_image(patch),
         scale=scale(patch),
         warnings=_warnings(patch),
-        model=_model(manifest),
+        model=ModelReference.of(manifest),
         request_id=request_id,
     )
 
@@ -210,7 +215,7 @@ def segmentation(
         image=_image(patch),
         scale=scale(patch),
         warnings=_warnings(patch),
-        model=_model(manifest),
+        model=ModelReference.of(manifest),
         request_id=request_id,
     )
 
@@ -245,10 +250,6 @@ def _scores(patch: SegmentedPatch, manifest: ModelManifest) -> list[ClassScore]:
         )
         for tissue in manifest.classes
     ]
-
-
-def _model(manifest: ModelManifest) -> ModelReference:
-    return ModelReference(name=manifest.name, version=manifest.version, sha256=manifest.sha256)
 
 
 def _image(patch: SegmentedPatch) -> ImageInfo:

@@ -10,8 +10,7 @@ from pydantic import BaseModel
 from app.api import schemas
 from app.api.dependencies import ServiceDependency, uploaded_images
 from app.api.negotiation import choose
-from app.api.openapi import described
-from app.api.problems import MEDIA_TYPE as PROBLEM
+from app.api.openapi import PROBLEM_CONTENT, described
 from app.api.problems import AnswerTooLarge, InvalidRequest, Problem, count_rejection, problem_of
 from app.api.renderings import MEDIA_TYPES, Rendering, View, check_uploaded, paint, render
 from app.api.running import Service
@@ -61,7 +60,7 @@ _HEADERS = {
 """What answers other than JSON say beside their content."""
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": description, "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    status: {"description": description, "content": PROBLEM_CONTENT}
     for status, description in {
         400: "The request or its form cannot be understood.",
         406: "The upload cannot be answered in any of the media types in Accept.",

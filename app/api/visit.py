@@ -16,7 +16,7 @@ from app.errors import QueueFull, TesseraError
 
 VISIT = "tessera.visit"
 """Where a request's scope has it."""
-CLIENT_LEFT = "client-left"
+CLIENT_LEFT_OUTCOME = "client-left"
 FAULT = "internal-server-error"
 _ANSWERED = "answered"
 _QUICK_BYTES = 2**20
@@ -97,7 +97,7 @@ class Visit:
             outcome = kind_of(error)
             raise
         except (ClientDisconnect, asyncio.CancelledError):
-            outcome = CLIENT_LEFT
+            outcome = CLIENT_LEFT_OUTCOME
             raise
         finally:
             for image in self.images:

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.access import may_send_images
-from app.api.middleware import CLIENT_LEFT, PROBES, UNMATCHED, note, request_id_of
+from app.api.middleware import CLIENT_LEFT_STATUS, PROBES, UNMATCHED, note, request_id_of
 from app.api.running import Phase, Running
 from app.api.security_headers import headers_of_answers
 from app.api.uploads import comes_soon
@@ -124,7 +124,7 @@ class ShedRequest:
     def left(self) -> None:
         """Note that its client left."""
         with known_as(self._id):
-            self._note(CLIENT_LEFT)
+            self._note(CLIENT_LEFT_STATUS)
 
     def _note(self, status: int) -> None:
         note(self._metrics, "POST", self._route, status, time.perf_counter() - self._start)

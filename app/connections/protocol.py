@@ -10,7 +10,8 @@ from enum import Enum, auto
 from functools import partial
 from typing import Any, cast
 
-from httptools import HttpParserError, HttpParserUpgrade
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from starlette.responses import Response
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -35,6 +36,7 @@ class _Stage(Enum):
 
     ANY = auto()
     HEADERS = auto()
+    HEADERS_AGAIN = auto()  # by another parser, of a request that is handed on already
     BODY = auto()
 
 
@@ -97,7 +99,7 @@ class Connection(HttpToolsProtocol):
         self._is_heard = True
         self._overhead_bytes += len(data)
         try:
-            self.parser.feed_data(data)
+            self._feed(data)
         except HttpParserUpgrade:  # not taken up: the request is answered as it is, and then the connection ends
             return
         except HttpParserError as error:
@@ -113,12 +115,16 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
+        if self._stage is _Stage.HEADERS_AGAIN:
+            return
         super().on_message_begin()
         self._stage = _Stage.HEADERS
         self._header_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the target."""
+        if self._stage is _Stage.HEADERS_AGAIN:
+            return
         self._count_header_bytes(len(url))
         super().on_url(url)
 
@@ -130,6 +136,9 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request on, unless it is refused."""
+        if self._stage is _Stage.HEADERS_AGAIN:
+            self._stage = _Stage.BODY
+            return
         if self._ending.lingers or self.transport.is_closing():
             raise InvalidRequest("the connection ends with the answer before")
         head.check(self.parser, self.url, self.headers)
@@ -149,7 +158,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.transport = self._answers
         keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         self._may_keep = keeps and not self._is_extra and not is_upgrade
-        self._stage = _Stage.BODY
+        self._stage = _Stage.HEADERS_AGAIN if head.offers_http2(self.parser, self.headers) else _Stage.BODY
         self._overhead_bytes = 0
         self._input_due.clear()
         if self._shed is not None:
@@ -163,6 +172,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
+        if self._stage is _Stage.HEADERS_AGAIN:
+            return
         self._stage = _Stage.ANY
         self._overhead_bytes = 0
         if self._shed is not None:
@@ -184,8 +195,7 @@ class Connection(HttpToolsProtocol):
             self.server_state.total_requests += 1
             return
         super().on_response_complete()
-        if self._refusal is not None:
-            self._give_refusal(self._refusal)
+        self._end_as_refused()
 
     def pause_writing(self) -> None:
         """Give the client its time to read."""
@@ -224,15 +234,27 @@ class Connection(HttpToolsProtocol):
     def _miss_input(self) -> None:
         """The headers of a request did not come in time, or the rest of one that is shed."""
         if self._shed is not None:
-            self._refusal = written(self._shed.answer(is_last=True), self.server_state.default_headers)
+            self._refusal = self._written(self._shed.answer(is_last=True))
             self._shed = None
-            self._give_refusal(self._refusal)
+            self._end_as_refused()
         elif self._unanswered:  # meanwhile nothing more is read
             self._input_due.set(self._limits.header_seconds)
         elif self._is_heard:
             self._refuse(RequestTimeout(f"the request's headers did not come within {self._limits.header_seconds:g} s"))
         else:
             self._ending.end()
+
+    def _feed(self, data: bytes) -> None:
+        """Let the parser read on; behind the head of a request that offers HTTP/2 it is another one."""
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            if self._stage is not _Stage.HEADERS_AGAIN:
+                raise
+            again = head.without_upgrade(self.parser, self.headers)
+            self.parser = HttpRequestParser(self)
+            self.parser.feed_data(again)
+            self.parser.feed_data(data[upgrade.args[0] :])
 
     def _count_header_bytes(self, count: int) -> None:
         self._header_bytes += count
@@ -245,7 +267,7 @@ class Connection(HttpToolsProtocol):
         self._has_shed = True
         self._input_due.clear()
         is_last = not self._may_keep or not self._shedding.keeps_connections()
-        self._answers.write(written(shed.answer(is_last=is_last), self.server_state.default_headers))
+        self._answers.write(self._written(shed.answer(is_last=is_last)))
         super().on_response_complete()  # nothing of uvicorn's has ended
         if is_last:
             self._close()
@@ -257,7 +279,7 @@ class Connection(HttpToolsProtocol):
             return
         self._input_due.clear()
         self._refusal = self._refused(error)
-        if self._stage is _Stage.BODY and not self.cycle.response_complete:
+        if self._stage in {_Stage.HEADERS_AGAIN, _Stage.BODY} and not self.cycle.response_complete:
             broken = self._unanswered.pop()
             if self.pipeline:
                 self.pipeline.popleft()
@@ -266,12 +288,12 @@ class Connection(HttpToolsProtocol):
                 if self.cycle.response_started:
                     self._ending.end()
                     return
-        self._give_refusal(self._refusal)
+        self._end_as_refused()
 
-    def _give_refusal(self, refusal: bytes) -> None:
-        """End the connection with it, once all that came before is answered."""
-        if not self._unanswered:
-            self.transport.write(refusal)
+    def _end_as_refused(self) -> None:
+        """End the connection with its refusal, if there is one and all that came before is answered."""
+        if self._refusal is not None and not self._unanswered:
+            self.transport.write(self._refusal)
             self._close()
 
     def _close(self) -> None:
@@ -283,7 +305,9 @@ class Connection(HttpToolsProtocol):
             self._ending.linger()
 
     def _refused(self, error: TesseraError) -> bytes:
-        response = connection_refused(error, self._metrics, self._shedding.headers)
+        return self._written(connection_refused(error, self._metrics, self._shedding.headers))
+
+    def _written(self, response: Response) -> bytes:
         return written(response, self.server_state.default_headers)
 
 

@@ -62,7 +62,7 @@ def appearance(image: RgbImage) -> Appearance:
     amount, x, y = _hue_saturation_density(density)
     stained = amount > _STAINED
     return Appearance(
-        size=Size(image.shape[1], image.shape[0]),
+        size=Size.of(image),
         tissue=_share(stained),
         he_stain=_he_share(amount * stained, x, y),
         ink=_share(_ink(*_hue_saturation_density(_mean_of_cells(density)))),
@@ -82,7 +82,7 @@ def slide_appearance(image: RgbImage) -> Appearance:
     rest = stained & ~_with_neighbours(ink)
     tissue = rest if _share(rest) >= LEAST_SLIDE_TISSUE else stained
     return Appearance(
-        size=Size(image.shape[1], image.shape[0]),
+        size=Size.of(image),
         tissue=_share(tissue),
         he_stain=_he_share(amount * tissue, x, y),
         ink=_share(ink),

@@ -12,7 +12,7 @@ from io import BytesIO
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffTags, UnidentifiedImageError
 
-from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage
+from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage, no_memory_to
 from app.imaging.common_files import common_pixels
 from app.imaging.structure import check_exif, glance, looks_like_an_accepted_format
 from app.imaging.tiff_spacing import tiff_um_per_px
@@ -45,7 +45,7 @@ _PLANES, _UNCOMPRESSED = 2, 1
 """Of TIFF's tags PlanarConfiguration and Compression."""
 TILE_FLOOR_PX = 1024
 """Tiles of so many px a side are read, whatever a patch's longest side."""
-NO_MEMORY = "there is no memory to decode this image now; try again later"
+NO_MEMORY = no_memory_to("decode this image")
 _PNG_DEPTH_AT = 24
 """Where a PNG's header, which is always its first chunk, states the bits of a channel."""
 

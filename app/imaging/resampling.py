@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.errors import OutOfMemory
+from app.errors import OutOfMemory, no_memory_to
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 
@@ -34,4 +34,4 @@ def _resized(values: NDArray[np.uint8], size: Size, how: Image.Resampling) -> ND
     try:
         return np.array(Image.fromarray(values).resize((size.width_px, size.height_px), how))
     except MemoryError as error:
-        raise OutOfMemory("there is no memory to rescale this image now; try again later") from error
+        raise OutOfMemory(no_memory_to("rescale this image")) from error

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from app.errors import no_memory_to
 from app.pathology.arrays import ClassMap, ConfidenceMap, Probabilities
 
-NO_MEMORY = "there is no memory to run the model on this image now; try again later"
+NO_MEMORY = no_memory_to("run the model on this image")
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def open_session(model: bytes, device: DeviceChoice) -> OnnxSession:
             if device == "cuda":
                 raise
             _log.warning("a GPU is present but not used; running on the CPU: %s", error)
-    return OnnxSession(_new_session(model, [_CPU], _ERRORS_ONLY))
+    return OnnxSession(_new_session(model, [_CPU]))
 
 
 def _open_cuda(model: bytes) -> OnnxSession:
@@ -123,7 +123,7 @@ def _open_cuda(model: bytes) -> OnnxSession:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         onnxruntime.preload_dlls()
     options = {"cudnn_conv_algo_search": "HEURISTIC"}  # no exhaustive search anew for each shape
-    session = OnnxSession(_new_session(model, [(_CUDA, options), _CPU], _ERRORS_ONLY))
+    session = OnnxSession(_new_session(model, [(_CUDA, options), _CPU]))
     # The list of available providers names CUDA even where its libraries are missing; only the session's own tells.
     if session.device != "cuda":
         lacking = printed.getvalue().strip().splitlines() or ["ONNX Runtime did not say why"]
@@ -131,11 +131,11 @@ def _open_cuda(model: bytes) -> OnnxSession:
     return session
 
 
-def _new_session(model: bytes, providers: list[object], severity: int) -> onnxruntime.InferenceSession:
+def _new_session(model: bytes, providers: list[object]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = severity
+    options.log_severity_level = _ERRORS_ONLY
     try:
         return onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base of their own

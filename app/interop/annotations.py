@@ -59,6 +59,15 @@ class Annotations:
         )
         return str(uuid.uuid5(_NAMESPACE, "/".join(parts)))
 
+    def rings(self, polygon: TissuePolygon) -> list[list[list[float]]]:
+        """Return a region's rings, the outline before its holes; each as `ring` does.
+
+        By the sign of its area the outline turns counter-clockwise, and holes clockwise (RFC 7946, section 3.1.6): who
+        fills by the direction of borders, as canvases do, leaves holes empty.
+        """
+        outline = shapely.orient_polygons(polygon.outline)
+        return [self.ring(ring) for ring in (outline.exterior, *outline.interiors)]
+
     def ring(self, ring: shapely.LinearRing) -> list[list[float]]:
         """Return a closed ring's points (x, y), the first repeated at the end, in full-resolution pixels."""
         place = self.placement

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import shapely
-
 from app.imaging.contours import TissuePolygon
 from app.interop.annotations import Annotations, mean_probability, rgb, rgba
 from app.interop.geojson import FILL_OPACITY
@@ -24,21 +22,18 @@ def annotation(annotations: Annotations) -> dict[str, Any]:
 
 def _element(annotations: Annotations, polygon: TissuePolygon) -> dict[str, Any]:
     tissue = annotations.manifest.classes[polygon.class_index]
+    # Points (x, y, z), closed without the last.
+    outline, *holes = ([[x, y, 0] for x, y in ring[:-1]] for ring in annotations.rings(polygon))
     return {
         # Element ids are 24 hexadecimal digits there.
         "id": annotations.identify(polygon).replace("-", "")[:24],
         "type": "polyline",
         "closed": True,
-        "points": _points(annotations, polygon.outline.exterior),
-        "holes": [_points(annotations, ring) for ring in polygon.outline.interiors],
+        "points": outline,
+        "holes": holes,
         "label": {"value": tissue.name},
         "group": tissue.name,
         "lineColor": rgb(tissue.color),
         "fillColor": rgba(tissue.color, FILL_OPACITY),
         "user": {"mean_probability": mean_probability(polygon)},
     }
-
-
-def _points(annotations: Annotations, ring: shapely.LinearRing) -> list[list[float]]:
-    """Return a ring as (x, y, z) points without the repeated last one."""
-    return [[x, y, 0] for x, y in annotations.ring(ring)[:-1]]

@@ -22,11 +22,10 @@ def feature_collection(annotations: Annotations) -> dict[str, Any]:
 
 def _feature(annotations: Annotations, polygon: TissuePolygon) -> dict[str, Any]:
     tissue = annotations.manifest.classes[polygon.class_index]
-    rings = [polygon.outline.exterior, *polygon.outline.interiors]
     return {
         "type": "Feature",
         "id": annotations.identify(polygon),
-        "geometry": {"type": "Polygon", "coordinates": [annotations.ring(ring) for ring in rings]},
+        "geometry": {"type": "Polygon", "coordinates": annotations.rings(polygon)},
         "properties": {
             "objectType": "annotation",
             "name": tissue.name,

@@ -19,6 +19,8 @@ from app.pathology.manifest import ModelManifest
 from app.telemetry.merging import Snapshot, snapshot
 
 Pipe: TypeAlias = Connection
+_EVERYONES_SECONDS = 6.0
+"""For which a front waits for all metrics: the supervisor, which waits for them for five, may stand still."""
 _T = TypeVar("_T")
 
 
@@ -171,7 +173,11 @@ class Channel:
         self._metrics_asked.append(answer)
         if len(self._metrics_asked) == 1:  # who asks meanwhile gets the same answer
             self._say(AskAll())
-        found = await answer
+        try:
+            # One that is given up still is in the list: the supervisor is not asked again before it has answered.
+            found = await asyncio.wait_for(answer, _EVERYONES_SECONDS)
+        except TimeoutError:
+            found = None
         if found is None:
             raise MetricsIncomplete("a process of the service does not tell its metrics; ask again, or see the log")
         return found

@@ -104,8 +104,8 @@ class Child:
     def kill(self, why: str) -> None:
         """End it now, and say why."""
         if not self.ended and not self.killed:
-            _log.error("the process %s %s, and is killed", self.name, why)
             self.give_up()
+            _log.error("the process %s %s, and is killed", self.name, why)
 
     def give_up(self) -> None:
         """End it now."""

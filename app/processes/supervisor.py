@@ -169,7 +169,10 @@ class _Supervisor:
         self._signals.leave_to_parent()
         for other in not_its:
             other.close()
-        be(pipe)
+        try:
+            be(pipe)
+        finally:
+            logging.shutdown()  # multiprocessing ends a process without it
 
     def _attend(self) -> None:
         """Wait for what comes next, and see to it."""
@@ -246,4 +249,5 @@ def _grow(step: Callable[[], _T]) -> _T:
     try:
         return step()
     except (OSError, MemoryError) as error:
-        raise ProcessEnded(f"the system has no room for another process ({error})") from error
+        reason = str(error) or "out of memory"  # of which the system's own error says nothing
+        raise ProcessEnded(f"the system has no room for another process ({reason})") from error

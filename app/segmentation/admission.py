@@ -210,6 +210,7 @@ class _Rate:
         """Return in how many seconds so much more will be done, at this rate: 1 to 60."""
         if len(self._done) < 2:
             return 1
-        seconds = self._work.seconds - self._done[0][0]
-        done = sum(amount for _, amount in self._done) * self._fronts
+        (since, _), *later = self._done  # the oldest was done before the time that counts began
+        seconds = self._work.seconds - since
+        done = sum(amount for _, amount in later) * self._fronts
         return min(_LONGEST_SECONDS, max(1, math.ceil(amount * seconds / done)))

@@ -1,7 +1,7 @@
 """How far a watcher has read in an archive's log of changes: a small file that is whole at any moment."""
 
-import fcntl
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import StartupError
+from app.segmentation.folder import locked, replacing
 
 
 class _State(BaseModel):
@@ -38,13 +39,11 @@ class Bookmark:
     def __init__(self, path: Path, archive: str) -> None:
         self._path = path
         try:
-            self._lock = path.with_name(f".{path.name}.lock").open("w")
-            try:
-                self._state = self._locked_state(archive)
+            with ExitStack() as lock:
+                lock.enter_context(locked(path.with_name(f".{path.name}.lock")))
+                self._state = self._state_of(archive)
                 self.save()
-            except BaseException:
-                self._lock.close()
-                raise
+                self._lock = lock.pop_all()
         except ValidationError as error:
             raise StartupError(f"{path} is no bookmark of a watcher; remove it, or choose another --state") from error
         except BlockingIOError as error:
@@ -54,8 +53,7 @@ class Bookmark:
                 f"{path} cannot be read and written: {error.strerror}; choose another --state"
             ) from error
 
-    def _locked_state(self, archive: str) -> _State:
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _state_of(self, archive: str) -> _State:
         if not self._path.exists():
             return _State(archive=archive)
         found = _State.model_validate_json(self._path.read_bytes())
@@ -118,10 +116,8 @@ class Bookmark:
 
     def _write(self, **changed: Any) -> None:
         state = self._with(**changed)
-        partial = self._path.with_name(f".{self._path.name}.part")
-        with partial.open("w", encoding="utf-8") as file:
+        with replacing(self._path) as partial, partial.open("w", encoding="utf-8") as file:
             file.write(state.model_dump_json())
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, self._path)
         self._state = state

@@ -141,12 +141,12 @@ class PatchSegmentation:
         async def read(region: Region) -> RgbImage:
             return seen[region.slices]
 
-        area = await segment_windows(self._segmenter, _size_of(seen), read, self._metrics)
+        area = await segment_windows(self._segmenter, Size.of(seen), read, self._metrics)
         self._metrics.images.inc()
         for warning in found.warnings:
             self._metrics.warnings.labels(warning.code).inc()
         if seen is not image:
-            area = await self._workers.run(None, partial(_brought_to, _size_of(image), area, self.manifest))
+            area = await self._workers.run(None, partial(_brought_to, Size.of(image), area, self.manifest))
         known = {field.name: getattr(area, field.name) for field in fields(area)}
         return SegmentedPatch(**known, image=image, sha256=found.sha256, scale=found.scale, warnings=found.warnings)
 
@@ -162,10 +162,6 @@ class PatchSegmentation:
         """Return the patch's mask as PNG, for an answer that states beside it how the model saw the patch."""
         paint = partial(paint_mask, patch.class_map, self.manifest.classes, self._mask_text)
         return await self._workers.run("encode", paint, is_small=patch.size.pixels <= SMALL_PIXELS)
-
-
-def _size_of(image: RgbImage) -> Size:
-    return Size(image.shape[1], image.shape[0])
 
 
 def _brought_to(size: Size, area: SegmentedArea, manifest: ModelManifest) -> SegmentedArea:

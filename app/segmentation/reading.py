@@ -95,7 +95,7 @@ class Reader:
                 return pixels
             image = file.pixels()
         del file  # an instance holds its encoded pixels
-        size = Size(image.shape[1], image.shape[0])
+        size = Size.of(image)
         wanted = scale.seen(size)
         seen = image if wanted == size else resample_image(image, wanted)
         warnings = self._rules.of_patch(appearance(seen))

@@ -39,7 +39,7 @@ def header(data: bytes) -> "Dataset":
     """Return the attributes of an image that precede its pixels.
 
     Raises:
-        UnsupportedImage, UnreadableImage, ExtraMissing: As `decode` does.
+        UnsupportedImage, UnreadableImage, ExtraMissing: As `opened` does.
     """
     with _guarded():
         return _header(data)[0]
@@ -63,7 +63,11 @@ class OpenedInstance:
             return um_per_px(self._dataset)
 
     def pixels(self) -> RgbImage:
-        """Decode it; see `decode`."""
+        """Decode it: (H, W, 3) uint8, the total pixel matrix of a slide's level, or the single frame.
+
+        Raises:
+            UnsupportedImage, UnreadableImage, OutOfMemory: As `opened` does.
+        """
         with _guarded():
             size, dataset = self.size, self._dataset
             read_pixels(self._data, dataset, self._position)
@@ -76,21 +80,12 @@ class OpenedInstance:
 
 
 def opened(data: bytes, max_side_px: int) -> OpenedInstance:
-    """Return the instance in `data` between its header and its pixels; takes and raises what `decode` does."""
-    with _guarded():
-        return OpenedInstance(data, max_side_px)
-
-
-def decode(data: bytes, max_side_px: int) -> RgbImage:
-    """Decode one instance: the total pixel matrix of a slide's level, or a single frame.
+    """Return one instance between its header and its pixels.
 
     Args:
         data: A DICOM file of a VL Whole Slide Microscopy, VL Microscopic, VL Slide-Coordinates Microscopic, VL
             Photographic or Secondary Capture image; uncompressed, RLE, JPEG baseline or JPEG 2000.
         max_side_px: The longest side allowed.
-
-    Returns:
-        (H, W, 3) uint8.
 
     Raises:
         UnsupportedImage: Another kind of object or encoding, several frames, focal planes or optical paths.
@@ -99,7 +94,8 @@ def decode(data: bytes, max_side_px: int) -> RgbImage:
         OutOfMemory: There is no memory to decode it now.
         ExtraMissing: The packages that read DICOM are not installed.
     """
-    return opened(data, max_side_px).pixels()
+    with _guarded():
+        return OpenedInstance(data, max_side_px)
 
 
 @contextmanager

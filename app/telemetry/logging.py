@@ -1,14 +1,18 @@
 """Logs: one JSON object a line, or text for a terminal. They never hold a file name, a URL query or a pixel."""
 
+import io
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Collection
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Literal
+from typing import IO, Literal
+
+from app.telemetry.unread import UnreadHandler
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request being served, for every line logged on its behalf."""
@@ -62,10 +66,12 @@ def extras(record: logging.LogRecord) -> dict[str, object]:
 def configure(level: str, log_format: LogFormat, *, silent: Collection[str] = ()) -> None:
     """Send every log of the process to standard error in one format, but those of the loggers named in `silent`.
 
+    Nothing waits for whoever reads it; see `app.telemetry.unread`.
+
     Not what Pillow warns of: an upload could make it warn of each of its tags, thousands of times. Its warning of too
     many pixels never comes: `app.imaging.decode`, which has a limit of its own, turns it off.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _handler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     handler.addFilter(lambda record: record.name not in silent)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -74,3 +80,20 @@ def configure(level: str, log_format: LogFormat, *, silent: Collection[str] = ()
     # What no line shows is not looked up; see "Optimization" in the standard library's logging HOWTO.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
+
+
+def tell(line: str) -> None:
+    """Say a line on standard error as it is, after all that was logged, and as little waited for."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, UnreadHandler):
+            handler.tell(line)
+            return
+    sys.stderr.write(f"{line}\n")
+
+
+def _handler(stream: IO[str]) -> logging.StreamHandler[IO[str]]:
+    try:
+        stream.fileno()
+    except (AttributeError, io.UnsupportedOperation):  # there is no standard error, or a test reads it
+        return logging.StreamHandler(stream)
+    return UnreadHandler(stream) if hasattr(os, "register_at_fork") else logging.StreamHandler(stream)

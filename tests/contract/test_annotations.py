@@ -149,6 +149,8 @@ def test_the_digital_slide_archive_reads_both_of_its_forms(client, read_by_the_a
         assert (tumor["lineColor"], tumor["fillColor"]) == ("rgb(0,64,128)", "rgba(0,64,128,0.3)")
         assert sorted(tumor["points"]) == [[30, 20, 0], [30, 70, 0], [90, 20, 0], [90, 70, 0]]
         assert sorted(tumor["holes"][0]) == [[50, 35, 0], [50, 50, 0], [70, 35, 0], [70, 50, 0]]
+        rings = [shapely.LinearRing(ring) for ring in (tumor["points"], *tumor["holes"])]
+        assert [ring.is_ccw for ring in rings] == [True, False]
 
 
 def test_the_archive_names_the_annotation_after_the_model(client, read_by_the_archive):

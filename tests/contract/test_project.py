@@ -8,7 +8,6 @@ import pytest
 from app.archive_settings import ArchiveSettings
 from app.settings import Settings
 from tests.conftest import ROOT
-from tests.contract.test_metrics import NAMES
 
 LOCKS = ROOT / "requirements"
 
@@ -100,12 +99,6 @@ def test_the_configuration_page_holds_every_setting():
     for name, field in ArchiveSettings.model_fields.items():
         assert f"| `TESSERA_DICOMWEB_{name.upper()}` |" in page
         assert f"| {field.description} |" in page
-
-
-def test_the_metrics_page_names_every_metric():
-    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    for name, (kind, _) in NAMES.items():
-        assert f"`{name}_total`" in page if kind == "counter" else f"`{name}`" in page
 
 
 def test_links_between_the_projects_pages_lead_somewhere():

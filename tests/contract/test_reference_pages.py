@@ -5,8 +5,7 @@ import re
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from app.api.problems import _KINDS, _slug
-from app.errors import NotASlide, OtherStain, SeriesNotFound
+from app.api.problems import _STATUSES, _slug
 from app.imaging.plausibility import WARNING_CODES
 from app.telemetry.metrics import Metrics
 from app.telemetry.watching import WatchMetrics
@@ -16,8 +15,6 @@ from tests.tables import rows_of
 DOCS = ROOT / "docs"
 OF_HTTP = {"not-found": 404, "method-not-allowed": 405, "internal-server-error": 500}
 """Problems that have no error of their own."""
-OF_ARCHIVES = {NotASlide, OtherStain, SeriesNotFound}
-"""Errors of `tessera dicomweb` alone, which no request meets."""
 
 
 def named(cell: str) -> list[str]:
@@ -31,7 +28,7 @@ def test_the_page_of_the_api_lists_each_problem_with_its_status():
         each = numbers * len(kinds) if len(numbers) == 1 else numbers
         listed += zip(kinds, each, strict=True)
         assert when
-    known = {_slug(kind.__name__): status for kind, (status, _) in _KINDS.items() if kind not in OF_ARCHIVES}
+    known = {_slug(kind.__name__): status for kind, status in _STATUSES.items()}
     assert len(dict(listed)) == len(listed)
     assert dict(listed) == known | OF_HTTP
 

@@ -26,6 +26,7 @@ with atheris.instrument_imports(include=["app.imaging", "app.slides", "PIL", "py
     from app.imaging.structure import glance
     from app.slides import dicom
 
+from tests.dicom_pixels import decode_dicom
 from tests.dicom_sources import CANARY
 from tests.fuzz.mutations import with_checksums
 from tests.fuzz.seeds import seeds
@@ -41,7 +42,7 @@ def check(data: bytes) -> None:
     _outcome(lambda data, _: glance(data), data)
     if dicom.is_dicom(data):
         _outcome(lambda data, side_px: dicom.opened(data, side_px).um_per_px(), data)
-        _outcome(dicom.decode, data)
+        _outcome(decode_dicom, data)
         return
     by_service, by_pillow = _outcome(decode, data), _outcome(decode_by_pillow, data)
     if isinstance(by_service, str) or isinstance(by_pillow, str):

@@ -16,6 +16,7 @@ from app.pathology.classes import TissueClass
 from app.pathology.manifest import ModelManifest
 from app.slides import dicom
 from tests.conftest import ROOT
+from tests.dicom_pixels import decode_dicom
 from tests.dicom_results import measurement_report, segmentation_object, segmentation_pyramid
 from tests.dicom_sources import as_metadata, file_of, header_of, microscopic, secondary_capture, whole_slide
 from tests.fakes import classes_of, manifest
@@ -70,24 +71,24 @@ def test_the_sources_of_these_tests_are_valid(kind, complaints):
 def test_segmentations_and_reports_are_valid(kind, classes, form, complaints):
     source = form(SOURCES[kind])
     source.TimezoneOffsetFromUTC = "+0100"
-    seg = segmentation_object([source], MAPS[classes], manifest(), SEEN)
+    seg = segmentation_object(source, MAPS[classes], manifest(), SEEN)
     assert complaints(to_bytes(seg)) == []
-    assert complaints(to_bytes(measurement_report([source], seg, FRACTIONS, manifest(), SEEN))) == []
+    assert complaints(to_bytes(measurement_report(source, seg, FRACTIONS, manifest(), SEEN))) == []
 
 
 def test_objects_of_a_model_without_codes_are_valid(complaints):
     classes = (TissueClass(name="gland", letter="G", color=(1, 2, 3)), manifest().classes[3])
     model = ModelManifest(**{**manifest().model_dump(), "classes": classes, "label_thresholds": (0.5,)})
     source = header_of(SOURCES["full"])
-    seg = segmentation_object([source], np.zeros((110, 150), np.uint8), model)
+    seg = segmentation_object(source, np.zeros((110, 150), np.uint8), model)
     assert complaints(to_bytes(seg)) == []
-    assert complaints(to_bytes(measurement_report([source], seg, (1.0, 0.0), model))) == []
+    assert complaints(to_bytes(measurement_report(source, seg, (1.0, 0.0), model))) == []
 
 
 def test_an_upload_becomes_objects_that_are_valid(complaints):
     data = file_of(SOURCES["jpeg"])
-    class_map = classes_of(dicom.decode(data, 4096))
-    seg = segmentation_object([dicom.header(data)], class_map, manifest())
+    class_map = classes_of(decode_dicom(data, 4096))
+    seg = segmentation_object(dicom.header(data), class_map, manifest())
     assert complaints(to_bytes(seg)) == []
 
 
@@ -96,7 +97,7 @@ def test_an_upload_becomes_objects_that_are_valid(complaints):
 def test_every_level_of_a_pyramid_is_valid(form, is_empty, complaints, tmp_path):
     image = quarters(1100, 900)
     paths = write_slide(tmp_path / "slide", image, downsamples=(1, 2, 4, 8))
-    levels = [[form(dcmread(path))] for path in paths]
+    levels = [form(dcmread(path)) for path in paths]
     class_map = np.full((900, 1100), 3, np.uint8) if is_empty else classes_of(image)
     pyramid = segmentation_pyramid(levels, class_map, manifest())
     assert len(pyramid) == 4
@@ -109,10 +110,10 @@ def digests() -> str:
     found = []
     for source in SOURCES.values():
         header = header_of(source)
-        seg: Dataset = segmentation_object([header], MAPS["whole"], manifest())
-        report = measurement_report([header], seg, FRACTIONS, manifest())
+        seg: Dataset = segmentation_object(header, MAPS["whole"], manifest())
+        report = measurement_report(header, seg, FRACTIONS, manifest())
         found.extend(hashlib.sha256(to_bytes(made)).hexdigest() for made in (seg, report))
-    [level] = segmentation_pyramid([[header_of(SOURCES["full"])]], MAPS["whole"], manifest())
+    [level] = segmentation_pyramid([header_of(SOURCES["full"])], MAPS["whole"], manifest())
     return " ".join([*found, hashlib.sha256(to_bytes(level)).hexdigest()])
 
 

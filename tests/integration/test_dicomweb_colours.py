@@ -12,8 +12,8 @@ from app.interop.archive_http import ArchiveAccess, ArchiveSession
 from app.interop.dicomweb import Archive
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
-from app.slides import dicom
 from app.slides.dicomweb import DicomwebSlide
+from tests.dicom_pixels import decode_dicom
 from tests.dicom_sources import ADOBE_RGB, ADOBE_YCC, jpeg_of
 from tests.orthanc import Orthanc, running_orthanc
 from tests.slides import TILE_PX, cmu1, write_slide
@@ -58,4 +58,4 @@ def test_a_slide_has_the_colours_that_its_frames_state_as_the_same_file_has_as_a
         with DicomwebSlide(*where, of_slide.StudyInstanceUID, of_slide.SeriesInstanceUID) as slide:
             read = slide.areas[0].read(0, Region(0, 0, Size(WIDTH, HEIGHT)))
     assert np.abs(read.astype(int) - image).mean() < 2
-    assert np.array_equal(read, dicom.decode(path.read_bytes(), WIDTH))
+    assert np.array_equal(read, decode_dicom(path.read_bytes(), WIDTH))

@@ -1,5 +1,6 @@
 """Connections, headers and bodies that no honest client sends: refused in words, in bounded time and memory."""
 
+import json
 import re
 import socket
 import sys
@@ -26,6 +27,7 @@ RESERVE = 16
 PATCH = encoded(noise(32, 32))
 HOST = b"Host: x\r\n"
 PNG = b"Content-Type: image/png\r\n"
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
 FORM = b"Content-Type: multipart/form-data; boundary=b\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 POST = b"POST /segment HTTP/1.1\r\n" + HOST
@@ -86,6 +88,7 @@ TOO_LATE = (408, "request-timeout")
 TOO_LARGE = (413, "upload-too-large")
 TOO_MANY_BYTES = f"the body has more than {64 * 2**20} bytes"
 VERSION = "only HTTP/1.1 and 1.0"
+CODINGS = "of the transfer codings only chunked"
 NO_HTTP = "not HTTP/1.1 as RFC 9112 has it"
 NO_FORM, CUT = "the form cannot be read: Invalid multipart data", "ends before its closing boundary"
 EMPTY = "the upload is empty"
@@ -117,7 +120,9 @@ EMPTY = "the upload is empty"
         (NO_HTTP, POST + b"Content-Length: 3\r\n" + CHUNKED + b"\r\n3\r\nabc\r\n0\r\n\r\n"),
         (NO_HTTP, POST + CHUNKED + b"Content-Length: 3\r\n\r\n0\r\n\r\nGET /model HTTP/1.1\r\n" + HOST + b"\r\n"),
         (NO_HTTP, POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
-        (NO_HTTP, POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        (CODINGS, POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        (CODINGS, POST + PNG + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        (CODINGS, POST + PNG + b"Transfer-Encoding: gzip\r\n" + CHUNKED + b"\r\n0\r\n\r\n"),
         (NO_HTTP, POST + b"Content-Length: -1\r\n\r\n"),
         (NO_HTTP, POST + b"Content-Length: +3\r\n\r\nabc"),
         (NO_HTTP, POST + b"Content-Length: 99999999999999999999999999\r\n\r\n"),
@@ -127,12 +132,37 @@ EMPTY = "the upload is empty"
         (NO_HTTP, POST + PNG + CHUNKED + b"\r\n3\r\nabcdef\r\n0\r\n\r\n"),
         (
             "another protocol than HTTP/1.1",
-            POST + PNG + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc",
+            POST + PNG + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
         ),
+        (
+            "another protocol than HTTP/1.1",
+            POST + PNG + b"Connection: Upgrade\r\nUpgrade: h2c, websocket\r\nContent-Length: 3\r\n\r\nabc",
+        ),
+        (NO_HTTP, POST + OFFER + CHUNKED + b"Content-Length: 3\r\n\r\n0\r\n\r\n"),
+        (NO_HTTP, POST + OFFER + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
+        (NO_HTTP, POST + PNG + OFFER + CHUNKED + b"\r\nxyz\r\nabc\r\n"),
+        (NO_HTTP, b"CONNECT other.example:443 HTTP/1.1\r\n" + HOST + OFFER + b"\r\n"),
     ],
 )
 def test_what_is_not_http_is_a_bad_request(hostile, words, request_):
     assert refused(hostile, request_, words=words) == BAD_REQUEST
+
+
+@pytest.mark.parametrize("piece", [1, 2**20])
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        (b"Content-Length: %d\r\n\r\n" % len(PATCH), PATCH),
+        (CHUNKED + b"\r\n", chunk(PATCH[:9]) + chunk(PATCH[9:]) + b"0\r\nAccept: image/png\r\n\r\n"),
+    ],
+    ids=["length", "chunks"],
+)
+def test_an_offer_of_http2_is_passed_over_and_the_body_is_read(hostile, framing, body, piece):
+    """As Java's HttpClient and curl --http2 send it."""
+    whole = POST + PNG + OFFER + framing + body + LIVE  # of which the last is not answered: the connection ends
+    [answer] = exchange(hostile, *(whole[at : at + piece] for at in range(0, len(whole), piece)))
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert json.loads(answer.body)["image"]["width"] == 32
 
 
 @pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])

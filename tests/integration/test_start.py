@@ -242,3 +242,38 @@ def test_a_file_of_keys_that_others_may_write_to(tmp_path):
         CANNOT_START,
         f"Error: {path}: others may write to it, and so let themselves in; chmod go-w",
     )
+
+
+def early(number: signal.Signals, *command: str) -> tuple[int, str]:
+    """Return the status and words of a command that got a signal while it imports what it needs."""
+    program = f"""if True:
+        import os, sys
+        class Signalled:
+            def find_spec(self, name, path=None, target=None):
+                if name == "numpy":
+                    sys.meta_path.remove(self)
+                    os.kill(os.getpid(), {int(number)})
+        sys.meta_path.insert(0, Signalled())
+        from app.cli import main
+        main()
+    """
+    command_line = [sys.executable, "-c", program, *command]
+    ended = subprocess.run(
+        command_line, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_service_told_to_end_in_its_first_moments_ends_well_and_in_silence(number):
+    assert early(number, "serve", "--port", "0") == (0, "")
+
+
+def test_a_service_told_to_reload_in_its_first_moments_goes_on():
+    status, said = early(signal.SIGHUP, "serve", "--port", "0", "--keys-file", "/none")
+    assert status == CANNOT_START
+    assert said.startswith("Error: /none: no such file")
+
+
+def test_a_command_that_is_interrupted_in_its_first_moments_says_so_in_a_line():
+    assert early(signal.SIGINT, "segment", str(ROOT / "examples"), "--out", "/none") == (1, "\nAborted!\n")

@@ -85,6 +85,7 @@ def test_features_hold_every_rule_of_the_viewers(class_map, tolerance, place):
         assert feature["geometry"]["type"] == "Polygon"
         rings = feature["geometry"]["coordinates"]
         assert all(ring[0] == ring[-1] and len(ring) >= 4 for ring in rings)
+        assert [shapely.is_ccw(shapely.LinearRing(ring)) for ring in rings] == [True] + [False] * (len(rings) - 1)
         placed = shapely.Polygon(rings[0], rings[1:])
         assert placed.is_valid
         assert np.isclose(placed.area, polygon.outline.area * place.downsample**2, rtol=1e-3)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pydicom import uid
 
 from app.errors import ImageRejected
-from app.slides import dicom
+from tests.dicom_pixels import decode_dicom
 from tests.dicom_results import segmentation_object
 from tests.dicom_sources import CANARY, file_of, header_of, microscopic, secondary_capture, whole_slide
 from tests.fakes import manifest
@@ -30,7 +30,7 @@ FILES = [
 @given(SIDES, SIDES, st.integers(2, 40), st.booleans(), st.integers(0, 99))
 def test_any_slide_in_any_tiles_is_its_pixels(width, height, tile, sparse, seed):
     image = noise(width, height, seed)
-    assert np.array_equal(dicom.decode(file_of(whole_slide(image, tile=tile, sparse=sparse)), 70), image)
+    assert np.array_equal(decode_dicom(file_of(whole_slide(image, tile=tile, sparse=sparse)), 70), image)
 
 
 @settings(max_examples=25)
@@ -38,7 +38,7 @@ def test_any_slide_in_any_tiles_is_its_pixels(width, height, tile, sparse, seed)
 def test_any_class_map_comes_back_from_its_segmentation(width, height, tile, sparse, seed):
     class_map = np.random.default_rng(seed).integers(0, 4, (height, width), dtype=np.uint8)
     source = header_of(whole_slide(noise(width, height), tile=tile, sparse=sparse))
-    seg = segmentation_object([source], class_map, manifest())
+    seg = segmentation_object(source, class_map, manifest())
     numbers = hd.seg.Segmentation.from_dataset(seg).get_total_pixel_matrix(combine_segments=True)
     assert np.array_equal(numbers, np.array([1, 2, 3, 0])[class_map])
 
@@ -54,7 +54,7 @@ def test_a_damaged_file_is_decoded_or_refused_and_never_quoted(data, changes, sh
     for place, value in changes:
         damaged[132 + int(place * (len(damaged) - 132))] = value
     try:
-        pixels = dicom.decode(bytes(damaged[: int(len(damaged) * share)]), 70)
+        pixels = decode_dicom(bytes(damaged[: int(len(damaged) * share)]), 70)
     except ImageRejected as refused:
         message = str(refused)
     else:

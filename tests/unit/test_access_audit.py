@@ -7,6 +7,7 @@ import pytest
 
 from app.access.audit import AuditLog
 from app.errors import AccessUnusable, AuditUnavailable
+from tests.full_disk import full_at
 
 
 @pytest.fixture
@@ -70,6 +71,50 @@ def test_a_full_disk_is_an_error():
     log = AuditLog(Path("/dev/full"))
     with pytest.raises(AuditUnavailable, match="cannot be written"):
         log.write({})
+    log.close()
+
+
+def test_a_device_that_takes_nothing_is_known_before_it_is_written_to():
+    log = AuditLog(Path("/dev/full"))
+    assert not log.is_usable
+    log.close()
+
+
+def test_a_pipe_is_usable_while_somebody_reads_it_and_is_never_waited_for():
+    """As standard output is in a container: a file system that is asked for a pipe's free space says none."""
+    heard, spoken = os.pipe()
+    log = AuditLog(Path(f"/dev/fd/{spoken}"))
+    assert log.is_usable
+    log.write({"number": 0})
+    assert json.loads(os.read(heard, 2**16)) == {"number": 0}
+    with pytest.raises(AuditUnavailable):
+        for _ in range(2**16):
+            log.write({"filling": "x" * 1000})
+    assert not log.is_usable
+    os.read(heard, 2**16)
+    log.write({"number": 1})
+    assert log.is_usable
+    os.close(heard)
+    assert not log.is_usable
+    log.close()
+    os.close(spoken)
+
+
+def test_after_a_line_that_could_not_be_written_the_next_one_is_in_doubt_until_one_is_or_for_some_seconds(path):
+    now = 100.0
+    log = AuditLog(path, lambda: now)
+    assert log.is_usable
+    with full_at(0), pytest.raises(AuditUnavailable):  # a quota, of which the free space of the disk says nothing
+        log.write({"number": 0})
+    assert not log.is_usable
+    now += 11
+    assert log.is_usable
+    with full_at(0), pytest.raises(AuditUnavailable):
+        log.write({"number": 1})
+    assert not log.is_usable
+    log.write({"number": 2})
+    assert log.is_usable
+    assert lines(path) == [{"number": 2}]
     log.close()
 
 

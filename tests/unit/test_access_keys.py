@@ -106,6 +106,12 @@ def test_a_mended_file_is_taken_although_nothing_of_it_changed(path, monkeypatch
     assert keys.caller_of(key)
 
 
+def test_a_mark_of_its_encoding_before_the_first_line_locks_nobody_out(path):
+    key = new_key()
+    write(path, f"\ufeff{line_of(key, Caller('first', SEGMENT))}")
+    assert KeyFile(path).caller_of(key)
+
+
 def test_a_slip_locks_out_nobody_else_and_lets_nobody_in_again(path, caplog):
     """The process missed the version in which the key was taken out and all else was right."""
     stays, revoked, less, clock = new_key(), new_key(), new_key(), Clock()

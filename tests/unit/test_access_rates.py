@@ -98,6 +98,19 @@ def test_a_place_is_anothers_once_its_callers_images_are_past_and_not_before(rat
     assert refusal(rates, crowd[15], 46) == 1
 
 
+def test_whose_place_is_anothers_meanwhile_gives_back_without_a_word(rates, clock, monkeypatch):
+    monkeypatch.setattr(module, "_SETS", 1)
+    allowance = Allowance(rates, ONE)
+    allowance.take(1)
+    clock.now += 2 * SECOND
+    crowd = [Caller(f"caller {number}", frozenset()) for number in range(16)]
+    for caller in crowd:
+        rates.take(caller, 60)
+    allowance.give_back()
+    for caller in crowd:
+        assert refusal(rates, caller, 1) == 1
+
+
 def test_processes_share_the_limits():
     rates = Rates(60)
     rates.take(ONE, 30)

@@ -31,6 +31,7 @@ from app.segmentation.backoff import Backoff
 from app.segmentation.bookmark import Bookmark
 from app.segmentation.watch import ARCHIVE_TRIES, PAGE, Outcome, Watcher
 from app.telemetry.watching import WatchMetrics
+from tests.full_disk import full_at
 
 POLL_SECONDS = 1000.0
 """No wait of a backoff is as long, so the two can be told apart."""
@@ -654,3 +655,15 @@ def test_a_bookmark_leaves_no_partial_file(tmp_path):
         bookmark.forget_try()
         bookmark.move(3)
     assert {file.name for file in tmp_path.iterdir()} == {"state.json", ".state.json.lock"}
+
+
+def test_a_bookmark_that_does_not_fit_on_the_disk_is_as_it_was_and_leaves_no_partial_file(tmp_path):
+    path = tmp_path / "state.json"
+    with Bookmark(path, "http://one") as bookmark:
+        bookmark.move(3)
+        with full_at(10), pytest.raises(OSError, match="File too large"):
+            bookmark.move(4)
+        assert bookmark.last_change == 3
+    assert {file.name for file in tmp_path.iterdir()} == {"state.json", ".state.json.lock"}
+    with Bookmark(path, "http://one") as bookmark:
+        assert bookmark.last_change == 3

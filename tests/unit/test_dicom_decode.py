@@ -18,6 +18,7 @@ from app.pathology.geometry import Size
 from app.slides import dicom
 from app.slides.dicom_frames import states_ycc
 from tests.conftest import ROOT
+from tests.dicom_pixels import decode_dicom
 from tests.dicom_results import segmentation_object
 from tests.dicom_sources import (
     ADOBE_RGB,
@@ -41,20 +42,20 @@ IMAGE = noise(100, 70)
 @pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.RLELossless])
 def test_a_tiled_slide_is_its_total_pixel_matrix(sparse, syntax):
     data = file_of(whole_slide(IMAGE, tile=32, sparse=sparse, syntax=syntax))
-    assert np.array_equal(dicom.decode(data, LIMIT), IMAGE)
+    assert np.array_equal(decode_dicom(data, LIMIT), IMAGE)
     instance = dicom.opened(data, LIMIT)
     assert (instance.size, instance.um_per_px()) == (Size(100, 70), 0.5)
 
 
 def test_jpeg_2000_comes_back_to_the_pixel():
     data = file_of(whole_slide(IMAGE, tile=32, syntax=uid.JPEG2000Lossless))
-    assert np.array_equal(dicom.decode(data, LIMIT), IMAGE)
+    assert np.array_equal(decode_dicom(data, LIMIT), IMAGE)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_jpeg_tiles_have_the_right_colours(sparse):
     tissue = cmu1(300, 200)
-    pixels = dicom.decode(file_of(whole_slide(tissue, sparse=sparse, syntax=uid.JPEGBaseline8Bit)), LIMIT)
+    pixels = decode_dicom(file_of(whole_slide(tissue, sparse=sparse, syntax=uid.JPEGBaseline8Bit)), LIMIT)
     difference = np.abs(pixels.astype(int) - tissue)
     assert difference.mean() < 2
     assert difference.max() < 20
@@ -70,7 +71,7 @@ def test_jpegs_own_colours_win_over_a_header_that_contradicts_them(stated):
     slide = whole_slide(plain(color, 16, 16), tile=16, syntax=uid.JPEGBaseline8Bit)
     slide.PhotometricInterpretation = stated
     slide.PixelData = encapsulate([jpegs[stated]])
-    assert np.abs(dicom.decode(file_of(slide), LIMIT).astype(int) - color).max() <= 3
+    assert np.abs(decode_dicom(file_of(slide), LIMIT).astype(int) - color).max() <= 3
 
 
 @pytest.mark.parametrize("stated", ["YBR_FULL_422", "RGB"])
@@ -84,7 +85,7 @@ def test_a_jpegs_marker_wins_over_the_header_whichever_it_is(stated, is_rgb, sta
     jpeg = jpeg_of(tissue, is_rgb=is_rgb, states=states)
     slide = whole_slide(tissue, syntax=uid.JPEGBaseline8Bit, PhotometricInterpretation=stated, Rows=48)
     slide.PixelData = encapsulate([jpeg])
-    assert np.abs(dicom.decode(file_of(slide), LIMIT).astype(int) - tissue).mean() < 2
+    assert np.abs(decode_dicom(file_of(slide), LIMIT).astype(int) - tissue).mean() < 2
     assert states_ycc(jpeg) == is_ycc
 
 
@@ -93,7 +94,7 @@ def test_of_a_jpeg_without_a_marker_the_header_says_the_colours(stated, is_rgb):
     tissue = cmu1(64, 64)
     slide = whole_slide(tissue, syntax=uid.JPEGBaseline8Bit, PhotometricInterpretation=stated)
     slide.PixelData = encapsulate([jpeg_of(tissue, is_rgb=is_rgb, states=b"")])
-    assert np.abs(dicom.decode(file_of(slide), LIMIT).astype(int) - tissue).mean() < 2
+    assert np.abs(decode_dicom(file_of(slide), LIMIT).astype(int) - tissue).mean() < 2
 
 
 @pytest.mark.parametrize(
@@ -118,39 +119,39 @@ def test_a_jpeg_of_other_channels_than_the_header_states_is_refused():
     slide = whole_slide(cmu1(64, 64), syntax=uid.JPEGBaseline8Bit)
     slide.PixelData = encapsulate([grey])
     with pytest.raises(UnreadableImage, match="more or fewer channels"):
-        dicom.decode(file_of(slide), LIMIT)
+        decode_dicom(file_of(slide), LIMIT)
 
 
 def test_where_a_sparse_slide_has_no_tile_there_is_glass():
-    pixels = dicom.decode(file_of(whole_slide(IMAGE, tile=32, sparse=True, skip=[5])), LIMIT)
+    pixels = decode_dicom(file_of(whole_slide(IMAGE, tile=32, sparse=True, skip=[5])), LIMIT)
     assert (pixels[32:64, 32:64] == 255).all()
     assert np.array_equal(pixels[:32], IMAGE[:32])
 
 
 @pytest.mark.parametrize("on_slide", [False, True])
 def test_a_field_is_its_frame(on_slide):
-    assert np.array_equal(dicom.decode(file_of(microscopic(IMAGE, on_slide=on_slide)), LIMIT), IMAGE)
+    assert np.array_equal(decode_dicom(file_of(microscopic(IMAGE, on_slide=on_slide)), LIMIT), IMAGE)
 
 
 def test_a_secondary_capture_is_its_frame():
-    assert np.array_equal(dicom.decode(file_of(secondary_capture(IMAGE)), LIMIT), IMAGE)
+    assert np.array_equal(decode_dicom(file_of(secondary_capture(IMAGE)), LIMIT), IMAGE)
 
 
 def test_uncompressed_ybr_is_converted():
     white, red = (255, 128, 128), (76, 85, 255)
     capture = secondary_capture(np.array([[white, red]], np.uint8), PhotometricInterpretation="YBR_FULL")
-    assert np.abs(dicom.decode(file_of(capture), LIMIT).astype(int) - [[(255, 255, 255), (254, 0, 0)]]).max() <= 2
+    assert np.abs(decode_dicom(file_of(capture), LIMIT).astype(int) - [[(255, 255, 255), (254, 0, 0)]]).max() <= 2
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("MONOCHROME2", [0, 128, 255]), ("MONOCHROME1", [255, 127, 0])])
 def test_sixteen_bit_grey_may_count_from_black_or_from_white(kind, expected):
     capture = secondary_capture(np.array([[0, 32768, 65535]], np.uint16), PhotometricInterpretation=kind)
-    assert dicom.decode(file_of(capture), LIMIT)[0].tolist() == [[value] * 3 for value in expected]
+    assert decode_dicom(file_of(capture), LIMIT)[0].tolist() == [[value] * 3 for value in expected]
 
 
 def test_twelve_bits_are_scaled_to_eight():
     capture = secondary_capture(np.array([[0, 4095]], np.uint16), BitsStored=12, HighBit=11)
-    assert dicom.decode(file_of(capture), LIMIT)[0, :, 0].tolist() == [0, 255]
+    assert decode_dicom(file_of(capture), LIMIT)[0, :, 0].tolist() == [0, 255]
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("<u2", 16), ("u1", 8)])
@@ -160,14 +161,14 @@ def test_a_palette_gives_its_colours(dtype, bits):
     for name, values in {"Red": (0, top), "Green": (top, 0), "Blue": (0, 0)}.items():
         setattr(capture, f"{name}PaletteColorLookupTableDescriptor", [2, 0, bits])
         setattr(capture, f"{name}PaletteColorLookupTableData", np.array(values, dtype).tobytes())
-    assert dicom.decode(file_of(capture), LIMIT)[0].tolist() == [[0, 255, 0], [255, 0, 0], [255, 0, 0]]
+    assert decode_dicom(file_of(capture), LIMIT)[0].tolist() == [[0, 255, 0], [255, 0, 0], [255, 0, 0]]
 
 
 def test_a_segmented_palette_is_refused_for_it_may_expand_without_end():
     capture = secondary_capture(np.zeros((1, 2), np.uint8), PhotometricInterpretation="PALETTE COLOR")
     capture.SegmentedRedPaletteColorLookupTableData = b"\1\0\xff\xff\0\0"
     with pytest.raises(UnsupportedImage, match="palette"):
-        dicom.decode(file_of(capture), LIMIT)
+        decode_dicom(file_of(capture), LIMIT)
 
 
 def test_the_header_comes_without_pixels():
@@ -184,7 +185,7 @@ def test_what_begins_as_a_dicom_file_is_one():
 
 def test_the_longest_side_is_allowed_and_one_more_points_to_the_command_for_slides():
     data = file_of(whole_slide(IMAGE))
-    assert dicom.decode(data, 100).shape == (70, 100, 3)
+    assert decode_dicom(data, 100).shape == (70, 100, 3)
     with pytest.raises(ImageTooLarge, match=r"100x70 px; .* at most 99 px; .*`tessera dicomweb segment`"):
         dicom.opened(data, 99)
 
@@ -206,7 +207,7 @@ def test_a_header_that_lies_allocates_nothing(attributes, words, syntax):
     tracemalloc.start()
     try:
         with pytest.raises((ImageTooLarge, UnsupportedImage, UnreadableImage), match=words):
-            dicom.decode(data, LIMIT)
+            decode_dicom(data, LIMIT)
         assert tracemalloc.get_traced_memory()[1] < 60 * 2**20  # the largest image that may be
     finally:
         tracemalloc.stop()
@@ -218,7 +219,7 @@ def test_a_frame_larger_than_its_header_says_is_refused_before_it_is_decoded(syn
     form = "JPEG" if syntax == uid.JPEGBaseline8Bit else "JPEG2000"
     slide.PixelData = encapsulate([encoded(plain((1, 2, 3), 2000, 2000), form)])
     with pytest.raises(UnreadableImage, match="size that its header states"):
-        dicom.decode(file_of(slide), LIMIT)
+        decode_dicom(file_of(slide), LIMIT)
 
 
 def test_an_rle_frame_that_expands_beyond_its_header_is_refused_before_it_is_decoded():
@@ -227,14 +228,14 @@ def test_an_rle_frame_that_expands_beyond_its_header_is_refused_before_it_is_dec
     offsets = [3, 64, 64 + len(bomb), 64 + 2 * len(bomb)]
     slide.PixelData = encapsulate([np.array(offsets + [0] * 12, "<u4").tobytes() + bomb * 3])
     with pytest.raises(UnreadableImage, match="size that its header states"):
-        dicom.decode(file_of(slide), LIMIT)
+        decode_dicom(file_of(slide), LIMIT)
 
 
 def test_a_frame_far_longer_than_its_pixels_is_refused_before_it_is_looked_at():
     slide = whole_slide(plain((1, 2, 3), 64, 64), syntax=uid.JPEGBaseline8Bit)
     slide.PixelData = encapsulate([encoded(plain((1, 2, 3), 64, 64), "JPEG") + bytes(200_000)])
     with pytest.raises(UnreadableImage, match="size that its header states"):
-        dicom.decode(file_of(slide), LIMIT)
+        decode_dicom(file_of(slide), LIMIT)
 
 
 def test_a_jpeg_frame_of_endlessly_many_scans_is_refused():
@@ -243,14 +244,14 @@ def test_a_jpeg_frame_of_endlessly_many_scans_is_refused():
     slide = whole_slide(plain((1, 2, 3), 64, 64), syntax=uid.JPEGBaseline8Bit)
     slide.PixelData = encapsulate([whole[:-2] + scan * 101 + whole[-2:]])
     with pytest.raises(UnreadableImage, match="scans"):
-        dicom.decode(file_of(slide), LIMIT)
+        decode_dicom(file_of(slide), LIMIT)
 
 
 def test_a_deflated_file_is_refused_before_it_is_inflated():
     capture = secondary_capture(IMAGE)
     capture.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
     with pytest.raises(UnsupportedImage, match="transfer syntax"):
-        dicom.decode(file_of(capture), LIMIT)
+        decode_dicom(file_of(capture), LIMIT)
 
 
 def test_pixels_may_be_longer_than_a_header():
@@ -270,7 +271,7 @@ def test_pixels_may_be_longer_than_a_header():
 )
 def test_what_is_not_one_picture_in_known_colours_is_refused(slide, words):
     with pytest.raises((UnsupportedImage, UnreadableImage), match=words):
-        dicom.decode(file_of(slide), LIMIT)
+        decode_dicom(file_of(slide), LIMIT)
 
 
 def test_two_tiles_in_one_place_are_refused():
@@ -278,7 +279,7 @@ def test_two_tiles_in_one_place_are_refused():
     groups = slide.PerFrameFunctionalGroupsSequence
     groups[1].PlanePositionSlideSequence = groups[0].PlanePositionSlideSequence
     with pytest.raises(UnsupportedImage, match="lie in one place"):
-        dicom.decode(file_of(slide), LIMIT)
+        decode_dicom(file_of(slide), LIMIT)
 
 
 def test_a_tile_outside_of_the_slide_is_refused():
@@ -286,7 +287,7 @@ def test_a_tile_outside_of_the_slide_is_refused():
     position = slide.PerFrameFunctionalGroupsSequence[0].PlanePositionSlideSequence[0]
     position.ColumnPositionInTotalImagePixelMatrix = -5
     with pytest.raises(UnreadableImage, match="outside"):
-        dicom.decode(file_of(slide), LIMIT)
+        decode_dicom(file_of(slide), LIMIT)
 
 
 def photographic(image: np.ndarray) -> Dataset:
@@ -308,10 +309,10 @@ ACCEPTED = {
 def test_each_accepted_class_decodes_and_has_a_segmentation(sop_class):
     image = quarters(100, 70)
     data = file_of(ACCEPTED[sop_class](image))
-    assert np.array_equal(dicom.decode(data, LIMIT), image)
+    assert np.array_equal(decode_dicom(data, LIMIT), image)
     source = dicom.header(data)
     assert source.SOPClassUID == sop_class
-    segmentation = segmentation_object([source], classes_of(image), manifest())
+    segmentation = segmentation_object(source, classes_of(image), manifest())
     written = dcmread(BytesIO(to_bytes(segmentation)))
     assert written.SourceImageSequence[0].ReferencedSOPClassUID == sop_class
     numbers = {group.SegmentIdentificationSequence[0].ReferencedSegmentNumber for group in per_frame(written)}
@@ -334,13 +335,13 @@ def test_a_slide_that_does_not_place_its_tiles_is_told_what_it_lacks():
     slide = whole_slide(IMAGE)
     del slide.DimensionOrganizationType
     with pytest.raises(UnsupportedImage, match="neither the Dimension Organization Type TILED_FULL nor Per-frame"):
-        dicom.decode(file_of(slide), LIMIT)
+        decode_dicom(file_of(slide), LIMIT)
 
 
 def test_places_are_read_where_the_organization_is_not_said():
     slide = whole_slide(IMAGE, sparse=True)
     del slide.DimensionOrganizationType
-    assert np.array_equal(dicom.decode(file_of(slide), LIMIT), IMAGE)
+    assert np.array_equal(decode_dicom(file_of(slide), LIMIT), IMAGE)
 
 
 @pytest.mark.parametrize(("parts", "is_whole"), [(1, True), (2, False), (None, False)])
@@ -349,10 +350,10 @@ def test_a_part_of_a_concatenation_is_not_taken_for_a_sparse_slide(parts, is_who
     if parts:
         slide.InConcatenationTotalNumber = parts
     if is_whole:
-        assert np.array_equal(dicom.decode(file_of(slide), LIMIT), IMAGE)
+        assert np.array_equal(decode_dicom(file_of(slide), LIMIT), IMAGE)
     else:
         with pytest.raises(UnsupportedImage, match="one part of a concatenation; send the whole instance"):
-            dicom.decode(file_of(slide), LIMIT)
+            decode_dicom(file_of(slide), LIMIT)
 
 
 @pytest.mark.parametrize("ask", [dicom.header, lambda data: dicom.opened(data, LIMIT)])
@@ -367,7 +368,7 @@ def test_the_label_of_a_slide_is_refused(ask):
     "kind", [["ORIGINAL", "PRIMARY", "OVERVIEW", "LABEL"], ["DERIVED", "PRIMARY"], "DERIVED", "LABEL", None]
 )
 def test_any_other_kind_of_image_is_read(kind):
-    assert np.array_equal(dicom.decode(file_of(whole_slide(IMAGE, ImageType=kind)), LIMIT), IMAGE)
+    assert np.array_equal(decode_dicom(file_of(whole_slide(IMAGE, ImageType=kind)), LIMIT), IMAGE)
 
 
 def test_tiles_of_one_pixel_are_not_placed_before_they_are_counted():
@@ -375,7 +376,7 @@ def test_tiles_of_one_pixel_are_not_placed_before_they_are_counted():
     tracemalloc.start()
     try:
         with pytest.raises(UnreadableImage, match="more or fewer frames"):
-            dicom.decode(file_of(slide), LIMIT)
+            decode_dicom(file_of(slide), LIMIT)
         assert tracemalloc.get_traced_memory()[1] < 60 * 2**20
     finally:
         tracemalloc.stop()
@@ -385,13 +386,13 @@ def test_an_image_without_pixels_is_refused():
     capture = secondary_capture(IMAGE)
     del capture.PixelData
     with pytest.raises(UnreadableImage, match="no pixels"):
-        dicom.decode(file_of(capture), LIMIT)
+        decode_dicom(file_of(capture), LIMIT)
 
 
 @pytest.mark.parametrize("data", [b"", b"DICM", bytes(200), encoded(IMAGE)])
 def test_other_files_are_refused(data):
     with pytest.raises(UnsupportedImage, match="not a DICOM file"):
-        dicom.decode(data, LIMIT)
+        decode_dicom(data, LIMIT)
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEGBaseline8Bit, uid.RLELossless])
@@ -399,7 +400,7 @@ def test_other_files_are_refused(data):
 def test_a_truncated_file_is_unreadable(syntax, share):
     whole = file_of(whole_slide(IMAGE, tile=32, syntax=syntax))
     with pytest.raises(UnreadableImage):
-        dicom.decode(whole[: int(len(whole) * share)], LIMIT)
+        decode_dicom(whole[: int(len(whole) * share)], LIMIT)
 
 
 def malformed() -> list[Dataset]:
@@ -425,7 +426,7 @@ def test_no_attributes_value_reaches_a_message_a_log_or_a_warning(caplog, capfd,
     for data in [*files, rows, count, files[0][:900]]:
         try:
             dicom.header(data)
-            dicom.decode(data, LIMIT)
+            decode_dicom(data, LIMIT)
         except ImageRejected as error:
             refused.append("".join(traceback.format_exception(error)))
     assert len(refused) >= 5
@@ -439,13 +440,13 @@ def test_no_memory_is_said_and_may_pass(monkeypatch):
 
     monkeypatch.setattr("app.slides.dicom._places", fail)
     with pytest.raises(OutOfMemory):
-        dicom.decode(file_of(secondary_capture(IMAGE)), LIMIT)
+        decode_dicom(file_of(secondary_capture(IMAGE)), LIMIT)
 
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr("app.imaging.dicom_packages.find_spec", lambda _: None)
     with pytest.raises(ExtraMissing, match="DICOM needs the extra 'dicom'"):
-        dicom.decode(b"", LIMIT)
+        decode_dicom(b"", LIMIT)
 
 
 def test_the_modules_import_without_the_extra():

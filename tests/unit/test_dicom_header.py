@@ -9,6 +9,7 @@ from pydicom import Dataset, uid
 
 from app.errors import UnreadableImage
 from app.slides import dicom
+from tests.dicom_pixels import decode_dicom
 from tests.dicom_sources import file_of, header_of, secondary_capture, whole_slide
 from tests.pictures import encoded, noise, plain
 
@@ -97,19 +98,19 @@ def test_without_stated_representations_items_and_values_are_counted_too(piece):
 @pytest.mark.parametrize("representation", [b"SQ", b"UN", b"OB"])
 def test_nothing_without_a_length_stands_in_the_place_of_the_pixels(representation):
     with pytest.raises(UnreadableImage, match="something without a stated length in the place of its pixels"):
-        dicom.decode(before_pixels(endless(BEFORE_PIXELS, ITEM * 10, representation)), LIMIT)
+        decode_dicom(before_pixels(endless(BEFORE_PIXELS, ITEM * 10, representation)), LIMIT)
 
 
 def test_pixels_are_no_sequence():
     data = file_of(whole_slide(IMAGE, tile=32, syntax=uid.JPEGBaseline8Bit))
     pixels = struct.pack("<HH", 0x7FE0, 0x0010)
     with pytest.raises(UnreadableImage, match="without a stated length"):
-        dicom.decode(data.replace(pixels + b"OB", pixels + b"SQ"), LIMIT)
+        decode_dicom(data.replace(pixels + b"OB", pixels + b"SQ"), LIMIT)
 
 
 def test_elements_in_the_place_of_the_pixels_are_counted():
     with pytest.raises(UnreadableImage, match=TOO_MANY):
-        dicom.decode(before_pixels(struct.pack("<HH2sH", 0x7FE0, 0x0000, b"UL", 0) * MANY), LIMIT)
+        decode_dicom(before_pixels(struct.pack("<HH2sH", 0x7FE0, 0x0000, b"UL", 0) * MANY), LIMIT)
 
 
 def test_a_header_of_many_bytes_is_not_read():
@@ -168,7 +169,7 @@ def test_fragments_and_offsets_are_counted_before_they_are_read(spoil: Callable[
     slide = jpeg_slide()
     spoil(slide)
     with pytest.raises(UnreadableImage, match=words):
-        dicom.decode(file_of(slide), LIMIT)
+        decode_dicom(file_of(slide), LIMIT)
 
 
 def test_a_frame_in_several_fragments_and_a_table_of_extended_offsets_are_read():
@@ -177,7 +178,7 @@ def test_a_frame_in_several_fragments_and_a_table_of_extended_offsets_are_read()
     jpeg += bytes(len(jpeg) % 2)
     slide = whole_slide(plain(color, 32, 32), tile=32, syntax=uid.JPEGBaseline8Bit)
     slide.PixelData = ITEM + item(jpeg[:100]) + item(jpeg[100:])
-    assert np.abs(dicom.decode(file_of(slide), LIMIT).astype(int) - color).max() <= 3
+    assert np.abs(decode_dicom(file_of(slide), LIMIT).astype(int) - color).max() <= 3
     slide.PixelData = ITEM + item(jpeg)
     slide.ExtendedOffsetTable, slide.ExtendedOffsetTableLengths = bytes(8), struct.pack("<Q", len(jpeg))
-    assert np.abs(dicom.decode(file_of(slide), LIMIT).astype(int) - color).max() <= 3
+    assert np.abs(decode_dicom(file_of(slide), LIMIT).astype(int) - color).max() <= 3

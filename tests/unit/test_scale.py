@@ -17,6 +17,7 @@ from app.segmentation.workers import Workers
 from app.slides import dicom
 from app.slides.dicom_matrix import um_per_px
 from app.telemetry.metrics import Metrics
+from tests.dicom_pixels import decode_dicom
 from tests.dicom_sources import file_of, header_of, microscopic, secondary_capture, whole_slide
 from tests.fakes import ColourSegmenter, classes_of, manifest
 from tests.pictures import BLUE, WHITE, encoded, noise, plain, quarters
@@ -221,7 +222,7 @@ def test_a_frames_spacing_is_read_and_a_broken_one_costs_nothing(spacing, expect
     instance = dicom.opened(data, SIDE_PX)
     assert instance.size == Size(20, 10)
     assert instance.um_per_px() == (None if expected is None else pytest.approx(expected))
-    assert dicom.decode(data, SIDE_PX).shape == (10, 20, 3)
+    assert decode_dicom(data, SIDE_PX).shape == (10, 20, 3)
 
 
 def test_a_slides_spacing_is_in_its_shared_groups_and_other_images_have_none():

@@ -417,6 +417,21 @@ def test_retry_after_follows_the_rate_of_late(monkeypatch):
     assert refused.value.retry_after_seconds == 6
 
 
+def test_retry_after_does_not_count_what_was_done_before_the_time_that_it_counts(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("app.segmentation.admission.time.monotonic", lambda: now[0])
+    door = Admission(2, 16_000_000, Metrics(CollectorRegistry()))
+    with door.admit(1):
+        with door.weigh(16_000_000):
+            now[0] += 5
+        for _ in range(10):
+            with door.weigh(50_000):
+                now[0] += 1
+        with door.weigh(16_000_000), pytest.raises(QueueFull) as refused, door.weigh(1_000_000):
+            pass
+    assert refused.value.retry_after_seconds == 20
+
+
 def test_pixels_are_handed_out_in_order_and_come_back():
     async def scenario() -> None:
         budget = PixelBudget(10)

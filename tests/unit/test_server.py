@@ -9,9 +9,9 @@ import pytest
 
 from app import server
 from app.api.running import Phase
-from app.errors import AccessUnusable
+from app.errors import AccessUnusable, AddressUnavailable
 from app.main import create_app
-from app.server import Server, bind
+from app.server import Server, bind, bind_each
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from tests.certificates import signed_by_itself
@@ -57,6 +57,19 @@ def test_a_name_of_both_kinds_of_address_is_bound_where_clients_of_the_older_kin
     monkeypatch.setattr(server.socket, "getaddrinfo", lambda *_, **__: found)
     with bind("localhost", 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
+
+
+def test_of_two_services_that_start_together_one_has_the_address():
+    listeners = bind_each("127.0.0.1", 0, 2)
+    port = listeners[0].getsockname()[1]
+    with pytest.raises(AddressUnavailable, match="address already in use"):
+        bind_each("127.0.0.1", port, 2)
+    with socket.create_connection(("127.0.0.1", port)) as early:
+        for listener in listeners:
+            listener.close()
+        early.settimeout(10)
+    for listener in bind_each("127.0.0.1", port, 2):  # at once, whatever of the last one's connections is still known
+        listener.close()
 
 
 def test_where_no_tls_is_to_be_had_the_service_says_so(monkeypatch, tmp_path):

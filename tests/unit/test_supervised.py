@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Metric
 
 from app.errors import MetricsIncomplete, ReloadRefused
 from app.inference.remote import EngineFacts
+from app.processes import channel as channel_module
 from app.processes import children as children_module
 from app.processes.channel import (
     AskAll,
@@ -368,6 +369,25 @@ def test_each_reload_is_asked_for_and_answered_by_itself():
         channel.farewell()
         assert isinstance(ours.recv(), AskReload)
         assert isinstance(ours.recv(), Farewell)
+        asyncio.get_running_loop().remove_reader(theirs.fileno())
+        ours.close()
+        theirs.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_supervisor_that_stands_still_holds_up_nobody_who_asks_for_metrics(monkeypatch):
+    monkeypatch.setattr(channel_module, "_EVERYONES_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        ours, theirs = multiprocessing.Pipe()
+        channel = Channel(theirs, Metrics(CollectorRegistry()).registry)
+        channel.open(READY)
+        for _ in range(2):
+            with pytest.raises(MetricsIncomplete):
+                await channel.everyones_metrics()
+        assert [ours.recv() for _ in range(2)] == [READY, AskAll()]
+        assert not ours.poll()
         asyncio.get_running_loop().remove_reader(theirs.fileno())
         ours.close()
         theirs.close()
