@@ -41,8 +41,10 @@ _UPRIGHT = {
 _TAGS = {info.name: number for number, info in TiffTags.TAGS_V2.items()}
 _XMP = ("xmp", "XML:com.adobe.xmp")
 """Pillow's names of it."""
-_PLANES, _UNCOMPRESSED = 2, 1
+_PLANES, _UNCOMPRESSED, _WEBP = 2, 1, 50001
 """Of TIFF's tags PlanarConfiguration and Compression."""
+_BIG_ENDIAN_BIGTIFF = b"MM\0+"
+_TIFFS_READ = "send a TIFF with LZW, Deflate or JPEG compression"
 TILE_FLOOR_PX = 1024
 """Tiles of so many px a side are read, whatever a patch's longest side."""
 NO_MEMORY = no_memory_to("decode this image")
@@ -128,6 +130,8 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
     if not data:
         raise UnreadableImage("the upload is empty; send the bytes of an image")
     glance(data)
+    if data.startswith(_BIG_ENDIAN_BIGTIFF):  # which Pillow takes for a TIFF of other tags
+        raise UnsupportedImage(f"the file is a big-endian BigTIFF, which is not read; {_TIFFS_READ}")
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check(image, max_side_px)
@@ -137,6 +141,10 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
                 _drop_directories(image)
             yield image
     except UnidentifiedImageError:
+        if data.startswith((b"II", b"MM")) and looks_like_an_accepted_format(data):
+            raise UnreadableImage(
+                f"the TIFF is damaged at its beginning, or of a kind that is not read, such as JPEG 2000; {_TIFFS_READ}"
+            ) from None
         if looks_like_an_accepted_format(data):
             raise UnreadableImage(
                 "the image is damaged at its beginning, or of a pixel type that is not read"
@@ -165,6 +173,8 @@ def _check_tiff(image: Image.Image, max_side_px: int) -> None:
     bits = _tag(image, "BitsPerSample")
     if set(bits) - {1, 8, 16} or (1 in bits and len(bits) > 1):
         raise UnsupportedImage(f"the TIFF has {bits[0]} bits a channel; send 8 or 16")
+    if _tag(image, "Compression") == (_WEBP,):
+        raise UnsupportedImage(f"the TIFF has WebP compression, which is not read; {_TIFFS_READ}")
     in_planes = _tag(image, "PlanarConfiguration") == (_PLANES,) and len(bits) > 1
     if in_planes and 16 in bits and _tag(image, "Compression") == (_UNCOMPRESSED,):  # Pillow takes them for bytes
         raise UnsupportedImage(

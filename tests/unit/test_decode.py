@@ -1,8 +1,10 @@
 import warnings
 import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
@@ -276,3 +278,21 @@ def test_what_a_client_names_the_bytes_decides_nothing_and_metadata_stays_behind
     exif = Image.Exif()
     exif[0x010E] = "PATIENT"
     assert np.array_equal(decode(encoded(image, exif=exif), LIMIT), np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (
+            {"compression": "webp"},
+            "the TIFF has WebP compression, which is not read; send a TIFF with LZW",
+        ),
+        ({"compression": "jpeg2000"}, "of a kind that is not read, such as JPEG 2000; send a TIFF with LZW"),
+        ({"bigtiff": True, "byteorder": ">"}, "the file is a big-endian BigTIFF, which is not read; send a TIFF"),
+    ],
+)
+def test_a_whole_tiff_of_a_kind_that_is_not_read_is_told_from_a_damaged_one(how, message):
+    file = BytesIO()
+    tifffile.imwrite(file, noise(32, 32), photometric="rgb", **how)
+    with pytest.raises((UnsupportedImage, UnreadableImage), match=message):
+        decode(file.getvalue(), 64)
