@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageFile, TiffTags, UnidentifiedImageError
 
 from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage, no_memory_to
 from app.imaging.common_files import common_pixels
-from app.imaging.structure import check_exif, glance, looks_like_an_accepted_format
+from app.imaging.structure import TIFFS_READ, check_exif, glance, looks_like_an_accepted_format
 from app.imaging.tiff_spacing import tiff_um_per_px
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
@@ -43,8 +43,6 @@ _XMP = ("xmp", "XML:com.adobe.xmp")
 """Pillow's names of it."""
 _PLANES, _UNCOMPRESSED, _WEBP = 2, 1, 50001
 """Of TIFF's tags PlanarConfiguration and Compression."""
-_BIG_ENDIAN_BIGTIFF = b"MM\0+"
-_TIFFS_READ = "send a TIFF with LZW, Deflate or JPEG compression"
 TILE_FLOOR_PX = 1024
 """Tiles of so many px a side are read, whatever a patch's longest side."""
 NO_MEMORY = no_memory_to("decode this image")
@@ -130,8 +128,6 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
     if not data:
         raise UnreadableImage("the upload is empty; send the bytes of an image")
     glance(data)
-    if data.startswith(_BIG_ENDIAN_BIGTIFF):  # which Pillow takes for a TIFF of other tags
-        raise UnsupportedImage(f"the file is a big-endian BigTIFF, which is not read; {_TIFFS_READ}")
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check(image, max_side_px)
@@ -143,7 +139,7 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
     except UnidentifiedImageError:
         if data.startswith((b"II", b"MM")) and looks_like_an_accepted_format(data):
             raise UnreadableImage(
-                f"the TIFF is damaged at its beginning, or of a kind that is not read, such as JPEG 2000; {_TIFFS_READ}"
+                f"the TIFF is damaged at its beginning, or of a kind that is not read, such as JPEG 2000; {TIFFS_READ}"
             ) from None
         if looks_like_an_accepted_format(data):
             raise UnreadableImage(
@@ -174,7 +170,7 @@ def _check_tiff(image: Image.Image, max_side_px: int) -> None:
     if set(bits) - {1, 8, 16} or (1 in bits and len(bits) > 1):
         raise UnsupportedImage(f"the TIFF has {bits[0]} bits a channel; send 8 or 16")
     if _tag(image, "Compression") == (_WEBP,):
-        raise UnsupportedImage(f"the TIFF has WebP compression, which is not read; {_TIFFS_READ}")
+        raise UnsupportedImage(f"the TIFF has WebP compression, which is not read; {TIFFS_READ}")
     in_planes = _tag(image, "PlanarConfiguration") == (_PLANES,) and len(bits) > 1
     if in_planes and 16 in bits and _tag(image, "Compression") == (_UNCOMPRESSED,):  # Pillow takes them for bytes
         raise UnsupportedImage(

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from app.errors import UnreadableImage
+from app.errors import UnreadableImage, UnsupportedImage
 from app.pathology.geometry import Size
 
 _MOST_SEGMENTS = 1000
@@ -54,6 +54,8 @@ _KEPT_AS_BYTES = frozenset((1, 2, 7))
 """Types of a tag whose values are not made into numbers; TIFF 6.0, section 2."""
 _BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 
+TIFFS_READ = "send a TIFF with LZW, Deflate or JPEG compression"
+_BIG_ENDIAN_BIGTIFF = b"MM\0+"
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
 
 
@@ -83,7 +85,10 @@ def glance(data: bytes) -> Glance | None:
 
     Raises:
         UnreadableImage: It would cost a decoder far more than its pixels: a JPEG, PNG or TIFF of too many parts.
+        UnsupportedImage: A big-endian BigTIFF, which Pillow takes for a TIFF of other tags.
     """
+    if data.startswith(_BIG_ENDIAN_BIGTIFF):
+        raise UnsupportedImage(f"the file is a big-endian BigTIFF, which is not read; {TIFFS_READ}")
     if data.startswith(b"\x89PNG"):
         return _glance_at_png(data)
     if data.startswith(b"\xff\xd8"):

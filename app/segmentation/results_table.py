@@ -107,7 +107,7 @@ def write_table(
 ) -> None:
     """Write a CSV file in one step: a row for each result, in the order given, each file by its absolute path.
 
-    It is UTF-8 that says so in its first bytes: Excel takes any other for the system's own encoding.
+    It is plain UTF-8, for programs: with a byte-order mark, which Excel needs, they call the first column otherwise.
 
     Args:
         results: What became of the files.
@@ -124,7 +124,7 @@ def write_table(
     writer.writerows(before)
     for result in results:
         writer.writerow([_as_written(result.path), *(result.row or [""] * len(columns)), result.problem or ""])
-    replace(path, text.getvalue().encode("utf-8-sig", errors="backslashreplace"))
+    replace(path, text.getvalue().encode(errors="backslashreplace"))  # a file's name may be no UTF-8
 
 
 def read_table(columns: Sequence[str], path: Path) -> list[list[str]] | None:

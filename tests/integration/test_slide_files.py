@@ -34,7 +34,7 @@ def run(*arguments: object):
 
 
 def table(out: Path) -> list[dict[str, str]]:
-    with (out / "slides.csv").open(newline="", encoding="utf-8-sig") as file:
+    with (out / "slides.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

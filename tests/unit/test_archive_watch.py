@@ -654,7 +654,7 @@ def test_a_bookmark_leaves_no_partial_file(tmp_path):
         assert bookmark.tries == 1
         bookmark.forget_try()
         bookmark.move(3)
-    assert {file.name for file in tmp_path.iterdir()} == {"state.json", ".state.json.lock"}
+    assert {file.name for file in tmp_path.iterdir()} == {"state.json"}
 
 
 def test_a_bookmark_that_does_not_fit_on_the_disk_is_as_it_was_and_leaves_no_partial_file(tmp_path):
@@ -664,6 +664,6 @@ def test_a_bookmark_that_does_not_fit_on_the_disk_is_as_it_was_and_leaves_no_par
         with full_at(10), pytest.raises(OSError, match="File too large"):
             bookmark.move(4)
         assert bookmark.last_change == 3
-    assert {file.name for file in tmp_path.iterdir()} == {"state.json", ".state.json.lock"}
+    assert {file.name for file in tmp_path.iterdir()} == {"state.json"}
     with Bookmark(path, "http://one") as bookmark:
         assert bookmark.last_change == 3

@@ -293,6 +293,6 @@ def test_what_a_client_names_the_bytes_decides_nothing_and_metadata_stays_behind
 )
 def test_a_whole_tiff_of_a_kind_that_is_not_read_is_told_from_a_damaged_one(how, message):
     file = BytesIO()
-    tifffile.imwrite(file, noise(32, 32), photometric="rgb", **how)
+    tifffile.imwrite(file, noise(600, 600), photometric="rgb", **how)
     with pytest.raises((UnsupportedImage, UnreadableImage), match=message):
-        decode(file.getvalue(), 64)
+        decode(file.getvalue(), 600)

@@ -72,7 +72,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
 def test_a_row_without_result_is_as_wide_as_the_others(tmp_path):
     results = [FileResult(tmp_path / "a", ("1", "2")), FileResult(tmp_path / "b", problem="damaged, or not a slide")]
     write_table(results, ["one", "two"], tmp_path / "x.csv")
-    assert (tmp_path / "x.csv").read_text("utf-8-sig").splitlines() == [
+    assert (tmp_path / "x.csv").read_text("utf-8").splitlines() == [
         "file,one,two,problem",
         f"{tmp_path / 'a'},1,2,",
         f'{tmp_path / "b"},,,"damaged, or not a slide"',

@@ -290,7 +290,7 @@ def test_the_digest_is_of_the_upload():
 
 def test_a_window_that_fails_fails_its_patch_with_that_error():
     image = plain(WHITE, 200, 64)
-    image[0, 200 - 64] = POISON
+    image[0, 160] = POISON  # where the last window begins
     with pytest.raises(InferenceFailed):
         segment(encoded(image))
 

@@ -175,8 +175,7 @@ def directory(byte_order: str, entries: dict[int, tuple[int, int]], *, is_big: b
     return mark + begin + struct.pack(byte_order + count, len(entries)) + listed
 
 
-@pytest.mark.parametrize("is_big", [False, True])
-@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize(("byte_order", "is_big"), [("<", False), ("<", True), (">", False)])
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
@@ -195,8 +194,7 @@ def test_a_tiff_that_lists_more_than_an_image_needs_is_refused(byte_order, is_bi
         glance(directory(byte_order, entries, is_big=is_big))
 
 
-@pytest.mark.parametrize("is_big", [False, True])
-@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize(("byte_order", "is_big"), [("<", False), ("<", True), (">", False)])
 def test_a_tiff_of_as_much_as_images_need_is_left_to_the_decoder(byte_order, is_big):
     entries = {273: (LONG, 2**16), 279: (LONG, 2**16), 270: (2, 2**20), 34675: (7, 2**20), 700: (1, 2**20)}
     assert glance(directory(byte_order, entries, is_big=is_big) + bytes(3 * 2**20)) is None
