@@ -1,10 +1,13 @@
 """`tessera segment`: the same without a server."""
 
 import csv
+import fcntl
+import json
 import os
+import signal
 import subprocess
 import sys
-from errno import EACCES, ENOSPC
+from errno import EACCES, ENOLCK, ENOSPC
 from pathlib import Path
 
 import httpx2 as httpx
@@ -14,7 +17,7 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.segmentation import files, results_table
-from app.segmentation.folder import replace
+from app.segmentation.folder import locked, replace
 from tests.conftest import ROOT
 from tests.pictures import WHITE, encoded, noise, opened, plain
 
@@ -195,6 +198,78 @@ def test_results_of_another_image_of_the_same_name_are_not_replaced(tmp_path):
     assert result.exit_code == 2
     assert f"has results of {one}, which those of {other} would replace" in result.stderr
     assert {entry: entry.read_bytes() for entry in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_relative_path_is_that_of_the_folder_where_it_was_given(tmp_path, monkeypatch):
+    for folder in ("a", "b"):
+        _image(tmp_path / folder / "x.png")
+    monkeypatch.chdir(tmp_path / "a")
+    assert run("x.png", "--out", tmp_path / "out").exit_code == 0
+    assert [row["file"] for row in table(tmp_path / "out")] == [str(tmp_path / "a" / "x.png")]
+    monkeypatch.chdir(tmp_path / "b")
+    refused = run("x.png", "--out", tmp_path / "out")
+    assert refused.exit_code == 2
+    assert f"has results of {tmp_path / 'a' / 'x.png'}, which those of x.png would replace" in refused.stderr
+    for same in ("../a/x.png", tmp_path / "a" / "x.png"):
+        assert run(same, "--out", tmp_path / "out").exit_code == 0
+
+
+def test_a_second_run_at_the_same_time_is_refused_before_it_writes(tmp_path):
+    image, out = _image(tmp_path / "a" / "x.png"), tmp_path / "out"
+    out.mkdir()
+    with locked(out / ".tessera.lock"):
+        before = sorted(out.iterdir())
+        refused = run(image, "--out", out)
+        assert sorted(out.iterdir()) == before
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines() == [
+        f"Error: another run writes to {out}; wait until it ends, or choose another --out"
+    ]
+    assert run(image, "--out", out).exit_code == 0
+    assert not list(out.glob(".*"))
+
+
+def test_where_a_disk_knows_no_locks_it_goes_on_without(tmp_path, monkeypatch):
+    def unknown(*_: object) -> None:
+        raise OSError(ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    assert run(_image(tmp_path / "a" / "x.png"), "--out", tmp_path / "out").exit_code == 0
+
+
+def test_rows_say_which_model_answered(tmp_path):
+    assert run(PATCHES / "cmu1-skin-1.png", "--out", tmp_path).exit_code == 0
+    card = json.loads((ROOT / "app" / "bundle" / "int8" / "manifest.json").read_text(encoding="utf-8"))
+    [row] = table(tmp_path)
+    assert (row["model"], row["model_version"]) == (card["name"], card["version"])
+    assert len(row["model_sha256"]) == 64
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_second_run_keeps_the_rows_of_what_it_did_not_reach(tmp_path, number):
+    """Of eight images the first is at work, and with it as many as the cores allow."""
+    out, images = tmp_path / "out", [_image(tmp_path / f"{each}" / f"{each}.png") for each in range(8)]
+    assert run(*images, "--out", out).exit_code == 0
+    first = table(out)
+    program = f"""if True:
+        import os
+        from app.cli import main
+        from app.segmentation import files
+
+        files._write = lambda *_: os.kill(os.getpid(), {int(number)})
+        main()
+    """
+    command = [sys.executable, "-c", program, "segment", *images, "--out", out, "--device", "cpu", "--cores", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False)
+    assert done.returncode != 0
+    rows = {row["file"]: row for row in table(out)}
+    assert len(rows) == 8
+    kept = [row for row in first if rows[row["file"]] == row]
+    unfinished = [row for row in rows.values() if row["problem"].startswith("not finished")]
+    assert len(kept) + len(unfinished) == 8
+    assert len(kept) >= 4
+    assert run(*images, "--out", out).exit_code == 0
+    assert [row["problem"] for row in table(out)] == [""] * 8
 
 
 def test_odd_entries_of_a_folder(tmp_path):

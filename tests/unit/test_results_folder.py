@@ -1,5 +1,6 @@
 """Results in a folder: whole, or not there."""
 
+import fcntl
 import os
 import re
 from errno import ENOENT, ENOSPC
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from app.segmentation.folder import FileResult, problem_of, replacing
-from app.segmentation.results_table import read_table, without, write_table
+from app.segmentation import results_table
+from app.segmentation.folder import FileResult, locked, problem_of, replacing
+from app.segmentation.results_table import ResultsTable, read_table, without, write_table
+
+UNFINISHED = "not finished: the run ended before"
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path):
@@ -77,3 +81,74 @@ def test_a_row_without_result_is_as_wide_as_the_others(tmp_path):
         f"{tmp_path / 'a'},1,2,",
         f'{tmp_path / "b"},,,"damaged, or not a slide"',
     ]
+
+
+@pytest.fixture
+def earlier(tmp_path) -> ResultsTable:
+    """The table of a second run over ten files, all of which have rows of the first."""
+    files, path = [tmp_path / f"{number}.png" for number in range(10)], tmp_path / "x.csv"
+    write_table([FileResult(file, ("old",)) for file in files], ["one"], path)
+    rows = read_table(["one"], path)
+    assert rows is not None
+    return ResultsTable(path, ["one"], files, rows)
+
+
+def said(table: ResultsTable) -> dict[str, str]:
+    """Return what the table on disk says of each file."""
+    return {Path(name).stem: value or problem for name, value, problem in read_table(["one"], table.path) or []}
+
+
+def test_a_row_of_an_earlier_run_stays_until_its_files_turn_comes(earlier):
+    assert set(said(earlier).values()) == {"old"}
+    turns = earlier.turns()
+    first, second = next(turns), next(turns)
+    now = said(earlier)
+    assert now.pop("0") == now.pop("1") == UNFINISHED
+    assert set(now.values()) == {"old"}
+    earlier.add(FileResult(second, ("new",)))
+    earlier.write()
+    assert said(earlier) == {"0": UNFINISHED, "1": "new"} | dict.fromkeys("23456789", "old")
+    assert earlier.results == [FileResult(second, ("new",))]
+    assert first.stem == "0"
+
+
+def test_the_table_is_written_less_often_than_files_are_done_and_is_never_behind_their_results(earlier, monkeypatch):
+    """However long they take: it tells of some turns before they come, and at the end of none that did not."""
+    monkeypatch.setattr(results_table, "_SECONDS_BETWEEN", 3600.0)
+    real, written = results_table.replace, []
+    monkeypatch.setattr(results_table, "replace", lambda path, data: (written.append(path), real(path, data)))
+    earlier.write()
+    for number, path in enumerate(earlier.turns()):
+        assert said(earlier)[path.stem] == UNFINISHED
+        if number == 8:
+            break
+        earlier.add(FileResult(path, ("new",)))
+    assert len(written) < 6
+    earlier.write()
+    assert said(earlier) == {**dict.fromkeys("01234567", "new"), "8": UNFINISHED, "9": "old"}
+
+
+def test_the_table_is_written_with_each_file_that_takes_long(earlier, monkeypatch):
+    monkeypatch.setattr(results_table, "_SECONDS_BETWEEN", 1e-9)
+    for path in earlier.turns():
+        assert list(said(earlier).values()).count(UNFINISHED) == 1
+        earlier.add(FileResult(path, ("new",)))
+        assert said(earlier)[path.stem] == "new"
+
+
+def test_a_lock_lets_in_one_at_a_time_and_leaves_nothing(tmp_path):
+    path = tmp_path / ".lock"
+    with locked(path), pytest.raises(BlockingIOError), locked(path):
+        pass
+    with locked(path):
+        assert path.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_not_had(tmp_path, monkeypatch):
+    """Its holder ended between this one's opening it and locking it; a third may have another by now."""
+    path = tmp_path / ".lock"
+    real = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lambda *given: (path.unlink(), real(*given)))
+    with pytest.raises(BlockingIOError), locked(path):
+        pass

@@ -10,7 +10,8 @@ from PIL import Image, TiffImagePlugin, TiffTags
 
 from app.errors import UnreadableImage
 from app.imaging.decode import decode, opened
-from app.imaging.tiff_spacing import tiff_um_per_px
+from app.imaging.tiff_spacing import tiff_file_um_per_px, tiff_um_per_px
+from app.pathology.geometry import Size
 from tests.pictures import encoded, noise
 
 WIDTH, HEIGHT = 12, 8
@@ -216,3 +217,12 @@ def test_no_memory_is_not_taken_for_no_spacing(monkeypatch):
         monkeypatch.setattr("app.imaging.tiff_spacing.of_square_pixels", full)
         with pytest.raises(MemoryError):
             tiff_um_per_px(image)
+
+
+def test_of_a_file_only_the_first_images_words_of_that_size_count(tmp_path):
+    path = tmp_path / "x.tif"
+    path.write_bytes(ome('PhysicalSizeX="0.5" PhysicalSizeY="0.5"'))
+    assert tiff_file_um_per_px(path, Size(WIDTH, HEIGHT)) == 0.5
+    assert tiff_file_um_per_px(path, Size(HEIGHT, WIDTH)) is None
+    path.write_bytes(encoded(noise(WIDTH, HEIGHT)))
+    assert tiff_file_um_per_px(path, Size(WIDTH, HEIGHT)) is None

@@ -75,6 +75,19 @@ def test_a_spacing_counts_as_stated_where_the_file_has_none_to_use(tmp_path, acr
         assert [level.um_per_px for level in slide.levels] == [0.25, 0.5, 1.0]
 
 
+@pytest.mark.parametrize(("width_px", "um_per_px", "expected"), [(512, 0.5, 0.5), (4096, 0.5, None), (512, 50, None)])
+def test_ome_xml_counts_where_openslide_finds_no_spacing(tmp_path, width_px, um_per_px, expected):
+    """As of a patch: of the image that has the slide's size, and a microscope's."""
+    stated = f"SizeX='{width_px}' SizeY='384' PhysicalSizeX='{um_per_px}' PhysicalSizeY='{um_per_px}'"
+    path = write_tiff(
+        tmp_path / "x.tif", pyramid(noise(512, 384)), None, f"<OME><Image><Pixels {stated}/></Image></OME>"
+    )
+    with WholeSlideFile(path) as slide:
+        assert slide.levels[0].um_per_px == expected
+    with WholeSlideFile(path, 0.25) as slide:
+        assert slide.levels[0].um_per_px == (expected or 0.25)
+
+
 def test_the_files_own_spacing_wins_and_that_of_nearly_square_pixels_is_the_mean(tmp_path):
     path = write_tiff(tmp_path / "x.tif", pyramid(noise(512, 384)), (0.5, 0.505))
     with WholeSlideFile(path, 0.25) as slide:
