@@ -27,7 +27,7 @@ from app.pathology.manifest import (
     Views,
 )
 from model_export.bundle import new_folder, sha256_of
-from model_export.errors import InvalidCheckpoint, InvalidData
+from model_export.errors import InvalidCheckpoint, InvalidData, first_fault
 from model_export.folding import fold_norms
 from model_export.labels import NEUTRAL
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE, blockwise
@@ -125,9 +125,7 @@ def _draft_manifest(card: ModelCard) -> ModelManifest:
             producer={name: version(name) for name in ("torch", "onnx", "onnxscript")},
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["manifest", *map(str, first["loc"])])
-        raise InvalidData(f"{where}: {first['msg']}") from error
+        raise InvalidData(first_fault(error, "manifest")) from error
 
 
 def _write_onnx(graph: ServingGraph, path: Path) -> None:

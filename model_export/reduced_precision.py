@@ -32,7 +32,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from app.pathology.arrays import RgbBatch
 from app.pathology.manifest import GRAPH_INPUT
 from model_export.bias_correction import correct_biases
-from model_export.errors import InvalidData
+from model_export.errors import InvalidData, first_line
 from model_export.folding import drop_unread
 
 RUNTIME_VERSION: str = onnxruntime.__version__
@@ -215,7 +215,6 @@ def _one_line(model: Path, precision: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the converters raise errors of many kinds for a graph that they do not know
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InvalidData(f"{model}: cannot be converted to {precision}: {reason}") from error
+        raise InvalidData(f"{model}: cannot be converted to {precision}: {first_line(error)}") from error
     finally:
         logging.disable(logging.NOTSET)

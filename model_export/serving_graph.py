@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from app.pathology.classes import TissueClass, label_indices
 from model_export.channels import index_of_highest, planes, shares, total
-from model_export.errors import InvalidCheckpoint
+from model_export.errors import InvalidCheckpoint, first_line
 
 
 def outputs_of(found: object) -> tuple[Tensor, Tensor | None]:
@@ -112,7 +112,9 @@ class ServingGraph(nn.Module):
         except InvalidCheckpoint:
             raise
         except Exception as error:  # whatever a user's own network raises is that network's fault, said in one line
-            raise InvalidCheckpoint(f"the network does not run on a {side}x{side} px image: {_line(error)}") from error
+            raise InvalidCheckpoint(
+                f"the network does not run on a {side}x{side} px image: {first_line(error)}"
+            ) from error
         if logits.shape[1] != class_count:
             raise InvalidCheckpoint(f"the network has {logits.shape[1]} classes, the class list {class_count}")
         if labels is not None and tuple(labels.shape) != (1, len(self.label_indices)):
@@ -122,7 +124,3 @@ class ServingGraph(nn.Module):
             height, width = logits.shape[2:]
             raise InvalidCheckpoint(f"logits of {width}x{height} do not divide an input of {side}x{side} px evenly")
         return scale
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,6 +12,7 @@ from httptools import (
 )
 
 from app.api.problems import HeadersTooLarge, InvalidRequest, RequestRejected
+from app.connections.offers import offers_http2
 
 MOST_BYTES = 64 * 2**10
 """Of a request line and headers; also of what a chunked body may hold between two pieces of content."""
@@ -38,22 +39,6 @@ def check(parser: HttpRequestParser, target: bytes, headers: Sequence[tuple[byte
         raise InvalidRequest("of the transfer codings only chunked is read here, and only once")  # section 6.1
     if parser.should_upgrade() and not (offers_http2(parser, headers) or _is_without_body(parser, headers)):
         raise InvalidRequest("another protocol than HTTP/1.1 is not spoken; send the body without Upgrade")
-
-
-def offers_http2(parser: HttpRequestParser, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Whether a request would be answered in HTTP/2 too, and in no other: Java's client and curl --http2 offer that.
-
-    Its Upgrade is passed over, as section 7.8 of RFC 9110 lets a server do.
-    """
-    offered = {value.strip().lower() for name, value in headers if name == b"upgrade"}
-    return parser.should_upgrade() and parser.get_method() != b"CONNECT" and offered == {b"h2c"}
-
-
-def without_upgrade(parser: HttpRequestParser, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return the head of a request as a parser needs it for the body, which it skips after one with Upgrade."""
-    kept = [name + b": " + value for name, value in headers if name in {b"content-length", b"transfer-encoding"}]
-    version = parser.get_http_version().encode()
-    return b"\r\n".join([parser.get_method() + b" / HTTP/" + version, *kept, b"", b""])
 
 
 def too_large() -> RequestRejected:

@@ -10,7 +10,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import Any, cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade
 from starlette.responses import Response
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -23,6 +23,7 @@ from app.connections.answers import AnswersTransport, in_one_piece
 from app.connections.ending import Ending
 from app.connections.limits import RESERVE, ConnectionLimits
 from app.connections.load_shedding import LoadShedding, ShedRequest
+from app.connections.offers import offers_http2, parser_of_body
 from app.connections.refusals import connection_refused, written
 from app.errors import TesseraError, TooManyConnections
 from app.telemetry.metrics import Metrics
@@ -36,7 +37,7 @@ class _Stage(Enum):
 
     ANY = auto()
     HEADERS = auto()
-    HEADERS_AGAIN = auto()  # by another parser, of a request that is handed on already
+    OFFERED = auto()  # HTTP/2: the parser skips the body, and another one reads it
     BODY = auto()
 
 
@@ -115,16 +116,12 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        if self._stage is _Stage.HEADERS_AGAIN:
-            return
         super().on_message_begin()
         self._stage = _Stage.HEADERS
         self._header_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the target."""
-        if self._stage is _Stage.HEADERS_AGAIN:
-            return
         self._count_header_bytes(len(url))
         super().on_url(url)
 
@@ -136,9 +133,6 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request on, unless it is refused."""
-        if self._stage is _Stage.HEADERS_AGAIN:
-            self._stage = _Stage.BODY
-            return
         if self._ending.lingers or self.transport.is_closing():
             raise InvalidRequest("the connection ends with the answer before")
         head.check(self.parser, self.url, self.headers)
@@ -158,7 +152,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.transport = self._answers
         keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         self._may_keep = keeps and not self._is_extra and not is_upgrade
-        self._stage = _Stage.HEADERS_AGAIN if head.offers_http2(self.parser, self.headers) else _Stage.BODY
+        self._stage = _Stage.OFFERED if offers_http2(self.parser, self.headers) else _Stage.BODY
         self._overhead_bytes = 0
         self._input_due.clear()
         if self._shed is not None:
@@ -172,7 +166,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
-        if self._stage is _Stage.HEADERS_AGAIN:
+        if self._stage is _Stage.OFFERED:
             return
         self._stage = _Stage.ANY
         self._overhead_bytes = 0
@@ -245,15 +239,14 @@ class Connection(HttpToolsProtocol):
             self._ending.end()
 
     def _feed(self, data: bytes) -> None:
-        """Let the parser read on; behind the head of a request that offers HTTP/2 it is another one."""
+        """Let the parser read on; of a request that offers HTTP/2, another one its body."""
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            if self._stage is not _Stage.HEADERS_AGAIN:
+            if self._stage is not _Stage.OFFERED:
                 raise
-            again = head.without_upgrade(self.parser, self.headers)
-            self.parser = HttpRequestParser(self)
-            self.parser.feed_data(again)
+            self._stage = _Stage.BODY
+            self.parser = parser_of_body(self.parser, self.headers, self)
             self.parser.feed_data(data[upgrade.args[0] :])
 
     def _count_header_bytes(self, count: int) -> None:
@@ -279,7 +272,7 @@ class Connection(HttpToolsProtocol):
             return
         self._input_due.clear()
         self._refusal = self._refused(error)
-        if self._stage in {_Stage.HEADERS_AGAIN, _Stage.BODY} and not self.cycle.response_complete:
+        if self._stage is _Stage.BODY and not self.cycle.response_complete:
             broken = self._unanswered.pop()
             if self.pipeline:
                 self.pipeline.popleft()
