@@ -1,6 +1,7 @@
 """The page while something is on its way, fails, or comes too late."""
 
 import asyncio
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -207,12 +208,20 @@ def test_a_file_that_has_gone_is_told_of_in_plain_words(visit, tmp_path):
 def test_a_folder_can_be_dropped(page, tmp_path):
     folder = tmp_path / "patches"
     (folder / "more").mkdir(parents=True)
-    for name in ("2.png", "10.png", ".hidden.png", "more/3.png"):
+    for name in ("2.png", "10.png", ".hidden.png", "more/2.png"):
         (folder / name).write_bytes(encoded(quarters(64, 64)))
     (folder / "gone.png").symlink_to(tmp_path / "nowhere")
     drop(page, folder)
-    expect(page.locator(".name")).to_have_text(["2.png", "10.png", "3.png"])
+    paths = ["patches/2.png", "patches/10.png", "patches/more/2.png"]
+    expect(page.locator(".name")).to_have_text(paths)
     expect(page.get_by_role("option").filter(has_text="tumor")).to_have_count(3)
+    page.get_by_role("option").nth(2).click()
+    expect(page.get_by_role("heading", name="patches/more/2.png")).to_be_visible()
+    assert downloaded(page, "Answer")[0] == "patches_more_2_answer.json"
+    with page.expect_download() as table:
+        page.get_by_role("button", name="Table").click()
+    with table.value.path().open(encoding="utf-8-sig", newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == paths
 
 
 def test_an_image_can_be_pasted_and_the_picture_of_a_text_is_none(page):

@@ -7,7 +7,7 @@ import { byId } from "./dom.js";
 export function tell(error, patch) {
   if (error.name === "AbortError") return; // the user went on
   byId("alert").hidden = false;
-  byId("alert-text").textContent = patch ? `${patch.file.name}: ${error.message}` : error.message;
+  byId("alert-text").textContent = patch ? `${patch.path}: ${error.message}` : error.message;
   if (!(error instanceof Problem)) reportError(error); // a fault of this page: said, and left for the console
   if (error.wantsKey) {
     byId("key-said").textContent = "";

@@ -1,4 +1,4 @@
-/** What can be taken away of a patch. Names of saved files are made here, in the browser, from the file's own. */
+/** What can be taken away of a patch. Names of saved files are made here, in the browser, from the file's own path. */
 
 import { byId, element, waiting } from "./dom.js";
 import { blobOf } from "./raster.js";
@@ -40,7 +40,7 @@ export function enableDownloads(service, current, onProblem) {
       button.setAttribute("aria-busy", "true");
       try {
         const [end, content] = await FILES[button.dataset.download](service, patch, opacity, onWait);
-        save(content, `${patch.file.name.replace(/\.[^.]*$/, "")}_${end}`);
+        save(content, `${patch.path.replaceAll("/", "_").replace(/\.[^.]*$/, "")}_${end}`);
       } catch (error) {
         onProblem(error, patch);
       } finally {

@@ -64,11 +64,11 @@ export function showList(patches) {
   patches.addEventListener("select", select);
 }
 
-function fill(option, { file, state, note, answer }) {
+function fill(option, { path, state, note, answer }) {
   option.dataset.state = state;
   const words = state === State.DONE ? answered(answer) : WORDS[state];
   option.replaceChildren(
-    element("span", { class: "name" }, file.name),
+    element("span", { class: "name" }, path),
     element("span", { class: "state" }, note || words),
     ...(answer ? [strip(answer.classes)] : []),
   );

@@ -180,7 +180,7 @@ export function enableLooking(service, patches) {
 
 function showParts(patch) {
   const done = patch?.state === State.DONE;
-  byId("view-title").textContent = patch ? patch.file.name : "View";
+  byId("view-title").textContent = patch ? patch.path : "View";
   byId("welcome").hidden = patch !== null;
   for (const part of ["tools", "panes", "foot"]) byId(part).hidden = !done;
   byId("note").textContent = patch ? NOTES[patch.state] : "";

@@ -4,7 +4,7 @@ import { tell, untell } from "./alert.js";
 import { Problem, Service } from "./api.js";
 import { byId, waiting } from "./dom.js";
 import { enableDownloads, save } from "./downloads.js";
-import { filesOf, isDicom } from "./files.js";
+import { filesOf, found, isDicom } from "./files.js";
 import { enableKey } from "./key.js";
 import { showList, tabStop } from "./list.js";
 import { enableLooking } from "./looking.js";
@@ -72,7 +72,7 @@ function unlessRefused(error) {
 function take(files) {
   if (files.length === 0) return;
   untell();
-  queue.add(patches.add([...files], stated()));
+  queue.add(patches.add(files, stated()));
 }
 
 function sendAgain(again) {
@@ -82,7 +82,7 @@ function sendAgain(again) {
 }
 
 byId("files").addEventListener("change", ({ target }) => {
-  take(target.files);
+  take(found(target.files));
   target.value = ""; // the same file can be chosen again
 });
 addEventListener("dragover", (event) => {
@@ -104,7 +104,7 @@ addEventListener("drop", (event) => {
 addEventListener("paste", ({ target, clipboardData }) => {
   // Office programs put a picture beside the text that they copy.
   const isText = target.closest("input, textarea") || clipboardData.types.includes("text/plain");
-  if (!isText) take(clipboardData.files);
+  if (!isText) take(found(clipboardData.files));
 });
 byId("cancel").addEventListener("click", () => {
   for (const patch of queue.cancel()) leave(patch, { state: State.CANCELLED });

@@ -10,7 +10,8 @@ export const State = Object.freeze({
 
 /**
  * @typedef {Object} Patch
- * @property {File} file - What the user chose; its name is shown here and sent nowhere.
+ * @property {File} file - What the user chose.
+ * @property {string} path - Its name, with those of the folders that were dropped: shown here and sent nowhere.
  * @property {{mpp?: string}} stated - What the user says of it: query parameters of each request about it. Of DICOM
  *   nothing, once it is sent.
  * @property {boolean} [corrected] - It was said of this patch alone, which had turned out to state nothing itself:
@@ -26,9 +27,9 @@ export class Patches extends EventTarget {
   all = [];
   selected = null;
 
-  /** Add files, at least one, of which `stated` is said; the very first is looked at without being asked for. */
+  /** Add {@link Found}, at least one, of which `stated` is said; the very first is looked at without being asked for. */
   add(files, stated) {
-    const added = files.map((file) => ({ file, stated, state: State.WAITING, note: "" }));
+    const added = files.map(({ file, path }) => ({ file, path, stated, state: State.WAITING, note: "" }));
     this.all.push(...added);
     this.dispatchEvent(new CustomEvent("change", { detail: null }));
     if (!this.selected) this.select(added[0]);

@@ -5,11 +5,11 @@ import { State } from "./patches.js";
 const shares = (classes, part) => classes.map(({ name, [part]: share }) => [`${name}_${part}`, share?.toFixed(6)]);
 
 /** Return a patch's row: [column, value]. */
-function rowOf({ file, state, note, answer }) {
-  if (state !== State.DONE) return [["file", file.name], ["problem", note || state]];
+function rowOf({ path, state, note, answer }) {
+  if (state !== State.DONE) return [["file", path], ["problem", note || state]];
   const { code, classes, image, scale, warnings, model } = answer;
   return [
-    ["file", file.name],
+    ["file", path],
     ["code", code],
     ...shares(
       classes.filter(({ probability }) => probability !== null),
