@@ -7,8 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from app.imaging.tiling import pad_to_stride, plan_windows
 from app.inference.bundle import find_precision, load_bundle
 from app.inference.session import open_session
@@ -107,13 +105,7 @@ def soak(launch: Launch, upload: Upload, requests: int) -> dict[str, Any]:
         for sent in range(part, requests + 1, part):
             _sent(target, part)
             along.append((sent, memory()))
-    pss = [weight.pss_mb for _, weight in along]
-    slope = float(np.polyfit([count for count, _ in along], pss, 1)[0])
-    return {
-        "along": [{"requests": count, **asdict(weight)} for count, weight in along],
-        "growth_mb": pss[-1] - pss[0],
-        "growth_mb_per_10000": 10_000 * slope,
-    }
+    return {"along": [{"requests": count, **asdict(weight)} for count, weight in along]}
 
 
 def _sent(target: Target, requests: int) -> None:

@@ -115,6 +115,19 @@ def absent(network: dict[str, Any]) -> dict[str, str]:
     return {server["title"]: server["did_not_run"] for server in network["servers"].values() if "did_not_run" in server}
 
 
+def growth_mb(along: list[dict[str, Any]]) -> float:
+    """Return the MiB that the requests of a soak left behind: what leaks evenly has its whole size.
+
+    That is twice what the highest weight of the second half has over that of the first. Lower ones are of moments after
+    a process had given back what it did not use at rest.
+    """
+    half = along[-1]["requests"] / 2
+    first, second = (
+        max(weight["pss_mb"] for weight in along if (weight["requests"] > half) == is_late) for is_late in (False, True)
+    )
+    return 2 * float(second - first)
+
+
 def targets(result: dict[str, Any]) -> list[Target]:
     """Judge a result; what it does not hold is not measured."""
     found = {name: rows(network) for name, network in result["networks"].items()}
@@ -124,8 +137,6 @@ def targets(result: dict[str, Any]) -> list[Target]:
     soak, big, batches = (result["alone"].get(name) for name in ("soak", "big", "batches"))
     on_gpu = batches if batches and batches["device"] == "cuda" else None
     requests = soak["along"][-1]["requests"] if soak else 50_000
-    # A line through memory that falls now and then may lead down while what lies between the falls climbs.
-    growth_mb = max(soak["growth_mb_per_10000"] * requests / 10_000, soak["growth_mb"]) if soak else None
     return [
         _judged("default network: share of the roofline", 0.92, _of(default, "share"), at_least=True),
         _judged(
@@ -142,7 +153,7 @@ def targets(result: dict[str, Any]) -> list[Target]:
         ),
         _judged("from start to the first answer, s", 3.0, _of(default, "ready_seconds")),
         _judged("resident when idle, MiB", 250, _of(default, "idle_mb"), digits=0),
-        _judged(f"growth over {requests:,} requests, MiB", _NO_GROWTH_MB, growth_mb, digits=1),
+        _judged(f"growth over {requests:,} requests, MiB", _NO_GROWTH_MB, soak and growth_mb(soak["along"]), digits=1),
         _judged("4096 px patch: times its windows' inference, one after the other", 1.2, big and big["ratio"]),
         _judged("GPU: share of the session alone, 16 JPEGs a request", 0.85, on_gpu and on_gpu["share"], at_least=True),
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.charts import write_capacity, write_latency, write_soak
-from benchmarks.serving.figures import DISTURBED, OWN, Row, absent, own_limit, rows, targets
+from benchmarks.serving.figures import DISTURBED, OWN, Row, absent, growth_mb, own_limit, rows, targets
 
 _NETWORKS = {
     "default": ("The default network", "This is the bundle that is shipped: it shows what a user gets."),
@@ -188,8 +188,8 @@ def _alone(alone: dict[str, Any]) -> str:
         along = soak["along"]
         parts.append(
             f"Over {along[-1]['requests']:,} requests memory went from {along[0]['pss_mb']:.0f} to"
-            f" {along[-1]['pss_mb']:.0f} MiB ({soak['growth_mb_per_10000']:+.2f} MiB in 10,000 requests, by least"
-            " squares).\n\n"
+            f" {along[-1]['pss_mb']:.0f} MiB. Growth is twice what the highest weight of the second half has over that"
+            f" of the first: {growth_mb(along):+.1f} MiB.\n\n"
             "![Memory](images/performance-memory.png)\n"
         )
     parts += [f"Not measured, {name}: {why}.\n" for name, why in alone.get("did_not_run", {}).items()]

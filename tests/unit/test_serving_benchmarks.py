@@ -16,7 +16,7 @@ from app.inference.session import open_session
 from app.pathology.classes import WSSS4LUAD
 from app.settings import DEFAULT_BUNDLE
 from benchmarks.serving import rounds, uploads
-from benchmarks.serving.figures import rows, targets, with_alone
+from benchmarks.serving.figures import growth_mb, rows, targets, with_alone
 from benchmarks.serving.free_network import BLOCK_PX, write_free_bundle
 from benchmarks.serving.load import parse_h2load, parse_wrk, percentile
 from benchmarks.serving.report import page, write_report
@@ -271,9 +271,27 @@ def test_what_was_not_measured_of_tessera_alone_is_taken_from_another_run_of_the
         with_alone(first, second)
 
 
+@pytest.mark.parametrize(
+    ("mb", "grown"),
+    [
+        ([180, 190, 190, 190, 190], 0),  # it warms up
+        ([180, 181, 182, 183, 184], 4),
+        ([180, 110, 182, 113, 184], 4),  # and gives back what it does not use
+    ],
+)
+def test_growth_is_what_each_request_leaves_behind(mb, grown):
+    along = [{"requests": 10_000 * part, "pss_mb": float(weight)} for part, weight in enumerate(mb)]
+    assert growth_mb(along) == grown
+    [judged] = [target for target in targets(result(soak={"along": along})) if "growth" in target.what]
+    assert (judged.what, judged.verdict) == (
+        "growth over 40,000 requests, MiB",
+        "reached" if grown <= 1 else "not reached",
+    )
+
+
 def test_the_report_is_drawn(tmp_path):
     along = [{"requests": count, "pss_mb": 180 + count / 50_000} for count in (0, 25_000, 50_000)]
-    write_report(result(soak={"along": along, "growth_mb": 1.0, "growth_mb_per_10000": 0.2}), ["some.json"], tmp_path)
+    write_report(result(soak={"along": along}), ["some.json"], tmp_path)
     assert (tmp_path / "performance.md").read_text(encoding="utf-8").startswith("# Performance\n")
     drawn = sorted(file.name for file in (tmp_path / "images").iterdir())
     assert drawn == ["performance-capacity.png", "performance-latency.png", "performance-memory.png"]
