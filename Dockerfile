@@ -84,7 +84,7 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-IS", "-c", "import http.client, os, ssl, sys; at = ('127.0.0.1', int(os.environ['TESSERA_PORT'])); c = http.client.HTTPSConnection(*at, timeout=3, context=ssl._create_unverified_context()) if os.environ.get('TESSERA_TLS_CERT') else http.client.HTTPConnection(*at, timeout=3); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status != 200)"]
 
-# SIGTERM stops the service when what it has accepted is answered, within 30 s; Docker itself waits only 10 unless told.
+# SIGTERM stops the service when what it has accepted is answered, within 38 s; Docker itself waits only 10 unless told.
 ENTRYPOINT ["tessera"]
 CMD ["serve"]
 

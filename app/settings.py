@@ -59,12 +59,13 @@ class Settings(AccessSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
-        description="Where to run the model; with cuda, the service does not start without a usable GPU.",
+        description="Where to run the model: auto, cpu or cuda; with cuda, the service does not start without a usable"
+        " GPU.",
     )
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
         default="auto",
-        description="Precision to run the model in, of those in the bundle; auto takes fp16 on a GPU and int8 on a CPU"
-        " if the bundle has them and they work on the device.",
+        description="Precision to run the model in, of those in the bundle: fp32, fp16 or int8; auto takes fp16 on a GPU"
+        " and int8 on a CPU if the bundle has them and they work on the device.",
     )
     cores: int = Field(
         default_factory=available_cores, ge=1, description="CPU cores to use; by default all that are allowed."
@@ -73,8 +74,8 @@ class Settings(AccessSettings):
         default=None,
         ge=1,
         le=MOST_FRONTS,
-        description="Processes that take requests; by default as many as keep the device busy, but 1 with one core,"
-        " with Sectra, and on systems other than Linux.",
+        description=f"Processes that take requests, {MOST_FRONTS} at most; by default as many as keep the device busy, but"
+        " 1 with one core, with Sectra, and on systems other than Linux.",
     )
     engine: Literal["auto", "shared"] = Field(
         default="auto",
@@ -134,7 +135,9 @@ class Settings(AccessSettings):
         " there is no /sectra/hook.",
     )
     sectra_input: Literal["taggedPolygon", "multiArea", "wholeSlide"] = Field(
-        default="taggedPolygon", description="What users in Sectra order on: a drawn area, several, or the whole slide."
+        default="taggedPolygon",
+        description="What users in Sectra order on: taggedPolygon, a drawn area; multiArea, several; wholeSlide, the"
+        " slide.",
     )
     sectra_max_pixels: int = Field(
         default=4096**2,
@@ -148,10 +151,10 @@ class Settings(AccessSettings):
         " timeout.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Lowest level that is logged."
+        default="info", description="Lowest level that is logged: debug, info, warning or error."
     )
     log_format: Literal["json", "text"] = Field(
-        default="text", description="Format of the log: one JSON object per line, or text."
+        default="text", description="Format of the log: json, one object per line, or text."
     )
 
     @property

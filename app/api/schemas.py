@@ -158,7 +158,7 @@ class ModelCard(BaseModel):
     )
     temperature: float = Field(
         default=1.0,
-        description="The number that logits are divided by, so that probabilities are calibrated; 1 leaves them"
+        description="The number that the class map's logits are divided by, which calibrates the confidence; 1 leaves it"
         " unchanged.",
     )
     views: Views = Field(

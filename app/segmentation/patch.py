@@ -95,7 +95,7 @@ class PatchSegmentation:
         self._metrics = metrics
         for code in WARNING_CODES:
             metrics.warnings.labels(code)  # at 0 from the start: a rate sees the first one
-        # Patches of one window have a quarter to themselves, so that they never queue behind a crowd of large ones.
+        # Small patches have a quarter to themselves, so that they never queue behind a crowd of large ones.
         self._small = PixelBudget(limits.pixels_at_once // 4)
         self._large = PixelBudget(limits.pixels_at_once - limits.pixels_at_once // 4)
 
