@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.programs import program
 
@@ -23,6 +23,7 @@ FLAGS = (
 )
 _ACTION_MS = 10_000
 _DRAW_SECONDS = 30
+expect.set_options(timeout=1000 * _DRAW_SECONDS)
 _FAILED_REQUEST = re.compile(r"Failed to load resource: .*status of (\d+)|Failed to load resource: net::(\w+)")
 
 

@@ -140,19 +140,19 @@ def test_confidence_is_asked_for_once_and_kept(page):
 
 
 def test_a_wait_for_a_busy_service_is_said_wherever_it_is_asked(browser):
-    with behind_gateway(browser, retry_after_seconds=2) as (visit, gateway, _):
+    with behind_gateway(browser, retry_after_seconds=5) as (visit, gateway, _):
         page = visit.page
         show(page)
         gateway.busy = 1
         pick(page, "Confidence")
-        expect(page.locator("#busy")).to_have_text("The service is busy; trying again in 2 s.")
+        expect(page.locator("#busy")).to_have_text("The service is busy; trying again in 5 s.")
         expect(page.get_by_text("Unsure, 25%")).to_be_visible()
         expect(page.locator("#busy")).to_be_empty()
         gateway.busy = 1
         with page.expect_download():
             page.get_by_role("button", name="Polygons").click()
             said = page.locator("#downloads").get_by_role("status").filter(has_text="busy")
-            expect(said).to_have_text("Polygons: the service is busy; trying again in 2 s.")
+            expect(said).to_have_text("Polygons: the service is busy; trying again in 5 s.")
         expect(said).to_have_count(0)
         assert visit.failed == ["429"] * 2
 

@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -76,9 +77,10 @@ def written_to(pids: list[int]) -> set[str]:
     for handle in (handle for pid in pids for handle in Path(f"/proc/{pid}/fd").iterdir()):
         if not handle.is_file():  # also a file that was deleted, which is how a temporary one hides
             continue
-        flags = (handle.parent.parent / "fdinfo" / handle.name).read_text(encoding="ascii").split()[3]
-        if int(flags, 8) & OPEN_FOR_WRITING:
-            found.add(str(handle.readlink()))
+        with suppress(FileNotFoundError):  # closed since it was listed
+            flags = (handle.parent.parent / "fdinfo" / handle.name).read_text(encoding="ascii").split()[3]
+            if int(flags, 8) & OPEN_FOR_WRITING:
+                found.add(str(handle.readlink()))
     return found
 
 

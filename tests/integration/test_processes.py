@@ -78,7 +78,7 @@ def several_at_once(
     service: RunningService, threads: concurrent.futures.ThreadPoolExecutor
 ) -> list[concurrent.futures.Future[httpx.Response]]:
     """Ask for four patches, which are under way then: they take seconds, and to ask for them takes less."""
-    data = encoded(quarters(1400, 1400))
+    data = encoded(quarters(2000, 2000))
     asking = [
         threads.submit(httpx.post, f"{service.url}/segment", content=data, headers=PNG, timeout=60) for _ in range(4)
     ]
@@ -124,10 +124,14 @@ def test_connections_that_stay_are_shared_out(service):
     fronts = int(flags[flags.index("--fronts") + 1])
     until(lambda: not connections(service), 9, lambda: connections(service))  # those of the test before
     time.sleep(0.3)  # in which each front tells the others so, as it does ten times a second
-    with ExitStack() as clients:
-        for _ in range(4 * fronts):
-            assert clients.enter_context(httpx.Client()).get(f"{service.url}/health/live").status_code == 200
-        until(lambda: connections(service) == [4] * fronts, 9, lambda: connections(service))
+    with ExitStack() as opened:
+        clients = [opened.enter_context(httpx.Client()) for _ in range(4 * fronts)]
+
+        def are_shared_out() -> bool:  # one that is idle for five seconds is closed
+            assert {client.get(f"{service.url}/health/live").status_code for client in clients} == {200}
+            return connections(service) == [4] * fronts
+
+        until(are_shared_out, 9, lambda: connections(service))
 
 
 def test_the_answer_is_the_same_from_every_front(service):
@@ -195,7 +199,7 @@ def test_the_queue_is_one_for_all_fronts():
     service = RunningService(
         "--device", "cpu", "--queue-capacity", "3", "--max-files", "3", "--fronts", "2", "--cores", "2"
     )
-    data = encoded(quarters(500, 500))
+    data = encoded(quarters(1000, 1000))
     with concurrent.futures.ThreadPoolExecutor(12) as threads:
         asking = [
             threads.submit(httpx.post, f"{service.url}/segment", content=data, headers=PNG, timeout=60)

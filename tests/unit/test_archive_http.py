@@ -185,7 +185,7 @@ def test_an_archive_that_says_nothing_is_given_up_in_time(monkeypatch):
     with serving(lambda _: heard.wait(30) and None) as archive:
         try:
             with pytest.raises(ArchiveUnavailable, match="--timeout"):
-                get(archive.url, ArchiveAccess(LOCAL.hosts, timeout_seconds=0.2))
+                get(archive.url, ArchiveAccess(LOCAL.hosts, timeout_seconds=1))
         finally:
             heard.set()
         assert len(archive.seen) == 1, "another try would take as long"
@@ -217,7 +217,7 @@ def test_what_comes_with_an_archive_that_does_not_answer_now_is_not_read_to_its_
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nX-Name: "])
 def test_a_head_that_drips_is_given_up_in_time(head):
-    access = ArchiveAccess(LOCAL.hosts, timeout_seconds=0.3)
+    access = ArchiveAccess(LOCAL.hosts, timeout_seconds=1)
     with serving(pours(head, b"x", 0.02)) as archive:
         with pytest.raises(ArchiveUnavailable, match="--timeout"):
             get(archive.url, access)
@@ -227,8 +227,8 @@ def test_a_head_that_drips_is_given_up_in_time(head):
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"])
 def test_a_body_that_drips_is_given_up_in_time(monkeypatch, head):
     monkeypatch.setattr(archive_http, "_MOST_TIMEOUTS", 2)
-    access = ArchiveAccess(LOCAL.hosts, timeout_seconds=0.2)
-    with serving(pours(head, b"x", 0.02)) as archive, pytest.raises(ArchiveUnavailable, match=r"more than 0\.4 s"):
+    access = ArchiveAccess(LOCAL.hosts, timeout_seconds=1)
+    with serving(pours(head, b"x", 0.02)) as archive, pytest.raises(ArchiveUnavailable, match="more than 2 s"):
         get(archive.url, access)
 
 
@@ -401,7 +401,7 @@ def test_a_certificate_of_another_host_is_told(certificate):
 def test_a_head_that_drips_over_tls_is_given_up_in_time(certificate):
     tls = SSLContext(PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
-    access = ArchiveAccess(LOCAL.hosts, ca_bundle=Path(f"{certificate}.crt"), timeout_seconds=0.3)
+    access = ArchiveAccess(LOCAL.hosts, ca_bundle=Path(f"{certificate}.crt"), timeout_seconds=1)
     with serving(pours(b"", b"x", 0.02), tls) as archive, pytest.raises(ArchiveUnavailable, match="--timeout"):
         get(archive.url, access)
 

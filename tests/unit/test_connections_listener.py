@@ -21,7 +21,7 @@ from tests.issuer import pem
 
 NONE_SHED = SimpleNamespace(shed=lambda *_: None, headers=())
 MOST = 3
-SECONDS = 0.5
+SECONDS = 1.0
 
 
 class Echo(asyncio.Protocol):

@@ -99,11 +99,18 @@ def run(request, monkeypatch):
     return run_with_server
 
 
+@pytest.fixture
+def patient(run, monkeypatch):
+    """As `run`, but what is not whole is waited for, longer than a busy machine takes over it."""
+    monkeypatch.setattr(protocol, "SOON_SECONDS", 20)
+    return run
+
+
 def statuses(came):
     return [int(piece[:3]) for piece in came.split(b"HTTP/1.1 ")[1:]]
 
 
-def test_one_that_is_shed_is_never_the_applications_and_keeps_its_connection(run):
+def test_one_that_is_shed_is_never_the_applications_and_keeps_its_connection(patient):
     async def scenario(server):
         whole = request(body=BODY)
         for piece in (whole[:40], whole[40:500], whole[500:]):
@@ -121,14 +128,14 @@ def test_one_that_is_shed_is_never_the_applications_and_keeps_its_connection(run
         assert server.handed_on == ["/"]
         assert server.counted(429) == 1
 
-    run(scenario)
+    patient(scenario)
 
 
 def test_a_connection_whose_request_was_shed_is_idle_not_late(run):
     async def scenario(server):
         server.writer.write(request())
         await server.answer()
-        await asyncio.sleep(2 * HEADER_SECONDS)
+        await asyncio.sleep(HEADER_SECONDS + 0.1)
         server.writer.write(request(body=BODY[:10]))
         assert statuses(await server.answer()) == [429]
         started = asyncio.get_running_loop().time()
@@ -190,16 +197,17 @@ def test_one_whose_rest_does_not_come_is_answered_all_the_same_and_the_connectio
     run(scenario)
 
 
-def test_a_client_that_leaves_before_its_request_is_shed_is_counted_as_one_that_left(run):
+def test_a_client_that_leaves_before_its_request_is_shed_is_counted_as_one_that_left(patient):
     async def scenario(server):
         server.writer.write(request(body=BODY)[:-1])
         await asyncio.sleep(0.05)
         server.writer.close()
-        await asyncio.sleep(SOON_SECONDS + 0.1)
+        async with asyncio.timeout(15):
+            while server.state.connections:
+                await asyncio.sleep(0.01)
         assert (server.counted(429), server.counted(499)) == (None, 1)
-        assert not server.state.connections
 
-    run(scenario)
+    patient(scenario)
 
 
 @pytest.mark.parametrize("is_over", [False, True], ids=["begins to leave", "ends"])

@@ -147,8 +147,15 @@ def test_what_is_late_is_not_told_as_of_the_request_that_began_the_watch(gate, q
 def test_waiting_for_a_turn_does_not_count(gate, quick_ticks):
     turns = threading.Semaphore(1)
 
+    has_turn = threading.Event()
+
+    def late() -> str:
+        has_turn.set()
+        return held(gate)()
+
     async def scenario(bench: Bench) -> None:
-        bench.run(held(gate))
+        bench.run(late)
+        assert await asyncio.to_thread(has_turn.wait, 20)
         bench.run(lambda: "short", seconds=0.05)
         for _ in range(20):
             await asyncio.sleep(0.01)
