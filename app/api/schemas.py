@@ -158,8 +158,8 @@ class ModelCard(BaseModel):
     )
     temperature: float = Field(
         default=1.0,
-        description="The number that the class map's logits are divided by, which calibrates the confidence; 1 leaves it"
-        " unchanged.",
+        description="The number that the class map's logits are divided by, which calibrates the confidence; 1 leaves"
+        " it unchanged.",
     )
     views: Views = Field(
         default=1,

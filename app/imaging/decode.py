@@ -5,16 +5,18 @@ that a TIFF states. Colour profiles are not applied: the models learn from pixel
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffTags, UnidentifiedImageError
 
 from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage, no_memory_to
 from app.imaging.common_files import common_pixels
-from app.imaging.structure import TIFFS_READ, check_exif, glance, looks_like_an_accepted_format
+from app.imaging.structure import check_exif, glance, looks_like_an_accepted_format
+from app.imaging.tiff import TIFFS_READ, check_kind, tag_values, tags_of
 from app.imaging.tiff_spacing import tiff_um_per_px
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
@@ -38,11 +40,8 @@ _UPRIGHT = {
 }
 """What undoes each EXIF orientation (CIPA DC-008, section 4.6.5)."""
 
-_TAGS = {info.name: number for number, info in TiffTags.TAGS_V2.items()}
 _XMP = ("xmp", "XML:com.adobe.xmp")
 """Pillow's names of it."""
-_PLANES, _UNCOMPRESSED, _WEBP = 2, 1, 50001
-"""Of TIFF's tags PlanarConfiguration and Compression."""
 TILE_FLOOR_PX = 1024
 """Tiles of so many px a side are read, whatever a patch's longest side."""
 NO_MEMORY = no_memory_to("decode this image")
@@ -60,7 +59,7 @@ class OpenedFile:
     """An image file whose header has been read and found acceptable, and no pixel yet.
 
     Attributes:
-        size: What the header states, before orientation.
+        size: What the header states: a TIFF's as its orientation says, another's before that.
     """
 
     def __init__(self, data: bytes, image: ImageFile.ImageFile) -> None:
@@ -129,29 +128,33 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
         raise UnreadableImage("the upload is empty; send the bytes of an image")
     glance(data)
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        with _identified(data) as image:
             _check(image, max_side_px)
             _drop_xmp(image)
             _check_exif(image)
             if image.format == "TIFF":
                 _drop_directories(image)
             yield image
-    except UnidentifiedImageError:
-        if data.startswith((b"II", b"MM")) and looks_like_an_accepted_format(data):
-            raise UnreadableImage(
-                f"the TIFF is damaged at its beginning, or of a kind that is not read, such as JPEG 2000; {TIFFS_READ}"
-            ) from None
-        if looks_like_an_accepted_format(data):
-            raise UnreadableImage(
-                "the image is damaged at its beginning, or of a pixel type that is not read"
-            ) from None
-        raise UnsupportedImage(f"not an image in a known format; send {', '.join(FORMATS)} or DICOM") from None
     except ImageRejected:
         raise
     except MemoryError as error:
         raise OutOfMemory(NO_MEMORY) from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
         raise UnreadableImage("the image is truncated or damaged and does not decode") from error
+
+
+def _identified(data: bytes) -> ImageFile.ImageFile:
+    try:
+        return Image.open(BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        if not looks_like_an_accepted_format(data):
+            raise UnsupportedImage(f"not an image in a known format; send {', '.join(FORMATS)} or DICOM") from None
+    if not data.startswith((b"II", b"MM")):
+        raise UnreadableImage("the image is damaged at its beginning, or of a pixel type that is not read")
+    check_kind(tags_of(data))
+    raise UnreadableImage(
+        f"the TIFF is damaged at its beginning, or of a kind that is not read, such as JPEG 2000; {TIFFS_READ}"
+    )
 
 
 def _check(image: Image.Image, max_side_px: int) -> None:
@@ -161,29 +164,18 @@ def _check(image: Image.Image, max_side_px: int) -> None:
     if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo with a preview of itself
         raise UnsupportedImage("the file holds several images; send one image a file")
     if image.format == "TIFF":
-        _check_tiff(image, max_side_px)
+        check_kind(_tags(image))
+        tile_px = max((*tag_values(_tags(image), "TileWidth"), *tag_values(_tags(image), "TileLength")), default=0)
+        if tile_px > max(max_side_px, TILE_FLOOR_PX):
+            raise ImageTooLarge(
+                f"the TIFF's tiles are {tile_px} px a side; each side may have at most {max_side_px} px"
+            )
 
 
-def _check_tiff(image: Image.Image, max_side_px: int) -> None:
-    """Refuse what a TIFF's tags would make of its pixels; TIFF 6.0, sections 4 and 15."""
-    bits = _tag(image, "BitsPerSample")
-    if set(bits) - {1, 8, 16} or (1 in bits and len(bits) > 1):
-        raise UnsupportedImage(f"the TIFF has {bits[0]} bits a channel; send 8 or 16")
-    if _tag(image, "Compression") == (_WEBP,):
-        raise UnsupportedImage(f"the TIFF has WebP compression, which is not read; {TIFFS_READ}")
-    in_planes = _tag(image, "PlanarConfiguration") == (_PLANES,) and len(bits) > 1
-    if in_planes and 16 in bits and _tag(image, "Compression") == (_UNCOMPRESSED,):  # Pillow takes them for bytes
-        raise UnsupportedImage(
-            "the TIFF has 16 bits a channel in planes, uncompressed; send it pixel by pixel, or as LZW"
-        )
-    tiles = (*_tag(image, "TileWidth"), *_tag(image, "TileLength"))
-    if tiles and max(tiles) > max(max_side_px, TILE_FLOOR_PX):
-        raise ImageTooLarge(f"the TIFF's tiles are {max(tiles)} px a side; each side may have at most {max_side_px} px")
-
-
-def _tag(image: Image.Image, name: str) -> tuple[int, ...]:
-    value = getattr(image, "tag_v2", {}).get(_TAGS[name], ())
-    return value if isinstance(value, tuple) else (value,)
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """Return a TIFF's tags; none of another image."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    return tags
 
 
 def _drop_xmp(image: Image.Image) -> None:
@@ -218,10 +210,10 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image, depth: int) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _from_sixteen_bit_grey(image)
-    if image.mode in ("I", "F"):
-        raise UnsupportedImage("the image has 32 bits a channel; send 8 or 16")
     if image.mode in ("LAB", "HSV"):
         raise UnsupportedImage(f"the image is in {image.mode} colours; send RGB, greyscale or CMYK")
+    if image.mode == "La":  # grey times its opacity (TIFF 6.0, section 18), which Pillow turns into nothing else
+        image = image.convert("LA")
     if image.format == "PNG" and image.mode in ("L", "RGB") and "transparency" in image.info:
         _scale_transparency(image, depth)
     if image.has_transparency_data:
@@ -232,7 +224,7 @@ def _to_rgb(image: Image.Image, depth: int) -> Image.Image:
 
 def _from_sixteen_bit_grey(image: Image.Image) -> Image.Image:
     grey = np.array(image).astype(np.uint32)
-    if _tag(image, "PhotometricInterpretation") == (0,):  # WhiteIsZero
+    if tag_values(_tags(image), "PhotometricInterpretation") == (0,):  # WhiteIsZero
         grey = _WIDE - grey
     if "transparency" in image.info:
         grey[grey == image.info["transparency"]] = _WIDE

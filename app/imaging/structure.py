@@ -10,11 +10,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from app.errors import UnreadableImage, UnsupportedImage
+from app.errors import UnreadableImage
+from app.imaging.tiff import check_parts
 from app.pathology.geometry import Size
 
 _MOST_SEGMENTS = 1000
-"""Segments before a JPEG's first scan, chunks of a PNG beside its pixels, and tags of a TIFF."""
+"""Segments before a JPEG's first scan, and chunks of a PNG beside its pixels."""
 _MOST_CHUNKS = 100_000
 """Of a PNG. Encoders write 8 KB and more of pixels into each, so that the largest upload has some thousands."""
 _MOST_STRAY_BYTES = 2**16
@@ -31,6 +32,10 @@ _GONE_THROUGH = (b"Exif\0\0", b"MPF\0", b"Photoshop 3.0\0")
 """What begins the segments of a JPEG whose parts Pillow goes through one by one when it opens the file."""
 _LEAST_MARKER, _EXIF, SCAN, END, _FILL = 0xC0, 0xE1, 0xDA, 0xD9, 0xFF
 """What follows 0xFF in a JPEG; ITU-T T.81, table B.1, and CIPA DC-008, section 4.7.2."""
+_LAST_END = 2**24
+"""Bytes within which a JPEG's end is looked for, in 0.1 s at most. A phone's photo of 4096 px has 3 to 10 MB."""
+_SCAN_BEGINS = bytes((_FILL, SCAN))
+"""Within a scan 0xFF is followed by something else."""
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Those of a frame header, which states the size."""
 _BARE = frozenset((0x00, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)))
@@ -42,20 +47,6 @@ _PLAIN_SCANS = 3
 _MOST_SCANS = 100
 """Scans of a progressive JPEG; libjpeg's own encoder writes about ten."""
 
-_MOST_PIECES = 2**16
-"""Strips or tiles of a TIFF: a strip for each row of the highest image, or tiles of 16 px over 4096 px squared."""
-_MOST_NUMBERS = 2**18
-"""In all tags of a TIFF: the most pieces have half as many offsets and lengths, and 16-bit RGB may have a transfer
-function of 3 x 2**16."""
-_PIECES = frozenset((273, 279, 324, 325))
-"""Tags of offsets and lengths of strips and tiles; TIFF 6.0, sections 3 and 15."""
-_COLOUR_MAP = 320
-_KEPT_AS_BYTES = frozenset((1, 2, 7))
-"""Types of a tag whose values are not made into numbers; TIFF 6.0, section 2."""
-_BYTE_ORDERS = {b"II": "<", b"MM": ">"}
-
-TIFFS_READ = "send a TIFF with LZW, Deflate or JPEG compression"
-_BIG_ENDIAN_BIGTIFF = b"MM\0+"
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
 
 
@@ -81,20 +72,17 @@ class Glance:
 def glance(data: bytes) -> Glance | None:
     """Look at a file before a decoder does; None where it is no PNG or JPEG, or hides its size.
 
-    It takes some milliseconds for the largest file that an encoder writes, and tens of them at most for any other.
+    It takes some milliseconds for the largest file that an encoder writes, and some tenths of a second at most for any.
 
     Raises:
         UnreadableImage: It would cost a decoder far more than its pixels: a JPEG, PNG or TIFF of too many parts.
-        UnsupportedImage: A big-endian BigTIFF, which Pillow takes for a TIFF of other tags.
+        UnsupportedImage: A TIFF of a form that is not read.
     """
-    if data.startswith(_BIG_ENDIAN_BIGTIFF):
-        raise UnsupportedImage(f"the file is a big-endian BigTIFF, which is not read; {TIFFS_READ}")
     if data.startswith(b"\x89PNG"):
         return _glance_at_png(data)
     if data.startswith(b"\xff\xd8"):
         return _glance_at_jpeg(data)
-    if data[:2] in _BYTE_ORDERS and data[2:4].strip(b"\0") in {b"*", b"+"}:
-        _check_tiff(data)
+    check_parts(data)
     return None
 
 
@@ -206,47 +194,25 @@ def _glance_at_jpeg(data: bytes) -> Glance | None:
             if marker == _EXIF and data.startswith(b"Exif\0\0", begin + 4):  # Pillow puts them together
                 exif_bytes += end - begin
                 check_exif(exif_bytes)
-    scans = data.count(b"\xff\xda")  # where a scan goes on 0xFF is followed by something else
-    if scans > _MOST_SCANS:
+    scans = data.count(_SCAN_BEGINS)  # and whatever looks like one, in a preview or behind the end
+    if scans > _MOST_SCANS and _decoded_scans(data) > _MOST_SCANS:
         raise UnreadableImage(f"the JPEG has more than {_MOST_SCANS} scans")
     return None if size is None else Glance(size, scans <= _PLAIN_SCANS and gone_through_bytes <= _PLAIN_EXIF_BYTES)
 
 
+def _decoded_scans(data: bytes) -> int:
+    """Return how many scans a decoder goes through at most: those before the end of the image.
+
+    Behind it phones put previews and films, where chance writes a scan's marker every 64 KiB. Where the segments do not
+    lead to an end, all of the file counts. An end before the first scan is none: Pillow goes over it.
+    """
+    scans = 0
+    for marker, _, _ in jpeg_segments(data[:_LAST_END]):
+        scans += marker == SCAN
+        if marker == END and scans:
+            return scans
+    return data.count(_SCAN_BEGINS)
+
+
 def _size(width_px: int, height_px: int) -> Size | None:
     return Size(width_px, height_px) if width_px and height_px else None
-
-
-def _check_tiff(data: bytes) -> None:
-    """Refuse a TIFF whose first directory, which alone is read, lists more than an image needs.
-
-    Pillow takes the third byte for the version, libtiff the one that is it; they differ on big-endian BigTIFF.
-    """
-    for is_big in {data[2:3] == b"+", b"+" in data[2:4]}:
-        _check_directory(data, _BYTE_ORDERS[data[:2]], is_big)
-
-
-def _check_directory(data: bytes, byte_order: str, is_big: bool) -> None:
-    """Source: TIFF 6.0, section 2; BigTIFF has 8 bytes where that has 2 or 4."""
-    where, count, entry = ("Q", "Q", "HHQ8x") if is_big else ("I", "H", "HHI4x")
-    try:
-        (begin,) = struct.unpack_from(byte_order + where, data, 8 if is_big else 4)
-        (tags,) = struct.unpack_from(byte_order + count, data, min(begin, len(data)))
-    except struct.error:  # it is not there: Pillow says so
-        return
-    if tags > _MOST_SEGMENTS:
-        raise UnreadableImage(f"the TIFF has more than {_MOST_SEGMENTS} tags")
-    layout = struct.Struct(byte_order + entry)
-    begin += struct.calcsize(byte_order + count)
-    listed = data[begin : begin + tags * layout.size]
-    numbers, kept_bytes = 0, 0
-    for tag, kind, length in layout.iter_unpack(listed[: len(listed) // layout.size * layout.size]):
-        if tag in _PIECES and length > _MOST_PIECES:
-            raise UnreadableImage(f"the TIFF has more than {_MOST_PIECES} strips or tiles")
-        if kind in _KEPT_AS_BYTES:
-            kept_bytes += length
-        if kind not in _KEPT_AS_BYTES or tag == _COLOUR_MAP:
-            numbers += length
-    if numbers > _MOST_NUMBERS:
-        raise UnreadableImage(f"the TIFF has more than {_MOST_NUMBERS} numbers in its tags")
-    if kept_bytes > len(data):  # of tags over the same bytes, each would have its own copy
-        raise UnreadableImage("the TIFF's tags state more bytes than it has")

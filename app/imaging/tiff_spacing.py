@@ -11,6 +11,7 @@ from xml.parsers import expat
 
 from PIL import Image
 
+from app.imaging.tiff import stored_size
 from app.pathology.geometry import Size, of_square_pixels
 
 _DESCRIPTION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 270, 282, 283, 296
@@ -53,7 +54,7 @@ def tiff_um_per_px(image: Image.Image) -> float | None:
     tags = getattr(image, "tag_v2", {})
     try:
         description = _description(tags)
-        um = _stated_by_ome(description, Size(*image.size)) or _stated_by_imagej(description, tags) or _stated(tags)
+        um = _stated_by_ome(description, stored_size(tags)) or _stated_by_imagej(description, tags) or _stated(tags)
         return None if um is None else of_square_pixels(*um)
     except MemoryError:
         raise
@@ -64,12 +65,16 @@ def tiff_um_per_px(image: Image.Image) -> float | None:
 def tiff_file_um_per_px(path: Path, size: Size) -> float | None:
     """Return what `tiff_um_per_px` does, of a file of whatever kind: None where its first image has not `size`.
 
+    Args:
+        path: Of the file.
+        size: The image's as it is stored: OpenSlide's, which turns nothing.
+
     Raises:
         MemoryError: There is no memory to read it now.
     """
     try:
         with Image.open(path, formats=("TIFF",)) as image:  # its tags alone
-            return tiff_um_per_px(image) if image.size == (size.width_px, size.height_px) else None
+            return tiff_um_per_px(image) if stored_size(getattr(image, "tag_v2", {})) == size else None
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001  no TIFF, or one that is damaged in whatever way

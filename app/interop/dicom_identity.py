@@ -93,9 +93,9 @@ def moment(source: "Dataset") -> datetime:
     """Return when the content of `source` was made, as far as it says; 1900 where it does not."""
     for keywords in _MOMENTS:
         text = "".join(str(source.get(keyword) or "") for keyword in keywords)
-        if found := re.match(r"(\d{8})(\d{6})?", text):
+        if found := re.match(r"\d{8}(\d\d){0,3}", text):  # minutes and seconds may be left out: PS3.5, section 6.2
             try:
-                return datetime.strptime(found[1] + (found[2] or "000000"), "%Y%m%d%H%M%S")
+                return datetime.strptime(found[0].ljust(14, "0"), "%Y%m%d%H%M%S")
             except ValueError:  # no such day: the next attribute may know better
                 continue
     return _UNKNOWN

@@ -49,7 +49,7 @@ async def segment_files(
         paths: The files; each is asked for as its turn comes.
         out: An existing folder.
         opacity: Of the overlay's colours, 0 to 1.
-        mpp: Pixel spacing of each, in um/px; None leaves that to their DICOM headers.
+        mpp: Pixel spacing of each, in um/px; None leaves that to a DICOM header and a TIFF's tags.
         at_once: How many files to hold in memory.
     """
     waiting = iter(paths)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TypeVar
 
+from app.errors import OutOfMemory, no_memory_to
 from app.imaging.paint import paint_mask
 from app.imaging.plausibility import WARNING_CODES, InputWarning
 from app.imaging.resampling import resample_map
@@ -27,6 +28,7 @@ _T = TypeVar("_T")
 
 _SMALL_ANSWER_BYTES = 2**18
 """Put together in some 0.3 ms."""
+_NO_MEMORY = no_memory_to("segment this image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +121,24 @@ class PatchSegmentation:
             InferenceFailed: The model failed on it.
             ModelNotReady: The model is stopping.
         """
-        expected = self._reader.glance(data, mpp)
-        if expected is None:
-            needed, is_small = await self._workers.run(None, partial(self._reader.measure, data, mpp)), False
-        else:
-            needed, is_small = expected.pixels, expected.is_small
-        while True:
-            budget = self._small if needed <= 2 * self.manifest.window_px**2 else self._large
-            with self._weigh(needed):
-                async with budget.hold(needed):
-                    read = partial(self._reader.read, data, mpp, needed)
-                    found = await self._workers.run("decode", read, is_small=is_small)
-                    if isinstance(found, ReadUpload):
-                        yield await self._segment(found)
-                        return
-            needed, is_small = found, False  # the first look at its header was wrong, the decoder's is not
+        try:
+            expected = self._reader.glance(data, mpp)
+            if expected is None:
+                needed, is_small = await self._workers.run(None, partial(self._reader.measure, data, mpp)), False
+            else:
+                needed, is_small = expected.pixels, expected.is_small
+            while True:
+                budget = self._small if needed <= 2 * self.manifest.window_px**2 else self._large
+                with self._weigh(needed):
+                    async with budget.hold(needed):
+                        read = partial(self._reader.read, data, mpp, needed)
+                        found = await self._workers.run("decode", read, is_small=is_small)
+                        if isinstance(found, ReadUpload):
+                            yield await self._segment(found)
+                            return
+                needed, is_small = found, False  # the first look at its header was wrong, the decoder's is not
+        except MemoryError:  # of any step, or of what the block makes of the patch
+            raise OutOfMemory(_NO_MEMORY) from None
 
     async def _segment(self, found: ReadUpload) -> SegmentedPatch:
         image, seen = found.image, found.seen
@@ -155,8 +160,15 @@ class PatchSegmentation:
         return await self._workers.run("encode", work)
 
     async def put_together(self, work: Callable[[], _T], size_bytes: int) -> _T:
-        """Return what `work` returns, an answer of about so many bytes; in a worker thread unless they are few."""
-        return work() if size_bytes <= _SMALL_ANSWER_BYTES else await self._workers.run(None, work)
+        """Return what `work` returns, an answer of about so many bytes; in a worker thread unless they are few.
+
+        Raises:
+            OutOfMemory: There is no memory for it now.
+        """
+        try:
+            return work() if size_bytes <= _SMALL_ANSWER_BYTES else await self._workers.run(None, work)
+        except MemoryError:
+            raise OutOfMemory(_NO_MEMORY) from None
 
     async def encode_mask(self, patch: SegmentedPatch) -> bytes:
         """Return the patch's mask as PNG, for an answer that states beside it how the model saw the patch."""

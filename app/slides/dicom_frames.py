@@ -107,11 +107,9 @@ def to_rgb(dataset: "Dataset") -> Callable[[NDArray[Any]], RgbImage]:
     stored = int(dataset.BitsStored)
     if int(dataset.BitsAllocated) not in (8, 16) or not 8 <= stored <= 16 or int(dataset.PixelRepresentation):
         raise UnsupportedImage("the DICOM image's pixels are not unsigned numbers of 8 to 16 bits; send such an image")
-    if kind == _PALETTE:
-        return _palette(dataset)
-    if kind not in (*_GREY, *_COLOUR) or int(dataset.SamplesPerPixel) != (1 if kind in _GREY else 3):
+    if kind not in (*_GREY, *_COLOUR, _PALETTE) or int(dataset.SamplesPerPixel) != (3 if kind in _COLOUR else 1):
         raise UnsupportedImage("the DICOM image is in colours that are not read; send RGB, YBR, greyscale or a palette")
-    table = _eight_bits(stored)
+    table = _palette(dataset) if kind == _PALETTE else _eight_bits(stored)
     if kind == "MONOCHROME1":
         table = 255 - table
 
@@ -132,19 +130,24 @@ def _eight_bits(bits: int) -> NDArray[np.uint8]:
     return table
 
 
-def _palette(dataset: "Dataset") -> Callable[[NDArray[Any]], RgbImage]:
-    from pydicom.pixels.processing import apply_color_lut  # noqa: PLC0415
+def _palette(dataset: "Dataset") -> NDArray[np.uint8]:
+    """Return (65536, 3) uint8: the colour of each stored value; of one beyond the palette, its first or last.
 
+    Entries of 8 bits may stand in words of 16, and an odd number of bytes is padded, neither of which pydicom's own
+    function knows. Source: DICOM PS3.3, sections C.7.6.3.1.5 and C.7.6.3.1.6, and PS3.5, section 7.1.1.
+    """
     # A segmented table of a few bytes expands to as many entries as it likes (PS3.3, section C.7.9.2).
     if "RedPaletteColorLookupTableData" not in dataset:
         raise UnsupportedImage("the DICOM image's palette is missing or segmented; send RGB")
-
-    def convert(frame: NDArray[Any]) -> RgbImage:
-        coloured = apply_color_lut(frame, dataset)[..., :3]
-        rgb: RgbImage = _eight_bits(8 * coloured.itemsize)[coloured]
-        return rgb
-
-    return convert
+    entries, first, bits = (int(number) for number in dataset.RedPaletteColorLookupTableDescriptor)
+    entries = entries or 2**16
+    tables = [dataset[f"{colour}PaletteColorLookupTableData"].value for colour in ("Red", "Green", "Blue")]
+    in_words = len(tables[0]) >= 2 * entries
+    palette = np.stack([np.frombuffer(table, "<u2" if in_words else "u1", entries) for table in tables], axis=1)
+    has_eight_bits = not in_words or (bits == 8 and palette.max() < 2**8)
+    places = np.clip(np.arange(2**16) - first, 0, entries - 1)
+    table: NDArray[np.uint8] = _eight_bits(8 if has_eight_bits else 16)[palette[places]]
+    return table
 
 
 def _check_encoded(dataset: "Dataset") -> None:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import tempfile
 import threading
+from types import SimpleNamespace
 
 import httpx2 as httpx
 import numpy as np
@@ -152,6 +153,44 @@ def test_a_large_answer_is_put_together_in_a_thread_and_a_small_one_where_it_is_
     large = client.post("/segment", content=data, headers=PNG).json()
     assert large["mask"] == small["mask"]
     assert [name.startswith("worker") for name in threads] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("step", "accept"),
+    [
+        ("app.segmentation.windows.Stitcher", "application/json"),
+        ("app.segmentation.windows.pad_to_stride", "application/json"),
+        ("app.segmentation.windows.pixel_counts", "application/json"),
+        ("app.segmentation.reading.appearance", "application/json"),
+        ("app.segmentation.patch.paint_mask", "application/json"),
+        ("app.api.schemas._picture", "application/json"),
+        ("app.api.renderings.polygonise", "application/geo+json"),
+    ],
+)
+def test_where_memory_does_not_suffice_the_image_may_be_sent_again(client, monkeypatch, step, accept):
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    data = encoded(noise(90, 70))
+    monkeypatch.setattr(step, full)
+    refused = client.post("/segment", content=data, headers=PNG | {"Accept": accept})
+    assert (refused.status_code, refused.json()["type"]) == (503, "urn:problem-type:tessera:out-of-memory")
+    assert refused.json()["detail"] == "there is no memory to segment this image now; try again later"
+    monkeypatch.undo()
+    assert client.post("/segment", content=data, headers=PNG | {"Accept": accept}).status_code == 200
+
+
+@pytest.mark.parametrize("in_a_thread", [False, True])
+def test_where_memory_does_not_suffice_for_the_whole_answer_it_may_be_asked_for_again(client, monkeypatch, in_a_thread):
+    def full(*_: object) -> bytes:
+        raise MemoryError
+
+    serializer = SimpleNamespace(to_json=full)
+    monkeypatch.setattr(schemas.Segmentation, "__pydantic_serializer__", serializer)
+    if in_a_thread:
+        monkeypatch.setattr("app.segmentation.patch._SMALL_ANSWER_BYTES", 0)
+    refused = client.post("/segment", content=encoded(noise(40, 40)), headers=PNG)
+    assert (refused.status_code, refused.json()["type"]) == (503, "urn:problem-type:tessera:out-of-memory")
 
 
 def test_classify_gives_labels_without_masks(client):

@@ -96,6 +96,20 @@ def test_transparent_pixels_are_glass():
     assert decode(encoded(image), LIMIT).tolist() == [[[200, 0, 0], [255, 255, 255]]]
 
 
+def test_grey_multiplied_by_its_opacity_lies_on_glass():
+    """Such grey says itself what it adds to the glass that shows through it."""
+    opacity, grey = np.mgrid[:256, :256].astype(np.uint8)
+    file = BytesIO()
+    stored = np.stack([np.minimum(grey, opacity), opacity], axis=2)
+    tifffile.imwrite(file, stored, photometric="minisblack", extrasamples=["assocalpha"])
+    assert np.array_equal(tifffile.imread(BytesIO(file.getvalue())), stored)
+    found = decode(file.getvalue(), LIMIT).astype(int)
+    expected = stored[..., 0].astype(int) + 255 - stored[..., 1]
+    assert np.abs(found - expected[..., np.newaxis]).max() <= 1
+    assert (found[0] == 255).all()
+    assert np.array_equal(found[255, :, 0], grey[255])
+
+
 def test_a_transparent_palette_entry_is_glass():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
@@ -265,6 +279,36 @@ def test_several_images_in_a_file_are_refused(file_format):
     data = encoded(frames[0], file_format, save_all=True, append_images=frames[1:])
     with pytest.raises(UnsupportedImage, match="holds several images"):
         decode(data, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "photometric", "words"),
+    [
+        ("int8", "minisblack", "signed integers of 8 bits"),
+        ("int8", "rgb", "signed integers of 8 bits"),
+        ("int16", "minisblack", "signed integers of 16 bits"),
+        ("int16", "rgb", "signed integers of 16 bits"),
+        ("float16", "minisblack", "floating-point numbers of 16 bits"),
+        ("float16", "rgb", "floating-point numbers of 16 bits"),
+        ("float32", "rgb", "floating-point numbers of 32 bits"),
+        ("complex64", "minisblack", "complex numbers of 64 bits"),
+    ],
+)
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_a_tiff_of_other_numbers_than_unsigned_integers_is_told_which_and_what_to_send(
+    kind, photometric, words, bigtiff
+):
+    file = BytesIO()
+    shape = (8, 8, 3) if photometric == "rgb" else (8, 8)
+    tifffile.imwrite(file, np.zeros(shape, kind), photometric=photometric, bigtiff=bigtiff)
+    told = f"^the TIFF has {words} a channel; send unsigned integers of 8 or 16 bits$"
+    with pytest.raises(UnsupportedImage, match=told):
+        decode(file.getvalue(), LIMIT)
+
+
+def test_a_tiff_of_unsigned_integers_may_say_so():
+    data = tiff_of({339: (SHORT, 1, 1)}, bytes(range(64)))
+    assert decode(data, LIMIT)[..., 0].tobytes() == bytes(range(64))
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

@@ -154,23 +154,6 @@ def test_twelve_bits_are_scaled_to_eight():
     assert decode_dicom(file_of(capture), LIMIT)[0, :, 0].tolist() == [0, 255]
 
 
-@pytest.mark.parametrize(("dtype", "bits"), [("<u2", 16), ("u1", 8)])
-def test_a_palette_gives_its_colours(dtype, bits):
-    capture = secondary_capture(np.array([[0, 1, 1]], np.uint8), PhotometricInterpretation="PALETTE COLOR")
-    top = 2**bits - 1
-    for name, values in {"Red": (0, top), "Green": (top, 0), "Blue": (0, 0)}.items():
-        setattr(capture, f"{name}PaletteColorLookupTableDescriptor", [2, 0, bits])
-        setattr(capture, f"{name}PaletteColorLookupTableData", np.array(values, dtype).tobytes())
-    assert decode_dicom(file_of(capture), LIMIT)[0].tolist() == [[0, 255, 0], [255, 0, 0], [255, 0, 0]]
-
-
-def test_a_segmented_palette_is_refused_for_it_may_expand_without_end():
-    capture = secondary_capture(np.zeros((1, 2), np.uint8), PhotometricInterpretation="PALETTE COLOR")
-    capture.SegmentedRedPaletteColorLookupTableData = b"\1\0\xff\xff\0\0"
-    with pytest.raises(UnsupportedImage, match="palette"):
-        decode_dicom(file_of(capture), LIMIT)
-
-
 def test_the_header_comes_without_pixels():
     header = dicom.header(file_of(whole_slide(IMAGE)))
     assert header.PatientName == CANARY

@@ -239,8 +239,9 @@ def told_small(monkeypatch) -> list[bool]:
         (with_chunk(encoded(noise(9, 9)), b"prVt", bytes(2**20)), False),
         (with_chunk(encoded(noise(9, 9)), b"eXIf", b"II*\0\x08\0\0\0" + bytes(5000)), False),
         (encoded(noise(9, 9), "BMP"), False),
+        (encoded(noise(9, 9), "JPEG") + b"\xff\xda" * 101, False),
     ],
-    ids=["small", "few pixels in a large file", "few pixels and much EXIF", "of a format without a glance"],
+    ids=["small", "few pixels in a large file", "few pixels and much EXIF", "of a format without a glance", "a film"],
 )
 def test_what_is_decoded_on_the_event_loop_is_small_in_every_way(told_small, data, expected):
     segment(data)

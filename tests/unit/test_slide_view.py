@@ -68,12 +68,13 @@ def pyramid(*spacings: float | None, side_px: int = SIDE_PX) -> Slide:
 
 
 def resampled_at_once(image: RgbImage, step: Fraction) -> RgbImage:
-    """Return the whole image on the grid, by one call of Pillow's; the border is repeated to a whole pixel."""
+    """Return the whole image on the grid, across and then down; the border is repeated to a whole pixel."""
     height, width = (math.ceil(math.ceil(side / step) / step.denominator) for side in image.shape[:2])
     whole = (height * step.numerator, width * step.numerator)
     padded = np.pad(image, ((0, whole[0] - image.shape[0]), (0, whole[1] - image.shape[1]), (0, 0)), mode="edge")
     size = (width * step.denominator, height * step.denominator)
-    grid = np.asarray(Image.fromarray(padded).resize(size, Image.Resampling.BICUBIC))
+    across = Image.fromarray(padded).resize((size[0], whole[0]), Image.Resampling.BICUBIC)
+    grid = np.asarray(across.resize(size, Image.Resampling.BICUBIC))
     return grid[: math.ceil(image.shape[0] / step), : math.ceil(image.shape[1] / step)]
 
 
@@ -98,6 +99,17 @@ def test_single_pixels_are_those_of_the_whole(step):
     whole = resampled_at_once(image, step)
     for x, y in [(0, 0), (view.level.size.width_px - 1, view.level.size.height_px - 1), (7, 11), (13, 0)]:
         assert np.array_equal(view.read(Region(x, y, Size(1, 1)))[0, 0], whole[y, x])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_narrow_region_has_the_pixels_of_a_wide_one(step):
+    """Pillow would resample down first what is more than twice as high as wide."""
+    view = View(Pictures(noise(400, 300)), 0, step)
+    size = view.level.size
+    wide = view.read(Region(0, 0, size))
+    narrow = view.read(Region(10, 0, Size(2, size.height_px)))
+    assert np.array_equal(narrow, wide[:, 10:12])
+    assert np.array_equal(wide, resampled_at_once(noise(400, 300), step))
 
 
 def test_a_level_at_the_models_spacing_is_handed_on_untouched():

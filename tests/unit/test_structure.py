@@ -147,6 +147,47 @@ def test_a_jpegs_segments_lead_over_its_scans_to_its_end():
     assert segments[-1] == (0xD9, len(data) - 2, len(data))
 
 
+def test_what_a_phone_puts_behind_a_jpegs_end_is_no_scan():
+    """A film, as of a motion photo, in which 0xFF is followed by anything."""
+    photo = encoded(noise(8, 8), "JPEG", progressive=True)
+    film = noise(64, 64).tobytes() + photo[photo.index(b"\xff\xda") :] * 101
+    assert np.array_equal(decode(photo + film, 8), decode(photo, 8))
+    found = glance(photo + film)
+    assert found is not None
+    assert found.size == Size(8, 8)
+
+
+@pytest.mark.parametrize("photo", [saved("JPEG"), saved("JPEG", progressive=True)])
+def test_a_jpeg_with_something_behind_its_end_is_not_plain(photo):
+    found = glance(photo + b"\xff\xda" * 101)
+    assert found is not None
+    assert not found.is_plain
+
+
+WHOLE = encoded(noise(8, 8), "JPEG", progressive=True)
+SCANS = WHOLE[WHOLE.rindex(b"\xff\xda") : -2] * 101
+IMAGE_END = WHOLE[-2:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        WHOLE[:-2] + SCANS + IMAGE_END,
+        WHOLE[:-2] + SCANS + IMAGE_END + bytes(10),
+        WHOLE[:-2] + SCANS,
+        WHOLE[:2] + IMAGE_END + WHOLE[2:-2] + SCANS + IMAGE_END,
+        WHOLE[:-2] + b"\xff\xfe\0\4" + IMAGE_END + SCANS + IMAGE_END,
+        WHOLE[:-2] + b"\xff\x01" + SCANS + IMAGE_END,
+        WHOLE[:-2] + COMMENT * 1000 + SCANS + IMAGE_END,
+        WHOLE[:-2] + b"\xff" * 1000 + SCANS + IMAGE_END,
+    ],
+    ids=["plainly", "and more", "no end", "an end first", "an end in a comment", "TEM", "comments", "fill"],
+)
+def test_scans_that_a_decoder_would_go_through_count_wherever_an_end_seems_to_be(data):
+    with pytest.raises(UnreadableImage, match="more than 100 scans"):
+        glance(data)
+
+
 def test_more_exif_than_a_camera_writes_is_refused_where_it_would_be_read():
     image, more = noise(8, 8), exif(6).tobytes() + bytes(2**17)
     segments = [more[6:][at : at + 60_000] for at in range(0, len(more), 60_000)]

@@ -26,9 +26,15 @@ OME = (
 IMAGEJ = "ImageJ=1.54f\nunit={}\nmin=0.0\nmax=255.0\n"
 
 
-def tiff(description: str | bytes | None = None, px: tuple[Any, Any] | None = None, unit: int | None = None) -> bytes:
-    """Return a TIFF with these tags: ImageDescription, X- and YResolution in px per unit, ResolutionUnit."""
+def tiff(
+    description: str | bytes | None = None,
+    px: tuple[Any, Any] | None = None,
+    unit: int | None = None,
+    orientation: int = 1,
+) -> bytes:
+    """Return a TIFF with these tags: ImageDescription, X- and YResolution in px per unit, their unit, Orientation."""
     tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[274] = orientation
     if description is not None:
         tags.tagtype[270] = TiffTags.ASCII
         tags[270] = description.encode() if isinstance(description, str) else description
@@ -75,6 +81,19 @@ def ome(attributes: str) -> bytes:
 )
 def test_ome_xml_states_it_with_a_unit(attributes, expected):
     assert read(ome(attributes)) == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_ome_xml_is_of_the_pixels_as_they_are_stored_whatever_turns_them(tmp_path, orientation):
+    data = tiff(OME.format('PhysicalSizeX="0.25" PhysicalSizeY="0.25" '), orientation=orientation)
+    with opened(data, LEAST_SIDE_PX) as file:
+        assert file.um_per_px() == 0.25
+        sides = (file.size.height_px, file.size.width_px)
+        assert file.pixels().shape[:2] == sides == ((HEIGHT, WIDTH) if orientation < 5 else (WIDTH, HEIGHT))
+    path = tmp_path / "x.tif"
+    path.write_bytes(data)
+    assert tiff_file_um_per_px(path, Size(WIDTH, HEIGHT)) == 0.25
+    assert tiff_file_um_per_px(path, Size(HEIGHT, WIDTH)) is None
 
 
 def test_ome_xml_of_another_image_says_nothing():

@@ -1,0 +1,133 @@
+"""What a TIFF's tags say before its pixels are decoded: bounds on their work, and which kinds of pixels are read.
+
+The um/px that they state is in `tiff_spacing.py`. Source, where no other is named: TIFF 6.0.
+"""
+
+import struct
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+from PIL import TiffTags
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from app.errors import UnreadableImage, UnsupportedImage
+from app.pathology.geometry import Size
+
+TIFFS_READ = "send a TIFF with LZW, Deflate or JPEG compression"
+
+_MOST_TAGS = 1000
+_MOST_PIECES = 2**16
+"""Strips or tiles: a strip for each row of the highest image, or tiles of 16 px over 4096 px squared."""
+_MOST_NUMBERS = 2**18
+"""In all tags: the most pieces have half as many offsets and lengths, and 16-bit RGB may have a transfer function of
+3 x 2**16."""
+_PIECES = frozenset((273, 279, 324, 325))
+"""Tags of offsets and lengths of strips and tiles; sections 3 and 15."""
+_COLOUR_MAP = 320
+_KEPT_AS_BYTES = frozenset((1, 2, 7))
+"""Types of a tag whose values are not made into numbers; section 2."""
+_BYTE_ORDERS = {b"II": "<", b"MM": ">"}
+_BIG_ENDIAN_BIGTIFF = b"MM\0+"
+_BIG = 43
+"""The version of a BigTIFF, whose header has 16 bytes and not 8."""
+
+_TAGS = {info.name: number for number, info in TiffTags.TAGS_V2.items()}
+_PLANES, _UNCOMPRESSED, _WEBP = 2, 1, 50001
+"""Of the tags PlanarConfiguration and Compression."""
+_UNSIGNED = 1
+_SAMPLES = {2: "signed integers", 3: "floating-point numbers", 5: "complex numbers", 6: "complex numbers"}
+"""Of the tag SampleFormat: section 19, and libtiff's tiff.h."""
+
+
+def check_parts(data: bytes) -> None:
+    """Refuse a TIFF whose first directory, which alone is read, lists more than an image needs; pass over other files.
+
+    Pillow takes the third byte for the version, libtiff the one that is it; they differ on big-endian BigTIFF.
+
+    Raises:
+        UnreadableImage: It has too many parts.
+        UnsupportedImage: A big-endian BigTIFF, which Pillow takes for a TIFF of other tags.
+    """
+    if data.startswith(_BIG_ENDIAN_BIGTIFF):
+        raise UnsupportedImage(f"the file is a big-endian BigTIFF, which is not read; {TIFFS_READ}")
+    if data[:2] in _BYTE_ORDERS and data[2:4].strip(b"\0") in {b"*", b"+"}:
+        for is_big in {data[2:3] == b"+", b"+" in data[2:4]}:
+            _check_directory(data, _BYTE_ORDERS[data[:2]], is_big)
+
+
+def _check_directory(data: bytes, byte_order: str, is_big: bool) -> None:
+    """Source: section 2; BigTIFF has 8 bytes where that has 2 or 4."""
+    where, count, entry = ("Q", "Q", "HHQ8x") if is_big else ("I", "H", "HHI4x")
+    try:
+        (begin,) = struct.unpack_from(byte_order + where, data, 8 if is_big else 4)
+        (tags,) = struct.unpack_from(byte_order + count, data, min(begin, len(data)))
+    except struct.error:  # it is not there: Pillow says so
+        return
+    if tags > _MOST_TAGS:
+        raise UnreadableImage(f"the TIFF has more than {_MOST_TAGS} tags")
+    layout = struct.Struct(byte_order + entry)
+    begin += struct.calcsize(byte_order + count)
+    listed = data[begin : begin + tags * layout.size]
+    numbers, kept_bytes = 0, 0
+    for tag, kind, length in layout.iter_unpack(listed[: len(listed) // layout.size * layout.size]):
+        if tag in _PIECES and length > _MOST_PIECES:
+            raise UnreadableImage(f"the TIFF has more than {_MOST_PIECES} strips or tiles")
+        if kind in _KEPT_AS_BYTES:
+            kept_bytes += length
+        if kind not in _KEPT_AS_BYTES or tag == _COLOUR_MAP:
+            numbers += length
+    if numbers > _MOST_NUMBERS:
+        raise UnreadableImage(f"the TIFF has more than {_MOST_NUMBERS} numbers in its tags")
+    if kept_bytes > len(data):  # of tags over the same bytes, each would have its own copy
+        raise UnreadableImage("the TIFF's tags state more bytes than it has")
+
+
+def tags_of(data: bytes) -> Mapping[int, Any]:
+    """Return the tags of a TIFF that Pillow does not take for one that it could open.
+
+    Raises:
+        Exception: Whatever Pillow raises on damaged bytes.
+    """
+    file = BytesIO(data)
+    tags = ImageFileDirectory_v2(file.read(16 if data[2] == _BIG else 8))
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
+def check_kind(tags: Mapping[int, Any]) -> None:
+    """Refuse a TIFF whose pixels are of a kind that is not read; sections 4 (BitsPerSample) and 19 (SampleFormat).
+
+    Raises:
+        UnsupportedImage: They are.
+    """
+    bits, formats = tag_values(tags, "BitsPerSample"), set(tag_values(tags, "SampleFormat")) - {_UNSIGNED}
+    if bits and formats:
+        samples = _SAMPLES.get(min(formats), "numbers of an undefined kind")
+        raise UnsupportedImage(
+            f"the TIFF has {samples} of {bits[0]} bits a channel; send unsigned integers of 8 or 16 bits"
+        )
+    if set(bits) - {1, 8, 16} or (1 in bits and len(bits) > 1):
+        raise UnsupportedImage(f"the TIFF has {bits[0]} bits a channel; send 8 or 16")
+    if tag_values(tags, "Compression") == (_WEBP,):
+        raise UnsupportedImage(f"the TIFF has WebP compression, which is not read; {TIFFS_READ}")
+    in_planes = tag_values(tags, "PlanarConfiguration") == (_PLANES,) and len(bits) > 1
+    if in_planes and 16 in bits and tag_values(tags, "Compression") == (_UNCOMPRESSED,):  # Pillow takes them for bytes
+        raise UnsupportedImage(
+            "the TIFF has 16 bits a channel in planes, uncompressed; send it pixel by pixel, or as LZW"
+        )
+
+
+def stored_size(tags: Mapping[int, Any]) -> Size:
+    """Return the size of the pixels as they are stored, whatever orientation the tags state.
+
+    Pillow gives the size of the upright picture: of orientations 5 to 8 (section 8) with its sides exchanged.
+    """
+    return Size(*tag_values(tags, "ImageWidth"), *tag_values(tags, "ImageLength"))
+
+
+def tag_values(tags: Mapping[int, Any], name: str) -> tuple[Any, ...]:
+    """Return all values of a tag, by Pillow's name of it; none where it is absent."""
+    value = tags.get(_TAGS[name], ())
+    return value if isinstance(value, tuple) else (value,)
