@@ -64,8 +64,8 @@ class Settings(AccessSettings):
     )
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
         default="auto",
-        description="Precision to run the model in, of those in the bundle: fp32, fp16 or int8; auto takes fp16 on a GPU"
-        " and int8 on a CPU if the bundle has them and they work on the device.",
+        description="Precision to run the model in, of those in the bundle: fp32, fp16 or int8; auto takes fp16 on a"
+        " GPU and int8 on a CPU if the bundle has them and they work on the device.",
     )
     cores: int = Field(
         default_factory=available_cores, ge=1, description="CPU cores to use; by default all that are allowed."
@@ -74,8 +74,8 @@ class Settings(AccessSettings):
         default=None,
         ge=1,
         le=MOST_FRONTS,
-        description=f"Processes that take requests, {MOST_FRONTS} at most; by default as many as keep the device busy, but"
-        " 1 with one core, with Sectra, and on systems other than Linux.",
+        description=f"Processes that take requests, {MOST_FRONTS} at most; by default as many as keep the device busy,"
+        " but 1 with one core, with Sectra, and on systems other than Linux.",
     )
     engine: Literal["auto", "shared"] = Field(
         default="auto",
