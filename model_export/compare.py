@@ -1,7 +1,7 @@
 """Two networks' scores on the same images, and how far their difference depends on which slides these are of."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from app.pathology.classes import TissueClass
 from model_export.errors import InvalidData
 from model_export.training.scores import Scores
+from model_export.training.slides import load_slides, require_named
 
 DRAWS = 2000
 """Of slides, with replacement."""
@@ -53,7 +54,7 @@ class Comparison:
     slides: dict[str, int]
 
 
-def compare(first: Path, second: Path, classes: Sequence[TissueClass], slides: Mapping[str, str]) -> Comparison:
+def compare(first: Path, second: Path, classes: Sequence[TissueClass], table: str | None = None) -> Comparison:
     """Compare two networks, and tell how far the difference depends on which slides their images are of.
 
     Both are scored again on slides drawn with replacement, as many as there are: images of one slide look alike, and
@@ -65,18 +66,21 @@ def compare(first: Path, second: Path, classes: Sequence[TissueClass], slides: M
         first: A `scores.json`, of `evaluate` or of a whole cross-validation.
         second: Another.
         classes: The classes of the class maps.
-        slides: The slide of each image by name; one that it does not name is a slide of its own.
+        table: Of slides, as `load_slides` takes it; an image that it does not name is a slide of its own.
 
     Raises:
-        InvalidData: A file has no counts of single images, the two are of other images or class maps, or all are of one
-            slide.
+        InvalidData: A file has no counts of single images, the two are of other images or class maps, the table names
+            none of them, or all are of one slide.
     """
+    slides = load_slides(table)
     ours, theirs = _counts(first, classes), _counts(second, classes)
     if odd := sorted(ours.keys() ^ theirs.keys()):
         raise InvalidData(f"{first} and {second} are of different images: only one of them has {odd[0]}")
     for image in ours:
         if (ours[image].sum(axis=1) != theirs[image].sum(axis=1)).any():
             raise InvalidData(f"{first} and {second} are of different class maps of {image}")
+    if table is not None:
+        require_named(table, slides, ours)
     names = sorted({slides.get(image, image) for image in ours})
     if len(names) < 2:
         raise InvalidData(f"{first}: all of one slide, {names[0]}: nothing can be said of others")

@@ -1,7 +1,7 @@
 """Scoring checkpoints: one on given samples, or a recipe by cross-validation."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def cross_validate(
         logger: What each training keeps beside the CSV files.
 
     Returns:
-        What `summarise` makes of the folds, and `views`: 1, which is what a training has.
+        What `summarise` makes of the folds, the `recipe`, and `views`: 1, which is what a training has.
     """
     by_fold: list[Scores] = []
     parts = [Fold(index, folds) for index in range(folds)]
@@ -89,11 +89,15 @@ def cross_validate(
         folder = run / f"{FOLD_FOLDER}{index + 1}"
         network = train_recipe(folder, classes, recipe, sources, held_out, fold, progress, hardware, logger)
         by_fold.append(evaluate(network, held_out, classes, folder))
-    return _summed_up(by_fold, run)
+    return _summed_up(by_fold, run, recipe.model_dump(mode="json"))
 
 
 def evaluate_folds(
-    networks: Sequence[tuple[nn.Module, Sequence[Sample]]], classes: Sequence[TissueClass], out: Path, views: Views = 1
+    networks: Sequence[tuple[nn.Module, Sequence[Sample]]],
+    classes: Sequence[TissueClass],
+    out: Path,
+    recipe: Mapping[str, Any],
+    views: Views = 1,
 ) -> dict[str, Any]:
     """Score each fold's network on the images that it never saw, and sum up, as `cross_validate` does.
 
@@ -101,20 +105,21 @@ def evaluate_folds(
         networks: Each fold's network, in order, with what its training held out.
         classes: The classes of the class maps.
         out: Gets a folder `fold-K` for each fold and `scores.json`.
+        recipe: What the folds were trained by, for the record.
         views: In how many orientations each network looks, for the record.
 
     Returns:
-        What `summarise` makes of the folds, and `views`.
+        What `summarise` makes of the folds, the `recipe` and `views`.
     """
     by_fold = [
         evaluate(network, samples, classes, out / f"{FOLD_FOLDER}{index}")
         for index, (network, samples) in enumerate(networks, start=1)
     ]
-    return _summed_up(by_fold, out, views)
+    return _summed_up(by_fold, out, recipe, views)
 
 
-def _summed_up(by_fold: Sequence[Scores], out: Path, views: Views = 1) -> dict[str, Any]:
-    summary = {**summarise(by_fold), "views": views}
+def _summed_up(by_fold: Sequence[Scores], out: Path, recipe: Mapping[str, Any], views: Views = 1) -> dict[str, Any]:
+    summary = {**summarise(by_fold), "recipe": recipe, "views": views}
     _write_json(out / SCORES_FILE, summary)
     return summary
 

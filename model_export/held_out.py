@@ -1,7 +1,8 @@
 """Which images a checkpoint's training never saw: the only ones that it is scored on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -11,9 +12,12 @@ from model_export.checkpoint import load_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
 from model_export.factory import load_network
 from model_export.training.dataset import Sample
+from model_export.training.environment import differing
 from model_export.training.folds import FOLD_FOLDER, Fold
 from model_export.training.loop import LAST_FILE
 from model_export.views import with_views
+
+_TRAIN_ANEW = "move that folder away, and the same cross-validate command as before trains the fold"
 
 
 def checkpoints_of(run: Path) -> list[Path]:
@@ -21,33 +25,44 @@ def checkpoints_of(run: Path) -> list[Path]:
 
     Raises:
         InvalidCheckpoint: One does not load, or does not note its fold and its epochs.
-        InvalidData: `run` is no cross-validation's run folder, or a fold is missing or not finished.
+        InvalidData: `run` is no cross-validation's run folder, or a fold is missing, not finished, or of another
+            cross-validation.
     """
     first = run / f"{FOLD_FOLDER}1" / LAST_FILE
     if not first.is_file():
         raise InvalidData(f"{run}: holds no {FOLD_FOLDER}1/{LAST_FILE}; the run folder of a cross-validation is needed")
+    fold, recipe = _finished(first)
+    if fold.index or not fold.count:
+        raise InvalidData(f"{first}: of fold {fold}, where 1/{fold.count or 'N'} should be; {_TRAIN_ANEW}")
     found = [first]
-    for index in range(1, _finished(first).count):
+    for index in range(1, fold.count):
         found.append(run / f"{FOLD_FOLDER}{index + 1}" / LAST_FILE)
         if not found[-1].is_file():
             raise InvalidData(f"{found[-1]}: missing; the same cross-validate command as before goes on with it")
-        _finished(found[-1])
+        other, its_recipe = _finished(found[-1])
+        if other != (wanted := Fold(index, fold.count)):
+            raise InvalidData(f"{found[-1]}: of fold {other}, where {wanted} should be; {_TRAIN_ANEW}")
+        if name := differing(recipe, its_recipe):
+            raise InvalidData(
+                f"{found[-1]}: of a recipe with {name} {its_recipe.get(name)}, where {recipe.get(name)} should be"
+                f" as in {FOLD_FOLDER}1; {_TRAIN_ANEW}"
+            )
     return found
 
 
-def _finished(path: Path) -> Fold:
-    """Return which fold a finished checkpoint is of; refuse one with epochs left."""
+def _finished(path: Path) -> tuple[Fold, Mapping[str, Any]]:
+    """Return which fold a finished checkpoint is of, and of which recipe; refuse one with epochs left."""
     state = load_checkpoint(path)
     try:
-        fold = Fold.parse(state["asked"]["fold"])
-        done, wanted = int(state["epochs_done"]), int(state["asked"]["recipe"]["epochs"])
+        fold, recipe = Fold.parse(state["asked"]["fold"]), dict(state["asked"]["recipe"])
+        done, wanted = int(state["epochs_done"]), int(recipe["epochs"])
     except (KeyError, TypeError, ValueError, AttributeError, InvalidRecipe) as error:
         raise InvalidCheckpoint(f"{path}: does not note its fold and its epochs") from error
     if done < wanted:
         raise InvalidData(
             f"{path}: fold {fold} has {done} of {wanted} epochs; the same cross-validate command as before goes on"
         )
-    return fold
+    return fold, recipe
 
 
 def held_out_by(
@@ -70,13 +85,16 @@ def held_out_by(
     return networks
 
 
-def held_out_of(checkpoint: Path, pairs: Sequence[Sample], *, all_there: bool = True) -> list[Sample]:
+def held_out_of(
+    checkpoint: Path, pairs: Sequence[Sample], *, all_there: bool = True, or_else: str = ""
+) -> list[Sample]:
     """Return those of `pairs` that the checkpoint's training held out, by name; none where it notes none.
 
     Args:
         checkpoint: The weights.
         pairs: What may be scored.
         all_there: Whether the pairs must hold all that it notes.
+        or_else: What else the command offers where they do not, to end the message with.
 
     Raises:
         InvalidCheckpoint: It does not load, or what it notes are no names.
@@ -87,10 +105,21 @@ def held_out_of(checkpoint: Path, pairs: Sequence[Sample], *, all_there: bool = 
     for name in names:
         if all_there and name not in by_name:
             raise InvalidData(
-                f"{checkpoint}: its training held out {name}, which the pairs lack; pass those that it was trained on,"
-                " or --all"
+                f"{checkpoint}: its training held out {name}, which the pairs lack; pass those that it was trained on"
+                f"{or_else}"
             )
     return [by_name[name] for name in names if name in by_name]
+
+
+def recipe_noted(checkpoint: Path) -> Mapping[str, Any]:
+    """Return the recipe that a checkpoint of the project's own training notes; nothing where it notes none.
+
+    Raises:
+        InvalidCheckpoint: It does not load.
+    """
+    asked = load_checkpoint(checkpoint).get("asked")
+    recipe = asked.get("recipe") if isinstance(asked, dict) else None
+    return recipe if isinstance(recipe, dict) else {}
 
 
 def notes_held_out(checkpoint: Path) -> list[str]:

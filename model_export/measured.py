@@ -1,14 +1,16 @@
 """What a cross-validation found that the bundle has to carry: scores, label thresholds, temperature."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.pathology.classes import TissueClass
 from app.pathology.manifest import Views
 from model_export.calibration import TEMPERATURES
 from model_export.errors import InvalidData
+from model_export.training.environment import differing
 
 _DIGITS = 4
 
@@ -57,10 +59,26 @@ def read_measured(path: Path, classes: Sequence[TissueClass], views: Views) -> M
             f"{path}: scores of networks that look in {scored} orientations, not in {views}: temperature and"
             f" thresholds are others; evaluate --run RUN --views {views} writes those"
         )
-    if not min(TEMPERATURES) < found["calibrated"]["temperature"] < max(TEMPERATURES):
+    if not min(TEMPERATURES) < measured.temperature < max(TEMPERATURES):
         raise InvalidData(
             f"{path}: temperature {measured.temperature:g} is at the edge of the range that is searched,"
             f" {min(TEMPERATURES):g} to {max(TEMPERATURES):g}: a confidence this far off is not corrected by one;"
             " train the network longer or on more images"
         )
     return measured
+
+
+def of_another_recipe(path: Path, recipe: Mapping[str, Any]) -> list[str]:
+    """Return a line that says so where a `scores.json`, which `read_measured` read, is of another recipe.
+
+    Args:
+        path: The file; those of earlier versions do not say what they are of.
+        recipe: What the network was trained by; empty where that is not known.
+    """
+    scored = json.loads(path.read_text(encoding="utf-8")).get("recipe")
+    if not (isinstance(scored, dict) and recipe and (name := differing(recipe, scored))):
+        return []
+    return [
+        f"note: {path} is of networks trained with {name} {scored.get(name)}, these weights with {recipe.get(name)}:"
+        " its scores, thresholds and temperature may not be theirs"
+    ]

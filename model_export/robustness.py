@@ -42,34 +42,40 @@ def score_corruption(
     return scores.pixel_scores()
 
 
-def write_results(results: Results, images: int, out: Path, before: Results | None = None) -> None:
+def write_results(results: Results, images: Sequence[str], out: Path, before: Results | None = None) -> None:
     """Write `robustness.json` and, as a table, `robustness.md` to the folder `out`.
 
     Args:
         results: What to write.
-        images: How many images were scored.
+        images: The names of the images that were scored.
         out: A folder; made when missing.
-        before: Results of another network, for the table.
+        before: Results of another network on these images, for the table.
     """
     text = table(results, before)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / TABLE_FILE, text)
-    write_text(out / RESULTS_FILE, json.dumps({"images": images, "corruptions": results}, indent=2) + "\n")
+    write_text(out / RESULTS_FILE, json.dumps({"images": list(images), "corruptions": results}, indent=2) + "\n")
 
 
-def read_results(path: Path) -> Results:
-    """Read a `robustness.json`.
+def read_results(path: Path, images: Sequence[str]) -> Results:
+    """Read a `robustness.json` of the images of these names.
 
     Raises:
-        InvalidData: It is no such file.
+        InvalidData: It is no such file, does not name its images, or is of others.
     """
     try:
-        results: Results = json.loads(path.read_text(encoding="utf-8"))["corruptions"]
+        found = json.loads(path.read_text(encoding="utf-8"))
+        results: Results = found["corruptions"]
         if not results:
             raise ValueError("it holds no results")
         table(results)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidData(f"{path}: not a robustness.json: {error}") from error
+    named = found.get("images")
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise InvalidData(f"{path}: does not name its images; write it anew with `robustness`")
+    if odd := sorted(set(named) ^ set(images)):
+        raise InvalidData(f"{path}: of other images than these: it {'has' if odd[0] in named else 'lacks'} {odd[0]}")
     return results
 
 

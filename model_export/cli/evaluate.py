@@ -7,17 +7,24 @@ import torch
 
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import Views
-from model_export.cli.options import FILE, FOLDER, checkpoints_option, either, views_option
+from model_export.atomic import require_writable
+from model_export.cli.options import FILE, FOLDER, checkpoints_option, either, refuse_run, views_option
 from model_export.cli.terminal import show_scores, show_summary
 from model_export.compare import compare as compare_scores
 from model_export.corruptions import CORRUPTIONS
 from model_export.evaluate import evaluate as score_and_draw
 from model_export.evaluate import evaluate_folds
 from model_export.factory import load_network
-from model_export.held_out import checkpoints_of, chosen_by_score, held_out_by, held_out_of, notes_held_out
+from model_export.held_out import (
+    checkpoints_of,
+    chosen_by_score,
+    held_out_by,
+    held_out_of,
+    notes_held_out,
+    recipe_noted,
+)
 from model_export.robustness import read_results, score_corruption, write_results
 from model_export.training.dataset import read_pairs
-from model_export.training.slides import load_slides
 from model_export.views import with_views
 
 
@@ -37,9 +44,12 @@ def evaluate(pairs: Path, run: Path | None, checkpoint: Path | None, out: Path, 
     either(run, checkpoint)
     if run and every:
         raise click.UsageError("--all is of one checkpoint: a cross-validation scores each pair once as it is")
+    refuse_run(out)
     if run:
-        networks = held_out_by(checkpoints_of(run), read_pairs(pairs, WSSS4LUAD), WSSS4LUAD, views)
-        show_summary(evaluate_folds(networks, WSSS4LUAD, out, views))
+        checkpoints = checkpoints_of(run)
+        networks = held_out_by(checkpoints, read_pairs(pairs, WSSS4LUAD), WSSS4LUAD, views)
+        require_writable(out)
+        show_summary(evaluate_folds(networks, WSSS4LUAD, out, recipe_noted(checkpoints[0]), views))
     elif checkpoint:
         _evaluate_one(pairs, checkpoint, out, every, views)
     click.echo(f"written: {out}")
@@ -47,7 +57,7 @@ def evaluate(pairs: Path, run: Path | None, checkpoint: Path | None, out: Path, 
 
 def _evaluate_one(pairs: Path, checkpoint: Path, out: Path, every: bool, views: Views) -> None:
     known = read_pairs(pairs, WSSS4LUAD)
-    held_out = held_out_of(checkpoint, known, all_there=not every)
+    held_out = held_out_of(checkpoint, known, all_there=not every, or_else=", or --all")
     scored = known if every else held_out or known
     if every and notes_held_out(checkpoint):
         click.echo(f"note: {len(known) - len(held_out)} of these {len(known)} images may be ones that it learned from")
@@ -57,6 +67,7 @@ def _evaluate_one(pairs: Path, checkpoint: Path, out: Path, every: bool, views: 
         click.echo(note)
     click.echo(f"scored: {len(scored)} of {len(known)} pairs" + ("" if every or not held_out else ", those held out"))
     network = with_views(load_network(checkpoint, WSSS4LUAD), views)
+    require_writable(out)
     show_scores(score_and_draw(network, scored, WSSS4LUAD, out).as_dict())
 
 
@@ -64,7 +75,11 @@ def _evaluate_one(pairs: Path, checkpoint: Path, out: Path, every: bool, views: 
 @click.option("--pairs", required=True, type=FOLDER, help="Folder with img/ and mask/ of PNG pairs.")
 @checkpoints_option
 @click.option("--out", required=True, type=FOLDER, help="Folder for robustness.json and robustness.md.")
-@click.option("--before", type=FILE, help="robustness.json of another network, to put both in one table.")
+@click.option(
+    "--before",
+    type=FILE,
+    help="robustness.json of another network on the same images, to put both in one table.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores by default.")
 @views_option
 def robustness(
@@ -80,9 +95,12 @@ def robustness(
     if threads:
         torch.set_num_threads(threads)
     either(run, checkpoint)
+    refuse_run(out)
     checkpoints = checkpoints_of(run) if run else [checkpoint] if checkpoint else []
-    earlier = read_results(before) if before else None
     networks = held_out_by(checkpoints, read_pairs(pairs, WSSS4LUAD), WSSS4LUAD, views)
+    images = [sample.name for _, samples in networks for sample in samples]
+    earlier = read_results(before, images) if before else None
+    require_writable(out)
     for note in chosen_by_score(checkpoint) if checkpoint else []:
         click.echo(note)
     results = {}
@@ -90,7 +108,7 @@ def robustness(
         results[corruption.name] = score_corruption(corruption, networks, WSSS4LUAD)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in results[corruption.name].items())
         click.echo(f"{corruption.name:36} {shown}")
-    write_results(results, sum(len(samples) for _, samples in networks), out, earlier)
+    write_results(results, images, out, earlier)
     click.echo(f"written: {out}")
 
 
@@ -100,7 +118,7 @@ def robustness(
 @click.option("--slides", help="Name of a shipped table of slides, or a CSV file; else each image is one of its own.")
 def compare(first: Path, second: Path, slides: str | None) -> None:
     """Compare two scores.json of the same images: SECOND less FIRST, and 95 % intervals over slides."""
-    found = compare_scores(first, second, WSSS4LUAD, load_slides(slides))
+    found = compare_scores(first, second, WSSS4LUAD, slides)
     click.echo(f"{'':16}   first  second  difference   in 95 % of {found.draws} draws of slides")
     for each in found.differences:
         between = f"{each.second - each.first:+7.3f}      {each.low:+.3f} to {each.high:+.3f}"

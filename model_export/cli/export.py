@@ -15,7 +15,8 @@ from model_export.cli.options import FILE, FOLDER, views_option
 from model_export.errors import InvalidData
 from model_export.export import MARGIN_PX, WINDOW_PX, ModelCard, export_bundle, serving_graph
 from model_export.factory import load_classes, load_network
-from model_export.measured import read_measured
+from model_export.held_out import recipe_noted
+from model_export.measured import of_another_recipe, read_measured
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
 from model_export.verify import Comparison, verify
 
@@ -112,6 +113,8 @@ def export(
     if scores:
         card = replace(card, **asdict(read_measured(scores, card.classes, card.views)))
     network = load_network(checkpoint, card.classes, factory)
+    for note in of_another_recipe(scores, recipe_noted(checkpoint)) if scores else []:
+        click.echo(note)
     _show(export_bundle(network, card, out, overwrite))
     if card.stain != HE:
         click.echo(f"note: the stain is {card.stain!r}, not {HE}: colours of images will not be judged")

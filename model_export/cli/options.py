@@ -1,8 +1,9 @@
 """Options that commands share, and what they ask for."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
@@ -11,10 +12,24 @@ from app.pathology.manifest import Views
 from model_export.config import DEFAULT_RECIPE, MAX_SEED, Recipe, load_recipe, sources_of
 from model_export.errors import InvalidData
 from model_export.training.corpus import Corpus, read_corpus
-from model_export.training.slides import is_shipped, load_slides
+from model_export.training.environment import RECIPE_FILE
+from model_export.training.folds import FOLD_FOLDER
+from model_export.training.loop import LAST_FILE
+from model_export.training.slides import is_shipped, load_slides, require_named
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class FiniteRange(click.FloatRange):
+    """A number within a range. `nan`, which click finds in any, is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or refuse it."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
 
 
 def data_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -38,7 +53,9 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that say what a training does."""
     recipe = click.option("--recipe", default=DEFAULT_RECIPE, help="Name of a shipped recipe, or path of a TOML file.")
     epochs = click.option("--epochs", type=click.IntRange(1), help="Train this many epochs instead of the recipe's.")
-    seed = click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Use this seed instead of the recipe's.")
+    seed = click.option(
+        "--seed", type=click.IntRange(0, MAX_SEED), help="Use this seed instead of the recipe's; teachers keep theirs."
+    )
     threads = click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores by default.")
     return recipe(epochs(seed(threads(command))))
 
@@ -84,6 +101,17 @@ def checkpoints_option(command: Callable[..., None]) -> Callable[..., None]:
     return run(checkpoint(command))
 
 
+def refuse_run(out: Path) -> None:
+    """Refuse to write scores over those that a training or a cross-validation keeps in its folder.
+
+    Raises:
+        InvalidData: `out` is such a folder.
+    """
+    folders = [out, *out.glob(f"{FOLD_FOLDER}*")]
+    if any((folder / name).exists() for folder in folders for name in (RECIPE_FILE, LAST_FILE)):
+        raise InvalidData(f"{out}: the folder of a run, which keeps its own scores there; pass --out {out / 'scores'}")
+
+
 def either(run: Path | None, checkpoint: Path | None) -> None:
     """Refuse both of `checkpoints_option`, and neither."""
     if (run is None) == (checkpoint is None):
@@ -104,7 +132,6 @@ def corpus_of(recipe: Recipe, pairs: Path, patches: Path | None, folders: dict[s
     """
     slides = load_slides(recipe.slides)
     corpus = read_corpus(pairs, patches, folders, sources_of(recipe), WSSS4LUAD, slides)
-    if slides and not is_shipped(recipe.slides) and slides.keys().isdisjoint(pair.name for pair in corpus.pairs):
-        first = corpus.pairs[0].name
-        raise InvalidData(f"{recipe.slides}: names none of the pairs; its column image needs names such as {first}")
+    if recipe.slides is not None and not is_shipped(recipe.slides):  # a shipped one comes with a shipped recipe
+        require_named(recipe.slides, slides, (pair.name for pair in corpus.pairs))
     return corpus

@@ -7,8 +7,8 @@ import click
 
 from app.pathology.manifest import MODEL_FILE, ModelManifest, Precision
 from model_export.bundle import read_manifest
-from model_export.cli.options import FILE, FOLDER, data_options
-from model_export.errors import InvalidCheckpoint, VerificationFailed
+from model_export.cli.options import FILE, FOLDER, FiniteRange, data_options
+from model_export.errors import InvalidCheckpoint, InvalidData, VerificationFailed
 from model_export.export import ModelCard, serving_graph
 from model_export.factory import load_network
 from model_export.held_out import chosen_by_score, held_out_of
@@ -29,7 +29,7 @@ from model_export.verify import verify
     help="The bundle's weights: the variant is then judged on the pairs that their training held out.",
 )
 @click.option(
-    "--max-lost", default=MAX_LOST, type=click.FloatRange(0, 100), help="Points of mean IoU that the variant may lose."
+    "--max-lost", default=MAX_LOST, type=FiniteRange(0, 100), help="Points of mean IoU that the variant may lose."
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing variant.")
 def quantize(
@@ -47,6 +47,13 @@ def quantize(
     known = read_pairs(pairs, classes)
     beside = read_labelled_patches(patches, classes) if patches else []
     held_out = held_out_of(checkpoint, known) if checkpoint else []
+    hidden = {sample.name for sample in held_out}
+    seen = [sample.image for sample in [*known, *beside] if sample.name not in hidden]
+    if precision == "int8" and not seen:
+        raise InvalidData(
+            f"{pairs}: holds nothing but what the training held out, and int8 takes its scales from other images;"
+            " pass all pairs of the training, or --patches"
+        )
     if checkpoint and held_out:
         _check_weights(checkpoint, bundle, manifest)
     for note in chosen_by_score(checkpoint) if checkpoint else []:
@@ -56,8 +63,6 @@ def quantize(
     else:
         measured_on = f"{len(known)} pairs that the network may have learned from"
         click.echo("note: nothing was held out; what is lost is of images the network may have learned from")
-    hidden = {sample.name for sample in held_out}
-    seen = [sample.image for sample in [*known, *beside] if sample.name not in hidden]
     trial = Trial(seen, held_out or known, measured_on)
     variant = write_variant(bundle, cast(Precision, precision), trial, max_lost, overwrite)
     click.echo(

@@ -103,7 +103,10 @@ def _fold_commands(run: Path, folds: int, given: Mapping[str, object]) -> dict[s
 @click.option("--run", required=True, type=FOLDER, help="Folder for the folds' runs and scores.json.")
 @click.option("--folds", default=4, type=click.IntRange(2), help="Number of folds.")
 @click.option(
-    "--jobs", default=1, type=click.IntRange(1), help="Folds to train at the same time, each on a share of the cores."
+    "--jobs",
+    default=1,
+    type=click.IntRange(1),
+    help="Folds to train at the same time, each on a share of the cores; --threads is each job's.",
 )
 def cross_validate_command(
     pairs: Path,

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from model_export.errors import InvalidRecipe
+from model_export.training.folds import Fold
 
 Score = float | None
 Seconds = Annotated[float, Field(ge=0.0, le=1e9)]
@@ -17,6 +20,16 @@ class Asked(_Contents):
     """`recipe.json`."""
 
     recipe: dict[str, Any] = {}
+    fold: str = "all"
+
+    @field_validator("fold")
+    @classmethod
+    def _known(cls, fold: str) -> str:
+        try:
+            Fold.parse(fold)
+        except InvalidRecipe as error:
+            raise ValueError(str(error)) from error
+        return fold
 
 
 class Environment(_Contents):

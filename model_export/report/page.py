@@ -17,6 +17,7 @@ from model_export.atomic import write_text
 from model_export.errors import InvalidData, first_line
 from model_export.report.charts import DARK, LIGHT, Theme, curves, reliability, svg
 from model_export.report.record import Record
+from model_export.training.folds import Fold
 
 REPORT_FILE = "report.html"
 _GRID_QUALITY = 80
@@ -43,7 +44,8 @@ def write_report(record: Record, path: Path) -> None:
         name=record.folder.resolve().name,
         recipe=_flat(runs[0].asked.get("recipe", {})),
         environment=_flat(record.trainings[0].environment),
-        duration=_duration(record.trainings),
+        what=_what(record),
+        duration=_duration(_seconds(record)),
         scores=_scores(record),
         confusion=_confusion(record.scores),
         labels=_labels(record.scores.get("labels", {})),
@@ -54,6 +56,20 @@ def write_report(record: Record, path: Path) -> None:
         teachers=_teachers(record),
     )
     write_text(path, page)
+
+
+def _what(record: Record) -> str:
+    """Say what the run is, and of a cross-validation how far it is."""
+    if not record.folds:
+        held = record.asked.get("fold", "unknown")
+        return "One training; nothing is held out." if held == "all" else f"One training; held out: fold {held}."
+    asked = record.folds[0].fold.count or len(record.folds)
+    done = {run.fold for run in record.folds if run.scores} & {Fold(index, asked) for index in range(asked)}
+    if len(done) < asked:
+        return f"Cross-validation over {asked} folds, unfinished: {len(done)} trained and scored."
+    if "pooled" not in record.scores:
+        return f"Cross-validation over {asked} folds, unfinished: their scores are not summed up yet."
+    return f"Cross-validation over {asked} folds: each image is scored by a network that never saw it."
 
 
 def _scores(record: Record) -> list[dict[str, Any]]:
@@ -112,8 +128,13 @@ def _teachers(record: Record) -> list[tuple[str, Markup]]:
     ]
 
 
-def _duration(trainings: Sequence[Record]) -> str | None:
-    seconds = [run.environment["seconds"] for run in trainings if "seconds" in run.environment]
+def _seconds(record: Record) -> list[float]:
+    """Return how long each training took: the run's, and those of all teachers behind it."""
+    own = [run.environment["seconds"] for run in record.trainings if "seconds" in run.environment]
+    return own + [each for run in record.trainings for teacher in run.teachers for each in _seconds(teacher)]
+
+
+def _duration(seconds: Sequence[float]) -> str | None:
     return str(timedelta(seconds=round(sum(seconds)))) if seconds else None
 
 

@@ -13,7 +13,7 @@ from model_export.errors import InvalidData, first_fault
 from model_export.evaluate import GRID_FILE, SCORES_FILE
 from model_export.report.contents import Asked, Environment, Scores
 from model_export.training.environment import ENVIRONMENT_FILE, RECIPE_FILE
-from model_export.training.folds import FOLD_FOLDER
+from model_export.training.folds import FOLD_FOLDER, Fold
 from model_export.training.loggers import METRICS_FILE, STEPS_FILE
 from model_export.training.pipeline import TEACHER_FOLDER
 
@@ -51,6 +51,11 @@ class Record:
     def trainings(self) -> Sequence["Record"]:
         """The runs that learned what this folder keeps: itself, or its folds."""
         return self.folds or [self]
+
+    @property
+    def fold(self) -> Fold:
+        """Which part of the pairs it was asked to hold out."""
+        return Fold.parse(self.asked.get("fold", "all"))
 
     def series(self, phase: str, name: str) -> tuple[list[int], list[float]]:
         """Return the epochs in which `phase` has a value of `name`, and the values."""

@@ -59,21 +59,28 @@ def write_asked(run: Path, asked: Mapping[str, Any]) -> None:
     write_text(run / RECIPE_FILE, json.dumps(asked, indent=2) + "\n")
 
 
+def differing(recipe: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Return the first name of which two recipes say different things, or that one of them lacks; None if all agree."""
+    lacking = object()
+    names = {**recipe, **other}
+    return next((name for name in names if recipe.get(name, lacking) != other.get(name, lacking)), None)
+
+
 def difference(theirs: Any, ours: Mapping[str, Any]) -> str:
     """Say in half a line how a run was started otherwise than it is asked to go on."""
     if isinstance(theirs, dict) and isinstance(theirs.get("recipe"), dict):
         before = {**theirs["recipe"], "fold": theirs.get("fold")}
         after = {**ours["recipe"], "fold": ours["fold"]}
-        name = next((name for name in after if name not in before or before[name] != after[name]), "")
+        name = differing(after, before)
         if name == "epochs":
             reason = "the learning rate falls over all epochs, so a run is not lengthened"
             return f"{before.get(name)} epochs, not {after[name]}: {reason}; choose another run folder"
         if name and name not in before:
             return f"a recipe without {name}, by another version of the program; choose another run folder"
+        if name and name not in after:
+            return f"a recipe with {name}, by another version of the program; choose another run folder"
         if name:
-            return f"{name} {before.get(name)}, not {after[name]}; choose another run folder"
-        if gone := next((name for name in before if name not in after), ""):
-            return f"a recipe with {gone}, by another version of the program; choose another run folder"
+            return f"{name} {before[name]}, not {after[name]}; choose another run folder"
     return "another recipe or fold; choose another run folder"
 
 

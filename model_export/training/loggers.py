@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -129,8 +130,9 @@ class TensorboardLogger:
 class WandbLogger:
     """A run of Weights & Biases under `wandb/`; `WANDB_MODE=offline` keeps it on this machine.
 
-    A resumed training goes on with the same run, whose id is kept in that folder. Only the numbers and the recipe are
-    handed over, nothing of the machine or the code.
+    A resumed training goes on with the same run, whose id is kept in that folder, beside the last step and epoch that
+    were sent: what an interrupted epoch sent is not sent again. Only the numbers and the recipe are handed over,
+    nothing of the machine or the code.
     """
 
     def __init__(self, run: Path, asked: Mapping[str, Any]) -> None:
@@ -138,9 +140,11 @@ class WandbLogger:
         wandb = import_module("wandb")
         folder = run / WANDB_FOLDER
         folder.mkdir(exist_ok=True)
-        kept = folder / "id"
+        kept, self._note = folder / "id", folder / "sent.json"
         if not kept.exists():
+            self._note.unlink(missing_ok=True)  # of a run whose id is gone
             write_text(kept, uuid4().hex)
+        self._sent = _read_sent(self._note)
         self._run = wandb.init(
             project="tessera",
             name=run.name,
@@ -154,12 +158,17 @@ class WandbLogger:
 
     def step(self, row: Row) -> None:
         """Log the step's numbers under `step/`."""
-        self._log("step", row, row["step"])
+        if row["step"] > self._sent["step"]:
+            self._log("step", row, row["step"])
+            self._keep("step", row["step"])
 
     def epoch(self, rows: Sequence[Row], last_step: int) -> None:
         """Log each phase's numbers under its name, at the epoch's last step."""
-        for row in rows:
-            self._log(row["phase"], row, last_step)
+        epoch = rows[0]["epoch"]
+        if epoch > self._sent["epoch"]:
+            for row in rows:
+                self._log(row["phase"], row, last_step)
+            self._keep("epoch", epoch)
 
     def close(self) -> None:
         """Finish the run."""
@@ -168,6 +177,23 @@ class WandbLogger:
     def _log(self, group: str, row: Row, step: int) -> None:
         numbers = {f"{group}/{name}": value for name, value in _numbers(row).items()}
         self._run.log({**numbers, "trained_step": step})
+
+    def _keep(self, what: str, number: int) -> None:
+        self._sent[what] = number
+        write_text(self._note, json.dumps(self._sent) + "\n", lasting=False)  # at every step
+
+
+def _read_sent(path: Path) -> dict[str, int]:
+    """Return the last `step` and `epoch` that were sent, each less than the first where none was.
+
+    Raises:
+        InvalidData: The file is damaged.
+    """
+    try:
+        sent = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"step": -1, "epoch": 0}
+        return {name: int(sent[name]) for name in ("step", "epoch")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidData(f"{path}: not a step and an epoch; remove it to send all that follows") from error
 
 
 def _numbers(row: Row) -> dict[str, float]:
@@ -183,7 +209,7 @@ def _as_csv(rows: Sequence[Row]) -> str:
 
 
 def _keep_steps(path: Path, steps_done: int) -> list[str]:
-    """Drop what `path` holds of later steps, also half a line; return its columns, none when no step is left.
+    """Keep of `path` its header and a whole line for each step that is done; return its columns, none if it has none.
 
     Raises:
         InvalidData: It is damaged.
@@ -192,7 +218,16 @@ def _keep_steps(path: Path, steps_done: int) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     except UnicodeDecodeError as error:
         raise InvalidData(f"{path}: damaged, it is not in UTF-8; remove it to go on") from error
-    kept = lines[: 1 + steps_done] if steps_done else []
+    whole = [line for line in lines if line.endswith("\n")] if steps_done else []
+    columns = whole[0].rstrip("\n").split(",") if whole else []
+    if whole and "step" not in columns:
+        raise InvalidData(f"{path}: damaged, it has no column step; remove it to go on")
+    kept, missing = whole[:1], {str(step) for step in range(steps_done)}
+    for line in whole[1:]:
+        values = line.split(",")
+        if len(values) == len(columns) and (step := values[columns.index("step")]) in missing:
+            missing.remove(step)
+            kept.append(line)
     if kept != lines:
         write_text(path, "".join(kept))
-    return kept[0].rstrip("\n").split(",") if kept else []
+    return columns

@@ -14,7 +14,7 @@ from app.pathology.arrays import ClassMap
 from app.pathology.classes import TissueClass
 from model_export.atomic import replacing, write_text
 from model_export.config import Recipe, Source, Teacher, load_recipe
-from model_export.errors import InvalidData
+from model_export.errors import InvalidData, first_line
 from model_export.training.dataset import IGNORE, Sample, read_indices
 from model_export.training.environment import asked_of, write_asked
 from model_export.training.folds import Fold
@@ -100,8 +100,13 @@ def _claim(folder: Path, teacher: Teacher, networks: Sequence[nn.Module]) -> Non
     """Note in `folder` what its labels follow from, or refuse it when they follow from something else."""
     asked = {**teacher.model_dump(mode="json"), "weights": [_digest_of(network) for network in networks]}
     note = folder / _ASKED_FILE
-    if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != asked:
-        raise InvalidData(f"{folder}: labelled by another teacher; remove the folder or choose another run folder")
+    if note.is_file():
+        try:
+            before = json.loads(note.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise InvalidData(f"{note}: not JSON: {first_line(error)}; remove {folder} to label anew") from error
+        if before != asked:
+            raise InvalidData(f"{folder}: labelled by another teacher; remove the folder or choose another run folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(note, json.dumps(asked, indent=2) + "\n")
 

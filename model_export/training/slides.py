@@ -1,7 +1,7 @@
 """Which images come from one slide, so that no slide is on both sides of a split."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -35,7 +35,7 @@ def load_slides(name_or_path: str | None) -> Mapping[str, str]:
         pairs = [(row["image"], row["slide"]) for row in rows]
     except FileNotFoundError:
         raise InvalidData(f"{name_or_path}: neither a table of slides of the project nor a file") from None
-    except (KeyError, UnicodeDecodeError, OSError) as error:
+    except (KeyError, UnicodeDecodeError, OSError, csv.Error) as error:
         raise InvalidData(f"{name_or_path}: not a CSV file with the columns image and slide: {error}") from error
     if not pairs:
         raise InvalidData(f"{name_or_path}: holds no row")
@@ -46,3 +46,14 @@ def load_slides(name_or_path: str | None) -> Mapping[str, str]:
         if slides[image] != slide:
             raise InvalidData(f"{name_or_path}: {image} is of two slides, {slide} and {slides[image]}")
     return slides
+
+
+def require_named(name_or_path: str, slides: Mapping[str, str], images: Iterable[str]) -> None:
+    """Make sure that a table, as `load_slides` read it, names one of `images`, of which there is one.
+
+    Raises:
+        InvalidData: It is of other images.
+    """
+    names = list(images)
+    if slides.keys().isdisjoint(names):
+        raise InvalidData(f"{name_or_path}: names none of the pairs; its column image needs names such as {names[0]}")

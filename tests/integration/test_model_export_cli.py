@@ -128,7 +128,10 @@ def bundle(trained, scores, tmp_path_factory):
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     lines = process.stdout.splitlines()
-    assert len(lines) == len(list(trial_batches(32, 1024))) + 1
+    assert len(lines) == 1 + len(list(trial_batches(32, 1024))) + 1
+    assert lines[0].startswith(
+        f"note: {scores / 'scores.json'} is of networks trained with epochs 1, these weights with 2:"
+    )
     assert lines[-1] == f"written: {target}"
     assert hidden_files(target.parent) == []
     return target
@@ -457,10 +460,11 @@ def test_cross_validation_sums_up_its_folds(data, scores):
     written = json.loads((scores / "scores.json").read_text())
 
     assert set(written) == {
-        *("pooled", "mean", "sd", "count", "folds", "views"),
+        *("pooled", "mean", "sd", "count", "folds", "recipe", "views"),
         *("classes", "confusion", "calibration", "calibrated", "labels", "images"),
     }
     assert [image["name"] for image in written["images"]] == ["00.png", "01.png", "02.png", "03.png"]
+    assert written["recipe"] == json.loads((scores / "fold-1" / "recipe.json").read_text())["recipe"]
     assert len(written["folds"]) == 2
     for name, mean in written["mean"].items():
         found = [fold[name] for fold in written["folds"] if name in fold]
@@ -563,6 +567,7 @@ def test_a_cross_validation_scores_again_as_it_did_and_in_more_views(data, score
     once, before = again("once"), json.loads((scores / "scores.json").read_text())
     assert once["confusion"] == before["confusion"]
     assert once["pooled"] == pytest.approx(before["pooled"], abs=1e-6)
+    assert once["recipe"] == before["recipe"]
     assert (tmp_path / "once" / "fold-2" / "grid.png").is_file()
     views = again("views", "--views", 4)
     assert views["pooled"].keys() >= {"tissue_miou", "miou_background_given", "accuracy_background_given"}
@@ -585,7 +590,7 @@ def test_each_folds_network_is_scored_on_spoiled_images_of_its_own(data, scores,
 
     assert len(lines) == len(CORRUPTIONS) + 1
     written = json.loads((tmp_path / "out" / "robustness.json").read_text())
-    assert written["images"] == 4
+    assert written["images"] == ["00.png", "01.png", "02.png", "03.png"]
     pooled = json.loads((scores / "scores.json").read_text())["pooled"]
     assert written["corruptions"]["none"] == {name: pooled[name] for name in written["corruptions"]["none"]}
     assert (tmp_path / "out" / "robustness.md").read_text().count("\n") == len(CORRUPTIONS) + 2

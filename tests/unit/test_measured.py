@@ -7,7 +7,7 @@ import torch
 from app.pathology.classes import WSSS4LUAD
 from model_export.errors import InvalidData
 from model_export.evaluate import summarise
-from model_export.measured import read_measured
+from model_export.measured import of_another_recipe, read_measured
 from model_export.training.scores import Scores
 from tests.model_export_support import TWO_CLASSES, masked_sample
 
@@ -120,6 +120,37 @@ def test_scores_of_other_views_are_refused(path, scored, asked):
 
     with pytest.raises(InvalidData, match=f"look in {scored or 1} orientations, not in {asked}"):
         read_measured(path, WSSS4LUAD, asked)
+
+
+def test_a_temperature_in_quotes_is_a_number_all_the_same(path):
+    found = json.loads(path.read_text())
+    found["calibrated"]["temperature"] = "1.25"
+    path.write_text(json.dumps(found))
+
+    assert read_measured(path, WSSS4LUAD, 1).temperature == 1.25
+
+
+@pytest.mark.parametrize(
+    ("scored", "trained", "said"),
+    [
+        ({"seed": 0, "epochs": 14}, {"seed": 3, "epochs": 14}, "with seed 0, these weights with 3: "),
+        ({"seed": 0}, {"seed": 0, "blur": 0.5}, "with blur None, these weights with 0.5: "),
+        ({"seed": 0}, {"seed": 0}, None),
+        ({"seed": 0}, {}, None),
+        (None, {"seed": 3}, None),
+    ],
+)
+def test_scores_of_another_recipe_are_noted_where_both_are_known(path, scored, trained, said):
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found if scored is None else {**found, "recipe": scored}))
+
+    notes = of_another_recipe(path, trained)
+
+    if said is None:
+        assert notes == []
+    else:
+        [note] = notes
+        assert note.startswith(f"note: {path} is of networks trained {said}")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"pooled": {"ece": 1}}', '{"scores": {"tissue_miou": 0.5}}'])

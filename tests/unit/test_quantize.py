@@ -18,12 +18,13 @@ from app.pathology.geometry import Size
 from app.pathology.manifest import MANIFEST_FILE, MODEL_FILE, ModelManifest
 from model_export import variant as variant_module
 from model_export.bundle import sha256_of
+from model_export.checkpoint import save_checkpoint
 from model_export.cli import main
 from model_export.export import ModelCard, export_bundle
 from model_export.reduced_precision import to_int8
 from model_export.synthetic import draw_patch
 from model_export.training.dataset import read_pairs
-from tests.model_export_support import hidden_files, one_thread, write_pairs
+from tests.model_export_support import hidden_files, one_thread, write_pairs, write_patches
 
 FLOAT16, INT8 = onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8
 INTERESTING = ("precision", "variant", "sha256", "golden_sha256", "opset", "producer")
@@ -94,7 +95,8 @@ def copied(varied, tmp_path):
 
 
 def quantize(bundle, precision, pairs, *more):
-    return CliRunner().invoke(main, ["quantize", str(bundle), "--precision", precision, "--pairs", str(pairs), *more])
+    given = ("quantize", bundle, "--precision", precision, "--pairs", pairs, *more)
+    return CliRunner().invoke(main, [str(argument) for argument in given])
 
 
 def rewrite(bundle, **changes):
@@ -220,6 +222,27 @@ def test_a_variant_that_loses_too_much_is_refused_and_leaves_nothing(bundle, pai
     assert line.startswith("error: int8 loses ")
     assert line.endswith("that the network may have learned from, and 0.5 are allowed; nothing was written")
     assert sorted(path.name for path in bundle.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
+
+
+@pytest.mark.parametrize("number", ["nan", "-nan", "inf", "-1", "101"])
+def test_what_may_be_lost_is_a_number_of_a_range(tmp_path, number):
+    result = quantize(tmp_path / "none", "int8", tmp_path, "--max-lost", number)
+
+    assert result.exit_code == 2
+    assert "Invalid value for '--max-lost': " in result.stderr
+
+
+@pytest.mark.parametrize("known", [[], ["--patches"]])
+def test_int8_without_an_image_to_take_its_scales_from_is_refused_before_any_work(bundle, pairs, tmp_path, known):
+    checkpoint = tmp_path / "last.pth"
+    save_checkpoint(checkpoint, {"held_out": [sample.name for sample in read_pairs(pairs, WSSS4LUAD)]})
+    more = [*known, write_patches(tmp_path / "patches", "1-[1, 0, 1].png")] if known else []
+
+    result = quantize(bundle, "int8", pairs, "--checkpoint", checkpoint, *more)
+
+    said = f"{pairs}: holds nothing but what the training held out, and int8 takes its scales from other images;"
+    assert result.exit_code == 2
+    assert (result.stderr == f"error: {said} pass all pairs of the training, or --patches\n") == (not known)
 
 
 def test_the_same_images_give_the_same_bytes(varied, bundle, pairs):

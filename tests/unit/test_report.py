@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def write_run(run, fold="1/2", scores=None):
 
 def write_validation(run):
     for index in (1, 2):
-        write_run(run / f"fold-{index}", f"{index}/2")
+        write_run(run / f"fold-{index}", f"{index}/2", scores={"scores": {"pixel_accuracy": 0.9}})
     Image.new("RGB", (40, 20), "red").save(run / "fold-2" / "grid.png")
     pooled = {
         "pooled": {"pixel_accuracy": 0.9125, "ece": 0.05},
@@ -103,6 +104,57 @@ def test_the_page_of_a_cross_validation_tells_each_fold_and_the_spread(tmp_path)
     assert "ece 0.0500 0.0600 \N{EN DASH} 1 0.0700 0.0500" in text
     assert "0.9012 ± 0.0123" in text
     assert "0:02:02" in text
+
+
+def test_the_time_is_that_of_all_teachers_too(tmp_path):
+    run = write_validation(tmp_path / "cv")
+    teacher = write_run(run / "fold-2" / "teacher" / "seed-0", "2/2")
+    write_run(run / "fold-2" / "teacher" / "seed-1", "2/2")
+    write_run(teacher / "teacher" / "seed-0", "2/2")
+
+    assert "Trained for 0:05:05 (h:mm:ss) in all." in text_of(page_of(run, tmp_path))
+    assert "Trained for 0:04:04 (h:mm:ss) in all." in text_of(page_of(run / "fold-2", tmp_path))
+
+
+def test_the_page_of_a_finished_cross_validation_says_what_its_scores_are_worth(tmp_path):
+    text = text_of(page_of(write_validation(tmp_path / "cv"), tmp_path))
+
+    assert "Cross-validation over 2 folds: each image is scored by a network that never saw it." in text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda run: shutil.rmtree(run / "fold-2"), "1 trained and scored."),
+        (lambda run: shutil.rmtree(run / "fold-1"), "1 trained and scored."),
+        (lambda run: (run / "fold-2" / "scores.json").unlink(), "1 trained and scored."),
+        (lambda run: (run / "scores.json").unlink(), "their scores are not summed up yet."),
+        (lambda run: (run / "scores.json").write_text("{}"), "their scores are not summed up yet."),
+    ],
+)
+def test_the_page_of_a_cross_validation_says_how_far_it_is(tmp_path, spoil, said):
+    run = write_validation(tmp_path / "cv")
+    spoil(run)
+
+    text = text_of(page_of(run, tmp_path))
+
+    assert f"Cross-validation over 2 folds, unfinished: {said}" in text
+    assert "each image is scored by" not in text
+
+
+def test_a_fold_that_is_none_of_those_asked_for_does_not_count(tmp_path):
+    run = write_validation(tmp_path / "cv")
+    shutil.rmtree(run / "fold-2")
+    write_run(run / "fold-5", "5/5", scores={"scores": {"pixel_accuracy": 0.9}})
+
+    assert "over 2 folds, unfinished: 1 trained" in text_of(page_of(run, tmp_path))
+
+
+def test_a_training_on_all_pairs_held_nothing_out(tmp_path):
+    text = text_of(page_of(write_run(tmp_path / "run", fold="all"), tmp_path))
+
+    assert "One training; nothing is held out." in text
+    assert "fold all" not in text
 
 
 def test_the_page_needs_no_other_file_and_runs_nothing(tmp_path):
@@ -177,6 +229,8 @@ LABELS = {"classes": ["tumor"], "thresholds": [0.5], "f1": [1.0], "truth": [[Tru
             "images.0.iou_tumor: Input should be a valid number",
         ),
         ("recipe.json", {"recipe": []}, "recipe: Input should be a valid dictionary"),
+        ("recipe.json", {"fold": 1}, "fold: Input should be a valid string"),
+        ("recipe.json", {"fold": "5/4"}, "fold: Value error, fold '5/4': write all, or K/N with K from 1 to N"),
         ("environment.json", {"seconds": "1"}, "seconds: Input should be a valid number"),
         ("environment.json", '{"seconds": NaN}', "seconds: Input should be less than or equal to 1000000000"),
     ],

@@ -7,10 +7,8 @@ from torch import nn
 
 from app.pathology.classes import STROMA, TUMOR, WSSS4LUAD
 from app.pathology.geometry import Size
-from model_export.checkpoint import save_checkpoint
 from model_export.corruptions import CORRUPTIONS
-from model_export.errors import InvalidCheckpoint, InvalidData
-from model_export.held_out import checkpoints_of
+from model_export.errors import InvalidData
 from model_export.robustness import read_results, score_corruption, table, write_results
 from model_export.synthetic import draw_patch
 from tests.model_export_support import masked_sample, one_thread
@@ -118,6 +116,7 @@ def test_scores_are_pooled_over_networks_each_on_its_own_samples():
 
 RESULTS = {"none": {"tissue_miou": 0.8, "pixel_accuracy": 0.9}, "JPEG": {"tissue_miou": 0.7, "pixel_accuracy": 0.95}}
 BEFORE = {"none": {"tissue_miou": 0.6, "pixel_accuracy": 0.7}}
+IMAGES = ["00.png", "01.png", "02.png"]
 
 
 def test_the_table_says_each_score_and_what_it_lost():
@@ -130,10 +129,12 @@ def test_the_table_says_each_score_and_what_it_lost():
 
 
 def test_another_networks_results_stand_beside_and_a_missing_one_is_a_dash(tmp_path):
-    write_results(BEFORE, 3, tmp_path / "first")
-    write_results(RESULTS, 3, tmp_path / "second", read_results(tmp_path / "first" / "robustness.json"))
+    write_results(BEFORE, IMAGES, tmp_path / "first")
+    before = read_results(tmp_path / "first" / "robustness.json", IMAGES[::-1])
+    write_results(RESULTS, IMAGES, tmp_path / "second", before)
 
-    assert json.loads((tmp_path / "second" / "robustness.json").read_text()) == {"images": 3, "corruptions": RESULTS}
+    written = json.loads((tmp_path / "second" / "robustness.json").read_text())
+    assert written == {"images": IMAGES, "corruptions": RESULTS}
     assert (tmp_path / "second" / "robustness.md").read_text().splitlines()[2:] == [
         "| none | 0.600 (+0.000) | 0.800 (+0.000) | 0.700 (+0.000) | 0.900 (+0.000) |",
         "| JPEG | - | 0.700 (-0.100) | - | 0.950 (+0.050) |",
@@ -147,53 +148,34 @@ def test_results_that_are_none_are_refused_by_name(tmp_path, content):
         path.write_text(content)
 
     with pytest.raises(InvalidData) as caught:
-        read_results(path)
+        read_results(path, IMAGES)
 
     assert str(caught.value).startswith(f"{path}: not a robustness.json")
 
 
-def write_fold(run, index, epochs_done=2, count=10):
-    (run / f"fold-{index}").mkdir()
-    asked = {"fold": f"{index}/{count}", "recipe": {"epochs": 2}}
-    save_checkpoint(run / f"fold-{index}" / "last.pth", {"asked": asked, "epochs_done": epochs_done})
-
-
-def test_the_folds_of_a_run_come_in_order(tmp_path):
-    for index in range(10, 0, -1):
-        write_fold(tmp_path, index)
-
-    assert [path.parent.name for path in checkpoints_of(tmp_path)] == [f"fold-{index}" for index in range(1, 11)]
-
-
-def test_a_fold_that_is_missing_is_named(tmp_path):
-    for index in (1, 3):
-        write_fold(tmp_path, index, count=3)
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        (IMAGES[:2], "of other images than these: it lacks 02.png"),
+        ([*IMAGES, "99.png"], "of other images than these: it has 99.png"),
+        (["a.png"], "of other images than these: it lacks 00.png"),
+        (3, "does not name its images; write it anew with `robustness`"),  # as earlier versions wrote
+        (None, "does not name its images; write it anew with `robustness`"),
+        ([0, 1, 2], "does not name its images; write it anew with `robustness`"),
+    ],
+)
+def test_results_on_other_images_are_not_put_beside(tmp_path, images, reason):
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps({"images": images, "corruptions": BEFORE}))
 
     with pytest.raises(InvalidData) as caught:
-        checkpoints_of(tmp_path)
-    missing = tmp_path / "fold-2" / "last.pth"
-    assert str(caught.value) == f"{missing}: missing; the same cross-validate command as before goes on with it"
+        read_results(path, IMAGES)
 
-
-@pytest.mark.parametrize("index", [1, 2])
-def test_a_fold_that_is_not_finished_is_named(tmp_path, index):
-    for each in (1, 2):
-        write_fold(tmp_path, each, epochs_done=1 if each == index else 2, count=2)
-
-    with pytest.raises(InvalidData, match=rf"fold-{index}/last\.pth: fold {index}/2 has 1 of 2 epochs; "):
-        checkpoints_of(tmp_path)
-
-
-def test_a_checkpoint_that_does_not_say_which_fold_it_is_of_is_refused(tmp_path):
-    (tmp_path / "fold-1").mkdir()
-    save_checkpoint(tmp_path / "fold-1" / "last.pth", {"asked": None})
-
-    with pytest.raises(InvalidCheckpoint, match="does not note its fold and its epochs"):
-        checkpoints_of(tmp_path)
+    assert str(caught.value) == f"{path}: {reason}"
 
 
 def test_a_failed_write_leaves_the_old_results_whole(tmp_path, monkeypatch):
-    write_results(BEFORE, 3, tmp_path)
+    write_results(BEFORE, IMAGES, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(*_):
@@ -201,11 +183,6 @@ def test_a_failed_write_leaves_the_old_results_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="no space left"):
-        write_results(RESULTS, 3, tmp_path)
+        write_results(RESULTS, IMAGES, tmp_path)
 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_a_run_without_folds_is_refused(tmp_path):
-    with pytest.raises(InvalidData, match=r"the run folder of a cross-validation is needed$"):
-        checkpoints_of(tmp_path)

@@ -173,6 +173,19 @@ def test_labels_of_another_teacher_are_not_taken_for_this_ones(copied, taught):
     assert str(caught.value) == f"{labels}: labelled by another teacher; remove the folder or choose another run folder"
 
 
+@pytest.mark.parametrize("note", ['{"recipe": ', "", "[" * 100_000])
+def test_a_damaged_note_of_what_labels_follow_from_is_refused_by_name(copied, taught, note):
+    path = copied / "teacher/labels/teacher.json"
+    path.write_text(note)
+
+    with pytest.raises(InvalidData) as caught:
+        train(copied, taught)
+
+    assert str(caught.value).startswith(f"{path}: not JSON: ")
+    assert str(caught.value).endswith(f"; remove {path.parent} to label anew")
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_labels_of_a_teacher_that_was_trained_anew_are_not_taken_for_this_ones(copied, taught):
     for name in (".", "teacher/seed-0", "teacher/seed-1"):
         (copied / name / "last.pth").unlink()

@@ -2,7 +2,7 @@ import pytest
 
 from model_export.config import load_recipe
 from model_export.errors import InvalidData
-from model_export.training.slides import load_slides
+from model_export.training.slides import load_slides, require_named
 
 
 def test_no_table_says_nothing():
@@ -36,6 +36,7 @@ def test_a_table_is_read_from_a_file_whatever_else_it_holds(tmp_path, mark):
         (b"image,slide\n,1\n", "a row lacks its image or its slide"),
         (b"image,slide\na.png,\n", "a row lacks its image or its slide"),
         (b"image,slide\na.png,1\nb.png,1\na.png,2\n", "a.png is of two slides, 1 and 2"),
+        (b"image,slide\n" + b"a" * 200_000 + b",1\n", "not a CSV file with the columns image and slide: field larger"),
         (b"\x89PNG\r\n", "not a CSV file with the columns image and slide"),
     ],
 )
@@ -53,3 +54,10 @@ def test_a_file_that_is_no_table_is_refused_by_name_in_one_line(tmp_path, conten
 def test_a_table_that_is_nowhere_is_refused_by_name():
     with pytest.raises(InvalidData, match=r"^camelyon: neither a table of slides of the project nor a file$"):
         load_slides("camelyon")
+
+
+def test_a_table_has_to_name_one_of_the_images():
+    require_named("slides.csv", {"b.png": "S"}, ["a.png", "b.png"])
+
+    with pytest.raises(InvalidData, match=r"^slides\.csv: names none of the pairs; .* needs names such as a\.png$"):
+        require_named("slides.csv", {"c.png": "S"}, (name for name in ("a.png", "b.png")))
