@@ -1,7 +1,7 @@
 """What the commands that speak with an archive share: options, the session, the model beside it."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from logging import CRITICAL, getLogger
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.archive_settings import ArchiveSettings
+from app.cli.ending import end_at_once
 from app.cli.options import MODEL_SETTINGS, setting_options, settings_as, settings_of, slide_options
-from app.errors import ExtraMissing
+from app.errors import ExtraMissing, ModelNotReady, TesseraError
 from app.imaging.dicom_packages import require_dicom
 from app.inference.model import load_segmenter
 from app.segmentation.slide import SlideOptions
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # what needs an extra is imported once it is known to be ther
     from app.segmentation.archive import ArchiveSegmentation
 
 _PACKAGES = ("dicomweb_client", "wsidicom", "pydicom", "highdicom")
+_STUCK = "the model does not answer any more, and this command ends with it; start it anew"
 _TALKATIVE = ("dicomweb_client", "wsidicom", "py.warnings", "retrying", "urllib3")
 """Loggers that write URLs and values of attributes, which identify patients."""
 
@@ -104,6 +106,21 @@ def archive_session(url: str, settings: ArchiveSettings) -> "ArchiveSession":
     return ArchiveSession(url, access)
 
 
+@contextmanager
+def failures_told() -> Iterator[None]:
+    """Tell in one line what fails in the block; where the model is stuck, that ends the process, to be started anew.
+
+    Raises:
+        click.ClickException: The block failed.
+    """
+    try:
+        yield
+    except ModelNotReady as error:
+        end_at_once(f"Error: {error}")
+    except TesseraError as error:
+        raise click.ClickException(str(error)) from error
+
+
 @asynccontextmanager
 async def slide_segmentation(
     url: str, session: "ArchiveSession", given: Given, metrics: SegmentationMetrics
@@ -112,6 +129,7 @@ async def slide_segmentation(
 
     Raises:
         StartupError: The bundle or the device cannot be used.
+        ModelNotReady: The model got stuck: nothing else in this process can be segmented.
     """
     from app.interop.dicomweb import Archive  # noqa: PLC0415
     from app.segmentation.archive import ArchiveSegmentation  # noqa: PLC0415
@@ -123,6 +141,8 @@ async def slide_segmentation(
     await model.start(metrics)
     try:
         yield ArchiveSegmentation(Archive(url, session), model, workers, metrics, given.slides)
+    except ModelNotReady as error:
+        raise ModelNotReady(_STUCK) from error
     finally:
         session.close()  # first, for threads may be waiting for the archive
         await model.close()

@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 import click
 from prometheus_client import CollectorRegistry, start_http_server
 
-from app.cli.archive import Given, archive_options, archive_session, given_settings, slide_segmentation
+from app.cli.archive import (
+    Given,
+    archive_options,
+    archive_session,
+    failures_told,
+    given_settings,
+    slide_segmentation,
+)
 from app.cli.ending import until_signalled
 from app.cli.options import FiniteRange, setting_options
 from app.cli.progress import progress_bar
-from app.errors import AddressUnavailable, TesseraError
+from app.errors import AddressUnavailable
 from app.pathology.manifest import ModelManifest
+from app.segmentation.folder import replace
 from app.telemetry import logging
 from app.telemetry.metrics import SegmentationMetrics
 from app.telemetry.watching import WatchMetrics
@@ -72,10 +80,8 @@ def segment(url: str, study: str, series: str, out: Path | None, **options: Any)
     given = given_settings(options)
     if out is not None and given.slides.has_report:
         raise click.UsageError("--report stores a report in the archive, where --out stores nothing")
-    try:
+    with failures_told():
         asyncio.run(_segment(url, study, series, out, given))
-    except TesseraError as error:
-        raise click.ClickException(str(error)) from error
 
 
 async def _segment(url: str, study: str, series: str, out: Path | None, given: Given) -> None:
@@ -85,7 +91,7 @@ async def _segment(url: str, study: str, series: str, out: Path | None, given: G
         done: list[str] = []
 
         async def keep(area: "AreaResult") -> None:
-            file = None if out is None else _file_of(out, len(done) + 1)
+            file = None if out is None else _file_of(out, area.number)
             await (slides.store(area) if file is None else asyncio.to_thread(_write, area, file))
             done.append(_told(area, slides.manifest, file))
 
@@ -142,7 +148,7 @@ def _told(area: "AreaResult", manifest: ModelManifest, file: Path | None) -> str
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="How often to try a slide that fails; 10 times if the archive is at fault.",
+    help="How often to try a slide that fails; 10 times if the archive is at fault or memory is short.",
 )
 @click.option(
     "--skip-existing",
@@ -164,12 +170,10 @@ def watch(
     """
     given = given_settings(options)
     logging.configure(given.service.log_level, given.service.log_format)
-    try:
+    with failures_told():
         watching = _watch(url.rstrip("/"), state, poll, tries, skip_existing, metrics_port, given)
         asyncio.run(until_signalled(watching))
         _log.info("stopped")
-    except TesseraError as error:
-        raise click.ClickException(str(error)) from error
 
 
 async def _watch(
@@ -196,13 +200,16 @@ def _write(area: "AreaResult", file: Path) -> None:
 
     data = to_bytes(area.pyramid[0])
     try:
-        file.write_bytes(data)
+        if file.exists() and not file.is_file():  # a device, as /dev/null, in whose place no file belongs
+            file.write_bytes(data)
+        else:
+            replace(file, data)
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}") from error
 
 
 def _file_of(out: Path, number: int) -> Path:
-    """Return where the result of the first, second ... scanned area goes: slide.dcm, slide-2.dcm ..."""
+    """Return where the result of the slide's first, second ... scanned area goes: slide.dcm, slide-2.dcm ..."""
     return out if number == 1 else out.with_name(f"{out.stem}-{number}{out.suffix}")
 
 

@@ -1,13 +1,14 @@
 """How a command ends that is told to."""
 
 import asyncio
+import atexit
 import logging
 import os
 import signal
 import sys
 from collections.abc import Coroutine
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -41,11 +42,21 @@ def _end(task: asyncio.Task[_T], told: list[int], number: int) -> None:
 
 
 def _leave_soon(_done: object) -> None:
+    atexit.register(_exit)  # what Python takes apart after that, a thread in the model's runtime may still use
     signal.signal(signal.SIGALRM, _leave)
     signal.alarm(_LAST_SECONDS)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
-    click.echo("Aborted!", err=True)
+    end_at_once("Aborted!")
+
+
+def end_at_once(line: str) -> NoReturn:
+    """Say a line and end the process, with status 1, though threads are stuck."""
+    click.echo(line, err=True)
+    _exit()
+
+
+def _exit() -> NoReturn:
     logging.shutdown()
     os._exit(1)

@@ -1,9 +1,11 @@
 """What the commands that segment files into a folder share."""
 
+import math
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from errno import ENOLCK, ENOSYS, EOPNOTSUPP
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,17 +15,15 @@ import click
 from app.cli.ending import until_signalled
 from app.cli.options import FiniteRange
 from app.imaging.paint import DEFAULT_OPACITY
-from app.inference.model import BatchedSegmenter
+from app.inference.model import BatchedSegmenter, load_segmenter
 from app.segmentation.folder import FileResult, colliding, find_files, locked, lying_in
 from app.segmentation.results_table import ResultsTable, foreign, read_table, superseding
 from app.segmentation.workers import Workers
-from app.telemetry import logging
+from app.settings import Settings
 from app.telemetry.metrics import SegmentationMetrics
 
 FAILED = 1
 """Exit status where a file was not segmented."""
-_OF_SERVICES = ("app.inference.lanes",)
-"""Loggers that tell of batches that take long, which a service's caller would wait for."""
 _LOCK_FILE = ".tessera.lock"
 _WITHOUT_LOCKS = (ENOLCK, ENOSYS, EOPNOTSUPP)
 """What disks say that know no locks, as some of clusters."""
@@ -49,11 +49,6 @@ def results_options(command: Callable[..., None]) -> Callable[..., None]:
     return out(opacity(command))
 
 
-def configure_logging() -> None:
-    """Log warnings, but not those that are for services alone."""
-    logging.configure("warning", "text", silent=_OF_SERVICES)
-
-
 def files_to_segment(paths: Sequence[Path], suffixes: Collection[str], out: Path) -> list[Path]:
     """Return the files that `paths` name, of folders those of these suffixes; say which are named twice.
 
@@ -71,17 +66,21 @@ def files_to_segment(paths: Sequence[Path], suffixes: Collection[str], out: Path
         within = lying_in(found.files, out)
     except OSError as error:
         raise failed(error) from error
-    if collision := colliding(found.files):
-        one, other = map(click.format_filename, collision)
-        raise click.UsageError(
-            f"{one} and {other} would have results of one name; give them one by one, each with another --out"
-        )
+    _check_apart(found.files)
     if within is not None:
         raise click.UsageError(f"{click.format_filename(within)} lies in the folder of --out; choose another --out")
     for left_out, same in found.left_out:
         one, other = map(click.format_filename, (left_out, same))
         click.echo(f"{one}: left out, for it is the same file as {other}", err=True)
     return found.files
+
+
+def _check_apart(paths: Sequence[Path], *, ignores_case: bool = False) -> None:
+    if collision := colliding(paths, ignores_case=ignores_case):
+        one, other = map(click.format_filename, collision)
+        raise click.UsageError(
+            f"{one} and {other} would have results of one name; give them one by one, each with another --out"
+        )
 
 
 @contextmanager
@@ -97,7 +96,8 @@ def results_table(
         endings: Of the results' names.
 
     Raises:
-        click.UsageError: The table is another one, or a result would replace what is not this file's.
+        click.UsageError: The table is another one, or a result would replace what is not this file's, or two would have
+            one name where the folder's disk does not tell upper from lower case.
         click.ClickException: Another run writes there, or it cannot be read or written.
     """
     out = path.parent
@@ -113,6 +113,8 @@ def results_table(
             except OSError as error:
                 if error.errno not in _WITHOUT_LOCKS:
                     raise
+            lock_by_another_name = out / _LOCK_FILE.upper()
+            _check_apart(paths, ignores_case=sys.platform == "win32" or lock_by_another_name.exists())
             table = ResultsTable(path, columns, paths, _rows_before(paths, columns, path, endings))
             table.write()  # if that cannot be done, it is better known before hours of work
             yield table
@@ -152,6 +154,15 @@ def _rows_before(
             " the result of; move or delete it, or choose another --out"
         )
     return rows
+
+
+def model_for_files(settings: Settings) -> BatchedSegmenter:
+    """Load the model, whose batches may take any time: nobody waits but who can end the command; docs/decisions/0018.
+
+    Raises:
+        StartupError: The bundle or the device cannot be used.
+    """
+    return load_segmenter(replace(settings.model, stall_seconds=math.inf))
 
 
 @asynccontextmanager

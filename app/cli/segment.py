@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from app.cli.folder import (
     at_work,
-    configure_logging,
     files_to_segment,
+    model_for_files,
     results_options,
     results_table,
     tell,
@@ -21,13 +21,14 @@ from app.cli.folder import (
 )
 from app.cli.options import MODEL_SETTINGS, FiniteRange, setting_options, settings_of
 from app.errors import TesseraError
-from app.inference.model import BatchedSegmenter, load_segmenter
+from app.inference.model import BatchedSegmenter
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.segmentation.files import ENDINGS, IMAGE_SUFFIXES, TABLE_FILE, columns, segment_files
 from app.segmentation.patch import PatchLimits, PatchSegmentation
 from app.segmentation.results_table import ResultsTable
 from app.segmentation.workers import Workers
 from app.settings import Settings
+from app.telemetry import logging
 from app.telemetry.metrics import SegmentationMetrics
 
 
@@ -47,12 +48,12 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
     Writes NAME_mask.png and NAME_overlay.png for each image, and one labels.csv for all of them.
     """
     settings = settings_of(given)
-    configure_logging()
+    logging.configure("warning", "text")
     paths = files_to_segment(images, IMAGE_SUFFIXES, out)
     if not paths:
         raise click.UsageError("no images in these folders; whole slides are segmented by `tessera slide`")
     try:
-        model = load_segmenter(settings.model)
+        model = model_for_files(settings)
     except TesseraError as error:
         raise click.ClickException(str(error)) from error
     if mpp is not None and model.manifest.um_per_px is None:

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from app.cli.folder import (
     at_work,
-    configure_logging,
     files_to_segment,
+    model_for_files,
     results_options,
     results_table,
     tell,
@@ -21,12 +21,13 @@ from app.cli.folder import (
 from app.cli.options import MODEL_SETTINGS, FiniteRange, setting_options, settings_of, slide_options
 from app.cli.progress import progress_bar
 from app.errors import ExtraMissing, TesseraError
-from app.inference.model import BatchedSegmenter, load_segmenter
+from app.inference.model import BatchedSegmenter
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.segmentation.folder import FileResult
 from app.segmentation.results_table import ResultsTable
 from app.segmentation.workers import Workers
 from app.settings import Settings
+from app.telemetry import logging
 from app.telemetry.metrics import SegmentationMetrics
 
 if TYPE_CHECKING:  # what needs an extra is imported once it is known to be there
@@ -60,7 +61,7 @@ def slide(
     NAME_overlay.png for each slide, and one slides.csv for all of them. Needs the extra wsi.
     """
     settings = settings_of(given)
-    configure_logging()
+    logging.configure("warning", "text")
     try:
         if any(find_spec(package) is None for package in _PACKAGES):
             raise ExtraMissing("a whole-slide file", "wsi")
@@ -75,7 +76,7 @@ def slide(
         paths = files_to_segment(slides, SUFFIXES, out)
         if not paths:
             raise click.UsageError("no whole-slide files in these folders; pictures are segmented by `tessera segment`")
-        model = load_segmenter(settings.model)
+        model = model_for_files(settings)
     except TesseraError as error:
         raise click.ClickException(str(error)) from error
     options = SlideFileOptions(um_per_px, max_pixels, mpp, opacity)

@@ -84,7 +84,7 @@ class Bookmark:
 
     @property
     def archive_failures(self) -> int:
-        """How often it was tried and the archive failed."""
+        """How often it was tried and the archive failed, or memory was lacking."""
         return self._state.archive_failures
 
     def begin_try(self) -> None:
@@ -96,7 +96,7 @@ class Bookmark:
         self._write(tries=self.tries - 1)
 
     def blame_archive(self) -> None:
-        """Count the last try as a failure of the archive."""
+        """Count the last try as a failure of the archive, or of this machine: nothing is wrong with the slide."""
         self._write(tries=self.tries - 1, archive_failures=self.archive_failures + 1)
 
     def move(self, change: int) -> None:

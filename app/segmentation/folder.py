@@ -73,11 +73,16 @@ def _entry(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def colliding(paths: Sequence[Path]) -> tuple[Path, Path] | None:
-    """Return two paths whose results would have one name, or None."""
+def colliding(paths: Sequence[Path], *, ignores_case: bool = False) -> tuple[Path, Path] | None:
+    """Return two paths whose results would have one name, or None.
+
+    Args:
+        paths: Of files.
+        ignores_case: Whether names that differ in upper and lower case alone are one, as on many disks they are.
+    """
     seen: dict[str, Path] = {}
     for path in paths:
-        other = seen.setdefault(path.stem, path)
+        other = seen.setdefault(path.stem.casefold() if ignores_case else path.stem, path)
         if other is not path:
             return other, path
     return None

@@ -24,8 +24,10 @@ from app.errors import (
     ArchiveDenied,
     ArchiveUnavailable,
     ImageTooLarge,
+    ModelNotReady,
     NotASlide,
     OtherStain,
+    OutOfMemory,
     SeriesNotFound,
     TesseraError,
 )
@@ -38,7 +40,7 @@ from app.telemetry.watching import WatchMetrics
 PAGE = 1000
 """Changes read at once: enough for most series to have their NewSeries and their StableSeries on one page."""
 ARCHIVE_TRIES = 10
-"""Of a series at which the archive fails: with some 7 minutes of waits, in which what is not its own fault may pass."""
+"""Of a series at which the archive fails or memory is short: with some 7 minutes of waits, in which that may pass."""
 _LONGEST_HOLD_SECONDS = 600.0
 
 Outcome = Literal["answered", "answered before", "not a slide", "not H&E", "too large", "gone", "given up"]
@@ -60,7 +62,8 @@ class Watcher:
 
     An archive that does not give its log is waited out, however long that takes. A series that fails is tried a few
     times, also across restarts, and then passed over, so that it does not hold up those behind it: more often where the
-    archive fails at it, which gave its log just before.
+    archive fails at it, which gave its log just before, or memory is lacking. A model that is stuck costs no series a
+    try: it answers none any more, whatever that shows.
 
     Args:
         log: The archive's.
@@ -68,7 +71,7 @@ class Watcher:
         bookmark: Where to go on.
         metrics: Told of all this.
         poll_seconds: Between two looks at a log that has nothing new.
-        tries: How often to try a series that fails; `ARCHIVE_TRIES` where the archive does.
+        tries: How often to try a series that fails; `ARCHIVE_TRIES` where the archive does, or memory.
         skip_existing: Whether a bookmark that is new begins at the end of the log instead of its start.
         wait: Waits a number of seconds; a cancellation ends it at once.
     """
@@ -98,11 +101,17 @@ class Watcher:
             metrics.series.labels(outcome)
 
     async def run(self) -> None:
-        """Watch; ends by cancellation alone, which leaves nothing half stored."""
+        """Watch until it is cancelled, which leaves nothing half stored.
+
+        Raises:
+            ModelNotReady: The model is stuck, and answers nothing in this process any more.
+        """
         self._metrics.last_progress.set_to_current_time()
         while True:
             try:
                 caught_up = await self._follow()
+            except ModelNotReady:
+                raise
             except Exception as error:  # noqa: BLE001  it is reported, and what is wrong with one series must not end all
                 wait_seconds = self._backoff.next_seconds()
                 self._report(error, wait_seconds)
@@ -179,13 +188,13 @@ class Watcher:
         self._bookmark.begin_try()
         try:
             return await self._outcome(change)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ModelNotReady):
             try:
                 self._bookmark.forget_try()  # says nothing about the series
-            except OSError as error:  # must not take the cancellation's place
+            except OSError as error:  # must not take the place of what is raised
                 self._report(error, None)
             raise
-        except (ArchiveUnavailable, ArchiveDenied) as error:
+        except (ArchiveUnavailable, ArchiveDenied, OutOfMemory, MemoryError) as error:
             self._bookmark.blame_archive()
             if self._bookmark.archive_failures < ARCHIVE_TRIES:
                 raise

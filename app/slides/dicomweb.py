@@ -14,7 +14,8 @@ from wsidicom import WsiDicom
 from wsidicom.config import Settings
 from wsidicom.errors import WsiDicomNoResolutionError, WsiDicomNotFoundError
 
-from app.errors import ArchiveUnavailable, NotASlide, SlideUnreadable, TesseraError
+from app.errors import ArchiveUnavailable, NotASlide, OutOfMemory, SlideUnreadable, TesseraError
+from app.imaging.decode import NO_MEMORY
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size, of_square_pixels
 from app.slides.dicom_matrix import begins_with, check_single, is_part, not_shown_finer
@@ -54,7 +55,13 @@ class ScannedArea:
         self.levels = tuple(_level(level, finest) for level in self._levels)
 
     def read(self, level: int, region: Region) -> RgbImage:
-        """Return (H, W, 3) uint8 pixels of a region of a level; see `Slide.read`."""
+        """Return (H, W, 3) uint8 pixels of a region of a level; see `Slide.read`.
+
+        Raises:
+            ArchiveUnavailable: The archive fails at it.
+            SlideUnreadable: It does not give them, or they do not decode.
+            OutOfMemory: There is no memory for it now.
+        """
         place, size = (region.x_px, region.y_px), (region.size.width_px, region.size.height_px)
         with _foreign_errors():
             index = self._levels[level].level
@@ -106,6 +113,7 @@ class DicomwebSlide:
 
     Raises:
         ArchiveUnavailable: The archive fails at it.
+        OutOfMemory: There is no memory for it now.
         NotASlide: The series holds no level of a pyramid, as a label or an overview does not.
         SlideUnreadable: It holds what wsidicom does not read, or is not in colour.
     """
@@ -161,6 +169,8 @@ def _foreign_errors() -> Iterator[None]:
         status = 0 if error.response is None else error.response.status_code
         kind = ArchiveUnavailable if status >= HTTPStatus.INTERNAL_SERVER_ERROR else SlideUnreadable
         raise kind(f"the archive does not give the slide's pixels (HTTP status {status})") from error
+    except MemoryError as error:
+        raise OutOfMemory(NO_MEMORY) from error
     except WsiDicomNoResolutionError as error:
         raise SlideUnreadable("the slide states no Pixel Spacing, without which its levels cannot be told") from error
     except Exception as error:

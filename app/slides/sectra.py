@@ -69,7 +69,7 @@ class SectraSlide:
         self._tile = Size(tile.width, tile.height)
         most_bytes = 4 * self._tile.pixels + _TILE_OVERHEAD_BYTES
         fetch = partial(callback.get, "a tile", max_bytes=most_bytes)
-        self._fetch = _KeptTiles(fetch, max(1, _KEPT_BYTES // most_bytes))
+        self._fetch = _KeptTiles(fetch, _KEPT_BYTES)
         self._name_end = f"{_focal_plane(info)}.{_extension(info)}"
         self._finest = (max(size.width, size.height) - 1).bit_length()
         spacing = info.micronsPerPixel if 0 < info.micronsPerPixel < float("inf") else None
@@ -126,31 +126,43 @@ class _KeptTiles:
 
     Args:
         fetch: Asks for a tile.
-        count: How many to keep: those that were wanted last.
+        most_bytes: How much of them to keep: those that were wanted last.
     """
 
-    def __init__(self, fetch: Callable[[str], bytes], count: int) -> None:
+    def __init__(self, fetch: Callable[[str], bytes], most_bytes: int) -> None:
         self._fetch = fetch
-        self._count = count
+        self._most_bytes = most_bytes
         self._lock = Lock()
-        self._tiles: OrderedDict[str, Future[bytes]] = OrderedDict()
+        self._coming: dict[str, Future[bytes]] = {}
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._kept_bytes = 0
 
     def __call__(self, path: str) -> bytes:
         with self._lock:
-            is_new = path not in self._tiles
-            tile = self._tiles.setdefault(path, Future())
-            self._tiles.move_to_end(path)
-            if len(self._tiles) > self._count:
-                self._tiles.popitem(last=False)
+            if path in self._kept:
+                self._kept.move_to_end(path)
+                return self._kept[path]
+            is_new = path not in self._coming
+            tile = self._coming.setdefault(path, Future())
         if is_new:
             try:
-                tile.set_result(self._fetch(path))
+                data = self._fetch(path)
             except BaseException as error:
                 with self._lock:
-                    self._tiles.pop(path, None)  # whoever asks later asks anew
+                    del self._coming[path]  # whoever asks later asks anew
                 tile.set_exception(error)
                 raise
+            self._keep(path, data)
+            tile.set_result(data)
         return tile.result()
+
+    def _keep(self, path: str, data: bytes) -> None:
+        with self._lock:
+            del self._coming[path]
+            self._kept[path] = data
+            self._kept_bytes += len(data)
+            while self._kept_bytes > self._most_bytes:
+                self._kept_bytes -= len(self._kept.popitem(last=False)[1])
 
 
 def open_slide(callback: Callback, slide_id: str) -> SectraSlide:

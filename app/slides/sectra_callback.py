@@ -96,7 +96,8 @@ class Callback:
                 "X-Sectra-SoftwareVersion": software_version(),
             },
         }
-        self._pool = Exchanges(_EXCHANGE_SECONDS, _EXCHANGE_SECONDS).bound(
+        self._exchanges = Exchanges(_EXCHANGE_SECONDS, _EXCHANGE_SECONDS)
+        self._pool = self._exchanges.bound(
             urllib3.HTTPSConnectionPool(parts.hostname or "", parts.port, ssl_context=tls, **options)
             if parts.scheme == "https"
             else urllib3.HTTPConnectionPool(parts.hostname or "", parts.port, **options)
@@ -126,7 +127,8 @@ class Callback:
         return self._ask(method, what, path, max_bytes, json.dumps(content).encode())
 
     def close(self) -> None:
-        """Close the connections; what other threads still ask for fails."""
+        """Close the connections: what other threads still ask for ends in a failure, what they store is finished."""
+        self._exchanges.end()
         self._pool.close()
 
     def _ask(self, method: str, what: str, path: str, max_bytes: int, body: bytes | None) -> bytes:

@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Collection
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -63,8 +62,8 @@ def extras(record: logging.LogRecord) -> dict[str, object]:
     return {**({"request_id": current} if current else {}), **found}
 
 
-def configure(level: str, log_format: LogFormat, *, silent: Collection[str] = ()) -> None:
-    """Send every log of the process to standard error in one format, but those of the loggers named in `silent`.
+def configure(level: str, log_format: LogFormat) -> None:
+    """Send every log of the process to standard error in one format.
 
     Nothing waits for whoever reads it; see `app.telemetry.unread`.
 
@@ -73,7 +72,6 @@ def configure(level: str, log_format: LogFormat, *, silent: Collection[str] = ()
     """
     handler = _handler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    handler.addFilter(lambda record: record.name not in silent)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -75,7 +75,7 @@ def as_process(
         text=True,
         cwd=ROOT,
         timeout=RUN_SECONDS,
-        env={**os.environ, **(env or {"TESSERA_DICOMWEB_HOSTS": "127.0.0.1"})},
+        env={**os.environ, "TESSERA_STALL_TIMEOUT": "20", **(env or {"TESSERA_DICOMWEB_HOSTS": "127.0.0.1"})},
     )
 
 
@@ -480,6 +480,11 @@ def test_a_scanned_area_that_is_too_large_costs_the_others_nothing(archive, tmp_
     small = write_slide(tmp_path / "small", cmu1(300, 200), name="small", downsamples=(1,))
     of_slide = {keyword: header(paths[0])[keyword].value for keyword in ("StudyInstanceUID", "SeriesInstanceUID")}
     archive.send([*paths, changed(small[0], TotalPixelMatrixOriginSequence=origin(50.0), **of_slide)])
+    out = tmp_path / "seg.dcm"
+    done = segment(archive.dicomweb_url, header(paths[0]), "--max-pixels", "70000", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{tmp_path / 'seg-2.dcm'}: SEG"), "the second area's, of two"
+    assert not out.exists()
     done = segment(archive.dicomweb_url, header(paths[0]), "--max-pixels", "70000")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("stored: SEG") == 1

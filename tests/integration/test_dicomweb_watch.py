@@ -18,8 +18,10 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian
 
 from tests.conftest import ROOT
+from tests.faulty_bundle import STUCK, write_faulty_bundle
 from tests.orthanc import Orthanc, running_orthanc
 from tests.slides import brown, changed, cmu1, stained_with_pas, write_slide
 from tests.web import Server, serving
@@ -40,7 +42,7 @@ class RunningWatcher:
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={**os.environ},
+            env={**os.environ, "TESSERA_STALL_TIMEOUT": "20"},
         )
         self.log: list[dict[str, Any]] = []
         self._changed = threading.Condition()
@@ -252,9 +254,10 @@ def test_a_slide_that_arrives_right_before_the_archive_is_restarted_is_answered(
         polls_once_more(watcher)
         if not watching:
             assert watcher.stop() == 0
+        later = write_slide(tmp_path / "slide", cmu1(500, 600), name="later")
         archive.stop()
         archive.start()
-        archive.send(write_slide(tmp_path / "slide", cmu1(500, 600), name="later"))
+        archive.send(later)
         if not watching:
             watcher = start(archive)
         watcher.wait_for("series answered")
@@ -342,6 +345,41 @@ def test_a_stop_in_the_middle_of_a_slide_stores_nothing_and_the_next_start_answe
         pause.wait(0.05)
     assert watcher.stop() == 0
     assert results(archive) == []
+    assert json.loads((tmp_path / "watch.json").read_text())["tries"] == 0
+    watcher = start(archive)
+    watcher.wait_for("series answered")
+    assert watcher.stop() == 0
+    assert len(results(archive)) == 1
+
+
+def test_a_stuck_model_ends_the_command_and_the_next_start_answers_the_slide(archive, start, tmp_path):
+    """Before, the watcher went on without a model, and gave up each slide that came."""
+    image = cmu1(600, 500).copy()
+    image[0, 0, 0] = STUCK
+    syntax = ExplicitVRLittleEndian
+    paths = write_slide(tmp_path / "slide", image, name="stuck", um_per_px=1.0, downsamples=(1,), syntax=syntax)
+    archive.put(paths)
+    stable(archive, "SM", 1)
+    slide = pydicom.dcmread(paths[0], stop_before_pixels=True)
+    write_faulty_bundle(tmp_path / "faulty")
+    model = ["--allow-host", "127.0.0.1", "--device", "cpu", "--bundle", str(tmp_path / "faulty")]
+    one = ["segment", "--url", archive.dicomweb_url, "--study", slide.StudyInstanceUID, "--series"]
+    for command in (
+        ["watch", "--url", archive.url, "--state", str(tmp_path / "watch.json")],
+        [*one, slide.SeriesInstanceUID],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli", "dicomweb", *command, *model],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=WAIT_SECONDS,
+            env={**os.environ, "TESSERA_STALL_TIMEOUT": "1"},
+        )
+        assert done.returncode == 1, done.stderr
+        assert "Error: the model does not answer any more" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "watch.json").read_text())["tries"] == 0
     watcher = start(archive)
     watcher.wait_for("series answered")

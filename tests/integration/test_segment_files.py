@@ -19,6 +19,7 @@ from app.cli import main
 from app.segmentation import files, results_table
 from app.segmentation.folder import locked, replace
 from tests.conftest import ROOT
+from tests.faulty_bundle import STUCK, image_that, write_faulty_bundle
 from tests.pictures import WHITE, encoded, noise, opened, plain
 
 PATCHES = ROOT / "examples" / "patches"
@@ -229,6 +230,18 @@ def test_a_second_run_at_the_same_time_is_refused_before_it_writes(tmp_path):
     assert not list(out.glob(".*"))
 
 
+def test_results_that_differ_in_case_alone_are_refused_where_a_disk_takes_their_names_for_one(tmp_path):
+    """Where it does, the lock is there under another name too."""
+    images, out = [_image(tmp_path / "a" / "X.png"), _image(tmp_path / "b" / "x.png")], tmp_path / "out"
+    assert run(*images, "--out", out).exit_code == 0
+    (out / ".TESSERA.LOCK").touch()
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    refused = run(*images, "--out", out)
+    assert refused.exit_code == 2
+    assert f"{images[0]} and {images[1]} would have results of one name" in refused.stderr
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
 def test_where_a_disk_knows_no_locks_it_goes_on_without(tmp_path, monkeypatch):
     def unknown(*_: object) -> None:
         raise OSError(ENOLCK, "No locks available")
@@ -333,7 +346,7 @@ def test_where_memory_does_not_suffice_it_costs_that_image_alone(tmp_path, monke
 def test_sigterm_ends_it_and_leaves_no_file_half_written(tmp_path):
     """However often it comes; here while a mask is being written, and again while the model is being ended."""
     program = """if True:
-        import os, signal, time
+        import asyncio, os, signal, time
         from app.cli import main
         from app.inference.model import BatchedSegmenter
         from app.segmentation import files, folder
@@ -349,7 +362,10 @@ def test_sigterm_ends_it_and_leaves_no_file_half_written(tmp_path):
 
         async def close(self):
             os.kill(os.getpid(), signal.SIGTERM)
-            await real(self)
+            try:
+                await asyncio.sleep(60)  # until that is taken
+            finally:
+                await real(self)
 
         files.replace = replace
         BatchedSegmenter.close = close
@@ -392,6 +408,40 @@ def test_a_second_signal_ends_it_though_a_thread_is_stuck(tmp_path):
     """
     image, out = _image(tmp_path / "one" / "one.png"), tmp_path / "out"
     command = [sys.executable, "-c", program, "segment", image, "--out", out, "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "Aborted!")
+    assert [row["problem"] for row in table(out)] == ["not finished: the run ended before"]
+
+
+def test_a_second_signal_ends_it_though_the_model_is_stuck(tmp_path):
+    program = """if True:
+        import os, signal
+        from app.cli import main
+        from app.inference.model import BatchedSegmenter
+
+        start, close = BatchedSegmenter.start, BatchedSegmenter.close
+
+        async def started(self, *arguments):
+            run = self._session.run
+
+            def told(batch):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return run(batch)
+
+            self._session.run = told
+            await start(self, *arguments)
+
+        async def closed(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            await close(self)
+
+        BatchedSegmenter.start, BatchedSegmenter.close = started, closed
+        main()
+    """
+    bundle, image, out = tmp_path / "faulty", tmp_path / "x.png", tmp_path / "out"
+    write_faulty_bundle(bundle)
+    image.write_bytes(encoded(image_that(STUCK)))
+    command = [sys.executable, "-c", program, "segment", image, "--out", out, "--device", "cpu", "--bundle", bundle]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "Aborted!")
     assert [row["problem"] for row in table(out)] == ["not finished: the run ended before"]

@@ -15,13 +15,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydicom import Dataset
 
-from app.errors import ImageRejected, ImageTooLarge, SlideUnreadable, UnsupportedImage
+from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, SlideUnreadable, UnsupportedImage
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
 from app.segmentation.archive import MICROSCOPY, ArchiveSegmentation, AreaResult
 from app.segmentation.slide import SlideOptions
 from app.segmentation.workers import Workers
 from app.slides.dicom_matrix import begins_with, not_shown_finer
+from app.slides.dicomweb import ScannedArea
 from app.slides.slide import Level
 from app.telemetry.metrics import Metrics
 from tests.dicom_sources import as_metadata, whole_slide
@@ -197,7 +198,7 @@ def test_an_area_that_is_too_large_is_warned_about_and_the_others_are_answered(a
     large = Area(header((6000, 4000), 1.0, name="1"))
     with caplog.at_level(logging.WARNING):
         kept = answered(large, Area(header((600, 400), 1.0, name="2", at_mm=(50.0, 40.0))))
-    assert [result.read.size for result in kept] == [Size(600, 400)]
+    assert [(result.number, result.read.size) for result in kept] == [(2, Size(600, 400))]
     assert answered.failed == []
     assert "a scanned area of the slide gets no result: the slide is 6000x4000 px" in caplog.text
 
@@ -219,8 +220,23 @@ def test_an_area_that_cannot_be_read_is_refused_when_the_others_are_done(answere
         )
         for number in range(3)
     ]
-    assert len(answered(*areas)) == 2
+    assert [result.number for result in answered(*areas)] == [number for number in (1, 2, 3) if number != broken + 1]
     assert [(type(failed), str(failed)) for failed in answered.failed] == [(error, "a tile of the slide is damaged")]
+
+
+def test_that_there_is_no_memory_to_read_a_part_of_a_slide_is_not_the_slides_fault():
+    def read_region(*_: object, **_options: object) -> RgbImage:
+        raise MemoryError
+
+    level = SimpleNamespace(
+        level=0,
+        size=SimpleNamespace(width=64, height=64),
+        mpp=SimpleNamespace(width=1.0, height=1.0),
+        default_instance=SimpleNamespace(dataset=SimpleNamespace(samples_per_pixel=3)),
+    )
+    slide: Any = SimpleNamespace(pyramids=[SimpleNamespace(levels=[level])], read_region=read_region)
+    with pytest.raises(OutOfMemory, match="there is no memory to decode this image now"):
+        ScannedArea(slide, 0).read(0, Region(0, 0, Size(64, 64)))
 
 
 PLACE = {"side": (1000, 800), "um_per_px": 1.0}

@@ -20,8 +20,10 @@ from app.errors import (
     ArchiveUnavailable,
     ImageTooLarge,
     InferenceFailed,
+    ModelNotReady,
     NotASlide,
     OtherStain,
+    OutOfMemory,
     SeriesNotFound,
     SlideUnreadable,
     StartupError,
@@ -304,6 +306,34 @@ def test_a_slide_at_which_the_archive_fails_is_given_up_in_the_end_and_the_next_
     assert watch.waits[-1] >= 128, "each longer than the one before"
     failed = watch.registry.get_sample_value("tessera_watch_failures_total", {"error": type(error).__name__})
     assert failed == ARCHIVE_TRIES
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("none to run it"), MemoryError()])
+def test_a_slide_for_which_there_is_no_memory_now_is_tried_as_often_as_one_at_which_the_archive_fails(watch, error):
+    for name in ("a", "b", "c"):
+        watch.archive.arrives(name)
+    watch.slides.answers = {"a": [error] * (ARCHIVE_TRIES - 1), "b": [error] * ARCHIVE_TRIES}
+    watch.run()
+    assert watch.slides.tried == ["a"] * ARCHIVE_TRIES + ["b"] * ARCHIVE_TRIES + ["c"]
+    assert watch.outcomes() == {"answered": 2, "given up": 1}
+
+
+def test_a_model_that_is_stuck_ends_the_watch_and_costs_no_slide_its_result(watch, caplog):
+    async def wait(_: float) -> None:
+        raise AssertionError("it goes on without a model")
+
+    for name in ("a", "b"):
+        watch.archive.arrives(name)
+    watch.slides.answers["a"] = [ModelNotReady("stuck")] * 5
+    for _ in range(5):
+        with Bookmark(watch.path, "http://archive") as bookmark, pytest.raises(ModelNotReady, match="stuck"):
+            of_watch = (watch.archive, watch.slides, bookmark, watch.metrics)
+            asyncio.run(Watcher(*of_watch, POLL_SECONDS, 3, wait=wait).run())
+        assert watch.state() == {"archive": "http://archive", "last_change": 2, "tries": 0, "archive_failures": 0}
+    assert caplog.records == []
+    watch.run()
+    assert watch.slides.tried == ["a"] * 6 + ["b"]
+    assert watch.outcomes() == {"answered": 2}
 
 
 def test_failures_of_the_archive_are_counted_across_restarts_and_apart_from_the_slides_own(watch):

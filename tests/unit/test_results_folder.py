@@ -5,12 +5,16 @@ import os
 import re
 from errno import ENOENT, ENOSPC
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import pytest
 
+from app.cli.dicomweb import _write
 from app.segmentation import results_table
 from app.segmentation.folder import FileResult, locked, problem_of, replacing
 from app.segmentation.results_table import ResultsTable, read_table, without, write_table
+from tests.full_disk import full_at
 
 UNFINISHED = "not finished: the run ended before"
 
@@ -43,6 +47,26 @@ def test_what_cannot_be_written_is_named_and_not_the_file_beside_it(tmp_path, er
         raise error
     assert problem_of(raised.value, tmp_path / "x.svs") == f"{tmp_path / 'x'}: {error.strerror or error}"
     assert problem_of(error, tmp_path / "x.svs") == (error.strerror or str(error))
+
+
+def test_a_segmentation_for_which_the_disk_has_no_room_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr("app.interop.dicom_file.to_bytes", lambda _: bytes(10_000))
+    file = tmp_path / "seg.dcm"
+    file.write_bytes(b"before")
+    with full_at(5000), pytest.raises(click.ClickException, match=re.escape(f"{file}: File too large")):
+        _write(SimpleNamespace(pyramid=[None]), file)
+    assert file.read_bytes() == b"before"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["seg.dcm"]
+
+
+def test_a_segmentation_goes_into_a_pipe_and_not_in_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("app.interop.dicom_file.to_bytes", lambda _: b"a result")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        _write(SimpleNamespace(pyramid=[None]), pipe)
+        assert reader.read() == b"a result"
+    assert pipe.is_fifo()
 
 
 def test_a_problem_with_the_file_itself_does_not_name_it_again(tmp_path):

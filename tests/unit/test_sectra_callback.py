@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -185,6 +186,29 @@ def test_silence_ends(monkeypatch):
         with pytest.raises(ArchiveUnavailable, match=r"does not answer within 0\.1 s"):
             address.get("a tile", "/tile", 1000)
         over.set()
+
+
+def test_to_close_it_ends_what_is_asked_for_and_not_what_is_stored():
+    """Before, whoever asked for a caller that was gone held its thread until the archive answered, or for 10 s."""
+    came, over = threading.Semaphore(0), threading.Event()
+
+    def held(handler: BaseHTTPRequestHandler) -> None:
+        came.release()
+        over.wait(20)
+        with contextlib.suppress(OSError):
+            ok(handler, b"stored")
+
+    with answering(held) as port, asked(port) as address, ThreadPoolExecutor(2) as threads:
+        try:
+            asks = threads.submit(address.get, "a tile", "/tile", 10)
+            stores = threads.submit(address.send, "PUT", "a result", "/result", {}, 10)
+            assert all(came.acquire(timeout=20) for _ in range(2))
+            address.close()
+            with pytest.raises(ArchiveUnavailable, match="breaks off when asked for a tile"):
+                asks.result(5)
+        finally:
+            over.set()
+        assert stores.result() == b"stored"
 
 
 HEADER = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: "

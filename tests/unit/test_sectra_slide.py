@@ -11,6 +11,7 @@ from sectra_client.schemas import Size as SectraSize
 from app.errors import ArchiveRefused, SlideUnreadable
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
+from app.slides import sectra
 from app.slides.sectra import SectraSlide
 from app.slides.slide import Slide
 from tests.pictures import encoded, noise
@@ -85,6 +86,19 @@ def test_a_tile_is_asked_for_once():
     for _ in range(2):
         whole.read(0, Region(0, 0, Size(130, 70)))
     assert len(archive.paths) == 6
+
+
+def test_tiles_are_kept_by_the_bytes_that_they_have(monkeypatch):
+    """Before, each counted as if it had come without compression."""
+    image = noise(64 * 6, 64)
+    monkeypatch.setattr(sectra, "_KEPT_BYTES", len(encoded(image[:, :64])) * 4)
+    whole, archive = slide(image)
+    for x in (0, 64, 128, 0, 64, 128):
+        whole.read(0, Region(x, 0, Size(1, 1)))
+    assert len(archive.paths) == 3
+    for x in (192, 256, 320, 0):  # the first has to go
+        whole.read(0, Region(x, 0, Size(1, 1)))
+    assert len(archive.paths) == 7
 
 
 def test_a_tile_that_did_not_come_is_asked_for_again():
