@@ -68,11 +68,11 @@ def write_soak(along: Sequence[dict[str, float]], file: Path) -> None:
     """Draw memory along many requests."""
     figure = Figure(figsize=(5.5, 2.6), layout="constrained")
     axes = figure.subplots()
-    values = [weight["pss_mb"] for weight in along]
+    values = [weight["anonymous_mb"] for weight in along]
     axes.plot([weight["requests"] for weight in along], values, color=OURS, marker="o", markersize=4)
     axes.set_ylim(0, 1.2 * max(values))
     axes.set_xlabel("requests", color=INK)
-    axes.set_title("memory, MiB (PSS of all processes)", color=INK, fontsize=10)
+    axes.set_title("memory of all processes that lies in no file, MiB", color=INK, fontsize=10)
     _plain(axes)
     figure.savefig(file, format="png", dpi=_DPI, facecolor="white")
 

@@ -122,9 +122,8 @@ def growth_mb(along: list[dict[str, Any]]) -> float:
     a process had given back what it did not use at rest.
     """
     half = along[-1]["requests"] / 2
-    first, second = (
-        max(weight["pss_mb"] for weight in along if (weight["requests"] > half) == is_late) for is_late in (False, True)
-    )
+    first = max(weight["anonymous_mb"] for weight in along if weight["requests"] <= half)
+    second = max(weight["anonymous_mb"] for weight in along if weight["requests"] > half)
     return 2 * float(second - first)
 
 

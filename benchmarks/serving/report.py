@@ -186,10 +186,11 @@ def _alone(alone: dict[str, Any]) -> str:
         )
     if soak := alone.get("soak"):
         along = soak["along"]
+        first, last = (f"{weight['anonymous_mb']:.0f}" for weight in (along[0], along[-1]))
         parts.append(
-            f"Over {along[-1]['requests']:,} requests memory went from {along[0]['pss_mb']:.0f} to"
-            f" {along[-1]['pss_mb']:.0f} MiB. Growth is twice what the highest weight of the second half has over that"
-            f" of the first: {growth_mb(along):+.1f} MiB.\n\n"
+            f"Over {along[-1]['requests']:,} requests the processes' own memory, without what lies in files, went from"
+            f" {first} to {last} MiB. Growth is twice what the highest weight of the second half has over that of the"
+            f" first: {growth_mb(along):+.1f} MiB.\n\n"
             "![Memory](images/performance-memory.png)\n"
         )
     parts += [f"Not measured, {name}: {why}.\n" for name, why in alone.get("did_not_run", {}).items()]
