@@ -3,8 +3,12 @@
 #   docker build -t tessera:cpu .
 #   docker build -t tessera:cuda --build-arg DEVICE=cuda .
 #   docker build -t tessera:integrations --build-arg EXTRAS=integrations .        (DICOM, archives, Sectra, slide files)
-#   docker run --rm --read-only --stop-timeout 40 -p 127.0.0.1:8000:8000 tessera:cpu
-#   docker run --rm --read-only --stop-timeout 40 -p 127.0.0.1:8000:8000 --gpus all tessera:cuda
+#   docker run --rm --init --read-only --stop-timeout 40 -p 127.0.0.1:8000:8000 tessera:cpu
+#   docker run --rm --init --read-only --stop-timeout 40 -p 127.0.0.1:8000:8000 --gpus all tessera:cuda
+#   docker run --rm --network none --user "$(id -u)" -v "$PWD/examples/patches:/in:ro" -v "$PWD/results:/out" \
+#       tessera:cpu segment /in --out /out        (into a folder `results` of your own)
+#
+# --build-arg VERSION=... --build-arg REVISION=$(git rev-parse HEAD) label an image; unlabelled ones say "unknown".
 #
 # CUDA and cuDNN come as Python packages, so both images have the same base; the GPU's driver is the host's, handed in
 # by NVIDIA's container toolkit. A mirror of the base, or its digest, is a build argument: PYTHON_IMAGE=NAME@sha256:...
@@ -53,6 +57,13 @@ RUN /tools/bin/pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /
 
 
 FROM ${PYTHON_IMAGE}
+# The slim image has neither libexpat, which GDAL in rasterio's wheel takes from the system, nor the standard library as
+# bytecode, which each start and each health check would compile anew: nothing is written at run time.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libexpat1 \
+    && rm -rf /var/lib/apt/lists/* \
+    && python -m compileall -q "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+
 # A fixed, numeric user: an orchestrator can tell that it is not root, and volumes can be given to it by number.
 # Its folder is for a volume on which `dicomweb watch` remembers; the service itself writes nothing.
 RUN groupadd --gid 10001 tessera \
@@ -72,6 +83,9 @@ ENV PATH=/venv/bin:${PATH} \
     TESSERA_PORT=8000 \
     TESSERA_DEVICE=${DEVICE} \
     TESSERA_LOG_FORMAT=json
+
+# A library that is missing is found here, and not at the first start.
+RUN ["python", "-c", "import app.main"]
 
 USER 10001:10001
 WORKDIR /

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := app model_export tests examples benchmarks
 
-.PHONY: help setup setup-dev programs demo serve test bench check format lock sbom clean
+.PHONY: help setup setup-dev programs demo serve test explore bench check format lock sbom clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ serve: setup ## Run the service on http://127.0.0.1:8000
 # that dies is a failure; another one in its place would wait for ever for what it had left to do.
 test: setup-dev ## Run the tests, JOBS files at a time
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
+explore: setup-dev ## Look for faults: the property tests with new examples each time
+	$(BIN)/python -m pytest --hypothesis-profile=explore tests/property
 
 bench: setup-dev ## Measure tessera beside its peers (needs wrk and nghttp2-client); ARGS=--quick for a first look
 	$(BIN)/python -m benchmarks.serving $(ARGS)

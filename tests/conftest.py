@@ -21,7 +21,7 @@ from app.main import create_app
 from app.settings import DEFAULT_BUNDLE, Settings
 from tests.fakes import ColourSegmenter
 
-# Speed is for benchmarks/ to judge; new examples are for whoever looks for faults: `--hypothesis-profile=explore`.
+# Speed is for benchmarks/ to judge; new examples are for whoever looks for faults: `make explore`.
 hypothesis.settings.register_profile("tessera", deadline=None, print_blob=True, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("tessera")

@@ -200,7 +200,7 @@ def _write(area: "AreaResult", file: Path) -> None:
 
     data = to_bytes(area.pyramid[0])
     try:
-        if file.exists() and not file.is_file():  # a device, as /dev/null, in whose place no file belongs
+        if file.is_symlink() or (file.exists() and not file.is_file()):  # or a device, in whose place no file belongs
             file.write_bytes(data)
         else:
             replace(file, data)

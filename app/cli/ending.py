@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Coroutine
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -21,7 +22,7 @@ _T = TypeVar("_T")
 async def until_signalled(work: Coroutine[Any, Any, _T]) -> _T | None:
     """Return what `work` returns; None if SIGTERM or SIGINT cancels it before it ends.
 
-    After a second one the process ends soon after the work, with status 1: Python would wait for a stuck thread.
+    After a second one the process ends soon after the work, with status 1 where a thread is stuck: Python would wait.
 
     On Windows, whose event loops take no signals, SIGINT cancels the caller and SIGTERM ends the process.
     """
@@ -42,7 +43,7 @@ def _end(task: asyncio.Task[_T], told: list[int], number: int) -> None:
 
 
 def _leave_soon(_done: object) -> None:
-    atexit.register(_exit)  # what Python takes apart after that, a thread in the model's runtime may still use
+    atexit.register(_exit_beside_threads)
     signal.signal(signal.SIGALRM, _leave)
     signal.alarm(_LAST_SECONDS)
 
@@ -57,6 +58,13 @@ def end_at_once(line: str) -> NoReturn:
     _exit()
 
 
+def _exit_beside_threads() -> None:
+    """End here where a thread is left: the model's runtime may still use what Python would take apart next."""
+    if threading.active_count() > 1:
+        _exit()
+
+
 def _exit() -> NoReturn:
     logging.shutdown()
+    sys.stdout.flush()
     os._exit(1)

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageFile, TiffTags, UnidentifiedImageError
 
 from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage, no_memory_to
 from app.imaging.common_files import common_pixels
-from app.imaging.structure import check_exif, glance, looks_like_an_accepted_format
+from app.imaging.structure import check_exif, check_scans, glance, looks_like_an_accepted_format
 from app.imaging.tiff import TIFFS_READ, check_kind, tag_values, tags_of
 from app.imaging.tiff_spacing import tiff_um_per_px
 from app.pathology.arrays import RgbImage
@@ -127,6 +127,7 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
     if not data:
         raise UnreadableImage("the upload is empty; send the bytes of an image")
     glance(data)
+    check_scans(data)
     try:
         with _identified(data) as image:
             _check(image, max_side_px)

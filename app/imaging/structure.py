@@ -72,7 +72,7 @@ class Glance:
 def glance(data: bytes) -> Glance | None:
     """Look at a file before a decoder does; None where it is no PNG or JPEG, or hides its size.
 
-    It takes some milliseconds for the largest file that an encoder writes, and some tenths of a second at most for any.
+    It takes some milliseconds for the largest file that an encoder writes, and tens of them at most for any other.
 
     Raises:
         UnreadableImage: It would cost a decoder far more than its pixels: a JPEG, PNG or TIFF of too many parts.
@@ -195,9 +195,18 @@ def _glance_at_jpeg(data: bytes) -> Glance | None:
                 exif_bytes += end - begin
                 check_exif(exif_bytes)
     scans = data.count(_SCAN_BEGINS)  # and whatever looks like one, in a preview or behind the end
-    if scans > _MOST_SCANS and _decoded_scans(data) > _MOST_SCANS:
-        raise UnreadableImage(f"the JPEG has more than {_MOST_SCANS} scans")
     return None if size is None else Glance(size, scans <= _PLAIN_SCANS and gone_through_bytes <= _PLAIN_EXIF_BYTES)
+
+
+def check_scans(data: bytes) -> None:
+    """Refuse a JPEG of more scans than encoders write; pass over other files. It takes 0.1 s at most.
+
+    Raises:
+        UnreadableImage: It has too many.
+    """
+    is_jpeg = data.startswith(b"\xff\xd8")
+    if is_jpeg and data.count(_SCAN_BEGINS) > _MOST_SCANS and _decoded_scans(data) > _MOST_SCANS:
+        raise UnreadableImage(f"the JPEG has more than {_MOST_SCANS} scans")
 
 
 def _decoded_scans(data: bytes) -> int:

@@ -101,7 +101,10 @@ def check_kind(tags: Mapping[int, Any]) -> None:
 
     Raises:
         UnsupportedImage: They are.
+        UnreadableImage: The tags say nothing of the pixels: some are text.
     """
+    if any(isinstance(bit, str | bytes) for bit in tag_values(tags, "BitsPerSample")):  # any words of it would hold it
+        raise UnreadableImage("the TIFF's BitsPerSample is no number")
     bits, formats = tag_values(tags, "BitsPerSample"), set(tag_values(tags, "SampleFormat")) - {_UNSIGNED}
     if bits and formats:
         samples = _SAMPLES.get(min(formats), "numbers of an undefined kind")

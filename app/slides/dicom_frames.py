@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.errors import UnreadableImage, UnsupportedImage
-from app.imaging.structure import SCAN, glance, jpeg_segments
+from app.imaging.structure import SCAN, check_scans, glance, jpeg_segments
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 from app.slides.dicom_matrix import frame_count
@@ -166,6 +166,7 @@ def _check_encoded(dataset: "Dataset") -> None:
             matches = _rle_decoded_bytes(encoded) <= decoded_bytes + _RLE_HEADER.size
         else:
             glance(encoded)
+            check_scans(encoded)
             with Image.open(BytesIO(encoded), formats=("JPEG", "JPEG2000")) as image:
                 matches = image.size == (size.width_px, size.height_px)
         if not matches:

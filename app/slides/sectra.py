@@ -147,12 +147,12 @@ class _KeptTiles:
         if is_new:
             try:
                 data = self._fetch(path)
+                self._keep(path, data)
             except BaseException as error:
                 with self._lock:
-                    del self._coming[path]  # whoever asks later asks anew
+                    self._coming.pop(path, None)  # whoever asks later asks anew
                 tile.set_exception(error)
                 raise
-            self._keep(path, data)
             tile.set_result(data)
         return tile.result()
 

@@ -68,7 +68,7 @@ def write_soak(along: Sequence[dict[str, float]], file: Path) -> None:
     """Draw memory along many requests."""
     figure = Figure(figsize=(5.5, 2.6), layout="constrained")
     axes = figure.subplots()
-    values = [weight["anonymous_mb"] for weight in along]
+    values = [weight["own_mb"] for weight in along]
     axes.plot([weight["requests"] for weight in along], values, color=OURS, marker="o", markersize=4)
     axes.set_ylim(0, 1.2 * max(values))
     axes.set_xlabel("requests", color=INK)

@@ -115,15 +115,20 @@ def absent(network: dict[str, Any]) -> dict[str, str]:
     return {server["title"]: server["did_not_run"] for server in network["servers"].values() if "did_not_run" in server}
 
 
-def growth_mb(along: list[dict[str, Any]]) -> float:
+def growth_mb(soak: dict[str, Any] | None) -> float | None:
     """Return the MiB that the requests of a soak left behind: what leaks evenly has its whole size.
+
+    None where there was none, or only weights that change with who else maps a library.
 
     That is twice what the highest weight of the second half has over that of the first. Lower ones are of moments after
     a process had given back what it did not use at rest.
     """
+    along = soak["along"] if soak else []
+    if not along or "own_mb" not in along[0]:
+        return None
     half = along[-1]["requests"] / 2
-    first = max(weight["anonymous_mb"] for weight in along if weight["requests"] <= half)
-    second = max(weight["anonymous_mb"] for weight in along if weight["requests"] > half)
+    first = max(weight["own_mb"] for weight in along if weight["requests"] <= half)
+    second = max(weight["own_mb"] for weight in along if weight["requests"] > half)
     return 2 * float(second - first)
 
 
@@ -152,7 +157,7 @@ def targets(result: dict[str, Any]) -> list[Target]:
         ),
         _judged("from start to the first answer, s", 3.0, _of(default, "ready_seconds")),
         _judged("resident when idle, MiB", 250, _of(default, "idle_mb"), digits=0),
-        _judged(f"growth over {requests:,} requests, MiB", _NO_GROWTH_MB, soak and growth_mb(soak["along"]), digits=1),
+        _judged(f"growth over {requests:,} requests, MiB", _NO_GROWTH_MB, growth_mb(soak), digits=1),
         _judged("4096 px patch: times its windows' inference, one after the other", 1.2, big and big["ratio"]),
         _judged("GPU: share of the session alone, 16 JPEGs a request", 0.85, on_gpu and on_gpu["share"], at_least=True),
     ]

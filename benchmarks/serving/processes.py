@@ -30,13 +30,13 @@ class Memory:
     Attributes:
         pss_mb: Proportional set size: a page that several processes share counts once in their sum.
         rss_mb: Resident set size: it counts once for each of them.
-        anonymous_mb: What of the PSS lies in no file. Who else maps a library changes the rest.
+        own_mb: What of the PSS lies in no file, shared memory included. Who else maps a library changes the rest.
         processes: How many there are.
     """
 
     pss_mb: float
     rss_mb: float
-    anonymous_mb: float
+    own_mb: float
     processes: int
 
 
@@ -74,7 +74,7 @@ def running(
 
 def memory(pids: Iterable[int] | None = None) -> Memory:
     """Weigh these processes; by default the tree."""
-    pss = rss = anonymous = processes = 0
+    pss = rss = own = processes = 0
     for pid in tree() if pids is None else pids:
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
@@ -83,9 +83,9 @@ def memory(pids: Iterable[int] | None = None) -> Memory:
         sizes = dict(line.split(":", 1) for line in lines[1:])
         pss += int(sizes["Pss"].split()[0])
         rss += int(sizes["Rss"].split()[0])
-        anonymous += int(sizes["Pss_Anon"].split()[0])
+        own += sum(int(sizes[kind].split()[0]) for kind in ("Pss_Anon", "Pss_Shmem"))
         processes += 1
-    return Memory(pss / 1024, rss / 1024, anonymous / 1024, processes)
+    return Memory(pss / 1024, rss / 1024, own / 1024, processes)
 
 
 def processor_seconds() -> float:

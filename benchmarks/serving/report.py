@@ -184,13 +184,13 @@ def _alone(alone: dict[str, Any]) -> str:
             f" model's session reaches alone (batches of {batches['session_batch']}); at half of that load the p99 of a"
             f" request is {batches['half_load']['p99_ms']:.0f} ms.\n"
         )
-    if soak := alone.get("soak"):
-        along = soak["along"]
-        first, last = (f"{weight['anonymous_mb']:.0f}" for weight in (along[0], along[-1]))
+    if (growth := growth_mb(alone.get("soak"))) is not None:
+        along = alone["soak"]["along"]
+        first, last = (f"{weight['own_mb']:.0f}" for weight in (along[0], along[-1]))
         parts.append(
             f"Over {along[-1]['requests']:,} requests the processes' own memory, without what lies in files, went from"
             f" {first} to {last} MiB. Growth is twice what the highest weight of the second half has over that of the"
-            f" first: {growth_mb(along):+.1f} MiB.\n\n"
+            f" first: {growth:+.1f} MiB.\n\n"
             "![Memory](images/performance-memory.png)\n"
         )
     parts += [f"Not measured, {name}: {why}.\n" for name, why in alone.get("did_not_run", {}).items()]

@@ -57,7 +57,7 @@ def opened(
         if kind == "tensorboard":
             loggers.append(stack.enter_context(closing(TensorboardLogger(run, steps_done))))
         if kind == "wandb":
-            loggers.append(stack.enter_context(closing(WandbLogger(run, asked))))
+            loggers.append(stack.enter_context(closing(WandbLogger(run, asked, steps_done))))
         yield loggers
 
 
@@ -130,19 +130,19 @@ class TensorboardLogger:
 class WandbLogger:
     """A run of Weights & Biases under `wandb/`; `WANDB_MODE=offline` keeps it on this machine.
 
-    A resumed training goes on with the same run, whose id is kept in that folder, beside the last step and epoch that
-    were sent: what an interrupted epoch sent is not sent again. Only the numbers and the recipe are handed over,
-    nothing of the machine or the code.
+    A training that is resumed after an epoch goes on with the same run, whose id is kept in that folder, beside the
+    last step and epoch that were sent: what an interrupted epoch sent is not sent again. Only the numbers and the
+    recipe are handed over, nothing of the machine or the code.
     """
 
-    def __init__(self, run: Path, asked: Mapping[str, Any]) -> None:
+    def __init__(self, run: Path, asked: Mapping[str, Any], steps_done: int) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at the import: reports go to a third party
         wandb = import_module("wandb")
         folder = run / WANDB_FOLDER
         folder.mkdir(exist_ok=True)
         kept, self._note = folder / "id", folder / "sent.json"
-        if not kept.exists():
-            self._note.unlink(missing_ok=True)  # of a run whose id is gone
+        if not (kept.exists() and steps_done):
+            self._note.unlink(missing_ok=True)  # of another training, or of a run whose id is gone
             write_text(kept, uuid4().hex)
         self._sent = _read_sent(self._note)
         self._run = wandb.init(

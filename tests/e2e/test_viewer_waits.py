@@ -208,14 +208,17 @@ def test_a_file_that_has_gone_is_told_of_in_plain_words(visit, tmp_path):
 def test_a_folder_can_be_dropped(page, tmp_path):
     folder = tmp_path / "patches"
     (folder / "more").mkdir(parents=True)
-    for name in ("2.png", "10.png", ".hidden.png", "more/2.png"):
+    (folder / "1.2.840").mkdir()
+    for name in ("2.png", "10.png", ".hidden.png", "more/2.png", "1.2.840/IM1"):
         (folder / name).write_bytes(encoded(quarters(64, 64)))
     (folder / "gone.png").symlink_to(tmp_path / "nowhere")
     drop(page, folder)
-    paths = ["patches/2.png", "patches/10.png", "patches/more/2.png"]
+    paths = ["patches/1.2.840/IM1", "patches/2.png", "patches/10.png", "patches/more/2.png"]
     expect(page.locator(".name")).to_have_text(paths)
-    expect(page.get_by_role("option").filter(has_text="tumor")).to_have_count(3)
-    page.get_by_role("option").nth(2).click()
+    expect(page.get_by_role("option").filter(has_text="tumor")).to_have_count(4)
+    page.get_by_role("option").nth(0).click()
+    assert downloaded(page, "Answer")[0] == "patches_1.2.840_IM1_answer.json"
+    page.get_by_role("option").nth(3).click()
     expect(page.get_by_role("heading", name="patches/more/2.png")).to_be_visible()
     assert downloaded(page, "Answer")[0] == "patches_more_2_answer.json"
     with page.expect_download() as table:

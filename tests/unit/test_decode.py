@@ -1,3 +1,4 @@
+import struct
 import warnings
 import zlib
 from io import BytesIO
@@ -304,6 +305,15 @@ def test_a_tiff_of_other_numbers_than_unsigned_integers_is_told_which_and_what_t
     told = f"^the TIFF has {words} a channel; send unsigned integers of 8 or 16 bits$"
     with pytest.raises(UnsupportedImage, match=told):
         decode(file.getvalue(), LIMIT)
+
+
+@pytest.mark.parametrize("kind", [2, 7], ids=["text", "bytes"])
+def test_a_tiff_whose_bits_are_no_number_is_refused_without_a_word_of_it(kind):
+    said = b"<script>" + bytes(2**16)
+    data = b"II*\0" + struct.pack("<IHHHIIHHIII", 8, 2, 256, 4, 1, 8, 258, kind, len(said), 38, 0) + said
+    with pytest.raises(UnreadableImage) as raised:
+        decode(data, LIMIT)
+    assert str(raised.value) == "the TIFF's BitsPerSample is no number"
 
 
 def test_a_tiff_of_unsigned_integers_may_say_so():

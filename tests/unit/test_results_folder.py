@@ -69,6 +69,14 @@ def test_a_segmentation_goes_into_a_pipe_and_not_in_its_place(tmp_path, monkeypa
     assert pipe.is_fifo()
 
 
+def test_a_segmentation_goes_where_a_link_leads(tmp_path, monkeypatch):
+    monkeypatch.setattr("app.interop.dicom_file.to_bytes", lambda _: b"a result")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    _write(SimpleNamespace(pyramid=[None]), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "kept").read_bytes() == b"a result"
+
+
 def test_a_problem_with_the_file_itself_does_not_name_it_again(tmp_path):
     with pytest.raises(FileNotFoundError) as raised:
         (tmp_path / "x").read_bytes()

@@ -280,8 +280,8 @@ def test_what_was_not_measured_of_tessera_alone_is_taken_from_another_run_of_the
     ],
 )
 def test_growth_is_what_each_request_leaves_behind(mb, grown):
-    along = [{"requests": 10_000 * part, "anonymous_mb": float(weight)} for part, weight in enumerate(mb)]
-    assert growth_mb(along) == grown
+    along = [{"requests": 10_000 * part, "own_mb": float(weight)} for part, weight in enumerate(mb)]
+    assert growth_mb({"along": along}) == grown
     [judged] = [target for target in targets(result(soak={"along": along})) if "growth" in target.what]
     assert (judged.what, judged.verdict) == (
         "growth over 40,000 requests, MiB",
@@ -290,7 +290,7 @@ def test_growth_is_what_each_request_leaves_behind(mb, grown):
 
 
 def test_the_report_is_drawn(tmp_path):
-    along = [{"requests": count, "anonymous_mb": 180 + count / 50_000} for count in (0, 25_000, 50_000)]
+    along = [{"requests": count, "own_mb": 180 + count / 50_000} for count in (0, 25_000, 50_000)]
     write_report(result(soak={"along": along}), ["some.json"], tmp_path)
     assert (tmp_path / "performance.md").read_text(encoding="utf-8").startswith("# Performance\n")
     drawn = sorted(file.name for file in (tmp_path / "images").iterdir())

@@ -190,13 +190,20 @@ def test_what_was_sent_is_noted_at_once(tmp_path, sent):
         assert json.loads((tmp_path / "wandb" / "sent.json").read_text()) == {"step": 0, "epoch": 0}
 
 
-def test_another_run_of_wandb_is_sent_what_the_first_was_sent(tmp_path, sent):
+def test_a_training_that_begins_anew_is_another_run_of_wandb(tmp_path, sent):
     log(tmp_path, "wandb", [1])
-    (tmp_path / "wandb" / "id").unlink()
     log(tmp_path, "wandb", [1])
 
     first, second = sent.values()
     assert first == second
+
+
+def test_a_run_of_wandb_whose_id_is_gone_is_followed_by_another(tmp_path, sent):
+    log(tmp_path, "wandb", [1])
+    (tmp_path / "wandb" / "id").unlink()
+    log(tmp_path, "wandb", [2], rows=phases(1), steps_done=2)
+
+    assert [sent_of(rows, "step") for rows in sent.values()] == [[0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"step": 3}', '{"step": null, "epoch": 1}'])

@@ -40,7 +40,7 @@ export function enableDownloads(service, current, onProblem) {
       button.setAttribute("aria-busy", "true");
       try {
         const [end, content] = await FILES[button.dataset.download](service, patch, opacity, onWait);
-        save(content, `${patch.path.replaceAll("/", "_").replace(/\.[^.]*$/, "")}_${end}`);
+        save(content, `${patch.path.replace(/\.[^./]*$/, "").replaceAll("/", "_")}_${end}`);
       } catch (error) {
         onProblem(error, patch);
       } finally {
