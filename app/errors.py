@@ -166,7 +166,7 @@ class OutOfMemory(NotServed):
 
 
 class ModelNotReady(NotServed):
-    """The model is not loaded yet, or the service is stopping."""
+    """The model is not loaded yet, or stuck, or the service is stopping."""
 
 
 class KeysUnavailable(NotServed):

@@ -79,11 +79,11 @@ class Bookmark:
 
     @property
     def tries(self) -> int:
-        """How often the change after that has been tried, across restarts; without `archive_failures`."""
+        """How often the change after that has been tried, across restarts; without `excused_tries`."""
         return self._state.tries
 
     @property
-    def archive_failures(self) -> int:
+    def excused_tries(self) -> int:
         """How often it was tried and the archive failed, or memory was lacking."""
         return self._state.archive_failures
 
@@ -95,9 +95,9 @@ class Bookmark:
         """Take back the last try."""
         self._write(tries=self.tries - 1)
 
-    def blame_archive(self) -> None:
+    def excuse_try(self) -> None:
         """Count the last try as a failure of the archive, or of this machine: nothing is wrong with the slide."""
-        self._write(tries=self.tries - 1, archive_failures=self.archive_failures + 1)
+        self._write(tries=self.tries - 1, archive_failures=self.excused_tries + 1)
 
     def move(self, change: int) -> None:
         """Be done with a change."""

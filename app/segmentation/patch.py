@@ -119,7 +119,7 @@ class PatchSegmentation:
             QueueFull: The service has too many pixels to see to.
             OutOfMemory: There is no memory for it now.
             InferenceFailed: The model failed on it.
-            ModelNotReady: The model is stopping.
+            ModelNotReady: The model is stopping, or stuck.
         """
         try:
             expected = self._reader.glance(data, mpp)

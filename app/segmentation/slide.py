@@ -191,7 +191,7 @@ async def segment_slide(
     Raises:
         SlideUnreadable: The slide does not give its pixels.
         InferenceFailed: The model failed on a window.
-        ModelNotReady: The model is stopping.
+        ModelNotReady: The model is stopping, or stuck.
     """
 
     async def read(region: Region) -> RgbImage:

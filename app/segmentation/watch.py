@@ -195,8 +195,8 @@ class Watcher:
                 self._report(error, None)
             raise
         except (ArchiveUnavailable, ArchiveDenied, OutOfMemory, MemoryError) as error:
-            self._bookmark.blame_archive()
-            if self._bookmark.archive_failures < ARCHIVE_TRIES:
+            self._bookmark.excuse_try()
+            if self._bookmark.excused_tries < ARCHIVE_TRIES:
                 raise
             self._report(error, None)
             return "given up"
@@ -240,7 +240,7 @@ class Watcher:
             "reason": str(error) if known else "unforeseen",
             "after_change": self._bookmark.last_change,
             "try": self._bookmark.tries,
-            "archive_failures": self._bookmark.archive_failures,
+            "excused_tries": self._bookmark.excused_tries,
             **({"wait_seconds": round(wait_seconds, 1)} if wait_seconds is not None else {}),
             **where,
         }

@@ -56,7 +56,7 @@ async def segment_windows(
 
     Raises:
         InferenceFailed: The model failed on a window.
-        ModelNotReady: The model is stopping.
+        ModelNotReady: The model is stopping, or stuck.
     """
     manifest = segmenter.manifest
     places = asyncio.Semaphore(segmenter.window_concurrency)

@@ -646,7 +646,7 @@ def test_a_bookmark_of_an_earlier_release_is_read(tmp_path):
     path = tmp_path / "state.json"
     path.write_text('{"archive": "http://one", "last_change": 7, "tries": 1}')
     with Bookmark(path, "http://one") as bookmark:
-        assert (bookmark.last_change, bookmark.tries, bookmark.archive_failures) == (7, 1, 0)
+        assert (bookmark.last_change, bookmark.tries, bookmark.excused_tries) == (7, 1, 0)
 
 
 @pytest.mark.parametrize(
