@@ -92,8 +92,9 @@ class AuditLog:
             handle = self._open()
             os.close(self._handle)
             self._handle = handle
-            self._torn[0] = False
-            self._doubted_until[0] = 0
+            self._torn[0] = _ends_within_a_line(self._path)  # another process may have begun with it long ago
+            if os.fstat(handle).st_size == 0:
+                self._doubted_until[0] = 0
 
     def _open(self) -> int:
         never_waits = getattr(os, "O_NONBLOCK", 0)  # for whoever reads a pipe; Windows has no such flag

@@ -82,6 +82,10 @@ class Exchange:
         for end in (self.front_end, self.engine_end):
             end.setblocking(False)
 
+    def fits(self, manifest: ModelManifest) -> bool:
+        """Whether a slot holds a window of such a model, and what it says of one."""
+        return (manifest.window_px**2, len(manifest.label_classes)) == (self._pixels, self._labels)
+
     @property
     def ends(self) -> tuple[socket.socket, socket.socket]:
         """Both ends, for a process that is neither the front nor the engine to close."""

@@ -248,6 +248,26 @@ def test_choosing_what_is_shown_leaves_zoom_and_place_alone(page):
     assert np.array_equal(picture_of(left), before)
 
 
+def test_results_of_two_models_are_not_mixed(page):
+    """As after a reload: what is kept of a patch is of the model before."""
+
+    def answer_as_another(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, headers={**answer.headers, "tessera-model-sha256": "1" * 64})
+
+    show(page)
+    page.route("**/segment*", answer_as_another)
+    pick(page, "Confidence")
+    expect(page.get_by_role("alert")).to_contain_text("Another model answers by now: add the patch again")
+    expect(page.get_by_text("Unsure, 25%")).to_be_hidden()
+    for button in ("Overlay", "Polygons"):
+        page.get_by_role("button", name="Close").click()
+        page.locator("#downloads").get_by_role("button", name=button).click()
+        expect(page.get_by_role("alert")).to_contain_text("Another model answers by now")
+    page.unroute("**/segment*")
+    assert downloaded(page, "Polygons")[0].endswith("_polygons.geojson")
+
+
 def test_a_button_that_goes_hands_the_focus_on(browser):
     gate = asyncio.Event()
     with behind_gateway(browser, ColourSegmenter(gate=gate)) as (visit, _, running):

@@ -1,3 +1,4 @@
+import copy
 import json
 import multiprocessing
 import os
@@ -127,6 +128,24 @@ def test_a_line_cut_short_is_an_error_and_the_next_begins_on_its_own(path, log, 
     log.write({"number": 1})
     log.write({"number": 2})
     assert [json.loads(line) for line in path.read_text().splitlines()[1:]] == [{"number": 1}, {"number": 2}]
+
+
+def test_a_process_that_follows_late_begins_a_line_of_its_own_too(path, log, monkeypatch):
+    """Of two that share what is known of the file, one wrote to the new one long before."""
+    late = copy.copy(log)
+    late._handle = os.dup(log._handle)
+    path.rename(path.with_suffix(".1"))
+    log.write({"number": 0})
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, line: write(handle, line[:5]))
+    with pytest.raises(AuditUnavailable):
+        log.write({"number": 1})
+    monkeypatch.undo()
+    assert not late.is_usable
+    late.write({"number": 2})
+    late.close()
+    first, _cut_off, last = path.read_text().splitlines()
+    assert [json.loads(first), json.loads(last)] == [{"number": 0}, {"number": 2}]
 
 
 def test_whoever_comes_after_a_line_cut_short_begins_a_new_one(path, log, monkeypatch):

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.errors import InferenceFailed, ModelNotReady
+from app.errors import InferenceFailed, InvalidBundle, ModelNotReady
 from app.inference.engine import Engine
 from app.inference.exchange import Asked, Exchange, Outcome, Verb
 from app.inference.remote import EngineFacts, RemoteSegmenter
 from app.inference.result import WindowResult
+from app.processes.generation import Generation
+from app.segmentation.admission import Places
 from app.telemetry.metrics import Metrics
 from tests.fakes import manifest
 
@@ -309,3 +312,16 @@ def test_an_engine_knows_when_the_last_of_its_fronts_has_ended_and_answers_nobod
             exchange.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("loaded", [manifest(window_px=128), KNOWN.model_copy(update={"classes": KNOWN.classes[1:]})])
+def test_an_engine_that_loaded_a_model_of_other_windows_gets_no_fronts(loaded):
+    """A bundle was swapped after the places for windows were made, and before the engine read it."""
+    settings = SimpleNamespace(bundle="bundle", cores=1)
+    generation = Generation(SimpleNamespace(settings=settings, places=Places()), 0, set())
+    generation._exchanges = [Exchange(KNOWN, 1)]
+    generation.engine = SimpleNamespace(ready=SimpleNamespace(facts=EngineFacts(loaded, "cpu", "ColourProvider", 4)))
+    with pytest.raises(InvalidBundle, match="bundle: was changed while it was loaded; try again"):
+        generation.go_on()
+    assert not generation.fronts
+    generation._exchanges[0].close()

@@ -38,16 +38,22 @@ export class Service {
   /**
    * Segment one image.
    * @param {Blob} image - Sent under a neutral name: its own may name a patient.
-   * @param {{accept: string, query?: Object, signal?: AbortSignal, onWait?: function(number)}} wanted - `onWait` is
-   *   told the seconds until the next try when the service is busy.
+   * @param {{accept: string, query?: Object, model?: {sha256: string}, signal?: AbortSignal, onWait?: function(number)}}
+   *   wanted - `model` is the only one whose answer is wanted, where one of it is kept already; `onWait` is told the
+   *   seconds until the next try when the service is busy.
    * @returns {Promise<Blob>} The answer.
-   * @throws {Problem} The service refused, or could not be reached.
+   * @throws {Problem} The service refused, or could not be reached, or another model answered.
    */
-  segment(image, { accept, query = {}, signal, onWait = () => {} }) {
+  segment(image, { accept, query = {}, model, signal, onWait = () => {} }) {
     const body = new FormData();
     body.append("file", image, "patch");
     const request = { method: "POST", body, signal, headers: { Accept: accept } };
-    return this.#ask(`segment?${new URLSearchParams(query)}`, request, (response) => response.blob(), onWait);
+    const read = (response) => {
+      const digest = response.headers.get("Tessera-Model-SHA256");
+      if (model && digest && digest !== model.sha256) throw ofAnotherModel();
+      return response.blob();
+    };
+    return this.#ask(`segment?${new URLSearchParams(query)}`, request, read, onWait);
   }
 
   async #ask(path, request, read, onWait = () => {}) {
@@ -96,6 +102,9 @@ const notOfTheService = () =>
     "Not the service's answer",
     "something before it answered instead; reload the page, and sign in if asked",
   );
+
+const ofAnotherModel = () =>
+  new Problem("Another model answers by now", "add the patch again to have all of the new one's results");
 
 /** Retry-After in seconds: given as a number or as a date (RFC 9110, section 10.2.3), else twice as long each time. */
 function secondsToWait(response, tries) {

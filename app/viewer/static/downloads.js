@@ -11,13 +11,13 @@ const KEPT_MS = 60_000; // a browser may begin to save long after the click, whe
  */
 const FILES = {
   mask: async (_service, { answer }) => ["mask.png", await blobOf(answer.mask)],
-  overlay: async (service, { file, stated }, opacity, onWait) => {
+  overlay: async (service, { file, stated, answer: { model } }, opacity, onWait) => {
     const query = { ...stated, view: "overlay", opacity: opacity / 100 };
-    return ["overlay.png", await service.segment(file, { accept: "image/png", query, onWait })];
+    return ["overlay.png", await service.segment(file, { accept: "image/png", query, model, onWait })];
   },
-  geojson: async (service, { file, stated }, _opacity, onWait) => [
+  geojson: async (service, { file, stated, answer: { model } }, _opacity, onWait) => [
     "polygons.geojson",
-    await service.segment(file, { accept: "application/geo+json", query: stated, onWait }),
+    await service.segment(file, { accept: "application/geo+json", query: stated, model, onWait }),
   ],
   json: async (_service, { json }) => ["answer.json", json],
 };

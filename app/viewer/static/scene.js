@@ -125,17 +125,19 @@ export class Scene {
 
   async #confidence({ patch, size, image, grey }) {
     const { signal } = this.#abort;
-    const picture = this.#confidences.get(patch.answer) ?? (await this.#picture(patch, { view: "confidence" }, signal));
-    this.#confidences.set(patch.answer, picture);
+    const { answer } = patch;
+    const picture =
+      this.#confidences.get(answer) ?? (await this.#picture(patch, { view: "confidence" }, signal, answer.model));
+    this.#confidences.set(answer, picture);
     const confidence = await valuesOf(picture, size);
     signal.throwIfAborted();
     paintGrey(grey, image);
     return confidence;
   }
 
-  #picture({ file, stated }, view, signal) {
+  #picture({ file, stated }, view, signal, model) {
     const query = { ...stated, ...view };
-    return this.#service.segment(file, { accept: PNG, query, signal, onWait: this.#onWait });
+    return this.#service.segment(file, { accept: PNG, query, model, signal, onWait: this.#onWait });
   }
 
   /** Return the image as the service decoded it: an overlay without any colour is just that. */
