@@ -83,7 +83,7 @@ def with_alone(result: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Return a result with what another run measured of tessera alone and this one did not.
 
     Raises:
-        ValueError: They are of other hardware, of another model or of other versions.
+        ValueError: They are of other hardware, of another model or of other versions, or the other does not say which.
     """
     if result["format"] != other["format"]:
         raise ValueError(f"its format is {other['format']}, not {result['format']}")
@@ -92,6 +92,8 @@ def with_alone(result: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"its hardware is another: {what} {other['hardware'].get(what)}, not {value}")
     if result["versions"]["tessera"] != other["versions"]["tessera"]:
         raise ValueError("it is of other versions of what tessera stands on")
+    if "default" not in other["networks"]:
+        raise ValueError("it was run without the default network, and does not say of which model it is")
     models = [one["networks"]["default"]["model"] for one in (result, other)]
     if models[0] != models[1]:
         raise ValueError(f"its model is {models[1]}, not {models[0]}")

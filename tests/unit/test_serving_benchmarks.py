@@ -269,6 +269,8 @@ def test_what_was_not_measured_of_tessera_alone_is_taken_from_another_run_of_the
     second["networks"]["default"]["model"] = {"name": "another"}
     with pytest.raises(ValueError, match="its model is"):
         with_alone(first, second)
+    with pytest.raises(ValueError, match="was run without the default network"):
+        with_alone(first, {**second, "networks": {"free": second["networks"]["default"]}})
 
 
 @pytest.mark.parametrize(
