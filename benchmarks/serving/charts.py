@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.serving.figures import OWN, Row
 
@@ -49,9 +49,14 @@ def write_latency(network: str, found: Sequence[Row], file: Path) -> None:
         latency.plot(shares, values, marker="o", markersize=4, **style)
         ends.append((values[-1], row.title, OURS if row.name == OWN else INK))
     last = 100 * max((share for row in found for share in row.opened), default=0.0)
-    for place, (_, title, color) in zip(_apart([value for value, _, _ in sorted(ends)]), sorted(ends), strict=True):
+    places = _apart([value for value, _, _ in sorted(ends)])
+    for place, (_, title, color) in zip(places, sorted(ends), strict=True):
         latency.annotate(title, (last, place), xytext=(7, 0), textcoords="offset points", color=color, va="center")
     latency.set_yscale("log")
+    latency.set_ylim(
+        top=max([latency.get_ylim()[1], *(_LINE * place for place in places)])
+    )  # a name outside is not drawn
+    latency.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     latency.set_xlim(-3, last + 25)
     latency.yaxis.set_major_formatter("{x:.0f}")
     latency.yaxis.set_minor_formatter(NullFormatter())
