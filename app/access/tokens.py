@@ -27,6 +27,10 @@ _LIFETIME_SECONDS = 600.0
 _PAUSE_SECONDS = 10.0
 """Between two questions for keys, whatever tokens come in."""
 _TIMEOUT_SECONDS = 5.0
+"""For each part of an answer."""
+_ANSWER_SECONDS = 10.0
+"""For all of what a caller waits for."""
+_NO_KEYS = "the issuer of tokens does not give its keys; try again later"
 _DISCOVERY = "/.well-known/openid-configuration"
 
 _REASONS: dict[type[jwt.PyJWTError], str] = {
@@ -94,18 +98,26 @@ class Tokens:
         if self._clock() >= self._fresh_until or name not in self._keys:
             await self._ask()
         if self._clock() >= self._fresh_until or (self._failed and name not in self._keys):
-            raise IssuerUnavailable("the issuer of tokens does not give its keys; try again later")
+            raise IssuerUnavailable(_NO_KEYS)
         if name not in self._keys:
             raise CredentialsRejected("the token is signed with a key that its issuer does not publish")
         return self._keys[name]
 
     async def _ask(self) -> None:
-        """Ask for the keys, unless that was just done; who comes meanwhile waits for the same answer."""
+        """Ask for the keys, unless that was just done; who comes meanwhile waits for the same answer.
+
+        Raises:
+            IssuerUnavailable: It does not come, as where the issuer sends a byte now and then.
+        """
         if self._asking is None:
             if self._clock() < self._next_question:
                 return
             self._asking = asyncio.create_task(self._take_keys())
-        await asyncio.shield(self._asking)
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await asyncio.shield(self._asking)
+        except TimeoutError:
+            raise IssuerUnavailable(_NO_KEYS) from None
 
     async def _take_keys(self) -> None:
         try:
