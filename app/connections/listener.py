@@ -62,8 +62,6 @@ class Listener:
         self._beginning: dict[asyncio.Task[None], None] = {}
         self._pausing = Alarm(self._loop, self._go_on)
         self._go_on()
-        if balancer is not None:
-            self._loop.add_reader(balancer.way_in, self._receive)
 
     @property
     def beginning(self) -> int:
@@ -83,7 +81,6 @@ class Listener:
         self._pause()
         self._listener.close()
         if self._balancer is not None:
-            self._loop.remove_reader(self._balancer.way_in)
             self._balancer.refuse_more()
             while self._receive():
                 pass
@@ -100,11 +97,15 @@ class Listener:
     def _go_on(self) -> None:
         self._is_taking = True
         self._loop.add_reader(self._listener, self._take)
+        if self._balancer is not None:
+            self._loop.add_reader(self._balancer.way_in, self._receive)
         self.tell()
 
     def _pause(self) -> None:
         self._is_taking = False
         self._loop.remove_reader(self._listener)
+        if self._balancer is not None:  # what was handed over waits there
+            self._loop.remove_reader(self._balancer.way_in)
         self.tell()
 
     def _miss(self, error: OSError) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 import pytest
 
+from app.connections import listener as listener_module
 from app.connections.balancing import Balance
 from app.connections.limits import ConnectionLimits
 from app.connections.listener import Listener
@@ -107,6 +108,27 @@ def test_each_goes_to_the_front_that_has_the_fewest(run):
         async with fronts(3) as (addresses, _, clients):
             found = await clients.connect_in_turn(addresses[0], 9)
             assert sorted(found) == [b"0"] * 3 + [b"1"] * 3 + [b"2"] * 3
+
+    run(scenario)
+
+
+def test_where_memory_is_short_what_was_handed_over_waits_and_is_not_asked_for_again_and_again(run, monkeypatch):
+    monkeypatch.setattr(listener_module, "_PAUSE_SECONDS", 0.3)
+
+    async def scenario():
+        async with fronts(2) as (addresses, listeners, clients):
+            assert await clients.connect(addresses[0]) == b"0"
+            balancer, asked = listeners[1]._balancer, []
+
+            def receive():
+                asked.append(time.monotonic())
+                if len(asked) == 1:
+                    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+                return type(balancer).receive(balancer)
+
+            monkeypatch.setattr(balancer, "receive", receive)
+            assert await clients.connect(addresses[0]) == b"1"
+            assert asked[1] - asked[0] > 0.2
 
     run(scenario)
 
