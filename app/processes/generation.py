@@ -145,9 +145,8 @@ class Generation:
             self._fork_fronts(self._front_with_model())
         if self.engine is not None and self.engine.ready is not None and not self.fronts:
             facts = self.engine.ready.facts
-            if not all(
-                exchange.fits(facts.manifest) for exchange in self._exchanges
-            ):  # which were made before it loaded
+            # They were made before it loaded.
+            if not all(exchange.fits(facts.manifest) for exchange in self._exchanges):
                 raise InvalidBundle(f"{self._shared.settings.bundle}: was changed while it was loaded; try again")
 
             def be(index: int, pipe: Pipe) -> None:

@@ -75,6 +75,7 @@ class _Plan:
     """How an area will be segmented.
 
     Attributes:
+        number: The area's place among the slide's, from 1 for the widest.
         area: What is segmented.
         view: What the model sees.
         carrier: The level that carries the result.
@@ -82,6 +83,7 @@ class _Plan:
         spans: How many pixels of the view one of that level spans.
     """
 
+    number: int
     area: ScannedArea
     view: View
     carrier: Level
@@ -159,15 +161,15 @@ class ArchiveSegmentation:
             raise NotASlide(f"the series is of modality {modality}, not of slide microscopy ({MICROSCOPY})")
         of_archive = (self._archive.client, self._archive.session)
         with await asyncio.to_thread(DicomwebSlide, *of_archive, study_uid, series_uid) as slide:
-            plans: list[tuple[int, _Plan, tuple[InputWarning, ...]]] = []
+            plans: list[tuple[_Plan, tuple[InputWarning, ...]]] = []
             answered: list[str] = []
             refused: list[ImageRejected] = []
             for number, area in enumerate(slide.areas, start=1):
                 try:
-                    plan = self._plan(area)
+                    plan = self._plan(number, area)
                     known = None if anew else await self._known(plan, study_uid)
                     if known is None:
-                        plans.append((number, plan, await self._warnings(plan)))
+                        plans.append((plan, await self._warnings(plan)))
                     else:
                         answered.append(known)
                 except (ImageTooLarge, *_UNREADABLE) as error:
@@ -175,11 +177,11 @@ class ArchiveSegmentation:
             if not plans and not answered:
                 raise refused[0]
             if not any_stain and not answered:
-                check_stain([found for *_, found in plans])
-            tell = counted([plan.view for _, plan, _ in plans], self.manifest, progress)
-            for number, plan, found in plans:
+                check_stain([found for _, found in plans])
+            tell = counted([plan.view for plan, _ in plans], self.manifest, progress)
+            for plan, found in plans:
                 try:
-                    await keep(await self._segment(number, plan, found, tell))
+                    await keep(await self._segment(plan, found, tell))
                 except _UNREADABLE as error:
                     refused.append(error)
             worst = next((one for one in refused if not isinstance(one, ImageTooLarge)), None)
@@ -203,7 +205,7 @@ class ArchiveSegmentation:
         beside = () if area.report is None else (area.report,)
         await asyncio.to_thread(self._archive.store, (*area.pyramid[:0:-1], *beside, area.pyramid[0]))
 
-    def _plan(self, area: ScannedArea) -> _Plan:
+    def _plan(self, number: int, area: ScannedArea) -> _Plan:
         view = choose_view(area, self._um_per_px, lambda level: level.size.pixels <= self._max_pixels)
         check_pixels(view.level, self._max_pixels)
         # A level that begins elsewhere would show the result beside the tissue.
@@ -211,7 +213,7 @@ class ArchiveSegmentation:
         carrier = choose_carrier(area.levels, view, self._max_pixels, in_place)
         sources = [area.checked_header(index) for index in in_place if index >= carrier]
         rows, columns = level_spans(area.checked_header(view.index), sources[0])
-        return _Plan(area, view, area.levels[carrier], sources, (rows / view.step, columns / view.step))
+        return _Plan(number, area, view, area.levels[carrier], sources, (rows / view.step, columns / view.step))
 
     async def _known(self, plan: _Plan, study_uid: str) -> str | None:
         """Return the SOP Instance UID of the result that the archive holds, or None."""
@@ -223,7 +225,7 @@ class ArchiveSegmentation:
         look = partial(stain_warnings, plan.area, self._rules, states_other=names_other_stains(plan.sources[0]))
         return await self._workers.run("decode", look)
 
-    async def _segment(self, number: int, plan: _Plan, warnings: tuple[InputWarning, ...], tell: Seen) -> AreaResult:
+    async def _segment(self, plan: _Plan, warnings: tuple[InputWarning, ...], tell: Seen) -> AreaResult:
         read, seen, carrier = plan.view.source, plan.view.level, plan.carrier
         _log.info(
             "segmenting a slide",
@@ -246,4 +248,4 @@ class ArchiveSegmentation:
             mm2 = area_mm2(read.size, of_microscope(read.um_per_px))  # the level of the result may be filled up
             of_seg = plan.sources[0], pyramid[0], fractions, self.manifest, conditions, mm2
             report = await self._workers.run("encode", partial(measurement_report, *of_seg))
-        return AreaResult(number, fractions, pyramid, report, read, seen, carrier)
+        return AreaResult(plan.number, fractions, pyramid, report, read, seen, carrier)

@@ -53,9 +53,8 @@ def write_latency(network: str, found: Sequence[Row], file: Path) -> None:
     for place, (_, title, color) in zip(places, sorted(ends), strict=True):
         latency.annotate(title, (last, place), xytext=(7, 0), textcoords="offset points", color=color, va="center")
     latency.set_yscale("log")
-    latency.set_ylim(
-        top=max([latency.get_ylim()[1], *(_LINE * place for place in places)])
-    )  # a name outside is not drawn
+    # A name that lies outside is not drawn.
+    latency.set_ylim(top=max([latency.get_ylim()[1], *(_LINE * place for place in places)]))
     latency.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     latency.set_xlim(-3, last + 25)
     latency.yaxis.set_major_formatter("{x:.0f}")
