@@ -10,13 +10,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from app.errors import STOPPING, InferenceFailed, ModelNotReady, OutOfMemory
+from app.inference.cores import Cores
 from app.inference.lanes import Lanes, Patience
 from app.inference.result import BatchResult, WindowResult
 from app.pathology.arrays import RgbBatch, RgbImage
@@ -67,7 +67,7 @@ class Batcher:
         run: Runs one batch; called in the lanes' threads.
         limits: How much may run at once.
         metrics: Told of waits, batch sizes and run times.
-        turns: Held by a lane while it runs a batch; processes with lanes of their own share the cores by it.
+        cores: What several processes share, as many as there are lanes; None where there is one process.
         stalled: Called once, when a lane is stuck; all who wait have been told that the model is not ready.
     """
 
@@ -76,7 +76,7 @@ class Batcher:
         run: Callable[[RgbBatch], BatchResult],
         limits: BatchLimits,
         metrics: SegmentationMetrics,
-        turns: AbstractContextManager[object] | None = None,
+        cores: Cores | None = None,
         stalled: Callable[[], None] = lambda: None,
     ) -> None:
         self._run = run
@@ -85,7 +85,7 @@ class Batcher:
         self._known_shapes: set[tuple[int, ...]] = set()
         self._metrics = metrics
         self._groups: dict[tuple[int, ...], deque[_Entry]] = {}
-        self._lanes: Lanes[list[WindowResult | Exception]] = Lanes(limits.lanes, turns or nullcontext(), self._stall)
+        self._lanes: Lanes[list[WindowResult | Exception]] = Lanes(cores or Cores(limits.lanes), self._stall)
         self._running: list[list[_Entry]] = []
         self._stalled = stalled
         self._closed: str | None = None
@@ -153,7 +153,8 @@ class Batcher:
         self._stalled()
 
     def _dispatch(self) -> None:
-        while self._lanes.idle and (batch := self._next_batch()):
+        # What is free is asked once a batch: other processes change it at any moment.
+        while (free := self._lanes.free) and (batch := self._next_batch(free)):
             self._running.append(batch)
             expected = self._limits.seconds_per_pixel * sum(_pixels(entry.image) for entry in batch)
             stall = self._limits.stall_seconds
@@ -161,8 +162,8 @@ class Batcher:
             patience = Patience(max(stall, _SLOW * expected), max(stall, first, _SLOWEST * expected))
             self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), patience)
 
-    def _next_batch(self) -> list[_Entry]:
-        """Take the next batch off the queue; empty when nothing waits."""
+    def _next_batch(self, free: int) -> list[_Entry]:
+        """Take the next batch off the queue, for one of `free` lanes; empty when nothing waits."""
         for shape in list(self._groups):
             waiting = deque(entry for entry in self._groups[shape] if not entry.reply.done())  # the rest gave up
             if waiting:
@@ -173,7 +174,7 @@ class Batcher:
             return []
         shape = min(self._groups, key=lambda shape: self._groups[shape][0].queued_at)
         group = self._groups[shape]
-        share = -(-len(group) // self._lanes.idle)  # leave the other idle lanes theirs
+        share = -(-len(group) // free)  # leave the other free lanes theirs
         affordable = max(1, self._limits.pixels // (shape[0] * shape[1]))
         batch = [group.popleft() for _ in range(min(len(group), share, affordable, self._most_windows))]
         if not group:

@@ -8,11 +8,13 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar
+
+from app.inference.cores import Cores
 
 _T = TypeVar("_T")
 
@@ -31,7 +33,6 @@ class _Job(Generic[_T]):
         late_ticks: For how many it runs before it is late.
         stuck_ticks: For how many it runs before it is stuck.
         ticks: For how many it has run.
-        begun: Whether it does: it may still wait for its turn.
     """
 
     run: Callable[[], _T]
@@ -39,7 +40,6 @@ class _Job(Generic[_T]):
     late_ticks: float
     stuck_ticks: float
     ticks: int = 0
-    begun: bool = False
 
     @property
     def late(self) -> bool:
@@ -49,7 +49,7 @@ class _Job(Generic[_T]):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long something may run, from when it has its turn.
+    """How long something may run.
 
     Both are measured in the event loop's own turns: a machine that stood still, or has no time for this process, is not
     taken for a lane that is stuck.
@@ -67,29 +67,28 @@ class Lanes(Generic[_T]):
     """A fixed number of threads. All but the threads' own part is used on the event loop that made it.
 
     Args:
-        count: How many.
-        turns: Held by a lane while it runs; processes with lanes of their own share the cores by it.
+        cores: How many, and how many of them may run now.
         stalled: Called once, when a lane has run for longer than its work may take.
     """
 
-    def __init__(self, count: int, turns: AbstractContextManager[object], stalled: Callable[[], None]) -> None:
+    def __init__(self, cores: Cores, stalled: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._count = count
-        self._turns = turns
+        self._cores = cores
         self._stalled = stalled
         self._queue: SimpleQueue[_Job[_T] | None] = SimpleQueue()
         self._running: set[_Job[_T]] = set()
         self._watching: asyncio.TimerHandle | None = None
         self._at_rest = asyncio.Event()
         self._at_rest.set()
-        self._threads = [threading.Thread(target=self._work, name=f"lane {i}", daemon=True) for i in range(count)]
+        lanes = range(cores.count)
+        self._threads = [threading.Thread(target=self._work, name=f"lane {i}", daemon=True) for i in lanes]
         for thread in self._threads:
             thread.start()
 
     @property
-    def idle(self) -> int:
-        """How many have nothing to do."""
-        return self._count - len(self._running)
+    def free(self) -> int:
+        """How many may begin something now."""
+        return self._cores.free
 
     @property
     def late(self) -> bool:
@@ -97,7 +96,7 @@ class Lanes(Generic[_T]):
         return any(job.late for job in self._running)
 
     def run(self, run: Callable[[], _T], done: Callable[[_T | BaseException], None], patience: Patience) -> None:
-        """Run something in an idle lane.
+        """Run something in a free lane.
 
         Args:
             run: What; called in the lane's thread.
@@ -106,6 +105,7 @@ class Lanes(Generic[_T]):
         """
         job = _Job(run, done, patience.late_seconds / _TICK_SECONDS, patience.stuck_seconds / _TICK_SECONDS)
         self._running.add(job)
+        self._cores.begin()
         self._at_rest.clear()
         self._queue.put(job)
         self._watch()
@@ -120,12 +120,10 @@ class Lanes(Generic[_T]):
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            with self._turns:
-                job.begun = True
-                try:
-                    outcome: _T | BaseException = job.run()
-                except BaseException as error:  # noqa: BLE001  whatever it is, its callers wait for it
-                    outcome = error
+            try:
+                outcome: _T | BaseException = job.run()
+            except BaseException as error:  # noqa: BLE001  whatever it is, its callers wait for it
+                outcome = error
             with suppress(RuntimeError):  # the loop is closed, and nobody waits
                 self._loop.call_soon_threadsafe(self._finish, job, outcome)
             del job, outcome  # not until the next batch
@@ -133,6 +131,7 @@ class Lanes(Generic[_T]):
     def _finish(self, job: _Job[_T], outcome: _T | BaseException) -> None:
         if job in self._running:
             self._running.discard(job)
+            self._cores.end()
             if not self._running:
                 self._at_rest.set()
             job.done(outcome)
@@ -146,7 +145,7 @@ class Lanes(Generic[_T]):
         self._watching = None
         for job in self._running:
             was_late = job.late
-            job.ticks += job.begun
+            job.ticks += 1
             if job.late and not was_late:
                 _log.warning("a batch has run for %.1f s", job.ticks * _TICK_SECONDS)
         if any(job.ticks >= job.stuck_ticks for job in self._running):

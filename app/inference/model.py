@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from copy import copy
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from app.errors import InvalidBundle, ModelNotReady
 from app.inference.batcher import Batcher, BatchLimits
 from app.inference.bundle import Bundle, check_golden, find_precision, load_bundle, precisions_of
+from app.inference.cores import Cores
 from app.inference.result import WindowResult
 from app.inference.segmenter import ModelChoice
 from app.inference.session import DeviceChoice, OnnxSession, open_session
@@ -43,17 +44,10 @@ class BatchedSegmenter:
         manifest: The bundle's contract.
         session: Its graph, loaded.
         limits: How much it may run at once.
-        turns: As `Batcher` has them.
     """
 
-    def __init__(
-        self,
-        manifest: ModelManifest,
-        session: OnnxSession,
-        limits: BatchLimits,
-        turns: AbstractContextManager[object] | None = None,
-    ) -> None:
-        self._turns = turns
+    def __init__(self, manifest: ModelManifest, session: OnnxSession, limits: BatchLimits) -> None:
+        self._cores = Cores(limits.lanes)
         self.manifest = manifest
         self.device: str = session.device
         self.provider = session.provider
@@ -73,11 +67,17 @@ class BatchedSegmenter:
         """Whether a batch has run for longer than it should."""
         return self._batcher is not None and self._batcher.late
 
+    def sharing(self, cores: Cores) -> "BatchedSegmenter":
+        """Return the same, not started, for one of several processes that share as many cores as it has lanes."""
+        theirs = copy(self)
+        theirs._cores = cores
+        return theirs
+
     async def start(self, metrics: SegmentationMetrics, stalled: Callable[[], None] = lambda: None) -> None:
         """Open the queue; the model was warmed up when it was loaded. See `Segmenter.start`."""
         metrics.device.labels(self.device, self.provider).set(1)
         metrics.model.labels(self.manifest.name, self.manifest.version, self.manifest.sha256).set(1)
-        self._batcher = Batcher(self._session.run, self._limits, metrics, self._turns, stalled)
+        self._batcher = Batcher(self._session.run, self._limits, metrics, self._cores, stalled)
 
     async def segment(self, window: RgbImage) -> WindowResult:
         """Return what the model says of a window; see `Segmenter.segment`."""
@@ -104,12 +104,11 @@ class BatchedSegmenter:
         return self._batcher
 
 
-def load_segmenter(choice: ModelChoice, turns: AbstractContextManager[object] | None = None) -> BatchedSegmenter:
+def load_segmenter(choice: ModelChoice) -> BatchedSegmenter:
     """Load a bundle onto a device and warm it up with its golden pair.
 
     Args:
         choice: Which, and where.
-        turns: As `Batcher` has them.
 
     Raises:
         StartupError: The bundle or the device cannot be used; see `app/errors.py`.
@@ -136,7 +135,7 @@ def load_segmenter(choice: ModelChoice, turns: AbstractContextManager[object] | 
         seconds_per_pixel=seconds_per_pixel,
         first_seconds=_GPU_FIRST_SECONDS if on_gpu else 0.0,
     )
-    return BatchedSegmenter(manifest, session, limits, turns)
+    return BatchedSegmenter(manifest, session, limits)
 
 
 _Warm: TypeAlias = tuple[Bundle, OnnxSession, float]

@@ -1,19 +1,19 @@
 """The processes that serve one model: fronts, and the engine where they share one. A reload makes the next of them."""
 
 import gc
-import multiprocessing
 import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from app.access.gate import Access
 from app.connections.balancing import Balance
 from app.errors import InvalidBundle, StartupError
 from app.inference.bundle import read_manifest
+from app.inference.cores import Cores
 from app.inference.exchange import Exchange
 from app.inference.remote import RemoteSegmenter
 from app.inference.segmenter import Segmenter
@@ -25,6 +25,9 @@ from app.processes.layout import Layout
 from app.segmentation.admission import Places
 from app.server import MARGIN_SECONDS, RETIRED_SECONDS
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.inference.model import BatchedSegmenter
 
 _SLOTS = 64
 """Windows that one front may have with the engine at once; they take memory only once they are used."""
@@ -79,9 +82,6 @@ class Generation:
         self._exchanges: list[Exchange] = []
         self._balance: Balance | None = None
         self._tried: ModelManifest | None = None
-        # For the lanes of fronts that have models of their own: as many run as are cores.
-        self._turns = multiprocessing.get_context("fork").Semaphore(shared.settings.cores)
-        self._has_turns = False
         self._leave_by: float | None = None
 
     def start(self) -> None:
@@ -156,20 +156,22 @@ class Generation:
 
     def _front_with_model(self) -> _BeFront:
         """Load the model before forking: its memory is shared."""
-        if read_manifest(self._shared.settings.bundle) != self._tried:
-            raise InvalidBundle(f"{self._shared.settings.bundle}: was changed while it was tried; try again")
+        shared = self._shared
+        if read_manifest(shared.settings.bundle) != self._tried:
+            raise InvalidBundle(f"{shared.settings.bundle}: was changed while it was tried; try again")
         segmenter = self._load()
+        cores = Cores(shared.settings.cores, len(shared.listeners))
 
         def be(index: int, pipe: Pipe) -> None:
-            self._be_front(index, segmenter, pipe)
+            self._be_front(index, segmenter.sharing(cores.seen_by(index)), pipe)
 
         return be
 
-    def _load(self) -> Segmenter:
+    def _load(self) -> "BatchedSegmenter":
         from app.inference.model import load_segmenter  # noqa: PLC0415
 
         choice = replace(self._shared.settings.model, device="cpu")  # to ask for a GPU here would be to start CUDA
-        return load_segmenter(choice, self._turns)
+        return load_segmenter(choice)
 
     def _fork_fronts(self, be: _BeFront) -> None:
         gc.collect()
@@ -257,18 +259,9 @@ class Generation:
         if self.seconds_left() == 0:
             for child in self.children:
                 child.kill("does not end")
-        if any(front.exit_code for front in self.fronts):
-            self._hand_out_turns()
         gone = all(child.ended for child in self.children)
         if gone:
             for child in self.children:
                 child.bury()
             self._shared.places.clear(self.group)
         return gone
-
-    def _hand_out_turns(self) -> None:
-        """Have no lane wait for a turn which a front that did not end well has taken with it."""
-        if not self._has_turns:
-            for _ in range(self._shared.settings.cores):
-                self._turns.release()
-        self._has_turns = True

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from app.errors import InferenceFailed, ModelNotReady, OutOfMemory
 from app.inference import lanes
 from app.inference.batcher import Batcher, BatchLimits
+from app.inference.cores import Cores
 from app.inference.result import BatchResult
 from app.telemetry.metrics import Metrics
 
@@ -377,3 +378,44 @@ def test_a_large_window_may_take_ten_times_what_it_should(monkeypatch):
         await engine.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_another_process_has_its_share_at_once_and_nobody_the_others():
+    async def scenario() -> None:
+        cores = Cores(2, processes=2)
+        lanes = [Lane(), Lane()]
+        one, other = (
+            Batcher(lane.run, BatchLimits(2, 1, 10**6), Metrics(CollectorRegistry()), cores.seen_by(index))
+            for index, lane in enumerate(lanes)
+        )
+        first = [asyncio.create_task(one.submit(window(value))) for value in (1, 2, 3)]
+        await entered(lanes[0], times=2)  # the other's core too, which it leaves
+        second = asyncio.create_task(other.submit(window(4)))
+        await entered(lanes[1])
+        assert sum(len(lane.batches) for lane in lanes) == 3
+        lanes[0].open.set()
+        await asyncio.gather(*first)
+        lanes[1].open.set()
+        await second
+        await asyncio.gather(one.close(), other.close())
+
+    asyncio.run(scenario())
+
+
+def test_what_is_free_may_change_while_a_batch_is_made():
+    class Changing(Cores):
+        asked = 0
+
+        @property
+        def free(self) -> int:
+            self.asked += 1
+            return self.asked % 2
+
+    async def scenario() -> None:
+        lane = Lane()
+        lane.open.set()
+        engine = Batcher(lane.run, BatchLimits(1, 4, 10**6), Metrics(CollectorRegistry()), Changing(1))
+        assert (await engine.submit(window(7))).label_probabilities.tolist() == [7, 7, 7]
+        await engine.close()
+
+    asyncio.run(scenario())

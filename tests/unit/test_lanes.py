@@ -2,11 +2,11 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 
 import pytest
 
 from app.inference import lanes as lanes_module
+from app.inference.cores import Cores
 from app.inference.lanes import Lanes, Patience
 from app.telemetry.logging import request_id
 
@@ -14,11 +14,11 @@ from app.telemetry.logging import request_id
 class Bench:
     """Lanes, and what became of what they were given."""
 
-    def __init__(self, count: int, turns: object) -> None:
+    def __init__(self, count: int) -> None:
         self.outcomes: asyncio.Queue[object] = asyncio.Queue()
         self.stalls = 0
         self.stalled = asyncio.Event()
-        self.lanes: Lanes[str] = Lanes(count, turns, self._stall)
+        self.lanes: Lanes[str] = Lanes(Cores(count), self._stall)
 
     def _stall(self) -> None:
         self.stalls += 1
@@ -28,10 +28,10 @@ class Bench:
         self.lanes.run(work, self.outcomes.put_nowait, Patience(late_seconds, seconds))
 
 
-def bench(scenario: Callable[[Bench], Awaitable[None]], count: int = 1, turns: object = None) -> None:
+def bench(scenario: Callable[[Bench], Awaitable[None]], count: int = 1) -> None:
     async def whole() -> None:
         async with asyncio.timeout(20):
-            await scenario(Bench(count, turns or nullcontext()))
+            await scenario(Bench(count))
 
     asyncio.run(whole())
 
@@ -60,11 +60,11 @@ def held(gate: threading.Event, answer: str = "late") -> Callable[[], str]:
 def test_each_lane_runs_one_thing_and_tells_what_came_of_it(gate):
     async def scenario(bench: Bench) -> None:
         bench.run(held(gate))
-        assert bench.lanes.idle == 1
+        assert bench.lanes.free == 1
         bench.run(lambda: threading.current_thread().name)
-        assert bench.lanes.idle == 0
+        assert bench.lanes.free == 0
         assert str(await bench.outcomes.get()).startswith("lane ")
-        assert bench.lanes.idle == 1
+        assert bench.lanes.free == 1
         gate.set()
         assert await bench.outcomes.get() == "late"
         await bench.lanes.close()
@@ -142,29 +142,6 @@ def test_what_is_late_is_not_told_as_of_the_request_that_began_the_watch(gate, q
     finally:
         logger.removeHandler(handler)
     assert [current for _, current in told] == [None]
-
-
-def test_waiting_for_a_turn_does_not_count(gate, quick_ticks):
-    turns = threading.Semaphore(1)
-
-    has_turn = threading.Event()
-
-    def late() -> str:
-        has_turn.set()
-        return held(gate)()
-
-    async def scenario(bench: Bench) -> None:
-        bench.run(late)
-        assert await asyncio.to_thread(has_turn.wait, 20)
-        bench.run(lambda: "short", seconds=0.05)
-        for _ in range(20):
-            await asyncio.sleep(0.01)
-        assert bench.stalls == 0
-        gate.set()
-        assert [await bench.outcomes.get() for _ in range(2)] == ["late", "short"]
-        await bench.lanes.close()
-
-    bench(scenario, count=2, turns=turns)
 
 
 def test_a_loop_that_has_no_turns_does_not_take_its_lanes_for_stuck(quick_ticks):

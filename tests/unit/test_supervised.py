@@ -281,14 +281,12 @@ def test_an_engine_that_still_loads_does_not_keep_the_service_from_ending(play):
     assert ending.is_gone()
 
 
-def test_who_does_not_leave_in_time_is_killed_and_takes_neither_turns_nor_places_along(play, caplog):
+def test_who_does_not_leave_in_time_is_killed_and_takes_no_places_along(play, caplog):
     leaving = generation()
     leaving.fronts = [play(), play("front 1")]
     stuck, waiting = leaving.fronts
     places = leaving._shared.places
     places.seen_by(0, leaving.group).take(images=5, pixels=50)
-    while leaving._turns.acquire(block=False):  # which the first front holds
-        pass
     leaving.retire()
     assert stuck.told() == waiting.told() == [Retire()]
     assert not leaving.is_gone()
@@ -298,7 +296,6 @@ def test_who_does_not_leave_in_time_is_killed_and_takes_neither_turns_nor_places
     assert leaving.seconds_left() is None  # whatever keeps them, asking again and again would only cost a core
     stuck.exit(-signal.SIGKILL)
     assert not leaving.is_gone()
-    assert leaving._turns.acquire(block=False)
     waiting.exit()
     assert leaving.is_gone()
     assert (places.images, places.pixels) == (0, 0)
