@@ -45,6 +45,7 @@ from app.errors import (
     TooManyRegions,
     UnreadableImage,
     UnsupportedImage,
+    no_memory_to,
 )
 from app.telemetry.logging import request_id
 from app.telemetry.metrics import Metrics
@@ -174,6 +175,11 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(TesseraError)
     async def known(request: Request, error: TesseraError) -> Response:
         return refuse(request.scope, error, metrics)
+
+    @app.exception_handler(MemoryError)
+    async def full(request: Request, error: MemoryError) -> Response:
+        _log.warning("no memory", exc_info=error)
+        return refuse(request.scope, OutOfMemory(no_memory_to("answer this request")), metrics)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -28,7 +28,6 @@ _T = TypeVar("_T")
 
 _SMALL_ANSWER_BYTES = 2**18
 """Put together in some 0.3 ms."""
-_NO_MEMORY = no_memory_to("segment this image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ class PatchSegmentation:
                             return
                 needed, is_small = found, False  # the first look at its header was wrong, the decoder's is not
         except MemoryError:  # of any step, or of what the block makes of the patch
-            raise OutOfMemory(_NO_MEMORY) from None
+            raise OutOfMemory(no_memory_to("segment this image")) from None
 
     async def _segment(self, found: ReadUpload) -> SegmentedPatch:
         image, seen = found.image, found.seen
@@ -160,15 +159,8 @@ class PatchSegmentation:
         return await self._workers.run("encode", work)
 
     async def put_together(self, work: Callable[[], _T], size_bytes: int) -> _T:
-        """Return what `work` returns, an answer of about so many bytes; in a worker thread unless they are few.
-
-        Raises:
-            OutOfMemory: There is no memory for it now.
-        """
-        try:
-            return work() if size_bytes <= _SMALL_ANSWER_BYTES else await self._workers.run(None, work)
-        except MemoryError:
-            raise OutOfMemory(_NO_MEMORY) from None
+        """Return what `work` returns, an answer of about so many bytes; in a worker thread unless they are few."""
+        return work() if size_bytes <= _SMALL_ANSWER_BYTES else await self._workers.run(None, work)
 
     async def encode_mask(self, patch: SegmentedPatch) -> bytes:
         """Return the patch's mask as PNG, for an answer that states beside it how the model saw the patch."""

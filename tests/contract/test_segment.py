@@ -181,7 +181,9 @@ def test_where_memory_does_not_suffice_the_image_may_be_sent_again(client, monke
 
 
 @pytest.mark.parametrize("in_a_thread", [False, True])
-def test_where_memory_does_not_suffice_for_the_whole_answer_it_may_be_asked_for_again(client, monkeypatch, in_a_thread):
+def test_where_memory_does_not_suffice_for_the_whole_answer_it_may_be_asked_for_again(
+    client, monkeypatch, caplog, in_a_thread
+):
     def full(*_: object) -> bytes:
         raise MemoryError
 
@@ -191,6 +193,9 @@ def test_where_memory_does_not_suffice_for_the_whole_answer_it_may_be_asked_for_
         monkeypatch.setattr("app.segmentation.patch._SMALL_ANSWER_BYTES", 0)
     refused = client.post("/segment", content=encoded(noise(40, 40)), headers=PNG)
     assert (refused.status_code, refused.json()["type"]) == (503, "urn:problem-type:tessera:out-of-memory")
+    assert refused.json()["detail"] == "there is no memory to answer this request now; try again later"
+    [record] = [record for record in caplog.records if record.name == "app.api.problems"]
+    assert (record.levelname, record.getMessage(), record.exc_info[0]) == ("WARNING", "no memory", MemoryError)
 
 
 def test_classify_gives_labels_without_masks(client):
