@@ -85,12 +85,12 @@ class BlockwiseDetail(nn.Module):
 def _pixels_of(blocks: Tensor) -> Tensor:
     """Return what `functional.pixel_shuffle` does, (N, 4 * C, h, w) to (N, C, 2 * h, 2 * w).
 
-    ONNX Runtime's DepthToSpace moves one number at a time and took a twentieth of the whole graph. Two transpositions
-    that each move one axis past its neighbour are block moves to it.
+    ONNX Runtime's DepthToSpace goes from number to number, and took a twentieth of the whole graph. For transpositions
+    that swap two neighbouring axes it has faster ways, and two of these do the same.
     """
     images, channels, height, width = blocks.shape
-    together = blocks.reshape(-1, _SIDE * _SIDE, height * width).transpose(1, 2)  # the four pixels of a block
-    rows = together.reshape(-1, width, _SIDE, _SIDE).transpose(1, 2)  # of each row of blocks: its two rows of pixels
+    together = blocks.reshape(-1, _SIDE * _SIDE, height * width).transpose(1, 2)  # (N * C, h * w, 4 of a block)
+    rows = together.reshape(-1, width, _SIDE, _SIDE).transpose(1, 2)  # (N * C * h, 2 rows, w, 2 columns)
     return rows.reshape(images, channels // _SIDE**2, height * _SIDE, width * _SIDE)
 
 

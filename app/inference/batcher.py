@@ -1,4 +1,4 @@
-"""Batching: windows of different requests onto one session, at once when a lane is idle, never waiting for more.
+"""Batching: windows of different requests onto one session, at once when a lane is free, never waiting for more.
 
 Runs on the event loop; only `run` leaves it, to one thread a lane. A caller that stops waiting cancels its entry,
 which is then dropped before it costs inference.
@@ -10,6 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +24,8 @@ from app.pathology.arrays import RgbBatch, RgbImage
 from app.telemetry.metrics import SegmentationMetrics
 
 _STUCK = "the model does not answer, and the service starts anew; try again in a few seconds"
+_AGAIN_SECONDS = 0.02
+"""After so long windows that wait ask again for the cores that other processes leave, of which nobody tells them."""
 _SLOW, _SLOWEST = 3, 10
 """How many times what it should take a batch may take before it is late, and before its lane is taken to be stuck,
 where that is more than the stall's seconds: others may use the machine."""
@@ -85,7 +88,9 @@ class Batcher:
         self._known_shapes: set[tuple[int, ...]] = set()
         self._metrics = metrics
         self._groups: dict[tuple[int, ...], deque[_Entry]] = {}
-        self._lanes: Lanes[list[WindowResult | Exception]] = Lanes(cores or Cores(limits.lanes), self._stall)
+        self._cores = cores or Cores(limits.lanes)
+        self._lanes: Lanes[list[WindowResult | Exception]] = Lanes(self._cores, self._stall)
+        self._asking_again: asyncio.TimerHandle | None = None
         self._running: list[list[_Entry]] = []
         self._stalled = stalled
         self._closed: str | None = None
@@ -161,6 +166,13 @@ class Batcher:
             first = 0.0 if batch[0].image.shape in self._known_shapes else self._limits.first_seconds
             patience = Patience(max(stall, _SLOW * expected), max(stall, first, _SLOWEST * expected))
             self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), patience)
+        if self._groups and self._cores.are_shared and self._asking_again is None:
+            loop = asyncio.get_running_loop()
+            self._asking_again = loop.call_later(_AGAIN_SECONDS, self._ask_again, context=Context())
+
+    def _ask_again(self) -> None:
+        self._asking_again = None
+        self._dispatch()
 
     def _next_batch(self, free: int) -> list[_Entry]:
         """Take the next batch off the queue, for one of `free` lanes; empty when nothing waits."""

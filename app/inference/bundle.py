@@ -1,6 +1,5 @@
 """Loading a bundle: manifest, digests, golden pair. Anything wrong stops start-up with one line."""
 
-import errno
 import hashlib
 import io
 import zipfile
@@ -57,7 +56,6 @@ def read_manifest(folder: Path) -> ModelManifest:
 
     Raises:
         InvalidBundle: It is missing, or is not one.
-        OSError: This process may open no further file.
     """
     try:
         return ModelManifest.model_validate_json(_read(folder / MANIFEST_FILE))
@@ -158,8 +156,6 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):  # nothing is wrong with the bundle
-            raise
         raise InvalidBundle(f"{path}: cannot be read: {error.strerror}; a bundle is a folder that holds it") from error
 
 

@@ -4,15 +4,18 @@ import mmap
 from copy import copy
 
 _COUNT_BYTES = 8
+_LANES = 16
+"""That a process has at least, if there are as many cores: enough for most of a large patch's windows at once. Were they
+as many as cores in each process, many cores would have too many threads."""
 
 
 class Cores:
     """How many batches each process runs: numbers in memory that all share, each written by one process alone.
 
-    A process may always run as many as its share of the cores, and beyond that what the others leave. Nobody waits for
-    another process: one that wants its share back begins at once, and until the batches end that run beyond the others'
-    shares, more run than there are cores. A process that dies takes nothing along that another waits for.
-    See docs/decisions/0015-processes.md.
+    A process may always run its share of the cores, at least one batch, and beyond that what the others leave. Nobody
+    waits for another process: one that wants its share back begins at once. Until the batches end that others began on
+    it, more run than there are cores. A process that dies takes nothing along that another waits for. See
+    docs/decisions/0015-processes.md.
 
     Args:
         count: How many cores.
@@ -31,9 +34,20 @@ class Cores:
         return theirs
 
     @property
+    def lanes(self) -> int:
+        """How many batches this process may run at most."""
+        return min(self.count, max(self._share, _LANES))
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether others may leave some, or take them."""
+        return len(self._running) > 1
+
+    @property
     def free(self) -> int:
         """How many batches this process may begin now."""
-        return max(0, self._share - self._running[self._index], self.count - sum(self._running))
+        own = self._running[self._index]
+        return max(0, min(self.lanes - own, max(self._share - own, self.count - sum(self._running))))
 
     @property
     def _share(self) -> int:

@@ -80,7 +80,7 @@ class Lanes(Generic[_T]):
         self._watching: asyncio.TimerHandle | None = None
         self._at_rest = asyncio.Event()
         self._at_rest.set()
-        lanes = range(cores.count)
+        lanes = range(cores.lanes)
         self._threads = [threading.Thread(target=self._work, name=f"lane {i}", daemon=True) for i in lanes]
         for thread in self._threads:
             thread.start()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from copy import copy
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -44,10 +44,13 @@ class BatchedSegmenter:
         manifest: The bundle's contract.
         session: Its graph, loaded.
         limits: How much it may run at once.
+        cores: As `Batcher` has them.
     """
 
-    def __init__(self, manifest: ModelManifest, session: OnnxSession, limits: BatchLimits) -> None:
-        self._cores = Cores(limits.lanes)
+    def __init__(
+        self, manifest: ModelManifest, session: OnnxSession, limits: BatchLimits, cores: Cores | None = None
+    ) -> None:
+        self._cores = cores
         self.manifest = manifest
         self.device: str = session.device
         self.provider = session.provider
@@ -68,10 +71,8 @@ class BatchedSegmenter:
         return self._batcher is not None and self._batcher.late
 
     def sharing(self, cores: Cores) -> "BatchedSegmenter":
-        """Return the same, not started, for one of several processes that share as many cores as it has lanes."""
-        theirs = copy(self)
-        theirs._cores = cores
-        return theirs
+        """Return the same, not started, for one of several processes that share the cores."""
+        return BatchedSegmenter(self.manifest, self._session, replace(self._limits, lanes=cores.lanes), cores)
 
     async def start(self, metrics: SegmentationMetrics, stalled: Callable[[], None] = lambda: None) -> None:
         """Open the queue; the model was warmed up when it was loaded. See `Segmenter.start`."""

@@ -67,9 +67,6 @@ class Generation:
         shared: What it shares with those before and after it.
         number: Which one it is, from 0.
         taken: Groups of the places that others have; see `Places`.
-
-    Raises:
-        OSError: The system has no room for what its processes share.
     """
 
     def __init__(self, shared: Shared, number: int, taken: set[int]) -> None:

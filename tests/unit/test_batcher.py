@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app.errors import InferenceFailed, ModelNotReady, OutOfMemory
+from app.inference import batcher as batcher_module
 from app.inference import lanes
 from app.inference.batcher import Batcher, BatchLimits
 from app.inference.cores import Cores
@@ -380,23 +381,47 @@ def test_a_large_window_may_take_ten_times_what_it_should(monkeypatch):
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
-def test_another_process_has_its_share_at_once_and_nobody_the_others():
+def sharing(lanes: list[Lane]) -> list[Batcher]:
+    """Return the batchers of as many processes as there are lanes, which share two cores."""
+    cores = Cores(2, len(lanes))
+    return [
+        Batcher(lane.run, BatchLimits(2, 1, 10**6), Metrics(CollectorRegistry()), cores.seen_by(index))
+        for index, lane in enumerate(lanes)
+    ]
+
+
+def test_another_process_has_its_share_at_once_and_no_more():
     async def scenario() -> None:
-        cores = Cores(2, processes=2)
         lanes = [Lane(), Lane()]
-        one, other = (
-            Batcher(lane.run, BatchLimits(2, 1, 10**6), Metrics(CollectorRegistry()), cores.seen_by(index))
-            for index, lane in enumerate(lanes)
-        )
-        first = [asyncio.create_task(one.submit(window(value))) for value in (1, 2, 3)]
+        one, other = sharing(lanes)
+        first = [asyncio.create_task(one.submit(window(value))) for value in (1, 2)]
         await entered(lanes[0], times=2)  # the other's core too, which it leaves
-        second = asyncio.create_task(other.submit(window(4)))
+        second = [asyncio.create_task(other.submit(window(value))) for value in (3, 4)]
         await entered(lanes[1])
-        assert sum(len(lane.batches) for lane in lanes) == 3
-        lanes[0].open.set()
-        await asyncio.gather(*first)
+        await asyncio.sleep(3 * batcher_module._AGAIN_SECONDS)
+        assert lanes[1].batches == [[3]]
+        for lane in lanes:
+            lane.open.set()
+        await asyncio.gather(*first, *second)
+        await asyncio.gather(one.close(), other.close())
+
+    asyncio.run(scenario())
+
+
+def test_a_core_that_another_process_leaves_is_taken_though_nobody_tells_of_it():
+    async def scenario() -> None:
+        lanes = [Lane(), Lane()]
+        one, other = sharing(lanes)
+        second = asyncio.create_task(other.submit(window(3)))
+        await entered(lanes[1])
+        first = [asyncio.create_task(one.submit(window(value))) for value in (1, 2)]
+        await entered(lanes[0])
+        assert lanes[0].batches == [[1]]
         lanes[1].open.set()
         await second
+        await entered(lanes[0])  # while the first still runs
+        lanes[0].open.set()
+        await asyncio.gather(*first)
         await asyncio.gather(one.close(), other.close())
 
     asyncio.run(scenario())

@@ -60,6 +60,15 @@ def test_shares_are_even_and_never_nothing(cores, count, shares):
             every[index].begin()
 
 
+def test_a_process_of_many_has_not_as_many_lanes_as_there_are_cores():
+    one, *_ = processes(64, 8)
+    assert (one.lanes, one.free) == (16, 16)
+    for _ in range(16):
+        one.begin()
+    assert one.free == 0
+    assert [of[0].lanes for of in (processes(64, 2), processes(8, 8), processes(2, 2))] == [32, 8, 2]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_forked_process_is_seen():
     here, there = processes(2, 2)

@@ -1,10 +1,14 @@
 """The default network's full resolution, as it is trained and as it is served."""
 
+from pathlib import Path
+
+import onnx
 import pytest
 import torch
 from torch import nn
 
-from model_export.detail import Detail
+import app
+from model_export.detail import Detail, _pixels_of
 from model_export.network import TissueNetwork, blockwise
 
 
@@ -42,6 +46,18 @@ def test_each_pixel_of_a_block_has_its_own_place():
     enlarged = nn.functional.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
     served = blockwise(network).detail(logits, torch.randn(1, 3, 10, 14))
     torch.testing.assert_close(served, enlarged, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 7, 7), (2, 12, 5, 7), (3, 4, 1, 2)])
+def test_the_pixels_of_blocks_lie_where_they_belong(shape):
+    blocks = torch.randn(shape)
+    assert torch.equal(_pixels_of(blocks), nn.functional.pixel_shuffle(blocks, 2))
+
+
+@pytest.mark.parametrize("bundle", ["bundle", "bundle/int8", "bundle/fp16", "bundle-quality", "bundle-quality/int8"])
+def test_the_graphs_that_are_shipped_put_them_there_the_fast_way(bundle):
+    graph = onnx.load(Path(app.__file__).parent / bundle / "model.onnx").graph
+    assert "DepthToSpace" not in {node.op_type for node in graph.node}
 
 
 def test_the_network_stays_what_it_was(network):

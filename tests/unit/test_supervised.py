@@ -4,14 +4,17 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import socket
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric
 
 from app.errors import MetricsIncomplete, ReloadRefused
+from app.inference.cores import Cores
 from app.inference.remote import EngineFacts
 from app.processes import channel as channel_module
 from app.processes import children as children_module
+from app.processes import generation as generation_module
 from app.processes.channel import (
     AskAll,
     AskOne,
@@ -270,6 +273,28 @@ def test_a_generation_that_is_stopped_tells_its_fronts_and_ends_whoever_is_not_t
     assert ending.engine.told() == []  # which ends when its fronts have
     assert (there.fake.kills, coming.fake.kills, ending.engine.fake.kills) == (0, 1, 0)
     assert 43 - 1 < ending.seconds_left() <= 43
+
+
+def test_each_front_counts_its_batches_in_a_place_of_its_own(monkeypatch):
+    class Loaded:
+        def sharing(self, cores: Cores) -> Cores:
+            return cores
+
+    fronts = []
+    coming = generation()
+    coming._shared.listeners.extend([socket.socket(), socket.socket()])
+    monkeypatch.setattr(coming, "_load", Loaded)
+    monkeypatch.setattr(coming, "_be_front", lambda index, cores, pipe: fronts.append(cores))
+    monkeypatch.setattr(generation_module, "read_manifest", lambda bundle: coming._tried)
+    be = coming._front_with_model()
+    for index in range(2):
+        be(index, None)
+    one, other = fronts
+    for _ in range(2):
+        one.begin()
+    assert (one.count, one.free, other.free) == (2, 0, 1)
+    for listener in coming._shared.listeners:
+        listener.close()
 
 
 def test_an_engine_that_still_loads_does_not_keep_the_service_from_ending(play):
