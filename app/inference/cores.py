@@ -5,8 +5,8 @@ from copy import copy
 
 _COUNT_BYTES = 8
 _LANES = 16
-"""That a process has at least, if there are as many cores: enough for most of a large patch's windows at once. A lane for
-each core in each process would be some thousand threads on a large machine."""
+"""That a process has at least, if there are as many cores: enough for most of a large patch's windows at once. With a
+lane for each core in each process, a large machine would have some thousand threads."""
 
 
 class Cores:
