@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.archive_settings import ArchiveSettings
-from app.cli.ending import end_at_once
+from app.cli.ending import end_at_once, end_with
 from app.cli.options import MODEL_SETTINGS, setting_options, settings_as, settings_of, slide_options
 from app.errors import ExtraMissing, ModelNotReady, TesseraError
 from app.imaging.dicom_packages import require_dicom
@@ -108,17 +108,13 @@ def archive_session(url: str, settings: ArchiveSettings) -> "ArchiveSession":
 
 @contextmanager
 def failures_told() -> Iterator[None]:
-    """Tell in one line what fails in the block; where the model is stuck, that ends the process, to be started anew.
-
-    Raises:
-        click.ClickException: The block failed.
-    """
+    """End the command with one line if the block fails; where the model is stuck, at once, to be started anew."""
     try:
         yield
     except ModelNotReady as error:
-        end_at_once(f"Error: {error}")
+        end_at_once(str(error))
     except TesseraError as error:
-        raise click.ClickException(str(error)) from error
+        end_with(click.ClickException(str(error)))
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from app.cli.archive import (
     given_settings,
     slide_segmentation,
 )
-from app.cli.ending import until_signalled
+from app.cli.ending import bad_settings_told, until_signalled
 from app.cli.options import FiniteRange, setting_options
 from app.cli.progress import progress_bar
 from app.errors import AddressUnavailable
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _DICOMWEB_PATH = "/dicom-web"
 """Below the root of an Orthanc, unless its administrator moved it."""
+_MOST_POLL_SECONDS = 600
+"""A look that finds nothing to do is the progress that docker/alerts.yml expects within 1800 s, and a series that still
+arrives can hold it up for 600 s and a poll."""
 
 _log = getLogger(__name__)
 
@@ -138,7 +141,7 @@ def _told(area: "AreaResult", manifest: ModelManifest, file: Path | None) -> str
 )
 @click.option(
     "--poll",
-    type=FiniteRange(0, min_open=True),
+    type=FiniteRange(0, _MOST_POLL_SECONDS, min_open=True),
     default=5.0,
     show_default=True,
     help="Seconds to wait before asking the archive again when it has nothing new.",
@@ -168,7 +171,8 @@ def watch(
     Without a state file, it begins with the first slide in the archive and answers all of them; see --skip-existing. A
     slide counts as arrived once Orthanc reports its series as stable.
     """
-    given = given_settings(options)
+    with bad_settings_told(options.get("log_format")):
+        given = given_settings(options)
     logging.configure(given.service.log_level, given.service.log_format)
     with failures_told():
         watching = _watch(url.rstrip("/"), state, poll, tries, skip_existing, metrics_port, given)
@@ -186,11 +190,13 @@ async def _watch(
         from app.segmentation.watch import Watcher  # noqa: PLC0415
 
         bookmark = until_the_end.enter_context(Bookmark(state, url))
+        watched = WatchMetrics(registry)
+        # Before the model is loaded, at which a process may end each time.
+        watched.show(bookmark.last_change, bookmark.last_progress)
         if metrics_port is not None:
             until_the_end.callback(_expose(given.service.host, metrics_port, registry))
         async with slide_segmentation(url + _DICOMWEB_PATH, session, given, SegmentationMetrics(registry)) as slides:
-            log, watched = Orthanc(url, session), WatchMetrics(registry)
-            watcher = Watcher(log, slides, bookmark, watched, poll, tries, skip_existing)
+            watcher = Watcher(Orthanc(url, session), slides, bookmark, watched, poll, tries, skip_existing)
             _log.info("watching", extra={"after_change": bookmark.last_change})
             await watcher.run()
 

@@ -1,22 +1,26 @@
-"""How a command ends that is told to."""
+"""How a command ends that is told to, or has failed, and where it says so."""
 
 import asyncio
 import atexit
-import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from logging import getLogger, shutdown
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import click
 
+from app.telemetry import logging
+
 _LAST_SECONDS = 1
 """For what a command still has to tidy up."""
 
 _T = TypeVar("_T")
+_log = getLogger(__name__)
 
 
 async def until_signalled(work: Coroutine[Any, Any, _T]) -> _T | None:
@@ -49,13 +53,43 @@ def _leave_soon(_done: object) -> None:
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
-    end_at_once("Aborted!")
-
-
-def end_at_once(line: str) -> NoReturn:
-    """Say a line and end the process, with status 1, though threads are stuck."""
-    click.echo(line, err=True)
+    _say("Aborted!", "Aborted!")
     _exit()
+
+
+def end_at_once(message: str) -> NoReturn:
+    """Say why the process ends, and end it with status 1, though threads are stuck."""
+    _say(message, f"Error: {message}")
+    _exit()
+
+
+def end_with(error: click.ClickException) -> NoReturn:
+    """Say why the command ends, and end it with the status of the error."""
+    _say(error.message, f"Error: {error.format_message()}")
+    raise SystemExit(error.exit_code) from error
+
+
+@contextmanager
+def bad_settings_told(stated: str | None) -> Iterator[None]:
+    """End the command if the block finds a setting that makes no sense, in the format of the log that is stated.
+
+    Args:
+        stated: By a flag; else by the environment, if at all.
+    """
+    try:
+        yield
+    except click.ClickException as error:
+        log_format = stated or os.environ.get("TESSERA_LOG_FORMAT")
+        logging.configure("info", "json" if log_format == "json" else "text")
+        end_with(error)
+
+
+def _say(message: str, line: str) -> None:
+    """Say a message: in the log where that is JSON, since whatever reads it shall not miss this one; else as a line."""
+    if any(isinstance(handler.formatter, logging.JsonFormatter) for handler in getLogger().handlers):
+        _log.critical("%s", message)
+    else:
+        logging.tell(line)
 
 
 def _exit_beside_threads() -> None:
@@ -65,6 +99,6 @@ def _exit_beside_threads() -> None:
 
 
 def _exit() -> NoReturn:
-    logging.shutdown()
+    shutdown()
     sys.stdout.flush()
     os._exit(1)

@@ -1,12 +1,12 @@
 """`tessera serve`: the service."""
 
-import os
 import sys
 from logging import getLogger
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
+from app.cli.ending import bad_settings_told, end_with
 from app.cli.options import setting_options, settings_of
 from app.errors import ExtraMissing, ProcessEnded, StartupError
 from app.processes.layout import layout_of
@@ -21,12 +21,8 @@ _log = getLogger(__name__)
 @setting_options()
 def serve(**given: Any) -> None:
     """Run the service."""
-    try:
+    with bad_settings_told(given.get("log_format")):
         settings = settings_of(given)
-    except click.ClickException as error:
-        stated = given.get("log_format") or os.environ.get("TESSERA_LOG_FORMAT")
-        logging.configure("info", "json" if stated == "json" else "text")
-        _end(error, stated)
     logging.configure(settings.log_level, settings.log_format)
     for name in unknown_variables():
         _log.warning("the environment variable %s is not a setting", name)
@@ -48,13 +44,4 @@ def serve(**given: Any) -> None:
             listener = bind(settings.host, settings.port)
             run(create_app(settings), listener, settings)
     except (StartupError, ExtraMissing, ProcessEnded) as error:
-        _end(click.ClickException(str(error)), settings.log_format)
-
-
-def _end(error: click.ClickException, log_format: str | None) -> NoReturn:
-    """Say why the service ends: in the log where that is JSON, since whatever reads it shall not miss this line."""
-    if log_format == "json":
-        _log.critical("%s", error.message)
-    else:
-        logging.tell(f"Error: {error.format_message()}")
-    raise SystemExit(error.exit_code)
+        end_with(click.ClickException(str(error)))

@@ -1,6 +1,7 @@
 """How far a watcher has read in an archive's log of changes: a small file that is whole at any moment."""
 
 import os
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +20,13 @@ class _State(BaseModel):
     last_change: int | None = Field(default=None, ge=0)
     tries: int = Field(default=0, ge=0)
     archive_failures: int = Field(default=0, ge=0)
+    last_progress: float = Field(default_factory=time.time, ge=0, allow_inf_nan=False)
 
 
 class Bookmark:
-    """The last change that is done with, and how often the next one has been tried; what must not be lost is written.
+    """The last change that is done with, when that was, and how often the next one has been tried since.
+
+    What must not be lost is written.
 
     What cannot be written, as on a full disk, has not happened: methods that write raise OSError and change nothing.
 
@@ -41,8 +45,11 @@ class Bookmark:
         try:
             with ExitStack() as lock:
                 lock.enter_context(locked(path.with_name(f".{path.name}.lock")))
+                now = time.time()
+                self._unattended_seconds = now - path.stat().st_mtime if path.exists() else 0.0
                 self._state = self._state_of(archive)
-                self.save()
+                # From a clock that was ahead, it would hide for as long that there is no progress.
+                self._write(last_progress=min(self.last_progress, now))
                 self._lock = lock.pop_all()
         except ValidationError as error:
             raise StartupError(f"{path} is no bookmark of a watcher; remove it, or choose another --state") from error
@@ -73,6 +80,16 @@ class Bookmark:
         return self._state.last_change or 0
 
     @property
+    def last_progress(self) -> float:
+        """When a change was last done with or none was left (seconds since 1970); at first, when the file was made."""
+        return self._state.last_progress
+
+    @property
+    def unattended_seconds(self) -> float:
+        """How long before this process the file had last been written; 0 where there was none."""
+        return self._unattended_seconds
+
+    @property
     def is_new(self) -> bool:
         """Whether it has never moved, in this process or an earlier one."""
         return self._state.last_change is None
@@ -101,15 +118,15 @@ class Bookmark:
 
     def move(self, change: int) -> None:
         """Be done with a change."""
-        self._write(last_change=change, tries=0, archive_failures=0)
+        self._write(last_change=change, tries=0, archive_failures=0, last_progress=time.time())
 
     def pass_over(self, change: int) -> None:
         """Be done with a change that cost nothing: the file need not know at once."""
-        self._state = self._with(last_change=change, tries=0, archive_failures=0)
+        self._state = self._with(last_change=change, tries=0, archive_failures=0, last_progress=time.time())
 
     def save(self) -> None:
-        """Write the file."""
-        self._write()
+        """Note that nothing is left to do, and write the file."""
+        self._write(last_progress=time.time())
 
     def _with(self, **changed: Any) -> _State:
         return self._state.model_copy(update=changed)

@@ -42,6 +42,8 @@ PAGE = 1000
 ARCHIVE_TRIES = 10
 """Of a series at which the archive fails or memory is short: with some 7 minutes of waits, in which that may pass."""
 _LONGEST_HOLD_SECONDS = 600.0
+_LONG_ABSENCE_SECONDS = 1800.0
+"""As in docker/alerts.yml. Not the pause before a restart, which is minutes at most."""
 
 Outcome = Literal["answered", "answered before", "not a slide", "not H&E", "too large", "gone", "given up"]
 
@@ -65,11 +67,14 @@ class Watcher:
     archive fails at it, which gave its log just before, or memory is lacking. A model that is stuck costs no series a
     try: it answers none any more, whatever that shows.
 
+    Restarts are no progress: a watcher that is started again and again shows since when. It is not held against one
+    that was off for long, as over a weekend, that nobody was there: once the archive gives it the log, it counts anew.
+
     Args:
         log: The archive's.
         slides: Answers a series.
         bookmark: Where to go on.
-        metrics: Told of all this.
+        metrics: Told of all this; shows already what the bookmark says.
         poll_seconds: Between two looks at a log that has nothing new.
         tries: How often to try a series that fails; `ARCHIVE_TRIES` where the archive does, or memory.
         skip_existing: Whether a bookmark that is new begins at the end of the log instead of its start.
@@ -97,6 +102,7 @@ class Watcher:
         self._wait = wait
         self._backoff = Backoff()
         self._held_seconds = 0.0
+        self._was_away = bookmark.unattended_seconds > _LONG_ABSENCE_SECONDS
         for outcome in get_args(Outcome):  # each from 0: Prometheus sees no increase in a counter that begins at 1
             metrics.series.labels(outcome)
 
@@ -106,7 +112,6 @@ class Watcher:
         Raises:
             ModelNotReady: The model is stuck, and answers nothing in this process any more.
         """
-        self._metrics.last_progress.set_to_current_time()
         while True:
             try:
                 caught_up = await self._follow()
@@ -125,10 +130,14 @@ class Watcher:
         """Act on the next page of changes, up to the first slide; return whether there is nothing to do for now."""
         if self._skip_existing and self._bookmark.is_new:
             self._bookmark.move(await asyncio.to_thread(self._changes.last_change))
-            self._metrics.last_change.set(self._bookmark.last_change)
+            self._show()
             _log.info("skipping what the archive holds", extra={"after_change": self._bookmark.last_change})
         page = await asyncio.to_thread(self._changes.changes, self._bookmark.last_change, PAGE)
         self._metrics.last_poll.set_to_current_time()
+        if self._was_away:
+            self._bookmark.save()
+            self._show()
+            self._was_away = False
         if page.last < self._bookmark.last_change:
             _log.warning("the archive's log of changes has begun anew; reading it from its start")
             self._bookmark.move(0)
@@ -141,19 +150,18 @@ class Watcher:
                 outcome = await self._handle(change)
                 if outcome == "arriving":
                     return True
-                self._moved()
+                self._show()
                 if outcome is not None:
                     return False
             else:
                 self._bookmark.pass_over(change.sequence)
-                self._moved()
+                self._show()
         self._bookmark.save()
-        self._metrics.last_progress.set_to_current_time()
+        self._show()
         return page.done
 
-    def _moved(self) -> None:
-        self._metrics.last_change.set(self._bookmark.last_change)
-        self._metrics.last_progress.set_to_current_time()
+    def _show(self) -> None:
+        self._metrics.show(self._bookmark.last_change, self._bookmark.last_progress)
 
     async def _handle(self, change: Change) -> Outcome | _Arriving | None:
         """Answer a series, if it is a slide's, and move the bookmark past it; raise to have it tried again.

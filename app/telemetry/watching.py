@@ -36,3 +36,8 @@ class WatchMetrics:
         self.failures = Counter(
             "tessera_watch_failures", "Failed tries, by kind of error.", ["error"], registry=registry
         )
+
+    def show(self, last_change: int, last_progress: float) -> None:
+        """Show how far the watcher is: the last change that is finished, and when there was progress (since 1970)."""
+        self.last_change.set(last_change)
+        self.last_progress.set(last_progress)

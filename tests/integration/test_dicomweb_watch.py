@@ -287,6 +287,24 @@ def test_a_stop_does_not_wait_for_an_archive_that_says_nothing(start):
         assert len(silent.seen) == 1
 
 
+def test_a_watcher_shows_from_its_start_how_far_it_was_and_when_it_made_progress(start, tmp_path):
+    """Before, the last change was 0 and progress was now, until there was some."""
+    bookmark = tmp_path / "watch.json"
+    over = threading.Event()
+    with serving(lambda _: over.wait(2 * WAIT_SECONDS)) as silent:
+        bookmark.write_text(json.dumps({"archive": silent.url, "last_change": 7, "last_progress": 1000.0}))
+        watcher = start(silent, "--timeout", str(2 * WAIT_SECONDS))
+        try:
+            watcher.wait_for("watching")
+            metrics = watcher.metrics()
+            assert watcher.stop() == 0
+        finally:
+            over.set()
+    assert metrics["tessera_watch_last_change"] == 7
+    assert metrics["tessera_watch_last_progress_timestamp_seconds"] == 1000
+    assert json.loads(bookmark.read_text())["last_progress"] == 1000
+
+
 def test_a_slide_that_cannot_be_read_does_not_hold_up_the_next(archive, start, tmp_path):
     broken = write_slide(tmp_path / "slide", cmu1(600, 500), name="broken", downsamples=(1,))
     slide = pydicom.dcmread(broken[0])
@@ -375,10 +393,15 @@ def test_a_stuck_model_ends_the_command_and_the_next_start_answers_the_slide(arc
             text=True,
             cwd=ROOT,
             timeout=WAIT_SECONDS,
-            env={**os.environ, "TESSERA_STALL_TIMEOUT": "1"},
+            env={**os.environ, "TESSERA_STALL_TIMEOUT": "1", "TESSERA_LOG_FORMAT": "json"},
         )
         assert done.returncode == 1, done.stderr
-        assert "Error: the model does not answer any more" in done.stderr.splitlines()[-1]
+        last = done.stderr.splitlines()[-1]
+        if command[0] == "watch":
+            assert json.loads(last)["level"] == "critical"
+            assert json.loads(last)["message"].startswith("the model does not answer any more")
+        else:  # a person reads what this one says
+            assert last.startswith("Error: the model does not answer any more")
         assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "watch.json").read_text())["tries"] == 0
     watcher = start(archive)

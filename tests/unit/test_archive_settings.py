@@ -1,6 +1,7 @@
 """Settings and options of `tessera dicomweb`."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,36 @@ def test_what_is_no_finite_number_above_zero_is_refused(command, value):
     result = run(*command, value)
     assert result.exit_code == 2
     assert f"Invalid value for '{command[-1]}'" in result.output
+
+
+def test_a_poll_so_seldom_that_an_idle_watcher_would_look_stuck_is_refused():
+    """Of which docker/alerts.yml would tell somebody in the night."""
+    result = run(*WATCH, "--poll", 3600)
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1] == "Error: Invalid value for '--poll': 3600.0 is not in the range 0<x<=600."
+
+
+@pytest.mark.parametrize(
+    ("variables", "status", "words"),
+    [
+        ({}, 1, "127.0.0.1 is not"),
+        ({"TESSERA_DICOMWEB_USERNAME": "a"}, 2, "come together"),
+        ({"TESSERA_DEVICE": "tpu"}, 2, "--device (TESSERA_DEVICE): Input should be"),
+    ],
+)
+def test_where_the_log_is_json_so_is_the_line_that_says_why_the_watcher_ends(monkeypatch, variables, status, words):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    by_flag = run(*WATCH, "--log-format", "json")
+    as_text = run(*WATCH)
+    monkeypatch.setenv("TESSERA_LOG_FORMAT", "json")
+    of_a_person = run(*SEGMENT)
+    for result in (by_flag, run(*WATCH)):
+        told = json.loads(result.output)
+        assert (result.exit_code, told["level"]) == (status, "critical")
+        assert words in told["message"]
+    for result in (as_text, of_a_person):
+        assert (result.exit_code, result.output) == (status, f"Error: {told['message']}\n")
 
 
 @pytest.mark.parametrize("uid", ["", "1..2", "1.2/3", "a", "1" * 65])

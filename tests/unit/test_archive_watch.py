@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -157,6 +158,7 @@ class Watch:
                 assert len(self.waits) < 1000, "it never ends"
 
         with Bookmark(self.path, "http://archive") as bookmark:
+            self.metrics.show(bookmark.last_change, bookmark.last_progress)  # as the command does
             watcher = Watcher(self.archive, self.slides, bookmark, self.metrics, POLL_SECONDS, 3, skip_existing, wait)
             with pytest.raises(asyncio.CancelledError):
                 asyncio.run(watcher.run())
@@ -168,7 +170,26 @@ class Watch:
         return {outcome: count for outcome, count in counts.items() if count}
 
     def state(self) -> dict[str, Any]:
-        return dict(json.loads(self.path.read_text()))
+        """Return what the bookmark has, but for a time."""
+        return {name: value for name, value in json.loads(self.path.read_text()).items() if name != "last_progress"}
+
+    def progress(self) -> float | None:
+        return self.registry.get_sample_value("tessera_watch_last_progress_timestamp_seconds")
+
+    def gets_stuck(self) -> None:
+        """Run it until its model is stuck."""
+
+        async def goes_on(_: float) -> None:
+            raise AssertionError("it goes on without a model")
+
+        with Bookmark(self.path, "http://archive") as bookmark, pytest.raises(ModelNotReady, match="stuck"):
+            self.metrics.show(bookmark.last_change, bookmark.last_progress)
+            of_watch = (self.archive, self.slides, bookmark, self.metrics)
+            asyncio.run(Watcher(*of_watch, POLL_SECONDS, 3, wait=goes_on).run())
+
+    def was_left_alone_for(self, seconds: float) -> None:
+        """Have the bookmark look so, by a clock that a test holds."""
+        os.utime(self.path, (time.time() - seconds,) * 2)
 
 
 @pytest.fixture
@@ -319,16 +340,11 @@ def test_a_slide_for_which_there_is_no_memory_now_is_tried_as_often_as_one_at_wh
 
 
 def test_a_model_that_is_stuck_ends_the_watch_and_costs_no_slide_its_result(watch, caplog):
-    async def wait(_: float) -> None:
-        raise AssertionError("it goes on without a model")
-
     for name in ("a", "b"):
         watch.archive.arrives(name)
     watch.slides.answers["a"] = [ModelNotReady("stuck")] * 5
     for _ in range(5):
-        with Bookmark(watch.path, "http://archive") as bookmark, pytest.raises(ModelNotReady, match="stuck"):
-            of_watch = (watch.archive, watch.slides, bookmark, watch.metrics)
-            asyncio.run(Watcher(*of_watch, POLL_SECONDS, 3, wait=wait).run())
+        watch.gets_stuck()
         assert watch.state() == {"archive": "http://archive", "last_change": 2, "tries": 0, "archive_failures": 0}
     assert caplog.records == []
     watch.run()
@@ -356,21 +372,66 @@ def test_progress_is_a_change_done_with_or_nothing_to_do(watch, monkeypatch):
             raise ArchiveUnavailable("down")
         raise asyncio.CancelledError
 
-    def progress() -> float | None:
-        return watch.registry.get_sample_value("tessera_watch_last_progress_timestamp_seconds")
-
     watch.slides.segment = fails
     watch.archive.failures = [ArchiveUnavailable("down")]
     watch.archive.arrives("a")
     watch.run()
-    assert progress() == 1000, "stuck since, although the log was read"
+    assert watch.progress() == 1000, "stuck since, although the log was read"
     assert watch.registry.get_sample_value("tessera_watch_last_poll_timestamp_seconds") == 1360
     del watch.slides.segment
     watch.run()
-    assert progress() == now[0]
+    assert watch.progress() == now[0]
     now[0] = 5000
     watch.run()
-    assert progress() == 5000, "nothing to do"
+    assert watch.progress() == 5000, "nothing to do"
+
+
+def test_a_watcher_whose_model_gets_stuck_at_each_start_shows_since_when_it_makes_no_progress(watch, monkeypatch):
+    """Before, each start was progress, and a watcher that was started again and again looked well for ever."""
+    now = [1000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = [ModelNotReady("stuck")] * 5
+    for _ in range(5):
+        watch.gets_stuck()
+        now[0] += 400
+        watch.was_left_alone_for(300)
+    assert watch.progress() == 1000
+    assert watch.registry.get_sample_value("tessera_watch_last_poll_timestamp_seconds") == 2600
+    watch.run()
+    assert watch.progress() == 3000
+
+
+def test_a_first_start_that_fails_each_time_shows_since_when(tmp_path, monkeypatch):
+    """Also where it gets no further than to its bookmark, as without a model that can be loaded."""
+    now = [1000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    for _ in range(3):
+        with Bookmark(tmp_path / "state.json", "http://one") as bookmark:
+            assert bookmark.last_progress == 1000
+        now[0] += 60
+
+
+def test_a_watcher_that_was_off_for_a_day_makes_progress_once_the_archive_gives_its_log(watch, monkeypatch):
+    """Where it was stopped at a slide too, which may take long: nobody was there to answer it."""
+    now = [1000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    watch.archive.arrives("a")
+    watch.slides.answers["a"] = [asyncio.CancelledError(), asyncio.CancelledError(), ModelNotReady("stuck")]
+    watch.run()
+    now[0] += 86400
+    watch.was_left_alone_for(86400)
+    watch.archive.failures = [ArchiveUnavailable("down")]
+    at_looks, at_slides = [], []
+    changes, segment = watch.archive.changes, watch.slides.segment
+    monkeypatch.setattr(watch.archive, "changes", lambda *of: at_looks.append(watch.progress()) or changes(*of))
+    monkeypatch.setattr(watch.slides, "segment", lambda *of: at_slides.append(watch.progress()) or segment(*of))
+    watch.run()
+    assert at_looks == [1000, 1000], "it was down at the first"
+    assert at_slides == [87400]
+    now[0] += 400
+    watch.gets_stuck()
+    assert watch.progress() == 87400, "and no further start is progress"
 
 
 def test_a_series_that_became_stable_while_the_archive_was_restarted_is_answered(watch):
@@ -647,10 +708,26 @@ def test_a_bookmark_of_an_earlier_release_is_read(tmp_path):
     path.write_text('{"archive": "http://one", "last_change": 7, "tries": 1}')
     with Bookmark(path, "http://one") as bookmark:
         assert (bookmark.last_change, bookmark.tries, bookmark.excused_tries) == (7, 1, 0)
+        assert time.time() - 60 < bookmark.last_progress <= time.time()
+
+
+def test_progress_that_a_clock_which_was_ahead_has_written_does_not_lie_ahead(tmp_path):
+    path = tmp_path / "state.json"
+    path.write_text(f'{{"archive": "http://one", "last_progress": {time.time() + 1e6}}}')
+    with Bookmark(path, "http://one") as bookmark:
+        assert bookmark.last_progress <= time.time()
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", "[]", '{"archive": "http://one", "last_change": -1}', '{"last_change": 1}']
+    "content",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"archive": "http://one", "last_change": -1}',
+        '{"last_change": 1}',
+        '{"archive": "http://one", "last_progress": "Infinity"}',
+    ],
 )
 def test_a_file_that_is_no_bookmark_is_left_as_it_is(tmp_path, content):
     path = tmp_path / "state.json"
