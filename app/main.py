@@ -200,7 +200,11 @@ async def _sectra_orders(
         pixels=settings.sectra_max_pixels,
         slide_seconds=settings.sectra_slide_timeout,
     )
-    running.sectra = orders = SectraOrders(service.segmenter, workers, service.admission, service.metrics, options)
+    # Its request has been answered long before a whole slide fails, so no answer counts that.
+    failed = partial(problems.count_rejection, metrics=service.metrics)
+    running.sectra = orders = SectraOrders(
+        service.segmenter, workers, service.admission, service.metrics, options, failed
+    )
     try:
         yield
     finally:

@@ -88,6 +88,13 @@ def test_a_whole_slide_is_answered_at_once_and_replaced_when_it_is_done(pacs):
     assert np.array_equal(found(done), tissue(landscape()))
 
 
+def not_served(client: TestClient) -> dict[str, float]:
+    """Return how many images and requests were not served, by reason."""
+    families = client.app.state.running.metrics.registry.collect()
+    [family] = [family for family in families if family.name == "tessera_rejections"]
+    return {one.labels["reason"]: one.value for one in family.samples if one.name.endswith("_total") and one.value}
+
+
 def test_a_whole_slide_that_fails_says_so_where_it_was_on_its_way(pacs, client):
     image = landscape()
     image[0, 0] = POISON
@@ -95,6 +102,7 @@ def test_a_whole_slide_that_fails_says_so_where_it_was_on_its_way(pacs, client):
     post(client, whole_slide(pacs, slide)).raise_for_status()
     pacs.wait_for(lambda: "not segmented" in pacs.results(slide)[0].displayResult)
     assert "the model failed on this image" in pacs.results(slide)[0].displayResult
+    until(lambda: not_served(client) == {"inference-failed": 1})
 
 
 def test_a_result_that_the_user_deleted_while_it_was_on_its_way_stays_deleted(pacs):
@@ -235,6 +243,7 @@ def test_a_service_that_stops_waits_for_a_whole_slide_that_has_just_come(pacs, c
     refused(answers[0], 503, "model-not-ready", "the service is stopping")
     assert {path for _, path, _ in pacs.asked} == {f"/slides/{slide}/info"}
     assert in_flight(client) == 0
+    assert not_served(client) == {"model-not-ready": 1}, "once, by its answer"
 
 
 def tissue_of_whole(pacs: SectraPacs, client: TestClient, slide: str) -> ResultResponse:
@@ -286,6 +295,7 @@ def test_tissue_is_not_sent_again_where_the_call_back_refuses_it_or_its_time_is_
     assert [method for method, _, _ in pacs.asked].count("PUT") == 2
     problems = [record.problem for record in caplog.records if record.name == "app.segmentation.sectra.whole_slide"]
     assert ["503" in problem for problem in problems] == [True, False]
+    assert not_served(client) == {"archive-unavailable": 1, "archive-refused": 1}
 
 
 def test_a_service_that_stops_sends_tissue_once_more_and_no_longer(pacs, monkeypatch):

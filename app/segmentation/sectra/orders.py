@@ -5,6 +5,7 @@ stored and answered at once, and replaced when the tissue is known, as in the wh
 """
 
 import ssl
+from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 
 from sectra_client.schemas import CreateInvocation
 
-from app.errors import ImageTooLarge
+from app.errors import ImageTooLarge, TesseraError
 from app.inference.segmenter import Segmenter
 from app.interop import sectra as interop
 from app.interop import sectra_areas
@@ -55,6 +56,7 @@ class SectraOrders:
         admission: The service's door; an area counts as an image, and so does a slide.
         metrics: Told of images and pixels.
         options: On what terms.
+        failed: Told why a whole slide has not been served whose order was answered before.
     """
 
     def __init__(
@@ -64,11 +66,12 @@ class SectraOrders:
         admission: Admission,
         metrics: SegmentationMetrics,
         options: SectraOptions,
+        failed: Callable[[TesseraError], None],
     ) -> None:
         self._fetchers = Workers(CONNECTIONS, metrics, is_left=True)
         self._areas = AreaSegmentation(segmenter, self._fetchers, workers, metrics, options.pixels)
         self._results = Results(self._fetchers)
-        self._slides = WholeSlides(self._areas, self._results, self._fetchers, options.slide_seconds)
+        self._slides = WholeSlides(self._areas, self._results, self._fetchers, options.slide_seconds, failed)
         self._admission = admission
         self._tls = ssl.create_default_context()
         self._options = options

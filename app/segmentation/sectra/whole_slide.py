@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -48,13 +49,22 @@ class WholeSlides:
         results: Stores what came of it.
         fetchers: Threads that wait for a call-back.
         seconds: For a slide.
+        failed: Told, once for a slide, why it has not been served after its order was answered.
     """
 
-    def __init__(self, areas: AreaSegmentation, results: Results, fetchers: Workers, seconds: float) -> None:
+    def __init__(
+        self,
+        areas: AreaSegmentation,
+        results: Results,
+        fetchers: Workers,
+        seconds: float,
+        failed: Callable[[TesseraError], None],
+    ) -> None:
         self._areas = areas
         self._results = results
         self._fetchers = fetchers
         self._seconds = seconds
+        self._failed = failed
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self, ordered: WholeSlide) -> dict[str, Any]:
@@ -96,26 +106,33 @@ class WholeSlides:
     ) -> None:
         async with ordered.held:
             until = time.monotonic() + self._seconds
+            problem: TesseraError | None = None
+            has_begun = False
             try:
                 slide, _ = await beginning
-                await self._store(ordered, await self._result(ordered, slide), until)
+                has_begun = True
+                result, problem = await self._result(ordered, slide)
+                await self._store(ordered, result, until)
                 _log.info("order of a whole slide answered")
             except TesseraError as error:
                 _log.warning("order of a whole slide not answered", extra={"problem": str(error)})
+                problem = problem or error
+            if has_begun and problem is not None:  # what keeps it from beginning is its caller's answer
+                self._failed(problem)
 
-    async def _result(self, ordered: WholeSlide, slide: SectraSlide) -> dict[str, Any]:
-        """Return a slide's tissue, or a message that says why there is none."""
+    async def _result(self, ordered: WholeSlide, slide: SectraSlide) -> tuple[dict[str, Any], TesseraError | None]:
+        """Return a slide's tissue, or a message that says why there is none; and the problem, if it is known."""
         try:
             with ordered.running.endable():
                 async with answered_within(self._seconds, "order an area of it, or try later"):
-                    return await self._areas.result(ordered.order, slide)
+                    return await self._areas.result(ordered.order, slide), None
         except TesseraError as error:
             _log.warning("order of a whole slide failed", extra={"problem": str(error)})
-            text = f"not segmented: {error}"
+            return self._message(ordered, slide, f"not segmented: {error}"), error
         except Exception:  # noqa: BLE001  nobody awaits this task; its log and its user are told
             _log.exception("unforeseen error in an order of a whole slide")
             text = "not segmented: a fault of the service; its log has the cause"
-        return self._message(ordered, slide, text)
+            return self._message(ordered, slide, text), None
 
     def _message(self, ordered: WholeSlide, slide: SectraSlide, text: str) -> dict[str, Any]:
         return message_result(ordered.order, text, slide.levels[0].size)
