@@ -52,6 +52,11 @@ class Places:
         return self._images[self._index]
 
     @property
+    def own_pixels(self) -> int:
+        """Pixels of the images in this front, as far as their sizes are known."""
+        return self._pixels[self._index]
+
+    @property
     def images(self) -> int:
         """Images in the service."""
         return sum(self._images)
@@ -73,7 +78,7 @@ class Admission:
     Args:
         images: The most at once, in all fronts.
         pixels: Likewise; an image that has more by itself takes all of them.
-        metrics: Shows how many images there are in this front.
+        metrics: Shows how many images and pixels there are in this front.
         places: Where they are counted.
     """
 
@@ -85,6 +90,7 @@ class Admission:
         self._images_done = _Rate(self._places.fronts, self._work)
         self._pixels_done = _Rate(self._places.fronts, self._work)
         metrics.images_in_flight.set_function(lambda: self._places.own_images)
+        metrics.pixels_in_flight.set_function(lambda: self._places.own_pixels)
 
     @contextmanager
     def admit(self, images: int, *, is_rest: bool = False) -> Iterator[None]:

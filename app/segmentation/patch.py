@@ -1,7 +1,7 @@
 """One patch, from uploaded bytes to class map, labels and pictures."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TypeVar
@@ -71,7 +71,7 @@ class PatchSegmentation:
     Args:
         segmenter: The model.
         workers: Threads for decoding and painting.
-        metrics: Told of images and pixels.
+        metrics: Told of images and pixels, and of how long an image waits to be decoded.
         limits: What a patch, and all patches at once, may cost.
         admission: The service's door, which also counts pixels; None where nobody waits at one.
 
@@ -128,13 +128,15 @@ class PatchSegmentation:
                 needed, is_small = expected.pixels, expected.is_small
             while True:
                 budget = self._small if needed <= 2 * self.manifest.window_px**2 else self._large
-                with self._weigh(needed):
-                    async with budget.hold(needed):
-                        read = partial(self._reader.read, data, mpp, needed)
-                        found = await self._workers.run("decode", read, is_small=is_small)
-                        if isinstance(found, ReadUpload):
-                            yield await self._segment(found)
-                            return
+                async with AsyncExitStack() as held:
+                    held.enter_context(self._weigh(needed))
+                    with self._metrics.stage("wait"):
+                        await held.enter_async_context(budget.hold(needed))
+                    read = partial(self._reader.read, data, mpp, needed)
+                    found = await self._workers.run("decode", read, is_small=is_small)
+                    if isinstance(found, ReadUpload):
+                        yield await self._segment(found)
+                        return
                 needed, is_small = found, False  # the first look at its header was wrong, the decoder's is not
         except MemoryError:  # of any step, or of what the block makes of the patch
             raise OutOfMemory(no_memory_to("segment this image")) from None

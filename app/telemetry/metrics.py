@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
-Stage = Literal["decode", "queue", "infer", "encode"]
+Stage = Literal["wait", "decode", "queue", "infer", "encode"]
 
 _STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
@@ -29,7 +29,7 @@ class SegmentationMetrics:
         GCCollector(registry=registry)
         self.stage_duration = Histogram(
             "tessera_stage_duration_seconds",
-            "Time in one stage: decode or encode of an image, queue of a window, infer of a batch.",
+            "Time in one stage: wait, decode or encode of an image, queue of a window, infer of a batch.",
             ["stage"],
             buckets=_STAGE_BUCKETS,
             registry=registry,
@@ -84,6 +84,11 @@ class Metrics(SegmentationMetrics):
         )
         self.images_in_flight = Gauge(
             "tessera_images_in_flight", "Images taken in and not yet answered.", registry=registry
+        )
+        self.pixels_in_flight = Gauge(
+            "tessera_pixels_in_flight",
+            "Pixels of the images taken in and not yet answered, as far as their sizes are known.",
+            registry=registry,
         )
         self.rejections = Counter(
             "tessera_rejections", "Images and requests not served, by reason.", ["reason"], registry=registry

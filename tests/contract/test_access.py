@@ -553,7 +553,13 @@ def ready(client):
     return status
 
 
-def test_a_service_that_cannot_write_its_audit_log_is_not_ready_until_it_can(tmp_path):
+def told_of_readiness(caplog):
+    found = [record for record in caplog.records if record.name == "app.api.running"]
+    return [(record.levelname, record.getMessage()) for record in found]
+
+
+def test_a_service_that_cannot_write_its_audit_log_is_not_ready_until_it_can(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     log = tmp_path / "audit.jsonl"
     with running(audit_log=log) as client:
         assert ready(client) == 200
@@ -561,22 +567,33 @@ def test_a_service_that_cannot_write_its_audit_log_is_not_ready_until_it_can(tmp
         log.mkdir()
         assert kind(post(client)) == "audit-unavailable"
         assert ready(client) == 503
+        assert client.get("/health/ready").json() == {"status": "not ready", "reason": "audit-unavailable"}
         assert client.get("/health/live").status_code == 200
         log.rmdir()
         assert ready(client) == 200
         assert post(client).status_code == 200
+    why = (
+        f"the audit log {log} cannot be written: is a directory; images are refused until a line can be appended to it"
+    )
+    assert told_of_readiness(caplog) == [("WARNING", f"not ready: {why}"), ("INFO", "ready again")]
 
 
-def test_a_service_that_cannot_tell_which_keys_are_valid_is_not_ready_until_it_can(keys_file):
+def test_a_service_that_cannot_tell_which_keys_are_valid_is_not_ready_until_it_can(keys_file, caplog):
+    caplog.set_level(logging.INFO)
     with running(keys_file=keys_file) as client:
         assert ready(client) == 200
         keys_file.chmod(0o666)
         time.sleep(1.1)  # it is looked at once a second
         assert kind(post(client, bearer("segment"))) == "keys-unavailable"
         assert ready(client) == 503
+        assert client.get("/health/ready").json() == {"status": "not ready", "reason": "keys-unavailable"}
         keys_file.chmod(0o600)
         time.sleep(1.1)
         assert ready(client) == 200
+    (level, said), returned = told_of_readiness(caplog)
+    assert level == "WARNING"
+    assert said.startswith(f"not ready: no API key is taken: {keys_file}: others may write to it")
+    assert returned == ("INFO", "ready again")
 
 
 def test_a_path_that_is_not_there_and_a_method_that_does_not_fit_say_what_would(client):

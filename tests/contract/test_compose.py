@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from app.inference.cores import Cores
+from app.processes.layout import layout_of
 from app.settings import Settings
 from tests.conftest import ROOT
 
@@ -59,6 +61,30 @@ def test_all_that_is_offered_is_a_setting_and_the_whole_is_offered_in_one_piece(
     whole = yaml.safe_load("\n".join(block[block.index("environment:") :]))
     assert whole["environment"].keys() == names
     assert len(whole["volumes"]) == 3
+
+
+def test_prometheus_finds_what_it_is_offered_for_a_service_with_tls_and_keys() -> None:
+    """The files that its configuration names in its comments lie in the folder that the compose file mounts, too."""
+    bare = re.sub(r"^( *)# (?=- \./\w+:/etc/prometheus/)", r"\1", TEXT, flags=re.MULTILINE)
+    volumes = yaml.safe_load(bare)["services"]["prometheus"]["volumes"]
+    folders = [PurePosixPath(volume.split(":")[1]) for volume in volumes]
+    text = (ROOT / "docker/prometheus.yml").read_text(encoding="utf-8")
+    text = re.sub(r"^( *)# (?=(scheme|tls_config|authorization): )", r"\1", text, flags=re.MULTILINE)
+    [job] = [job for job in yaml.safe_load(text)["scrape_configs"] if job["job_name"] == "tessera"]
+    assert job["scheme"] == "https"
+    assert job["tls_config"]["server_name"]
+    for file in (job["tls_config"]["ca_file"], job["authorization"]["credentials_file"]):
+        assert PurePosixPath(file).parent in folders
+
+
+def test_a_machine_of_128_cores_has_the_threads_that_the_page_counts() -> None:
+    """During a reload, with an audit log: docs/configuration.md."""
+    cores = 128
+    fronts = layout_of(Settings(cores=cores, device="cpu")).fronts
+    of_front = Cores(cores, fronts).lanes + -(-cores // fronts) + 2 + 32
+    counted = 2 * fronts * of_front + 1
+    assert counted <= SERVICES["tessera"]["pids_limit"]
+    assert f" {counted} " in (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 
 
 def offered() -> list[tuple[str, str]]:

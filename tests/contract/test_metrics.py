@@ -2,12 +2,13 @@
 
 import re
 import urllib.request
+from typing import get_args
 from unittest.mock import Mock
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.telemetry.metrics import SegmentationMetrics
+from app.telemetry.metrics import SegmentationMetrics, Stage
 from tests.conftest import ROOT
 from tests.pictures import encoded, noise, quarters
 from tests.tables import rows_of
@@ -56,15 +57,17 @@ def test_they_count_requests_images_pixels_and_rejections(client):
     assert value("tessera_predicted_pixels_total", {"class": "normal"}) == 200
     assert value("tessera_rejections_total", {"reason": "unsupported-image"}) == 1
     assert value("tessera_rejections_total", {"reason": "unreadable-image"}) == 1
+    assert value("tessera_stage_duration_seconds_count", {"stage": "wait"}) == 2
     assert value("tessera_stage_duration_seconds_count", {"stage": "decode"}) == 2
     assert value("tessera_stage_duration_seconds_count", {"stage": "encode"}) == 2
     assert value("tessera_images_in_flight") == 0
+    assert value("tessera_pixels_in_flight") == 0
     assert value("tessera_ready") == 1
 
 
 OF_REQUESTS = {
     *("tessera_requests", "tessera_request_duration_seconds", "tessera_rejections"),
-    *("tessera_images_in_flight", "tessera_ready"),
+    *("tessera_images_in_flight", "tessera_pixels_in_flight", "tessera_ready"),
 }
 
 
@@ -73,6 +76,15 @@ def test_what_segments_without_a_service_has_none_of_a_services_metrics():
     SegmentationMetrics(registry)
     names = {family.name for family in registry.collect() if family.name.startswith("tessera_")}
     assert names == NAMES.keys() - OF_REQUESTS
+
+
+def test_the_page_names_every_stage():
+    [meaning] = [
+        row[-1]
+        for row in rows_of(ROOT / "docs/metrics.md", "metric | kind | labels | meaning")
+        if row[0] == "`tessera_stage_duration_seconds`"
+    ]
+    assert set(get_args(Stage)) <= set(re.findall(r"`(\w+)`", meaning))
 
 
 def test_prometheus_may_ask_for_openmetrics(client):

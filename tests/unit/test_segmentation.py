@@ -393,6 +393,15 @@ def test_the_door_counts_pixels_too_and_lets_one_in_that_has_more_than_all():
         pass
 
 
+def test_the_pixels_of_this_front_alone_are_shown():
+    metrics, places = Metrics(CollectorRegistry()), Places(2)
+    one = Admission(9, 100, metrics, places.seen_by(0))
+    other = Admission(9, 100, Metrics(CollectorRegistry()), places.seen_by(1))
+    with one.weigh(30), other.weigh(50):
+        assert metrics.registry.get_sample_value("tessera_pixels_in_flight") == 30
+    assert metrics.registry.get_sample_value("tessera_pixels_in_flight") == 0
+
+
 def test_what_a_killed_front_had_inside_is_forgotten_with_it():
     places = Places(fronts=2, groups=2)
     here, gone = places.seen_by(1, group=0), places.seen_by(0, group=1)
@@ -497,10 +506,13 @@ def test_no_more_pixels_are_decoded_at_once_than_allowed():
         for _ in range(200):
             await asyncio.sleep(0)
         assert len(segmenter.windows) == 2
+        waits = "tessera_stage_duration_seconds_count", {"stage": "wait"}
+        assert metrics.registry.get_sample_value(*waits) == 2  # the others' have not ended
         assert segmenter.gate is not None
         segmenter.gate.set()
         await asyncio.gather(*tasks)
         assert len(segmenter.windows) == 6
+        assert metrics.registry.get_sample_value(*waits) == 6
         await workers.close()
 
     asyncio.run(scenario())

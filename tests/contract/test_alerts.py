@@ -1,0 +1,105 @@
+"""What wakes somebody and what does not. There is no Prometheus here: `changes` alone is worked out by hand."""
+
+import re
+from itertools import pairwise
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import yaml
+
+from app.processes.children import Child
+from tests.conftest import ROOT
+from tests.tables import rows_of
+
+[GROUP] = yaml.safe_load((ROOT / "docker/alerts.yml").read_text(encoding="utf-8"))["groups"]
+RULES: dict[str, dict[str, Any]] = {rule["alert"]: rule for rule in GROUP["rules"]}
+
+SCRAPE_SECONDS = 15
+SECONDS = {"m": 60, "h": 3600}
+
+
+def fires(name: str, value_at: dict[int, float]) -> bool:
+    """Return whether an alert on changes fires in some moment of a day.
+
+    Args:
+        name: Which.
+        value_at: What its metric is, from which second on.
+    """
+    found = re.fullmatch(r"changes\(\w+\{[^}]*\}\[(\d+)([mh])\]\) >= (\d+)", RULES[name]["expr"])
+    assert found, name
+    length = int(found[1]) * SECONDS[found[2]] // SCRAPE_SECONDS
+    values = [
+        next(value for since, value in reversed(value_at.items()) if since <= second)
+        for second in range(0, 86400, SCRAPE_SECONDS)
+    ]
+    changed = [earlier != later for earlier, later in pairwise(values)]
+    return any(sum(changed[at : at + length - 1]) >= int(found[3]) for at in range(len(changed)))
+
+
+def every(minutes: int, times: int) -> dict[int, float]:
+    """Return a value that changes so often."""
+    return {0: 0.0} | {count * minutes * 60: float(count) for count in range(1, times + 1)}
+
+
+def test_a_batch_that_gets_stuck_now_and_then_makes_a_ticket_and_wakes_nobody() -> None:
+    assert not fires("TesseraRestarting", every(8, 100))
+    assert fires("TesseraRestartingSlowly", every(8, 3))
+    assert not fires("TesseraRestartingSlowly", every(240, 6))
+    assert RULES["TesseraRestartingSlowly"]["labels"] == {"severity": "ticket"}
+
+
+def test_a_service_that_starts_again_and_again_wakes_somebody() -> None:
+    assert fires("TesseraRestarting", every(2, 3))
+    assert RULES["TesseraRestarting"]["labels"] == {"severity": "page"}
+
+
+@pytest.mark.parametrize("name", ["TesseraRestarting", "TesseraRestartingSlowly"])
+def test_restarts_are_told_of_service_and_watcher(name: str) -> None:
+    found = re.search(r'job=~"([^"]+)"', RULES[name]["expr"])
+    assert found
+    jobs = ("tessera", "tessera-watcher", "prometheus")
+    assert [bool(re.fullmatch(found[1], job)) for job in jobs] == [True, True, False]
+    assert "{{ $labels.job }}" in RULES[name]["annotations"]["summary"]
+
+
+def test_one_image_that_fails_wakes_nobody_and_a_model_that_fails_does() -> None:
+    assert not fires("TesseraInferenceFails", {0: 0.0, 600: 1.0})
+    assert not fires("TesseraInferenceFails", {0: 0.0, 600: 64.0})  # a list, in one request
+    assert fires("TesseraInferenceFails", every(5, 3))
+
+
+def test_the_line_that_a_killed_front_leaves_is_quoted() -> None:
+    front = Child("front 0", Mock(), Mock(), ended=True, exit_code=-9)
+    assert f'"{front.fault}, and all with it"' in RULES["TesseraRestarting"]["annotations"]["description"]
+
+
+def test_a_service_that_cannot_be_scraped_is_not_said_to_take_no_images() -> None:
+    """It may only ask for a key."""
+    about_up = [name for name, rule in RULES.items() if re.search(r"\bup\{", rule["expr"])]
+    assert about_up == ["TesseraNotScraped"]
+    assert RULES["TesseraNotScraped"]["expr"] == 'up{job="tessera"} == 0'
+    assert "the key for /metrics" in RULES["TesseraNotScraped"]["annotations"]["description"]
+    assert RULES["TesseraNotReady"]["expr"] == 'tessera_ready{job="tessera"} == 0'
+
+
+def test_memory_of_a_gpu_is_spoken_of_where_its_lack_is_counted() -> None:
+    speak = [name for name, rule in RULES.items() if "GPU" in rule["annotations"]["description"]]
+    assert speak == ["TesseraRejecting"]
+    assert "out-of-memory" in RULES["TesseraRejecting"]["expr"]
+
+
+def test_alerts_speak_of_metrics_that_there_are() -> None:
+    rows = rows_of(ROOT / "docs/metrics.md", "metric | kind | labels | meaning")
+    known = {row[0].strip("`") for row in rows}
+    texts = [" ".join((rule["expr"], rule["annotations"]["description"])) for rule in RULES.values()]
+    named = set(re.findall(r"\btessera_\w+", " ".join(texts)))
+    assert named
+    assert {name.removesuffix("_bucket") for name in named} <= known
+
+
+@pytest.mark.parametrize("file", ["docs/metrics.md", "docs/access.md", "docker-compose.yml", "docker/alerts.yml"])
+def test_alerts_that_are_named_exist(file: str) -> None:
+    named = set(re.findall(r"\bTessera[A-Z]\w+", (ROOT / file).read_text(encoding="utf-8")))
+    assert named
+    assert named <= RULES.keys()
