@@ -85,9 +85,9 @@ class Recipe(BaseModel):
         label_patch_px: Learn from labels alone: the pairs are cut into patches of about this side, in px, which keep
             their labels and lose their class maps; see `training/weak.py`.
         bag_weight: Weight of the loss that teaches the class maps from labels.
-        slides: Table of which pairs come from one slide, which no split cuts: the name of one that ships, or a CSV file
-            with the columns `image` and `slide`. None: each image is a slide of its own. A teacher learns from the
-            training part of the network that it teaches, so its own table is not asked.
+        slides: Table of which pairs and patches come from one slide, which no split cuts: the name of one that ships,
+            or a CSV file with the columns `image` and `slide`. None: each image is a slide of its own. A teacher learns
+            from the training part of the network that it teaches, so its own table is not asked.
         teacher: How the unknown pixels of the sources get a class, if at all.
     """
 
@@ -144,14 +144,21 @@ def sources_of(recipe: Recipe) -> set[Source]:
     Raises:
         InvalidRecipe: There is no recipe for a teacher, or a recipe is its own teacher.
     """
-    found, seen = set(recipe.shares), set[str]()
+    return set(recipe.shares).union(*(teacher.shares for teacher in teachers_of(recipe).values()))
+
+
+def teachers_of(recipe: Recipe) -> dict[str, Recipe]:
+    """Read the recipe of the teacher of `recipe`, of that one's teacher, and so on; return them by name, in this order.
+
+    Raises:
+        InvalidRecipe: There is no recipe for a teacher, or a recipe is its own teacher.
+    """
+    found: dict[str, Recipe] = {}
     while recipe.teacher is not None:
         name = recipe.teacher.recipe
-        if name in seen:
+        if name in found:
             raise InvalidRecipe(f"{name}: is its own teacher")
-        seen.add(name)
-        recipe = load_recipe(name)
-        found |= set(recipe.shares)
+        found[name] = recipe = load_recipe(name)
     return found
 
 

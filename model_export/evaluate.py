@@ -22,7 +22,7 @@ from model_export.training.folds import FOLD_FOLDER, Fold, untaught
 from model_export.training.hardware import Hardware
 from model_export.training.loggers import Kind
 from model_export.training.loop import Progress
-from model_export.training.pipeline import train_recipe
+from model_export.training.pipeline import seen_by, train_recipe
 from model_export.training.scores import Scores, score
 
 SCORES_FILE = "scores.json"
@@ -82,7 +82,8 @@ def cross_validate(
     by_fold: list[Scores] = []
     parts = [Fold(index, folds) for index in range(folds)]
     for fold in parts:
-        for note in untaught(*corpus.part(fold), classes, fold):
+        sources, held_out = corpus.part(fold)
+        for note in untaught(seen_by(recipe, sources, classes), held_out, classes, fold):
             progress.line(note)
     for index, fold in enumerate(parts):
         sources, held_out = corpus.part(fold)

@@ -26,6 +26,10 @@ hypothesis.settings.register_profile("tessera", deadline=None, print_blob=True, 
 hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("tessera")
 
+# Before torch loads: its threads wait for each other without sleeping, and where several test processes have some each,
+# they take the cores from those that compute. Processes that tests start have one too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Each client reads all certificates of the system anew otherwise, which takes 40 ms: tests race what they ask.
 httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
 

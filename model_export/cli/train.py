@@ -27,7 +27,7 @@ from model_export.training.folds import FOLD_FOLDER, Fold, untaught
 from model_export.training.hardware import opened
 from model_export.training.loggers import Kind, require
 from model_export.training.loop import BEST_FILE, LAST_FILE
-from model_export.training.pipeline import train_recipe
+from model_export.training.pipeline import seen_by, train_recipe
 
 
 @click.command()
@@ -74,7 +74,7 @@ def train(
         sources, held_out = corpus.part(held)
         counts = ", ".join(f"{len(samples)} of {name}" for name, samples in sources.items())
         progress.line(f"images to learn from: {counts}; held out: {len(held_out)}")
-        for note in untaught(sources, held_out, WSSS4LUAD, held):
+        for note in untaught(seen_by(asked, sources, WSSS4LUAD), held_out, WSSS4LUAD, held):
             progress.line(note)
         network = train_recipe(run, WSSS4LUAD, asked, sources, held_out, held, progress, hardware, logger)
         if held_out and hardware.first:
@@ -131,6 +131,8 @@ def cross_validate_command(
     corpus = corpus_of(asked, pairs, patches, folders)
     click.echo(f"pairs: {len(corpus.pairs)}, of {corpus.slides} slides")
     if jobs > 1:
+        for index in range(folds):  # a fold that is refused is so before the first one trains
+            corpus.part(Fold(index, folds))
         given = {"pairs": pairs, "patches": patches, **folders, "recipe": recipe, "epochs": epochs, "seed": seed}
         given |= {"threads": threads or max(1, torch.get_num_threads() // jobs)}
         given |= {"logger": logger, "device": device, "workers": workers}

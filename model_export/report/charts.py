@@ -52,23 +52,27 @@ def svg(draw: Callable[[Theme], Figure], theme: Theme) -> str:
 
 
 def curves(records: Sequence[Record], theme: Theme) -> Figure:
-    """Draw losses and scores by epoch, and the learning rate by step; of each run a line."""
+    """Draw losses and scores by epoch, and the learning rate by step; of each run a line.
+
+    The loss that is learned from adds terms to the cross-entropy, and validation's does not: cross-entropy stands
+    against cross-entropy, and the total is a line of its own, the only one of a training that did not log the other.
+    """
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     loss, scores, rate = figure.subplots(1, 3)
     _axes(loss, "epoch", "loss")
     _axes(scores, "epoch", "score")
     _axes(rate, "step", "learning rate")
-    for index, record in enumerate(records):
-        named = index == 0
-        _line(loss, record.series("train", "loss"), theme.first, "train" if named else None)
-        _line(loss, record.series("validate", "loss"), theme.second, "validate" if named else None)
+    for record in records:
+        _line(loss, record.series("train", "cross_entropy"), theme.first, "cross-entropy, train")
+        _line(loss, record.series("validate", "loss"), theme.second, "cross-entropy, validate")
+        _line(loss, record.series("train", "loss"), theme.third, "total loss, train", ":")
         for phase, style in (("train", ":"), ("validate", "-")):
             suffix = ", train" if phase == "train" else ""
             for name, shown, color in (
                 ("pixel_accuracy", "pixel accuracy", theme.first),
                 ("tissue_miou", "tissue mean IoU", theme.second),
             ):
-                _line(scores, record.series(phase, name), color, f"{shown}{suffix}" if named else None, style)
+                _line(scores, record.series(phase, name), color, f"{shown}{suffix}", style)
         _line(rate, record.step_series("learning_rate"), theme.third, None)
     for axes in (loss, scores):
         if axes.get_legend_handles_labels()[0]:
@@ -113,7 +117,9 @@ def reliability(calibration: Mapping[str, Any], theme: Theme) -> Figure:
 
 
 def _line(axes: Axes, points: tuple[list[int], list[float]], color: str, label: str | None, style: str = "-") -> None:
+    """Draw a line; the first of several with one label names them in the legend."""
     if points[0]:
+        label = None if label in axes.get_legend_handles_labels()[1] else label
         marker = "o" if len(points[0]) == 1 else ""
         axes.plot(*points, color=color, label=label, marker=marker, linestyle=style, linewidth=1.6, alpha=0.8)
 

@@ -50,7 +50,9 @@ def write_report(record: Record, path: Path) -> None:
         confusion=_confusion(record.scores),
         labels=_labels(record.scores.get("labels", {})),
         images=sorted(record.scores.get("images", ()), key=lambda image: image.get("pixel_accuracy", 1.0)),
-        curves=_themed(partial(curves, record.trainings), "Loss and scores by epoch, learning rate by step"),
+        curves=_themed(
+            partial(curves, record.trainings), "Cross-entropy, total loss and scores by epoch, learning rate by step"
+        ),
         reliability=_reliability(record.scores),
         grids=[(one.folder.name, _grid(one.grid)) for one in runs if one.grid],
         teachers=_teachers(record),

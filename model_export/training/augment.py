@@ -57,17 +57,17 @@ def sampling_weights(samples: Sequence[Sample], class_count: int, rarity: float)
     With `rarity` 0 it is uniform; with 1 each class is drawn equally often through the samples that hold it. A
     sample of which no pixel's class can be told is drawn as often as the one of the others that is drawn least.
     """
-    holds = np.array([[_holds(s, index) for index in range(class_count)] for s in samples], float)
-    teaches = holds.any(axis=1)
+    holds = np.array([[teaches(s, index) for index in range(class_count)] for s in samples], float)
+    teaching = holds.any(axis=1)
     weights = np.ones(len(samples))
-    if teaches.any():
+    if teaching.any():
         by_class = holds / np.maximum(holds.sum(axis=0), 1.0)
         weights = by_class.sum(axis=1) ** rarity
-        weights[~teaches] = weights[teaches].min()
+        weights[~teaching] = weights[teaching].min()
     return np.asarray(weights / weights.sum())
 
 
-def _holds(sample: Sample, index: int) -> bool:
+def teaches(sample: Sample, index: int) -> bool:
     """Whether `sample` teaches the class, by known pixels or by a label that its unknown ones answer for.
 
     A stray stroke of a label class teaches it as little as it makes a label.

@@ -1,9 +1,13 @@
 """Which images a recipe learns from, and which of them a fold holds out."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from app.pathology.arrays import RgbImage
 from app.pathology.classes import TissueClass
 from model_export.config import Source
 from model_export.errors import InvalidData
@@ -25,7 +29,7 @@ class Corpus:
 
     Attributes:
         pairs: The WSSS4LUAD pairs, the only ones that are ever held out.
-        beside: The samples that every training part gets, by source.
+        beside: The samples that every training part gets, by source, but for patches of a slide that is held out.
     """
 
     pairs: Sequence[Sample]
@@ -37,11 +41,33 @@ class Corpus:
         return len({sample.slide for sample in self.pairs})
 
     def part(self, fold: Fold) -> tuple[dict[Source, list[Sample]], list[Sample]]:
-        """Return the training samples of `fold` by source, and what it holds out."""
+        """Return the training samples of `fold` by source, and what it holds out.
+
+        Raises:
+            InvalidRecipe: The pairs cannot be split so.
+            InvalidData: A patch to learn from has the very pixels of a pair that is held out.
+        """
         training, held_out = split(self.pairs, fold)
         sources = {name: list(samples) for name, samples in self.beside.items()}
-        sources["wsss4luad"] = [*training, *sources.get("wsss4luad", [])]
+        slides = {sample.slide for sample in held_out}
+        patches = [sample for sample in sources.get("wsss4luad", []) if sample.slide not in slides]
+        _refuse_copies(patches, held_out)
+        sources["wsss4luad"] = [*training, *patches]
         return sources, held_out
+
+
+def _refuse_copies(patches: Sequence[Sample], held_out: Sequence[Sample]) -> None:
+    shapes = {sample.image.shape for sample in held_out}  # only a patch of a pair's size costs a digest
+    pairs = {_digest_of(sample.image): sample.name for sample in held_out}
+    for patch in patches:
+        if patch.image.shape in shapes and (pair := pairs.get(_digest_of(patch.image))):
+            raise InvalidData(f"{patch.name}: a patch with the very pixels of the held-out pair {pair}; take it away")
+
+
+def _digest_of(image: RgbImage) -> bytes:
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.digest()
 
 
 def read_corpus(
@@ -60,12 +86,13 @@ def read_corpus(
         folders: The folder of each further source.
         needed: The sources that are read.
         classes: The classes of the class maps.
-        slides: The slide of each pair by file name; see `read_pairs`.
+        slides: The slide of each pair and patch by file name; see `read_pairs`.
 
     Raises:
         InvalidData: A needed source has no folder, or a file in one is wrong.
     """
-    beside: dict[Source, list[Sample]] = {"wsss4luad": read_labelled_patches(patches, classes) if patches else []}
+    labelled = read_labelled_patches(patches, classes, slides) if patches else []
+    beside: dict[Source, list[Sample]] = {"wsss4luad": labelled}
     for name in sorted(set(needed) - {"wsss4luad"}):
         folder = folders.get(name)
         if folder is None:

@@ -105,8 +105,15 @@ def read_pairs(root: Path, classes: Sequence[TissueClass], slides: Mapping[str, 
     return samples
 
 
-def read_labelled_patches(root: Path, classes: Sequence[TissueClass]) -> list[Sample]:
+def read_labelled_patches(
+    root: Path, classes: Sequence[TissueClass], slides: Mapping[str, str] | None = None
+) -> list[Sample]:
     """Read `root/*.png` whose names end in the patch's labels, as in `436219-7159-48057-[1, 0, 1].png`.
+
+    Args:
+        root: The folder.
+        classes: The classes of the class maps.
+        slides: As of `read_pairs`.
 
     Raises:
         InvalidData: The folder holds no PNG, a name carries no such list or one of another length, or a file does
@@ -123,7 +130,8 @@ def read_labelled_patches(root: Path, classes: Sequence[TissueClass]) -> list[Sa
             raise InvalidData(f"{path}: {len(labels)} labels in the name, {wanted} expected")
         image = read_rgb(path)
         unknown = np.full(image.shape[:2], IGNORE, np.uint8)
-        samples.append(Sample(path.name, image, unknown, tuple(bool(label) for label in labels)))
+        slide = (slides or {}).get(path.name, "")
+        samples.append(Sample(path.name, image, unknown, tuple(bool(label) for label in labels), slide=slide))
     return samples
 
 

@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 from app.pathology.classes import TissueClass, label_indices
 from model_export.config import Source
 from model_export.errors import InvalidRecipe
+from model_export.training.augment import teaches
 from model_export.training.dataset import Sample
 
 FOLD_FOLDER = "fold-"
@@ -68,20 +69,22 @@ def split(pairs: Sequence[Sample], fold: Fold) -> tuple[list[Sample], list[Sampl
 
 
 def untaught(
-    sources: Mapping[Source, Sequence[Sample]], held_out: Sequence[Sample], classes: Sequence[TissueClass], fold: Fold
+    seen: Mapping[Source, Sequence[Sample]], held_out: Sequence[Sample], classes: Sequence[TissueClass], fold: Fold
 ) -> list[str]:
-    """Return a line for each label that held-out images of `fold` have and no training image does.
+    """Return a line for each label class that held-out images of `fold` have and whose pixels nothing teaches.
+
+    An image with labels alone teaches no pixels, unless they are to be found out; see `augment.teaches`.
 
     Args:
-        sources: The training part, by source.
+        seen: What the training learns from, by source; see `pipeline.seen_by`.
         held_out: The other one.
         classes: The classes of the class maps.
         fold: Which fold it is, for the lines.
     """
-    training = [sample.labels for samples in sources.values() for sample in samples]
+    training = [sample for samples in seen.values() for sample in samples]
     return [
-        f"note: fold {fold}: only held-out images hold {classes[index].name}, so nothing teaches it:"
-        " choose another number of folds, or add images that hold it"
+        f"note: fold {fold}: held-out images hold {classes[index].name} and nothing teaches its pixels:"
+        " choose another number of folds, or add images whose masks show it"
         for place, index in enumerate(label_indices(classes))
-        if any(sample.labels[place] for sample in held_out) and not any(labels[place] for labels in training)
+        if any(sample.labels[place] for sample in held_out) and not any(teaches(each, index) for each in training)
     ]

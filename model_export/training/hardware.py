@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model_export.errors import Unavailable
+from model_export.errors import InvalidRecipe, Unavailable
 
 _PATIENCE = timedelta(hours=2)
 """How long processes wait for the first one, which validates and labels alone."""
@@ -36,6 +36,22 @@ class Hardware:
     def first(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0
+
+    def require_shareable(self, batch_size: int, of: str = "") -> None:
+        """Make sure that the processes can share a batch of this many crops evenly.
+
+        Args:
+            batch_size: The recipe's.
+            of: The recipe's name, if a training has several, for the message.
+
+        Raises:
+            InvalidRecipe: They cannot.
+        """
+        if batch_size % self.processes or batch_size < 2 * self.processes:
+            raise InvalidRecipe(
+                f"{f'{of}: ' if of else ''}batch_size: {batch_size} crops cannot be shared by {self.processes}"
+                " processes: each needs the same number, two or more"
+            )
 
     def part(self, batch: Tensor) -> Tensor:
         """Return this process's part of a batch: every `processes`-th, from its rank on."""

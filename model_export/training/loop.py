@@ -25,7 +25,7 @@ from model_export.errors import InvalidCheckpoint, InvalidRecipe
 from model_export.network import TissueNetwork
 from model_export.training import loggers
 from model_export.training.augment import Batch, BatchSource
-from model_export.training.dataset import Sample
+from model_export.training.dataset import IGNORE, Sample
 from model_export.training.environment import (
     asked_of,
     describe,
@@ -94,12 +94,7 @@ class Trainer:
         logger: loggers.Kind = "csv",
     ) -> None:
         self.hardware = hardware or Hardware()
-        processes = self.hardware.processes
-        if recipe.batch_size % processes or recipe.batch_size < 2 * processes:
-            raise InvalidRecipe(
-                f"batch_size: {recipe.batch_size} crops cannot be shared by {processes} processes:"
-                " each needs the same number, two or more"
-            )
+        self.hardware.require_shareable(recipe.batch_size)
         torch.manual_seed(recipe.seed)
         self.run = run
         self.classes = classes
@@ -209,6 +204,7 @@ class Trainer:
         first = self.epochs_done * self.recipe.steps_per_epoch
         span = range(first, first + self.recipe.steps_per_epoch)
         total = 0.0
+        cross_entropies: list[float] = []
         scores = Scores(self.classes)
         with progress.bar(span, f"epoch {self.epochs_done + 1}") as steps:
             for step, batch in zip(steps, batches(self.source, span, self.hardware.workers), strict=True):
@@ -216,6 +212,8 @@ class Trainer:
                 terms = self._step(step, rate, batch, scores)
                 loss = sum(terms.values())
                 total += loss
+                if bool((batch.class_maps != IGNORE).any()):  # else its 0 means nothing
+                    cross_entropies.append(terms["cross_entropy"])
                 for logger in told:
                     row = {"step": step, "epoch": self.epochs_done + 1, "learning_rate": rate, "loss": loss, **terms}
                     logger.step(row)
@@ -223,7 +221,8 @@ class Trainer:
                     raise self._diverged()
         take_statistics(self.averaged, self.source, self.recipe)
         self._check_answer(batch)
-        return {"loss": total / self.recipe.steps_per_epoch, **scores.pixel_scores()}
+        mean = {"cross_entropy": sum(cross_entropies) / len(cross_entropies)} if cross_entropies else {}
+        return {"loss": total / self.recipe.steps_per_epoch, **mean, **scores.pixel_scores()}
 
     @torch.inference_mode()
     def _check_answer(self, batch: Batch) -> None:
@@ -261,7 +260,8 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         scores, losses = score(self.averaged, self.held_out, self.classes)
-        return {"loss": sum(losses) / len(losses), **scores.as_dict()}
+        cross_entropy = sum(losses) / len(losses)
+        return {"loss": cross_entropy, "cross_entropy": cross_entropy, **scores.as_dict()}
 
     def _keep(self) -> None:
         """Save the run's state, and the averaged weights when they are the best so far."""

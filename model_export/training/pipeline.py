@@ -13,7 +13,7 @@ from torch import nn
 from app.pathology.arrays import ClassMap
 from app.pathology.classes import TissueClass
 from model_export.atomic import replacing, write_text
-from model_export.config import Recipe, Source, Teacher, load_recipe
+from model_export.config import Recipe, Source, Teacher, load_recipe, teachers_of
 from model_export.errors import InvalidData, first_line
 from model_export.training.dataset import IGNORE, Sample, read_indices
 from model_export.training.environment import asked_of, write_asked
@@ -56,9 +56,20 @@ def train_recipe(
         progress: Told of every epoch.
         hardware: What to compute on; one process on the CPU by default.
         logger: What to keep beside the CSV files.
+
+    Raises:
+        InvalidRecipe: Its batches, or those of a teacher, cannot be shared evenly by the processes. Nothing is written.
+        InvalidData: Two images that a teacher is to label have one name. Nothing is written.
     """
     hardware = hardware or Hardware()
+    hardware.require_shareable(recipe.batch_size)
+    for name, taught_by in teachers_of(recipe).items():
+        hardware.require_shareable(taught_by.batch_size, name)
     own = seen_by(recipe, sources, classes)
+    labels = run / TEACHER_FOLDER / LABELS_FOLDER
+    if recipe.teacher is not None:
+        for name in recipe.shares:
+            _refuse_twins(labels / name, own[name])
     if hardware.first and recipe.teacher is not None and not (run / LAST_FILE).exists():
         write_asked(run, asked_of(recipe, fold))  # the folder is taken from now on, not hours later
     if recipe.teacher is not None:
@@ -69,7 +80,6 @@ def train_recipe(
             folder = run / TEACHER_FOLDER / f"seed-{seed}"
             seeded = first.model_copy(update={"seed": seed})
             networks.append(train_recipe(folder, classes, seeded, sources, held_out, fold, progress, hardware, logger))
-        labels = run / TEACHER_FOLDER / LABELS_FOLDER
         with hardware.first_alone():  # the others find what it wrote
             if hardware.first:
                 _claim(labels, recipe.teacher, networks)
@@ -94,6 +104,12 @@ def seen_by(
     if recipe.label_patch_px is not None and "wsss4luad" in seen:
         seen["wsss4luad"] = labels_alone(seen["wsss4luad"], recipe.label_patch_px, classes)
     return seen
+
+
+def _refuse_twins(folder: Path, samples: Sequence[Sample]) -> None:
+    names = [Path(sample.name).stem for sample in samples if sample.guesses]
+    if len(set(names)) < len(names):
+        raise InvalidData(f"{folder}: two images of one name cannot both keep their labels here")
 
 
 def _claim(folder: Path, teacher: Teacher, networks: Sequence[nn.Module]) -> None:
@@ -128,9 +144,6 @@ def _labelled(
     classes: Sequence[TissueClass],
 ) -> list[Sample]:
     """Return `samples` with their unknown pixels filled, kept in `folder` as palette PNGs to look at and to resume."""
-    names = [Path(sample.name).stem for sample in samples if sample.guesses]
-    if len(set(names)) < len(names):
-        raise InvalidData(f"{folder}: two images of one name cannot both keep their labels here")
     filled = []
     for sample in samples:
         path = folder / f"{Path(sample.name).stem}.png"

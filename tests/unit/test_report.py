@@ -49,8 +49,9 @@ def write_run(run, fold="1/2", scores=None):
     (run / "environment.json").write_text(json.dumps({"seconds": 61.0, "versions": {"torch": "2.13.0"}}))
     rows = []
     for epoch in (1, 2):
-        rows.append({"epoch": epoch, "phase": "train", "loss": 2 / epoch})
+        rows.append({"epoch": epoch, "phase": "train", "loss": 2 / epoch, "cross_entropy": 1 / epoch})
         rows.append({"epoch": epoch, "phase": "validate", "loss": 3 / epoch, "pixel_accuracy": 0.5, "tissue_miou": 0.4})
+        rows[-1]["cross_entropy"] = rows[-1]["loss"]
     write_csv(run / "metrics.csv", rows)
     write_csv(run / "steps.csv", [{"step": step, "epoch": 1, "learning_rate": 0.1 * step} for step in range(4)])
     if scores:
@@ -309,9 +310,41 @@ def test_curves_show_each_series_of_each_run(tmp_path):
 
     loss, scores, rate = curves(record.folds, LIGHT).axes
 
-    assert [line.get_ydata().tolist() for line in loss.lines[:2]] == [[2.0, 1.0], [3.0, 1.5]]
-    assert (len(loss.lines), len(scores.lines), len(rate.lines)) == (4, 4, 2)
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["train", "validate"]
+    assert [line.get_ydata().tolist() for line in loss.lines[:3]] == [[1.0, 0.5], [3.0, 1.5], [2.0, 1.0]]
+    assert (len(loss.lines), len(scores.lines), len(rate.lines)) == (6, 4, 2)
+    assert legend_of(loss) == ["cross-entropy, train", "cross-entropy, validate", "total loss, train"]
+    assert legend_of(scores) == ["pixel accuracy", "tissue mean IoU"]
+
+
+def legend_of(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def without_cross_entropy(run):
+    """Make a run one of a program that did not log it by epoch."""
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        rows = [{name: value for name, value in row.items() if name != "cross_entropy"} for row in csv.DictReader(file)]
+    write_csv(run / "metrics.csv", rows)
+
+
+def test_a_run_that_did_not_log_its_cross_entropy_shows_what_it_has_by_name(tmp_path):
+    run = write_run(tmp_path / "run")
+    without_cross_entropy(run)
+
+    loss, _, _ = curves([read_record(run)], LIGHT).axes
+
+    assert [line.get_ydata().tolist() for line in loss.lines] == [[3.0, 1.5], [2.0, 1.0]]
+    assert legend_of(loss) == ["cross-entropy, validate", "total loss, train"]
+    assert "One training" in page_of(run, tmp_path)
+
+
+def test_a_line_that_only_a_later_fold_has_is_named_too(tmp_path):
+    run = write_validation(tmp_path / "cv")
+    without_cross_entropy(run / "fold-1")
+
+    loss, _, _ = curves(read_record(run).folds, LIGHT).axes
+
+    assert sorted(legend_of(loss)) == ["cross-entropy, train", "cross-entropy, validate", "total loss, train"]
 
 
 def test_empty_bins_are_left_out_of_the_reliability_diagram():

@@ -1,12 +1,19 @@
+import shutil
+from dataclasses import replace
+from importlib import import_module
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from app.pathology.classes import WSSS4LUAD
+from model_export.cli import main
 from model_export.errors import InvalidData
 from model_export.training.corpus import Corpus, read_corpus
+from model_export.training.dataset import IGNORE
 from model_export.training.folds import Fold
-from tests.model_export_support import drawn_samples, label_only_sample, write_pairs, write_patches
+from tests.model_export_support import drawn_samples, label_only_sample, write_pairs, write_patches, write_recipe
 
 NOWHERE = {"stas": None, "ebhi_seg": None, "lc25000": None}
 
@@ -65,6 +72,68 @@ def test_no_slide_is_on_both_sides_of_a_fold(tmp_path):
     sources, held_out = corpus.part(Fold(0, 2))
     assert names(held_out) == ["00.png", "02.png"]
     assert names(sources["wsss4luad"]) == ["01.png", "03.png"]
+
+
+def test_a_patch_of_a_held_out_slide_is_not_learned_from(tmp_path):
+    pairs = write_pairs(tmp_path / "pairs", 4)
+    patches = write_patches(tmp_path / "patches", "a-[1, 0, 0].png", "b-[1, 0, 0].png", "c-[1, 0, 0].png")
+    slides = {"00.png": "A", "02.png": "A", "a-[1, 0, 0].png": "A", "b-[1, 0, 0].png": "B"}
+
+    corpus = read_corpus(pairs, patches, NOWHERE, {"wsss4luad"}, WSSS4LUAD, slides)
+
+    learned = [names(corpus.part(fold)[0]["wsss4luad"]) for fold in (Fold(0, 2), Fold(1, 2), Fold())]
+    assert learned[0] == ["01.png", "03.png", "b-[1, 0, 0].png", "c-[1, 0, 0].png"]
+    assert learned[1] == ["00.png", "02.png", "a-[1, 0, 0].png", "b-[1, 0, 0].png", "c-[1, 0, 0].png"]
+    assert len(learned[2]) == 4 + 3
+
+
+def copied(sample, **changes):
+    """Return `sample` as a patch with labels would show it."""
+    unknown = np.full(sample.class_map.shape, IGNORE, np.uint8)
+    return replace(
+        sample, name="copy-[1, 0, 0].png", class_map=unknown, slide="copy", image=sample.image.copy(), **changes
+    )
+
+
+def test_a_patch_with_the_pixels_of_a_held_out_pair_is_refused_by_both_names():
+    pairs = drawn_samples(4)
+    corpus = Corpus(pairs, {"wsss4luad": [copied(pairs[1])]})
+
+    with pytest.raises(InvalidData) as caught:
+        corpus.part(Fold(0, 2))
+
+    reason = "a patch with the very pixels of the held-out pair 01.png; take it away"
+    assert str(caught.value) == f"copy-[1, 0, 0].png: {reason}"
+    for fold in (Fold(1, 2), Fold()):  # the pair is learned from, and so may its copy be
+        assert "copy-[1, 0, 0].png" in names(corpus.part(fold)[0]["wsss4luad"])
+
+
+def test_a_patch_that_differs_in_one_pixel_or_in_its_sides_is_no_copy():
+    pairs = drawn_samples(4)
+    near, turned = copied(pairs[0]), copied(replace(pairs[1], image=pairs[1].image.reshape(32, 128, 3)))
+    near.image[3, 4, 1] ^= 1
+
+    sources, _ = Corpus(pairs, {"wsss4luad": [near, turned]}).part(Fold(0, 2))
+
+    assert len(sources["wsss4luad"]) == 2 + 2
+
+
+def test_a_copy_is_refused_before_the_first_of_several_jobs(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        import_module("model_export.cli.train"), "run_side_by_side", lambda *_: pytest.fail("a fold was begun")
+    )
+    pairs, patches = write_pairs(tmp_path / "pairs", 4), tmp_path / "patches"
+    patches.mkdir()
+    shutil.copy(pairs / "img" / "03.png", patches / "copy-[1, 0, 0].png")
+    given = ["--pairs", pairs, "--patches", patches, "--run", tmp_path / "run", "--folds", 2, "--jobs", 2]
+    given += ["--recipe", write_recipe(tmp_path / "mine.toml")]
+
+    result = CliRunner().invoke(main, ["cross-validate", *map(str, given)])
+
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(
+        "error: copy-[1, 0, 0].png: a patch with the very pixels of the held-out pair 03.png"
+    )
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,15 @@ def test_labels_are_parsed_from_a_patchs_name(tmp_path):
         assert not sample.has_mask
 
 
+def test_a_patch_is_of_the_slide_that_a_table_names(tmp_path):
+    named, other = "1-2-3-[1, 0, 1].png", "1-2-4-[0, 1, 0].png"
+    write_patches(tmp_path, named, other)
+
+    samples = read_labelled_patches(tmp_path, WSSS4LUAD, {named: "S-0012"})
+
+    assert [sample.slide for sample in samples] == ["S-0012", other]
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

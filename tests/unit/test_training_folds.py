@@ -9,6 +9,7 @@ from model_export.training.folds import Fold, split, untaught
 from model_export.training.slides import load_slides
 from tests.model_export_support import label_only_sample, masked_sample
 
+TUMOR, NORMAL = 0, 2
 PIXEL = masked_sample(np.zeros((1, 1), np.uint8))
 
 
@@ -109,16 +110,19 @@ def test_folds_of_which_one_would_be_empty_are_refused_whichever_is_asked_for(sl
     assert str(caught.value) == f"{counts} cannot be split into {folds} folds: {reason}"
 
 
-TUMOR_ONLY = label_only_sample((True, False, False))
-NORMAL_ONLY = label_only_sample((False, False, True))
+TUMOR_ONLY = masked_sample(np.full((8, 8), TUMOR, np.uint8))
+NORMAL_ONLY = masked_sample(np.full((8, 8), NORMAL, np.uint8))
+LABELLED_NORMAL = label_only_sample((False, False, True))
 
 
-def test_a_fold_that_holds_out_the_only_images_of_a_tissue_says_so():
-    lines = untaught({"wsss4luad": [TUMOR_ONLY]}, [TUMOR_ONLY, NORMAL_ONLY], WSSS4LUAD, Fold(3, 4))
+@pytest.mark.parametrize("beside", [[], [LABELLED_NORMAL]])
+def test_a_fold_that_holds_out_the_only_images_whose_masks_show_a_tissue_says_so(beside):
+    """A label alone teaches no pixel."""
+    lines = untaught({"wsss4luad": [TUMOR_ONLY, *beside]}, [TUMOR_ONLY, NORMAL_ONLY], WSSS4LUAD, Fold(3, 4))
 
     assert lines == [
-        "note: fold 4/4: only held-out images hold normal, so nothing teaches it:"
-        " choose another number of folds, or add images that hold it"
+        "note: fold 4/4: held-out images hold normal and nothing teaches its pixels:"
+        " choose another number of folds, or add images whose masks show it"
     ]
 
 
@@ -127,6 +131,7 @@ def test_a_fold_that_holds_out_the_only_images_of_a_tissue_says_so():
     [
         ({"wsss4luad": [TUMOR_ONLY], "lc25000": [NORMAL_ONLY]}, [NORMAL_ONLY]),
         ({"wsss4luad": [TUMOR_ONLY, NORMAL_ONLY]}, [TUMOR_ONLY]),
+        ({"wsss4luad": [TUMOR_ONLY, replace(LABELLED_NORMAL, guesses=(NORMAL,))]}, [NORMAL_ONLY]),
         ({"wsss4luad": [TUMOR_ONLY]}, []),
     ],
 )

@@ -219,6 +219,42 @@ def test_each_step_is_a_row_with_its_rate_and_what_each_term_adds(finished_on_al
     assert [float(row["loss"]) for row in rows_of(finished_on_all)] == pytest.approx(by_epoch)
 
 
+def test_training_and_validation_are_told_apart_by_their_cross_entropy(finished):
+    steps, rows = steps_of(finished[0]), rows_of(finished[0])
+
+    of_steps = [row["cross_entropy"] for row in steps]
+    assert all(of_steps), "each batch was to hold a known pixel"
+    means = [sum(of_steps[:2]) / 2, sum(of_steps[2:]) / 2]
+    for phase, wanted in (("train", means), ("validate", [float(row["loss"]) for row in rows[1::2]])):
+        told = [row for row in rows if row["phase"] == phase]
+        assert [float(row["cross_entropy"]) for row in told] == pytest.approx(wanted)
+    assert all(float(row["cross_entropy"]) < float(row["loss"]) for row in rows[::2])
+
+
+def test_a_batch_without_a_known_pixel_is_not_one_of_no_cross_entropy(tmp_path):
+    """Of two batches one crop each is of the pair, or none is."""
+    mixed = Trainer(
+        tmp_path,
+        WSSS4LUAD,
+        recipe(epochs=1, steps_per_epoch=8),
+        {"wsss4luad": [SAMPLES[0], *[label_only_sample((True, False, False))] * 3]},
+        [],
+        Fold(),
+    )
+    mixed.train(Silent())
+
+    known = [row["cross_entropy"] for row in steps_of(tmp_path) if row["cross_entropy"]]
+    assert 0 < len(known) < 8, "some batches were to hold a known pixel, and some none"
+    assert float(rows_of(tmp_path)[0]["cross_entropy"]) == pytest.approx(sum(known) / len(known))
+
+
+def test_an_epoch_without_a_known_pixel_has_no_cross_entropy(tmp_path):
+    labels = {"wsss4luad": [label_only_sample((True, False, False))]}
+    Trainer(tmp_path, WSSS4LUAD, recipe(epochs=1), labels, [], Fold()).train(Silent())
+
+    assert "cross_entropy" not in rows_of(tmp_path)[0]
+
+
 def test_a_run_folder_notes_what_it_ran_on_and_how_long_in_all(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path).train(Interrupted())

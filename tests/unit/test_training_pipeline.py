@@ -11,13 +11,22 @@ from PIL import Image
 from app.pathology.classes import WSSS4LUAD
 from model_export.checkpoint import load_checkpoint
 from model_export.config import Recipe, load_recipe
-from model_export.errors import InvalidCheckpoint, InvalidData
+from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
 from model_export.report.page import write_report
 from model_export.report.record import read_record
 from model_export.training.dataset import IGNORE, Sample
-from model_export.training.folds import Fold
+from model_export.training.folds import Fold, untaught
+from model_export.training.hardware import Hardware
 from model_export.training.pipeline import seen_by, train_recipe
-from tests.model_export_support import TINY, Silent, drawn_samples, label_only_sample, one_thread, write_recipe
+from tests.model_export_support import (
+    TINY,
+    Silent,
+    drawn_samples,
+    label_only_sample,
+    masked_sample,
+    one_thread,
+    write_recipe,
+)
 
 STROMA, NORMAL = 1, 2
 PAIRS = drawn_samples(4, side_px=96)
@@ -279,6 +288,31 @@ def test_samples_that_stay_wholly_unknown_are_lived_with(tmp_path, taught):
     assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
 
 
+@pytest.mark.parametrize(("student", "teacher"), [(6, 16), (16, 6)])
+def test_processes_that_cannot_share_the_batches_of_all_recipes_are_refused_before_the_first_learns(
+    tmp_path, taught, student, teacher
+):
+    first = str(write_recipe(tmp_path / "first.toml", crop_px=64, batch_size=teacher))
+    recipe = taught.model_copy(
+        update={"batch_size": student, "teacher": taught.teacher.model_copy(update={"recipe": first})}
+    )
+    sources = {"wsss4luad": PAIRS[2:], "stas": fields()}
+
+    with pytest.raises(InvalidRecipe) as caught:
+        train_recipe(tmp_path / "run", WSSS4LUAD, recipe, sources, [], FOLD, Silent(), Hardware(processes=4))
+
+    of = "" if student == 6 else f"{first}: "
+    reason = "batch_size: 6 crops cannot be shared by 4 processes: each needs the same number, two or more"
+    assert str(caught.value) == f"{of}{reason}"
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_images_of_one_name_are_refused_before_a_teacher_learns(tmp_path, taught):
+    with pytest.raises(InvalidData, match="two images of one name"):
+        train(tmp_path / "run", taught, stas=[*fields(1), *fields(1)])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_recipe_for_labels_alone_sees_no_annotated_pixel():
     recipe = Recipe.model_validate({**TINY, "label_patch_px": 48, "shares": {"wsss4luad": 1.0}})
     patch, field = label_only_sample((True, True, False)), fields(1)[0]
@@ -292,6 +326,20 @@ def test_a_recipe_for_labels_alone_sees_no_annotated_pixel():
         if sum(sample.labels) > 1:
             assert set(np.unique(sample.class_map)) <= {3, IGNORE}
     assert seen_by(Recipe(), {"wsss4luad": PAIRS}, WSSS4LUAD) == {"wsss4luad": PAIRS}
+
+
+def test_what_a_recipe_does_not_draw_from_teaches_nothing_and_labels_teach_where_they_are_spread():
+    held_out = [masked_sample(np.full((8, 8), NORMAL, np.uint8))]
+    tumor, patch = masked_sample(np.zeros((48, 48), np.uint8)), label_only_sample((True, False, True))
+    sources = {"wsss4luad": [tumor, patch], "stas": held_out}
+
+    def notes(**changes):
+        seen = seen_by(Recipe.model_validate({**TINY, **changes}), sources, WSSS4LUAD)
+        return len(untaught(seen, held_out, WSSS4LUAD, FOLD))
+
+    assert notes() == 1
+    assert notes(label_patch_px=48) == 0
+    assert notes(shares={"wsss4luad": 1.0, "stas": 1.0}) == 0
 
 
 def test_the_weak_path_runs_from_labels_to_a_network(tmp_path):

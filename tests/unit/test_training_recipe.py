@@ -2,7 +2,7 @@ from importlib.resources import files
 
 import pytest
 
-from model_export.config import DEFAULT_RECIPE, Recipe, load_recipe, sources_of
+from model_export.config import DEFAULT_RECIPE, Recipe, load_recipe, sources_of, teachers_of
 from model_export.errors import InvalidRecipe
 from tests.model_export_support import TINY, write_recipe
 
@@ -39,6 +39,16 @@ def chain(folder, **teachers):
 
 def test_a_recipe_draws_from_what_its_teachers_draw_from(tmp_path):
     assert sources_of(chain(tmp_path, a="b", b="c", c=None)) == {"wsss4luad", "stas"}
+
+
+def test_the_recipes_of_all_teachers_are_read_the_nearest_first(tmp_path):
+    recipe = chain(tmp_path, a="b", b="c", c=None)
+
+    found = teachers_of(recipe)
+
+    assert list(found) == [str(tmp_path / "b.toml"), str(tmp_path / "c.toml")]
+    assert list(found.values())[1].shares == {"stas": 1.0}
+    assert teachers_of(found[str(tmp_path / "c.toml")]) == {}
 
 
 @pytest.mark.parametrize("teachers", [{"a": "a"}, {"a": "b", "b": "c", "c": "b"}])
