@@ -21,7 +21,8 @@ class AuditLog:
 
     A file that was moved away (logrotate) is noticed at the next line, which begins a new one. It is made before the
     processes are forked: they share that a line was cut off, as by a full disk, so that whoever comes next begins anew,
-    and that none could be written. A pipe may be named, such as /dev/stdout in a container; it is not waited for.
+    and that none could be written, and why. A pipe may be named, such as /dev/stdout in a container; it is not waited
+    for.
 
     Args:
         path: The file; made where there is none, for its owner alone.
@@ -36,12 +37,14 @@ class AuditLog:
         self._clock = clock
         self._torn = mmap.mmap(-1, 1)
         self._doubted_until = memoryview(mmap.mmap(-1, 8)).cast("d")
+        self._doubted_for = memoryview(mmap.mmap(-1, 8)).cast("q")
         try:
             self._handle = self._open()
             self._torn[0] = _ends_within_a_line(path)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise AccessUnusable(f"the audit log {path}: {reason}; choose a file that can be appended to") from error
+            raise AccessUnusable(
+                f"the audit log {path}: {_reason(error)}; choose a file that can be appended to"
+            ) from error
 
     def write(self, record: Mapping[str, object]) -> None:
         """Append a line. When this returns, the system has it: it outlives the process, though not a power cut.
@@ -52,22 +55,36 @@ class AuditLog:
         try:
             self._append(record)
         except OSError as error:
+            self._doubted_for[0] = error.errno or errno.EIO
             self._doubted_until[0] = self._clock() + _DOUBTED_SECONDS
             raise AuditUnavailable("the audit log cannot be written, and nothing is answered without it") from error
         self._doubted_until[0] = 0
 
     @property
-    def is_usable(self) -> bool:
-        """Whether a line can be written now, as far as that shows without writing one."""
+    def trouble(self) -> str | None:
+        """What keeps a line from being written now, as far as that shows without writing one; None: nothing does."""
         try:
             self._follow()
-            if self._clock() < self._doubted_until[0]:
-                return False
-            if stat.S_ISREG(os.fstat(self._handle).st_mode):
-                return os.fstatvfs(self._handle).f_bavail > 0
-            return _is_heard(self._handle)
-        except OSError:
-            return False
+            self._try()
+        except OSError as error:
+            return (
+                f"the audit log {self._path} cannot be written: {_reason(error)}; images are refused until a line can"
+                " be appended to it"
+            )
+        return None
+
+    def _try(self) -> None:
+        """Do all that writing a line does but that.
+
+        Raises:
+            OSError: It would fail.
+        """
+        if self._clock() < self._doubted_until[0]:
+            raise OSError(self._doubted_for[0], os.strerror(self._doubted_for[0]))
+        if not stat.S_ISREG(os.fstat(self._handle).st_mode):
+            _check_heard(self._handle)
+        elif os.fstatvfs(self._handle).f_bavail == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _append(self, record: Mapping[str, object]) -> None:
         self._follow()
@@ -101,16 +118,21 @@ class AuditLog:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | never_waits, 0o600)
 
 
-def _is_heard(handle: int) -> bool:
-    """Whether a pipe has a reader and room, or a device takes what comes.
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _check_heard(handle: int) -> None:
+    """Make sure that a pipe has a reader and room, or that a device takes what comes.
 
     Raises:
-        OSError: The device does not, as /dev/full.
+        OSError: It has not; or the device does not, as /dev/full.
     """
     os.write(handle, b"")
     asked = select.poll()
     asked.register(handle, select.POLLOUT)
-    return asked.poll(0) == [(handle, select.POLLOUT)]
+    if asked.poll(0) != [(handle, select.POLLOUT)]:
+        raise OSError(errno.EPIPE, "nobody reads the pipe")
 
 
 def _ends_within_a_line(path: Path) -> bool:

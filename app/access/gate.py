@@ -83,11 +83,6 @@ class Access:
         """Whether callers have to show who they are."""
         return self.keys is not None or self.tokens is not None
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether requests can be judged and written down now, as far as that lies with this machine."""
-        return (self.keys is None or self.keys.is_usable) and (self.audit is None or self.audit.is_usable)
-
     def look_again(self) -> None:
         """Take the files as they are now, as for processes that begin later than the service did.
 

@@ -133,6 +133,7 @@ class KeyFile:
         self._clock = clock
         self._looked_at = clock()
         self._version: _Version | None = None
+        self._trouble: str | None = None
         self._keys: tuple[_Key, ...] = ()
         self.read()
 
@@ -145,7 +146,7 @@ class KeyFile:
         version, keys, complaints = _read(self._path)
         if complaints:
             raise AccessUnusable(complaints[0])
-        self._version, self._keys = version, keys
+        self._version, self._keys, self._trouble = version, keys, None
 
     def caller_of(self, key: str) -> Caller | None:
         """Return whose key it is. Every key is compared, each in constant time: how long it takes tells nothing.
@@ -166,10 +167,10 @@ class KeyFile:
         return found
 
     @property
-    def is_usable(self) -> bool:
-        """Whether it can be told now which keys are valid."""
+    def trouble(self) -> str | None:
+        """What keeps it from being told now which keys are valid; None: nothing does."""
         self._look()
-        return self._version is not None
+        return self._trouble
 
     def _look(self) -> None:
         now = self._clock()
@@ -183,9 +184,9 @@ class KeyFile:
         except AccessUnusable as error:
             if self._version is not None:
                 _log.error("no API key is taken: %s", error)
-            self._version, self._keys = None, ()
+            self._version, self._keys, self._trouble = None, (), f"no API key is taken: {error}"
             return
-        self._version, self._keys = version, keys
+        self._version, self._keys, self._trouble = version, keys, None
         for complaint in complaints:
             _log.error("an API key does not count: %s", complaint)
         _log.info("API keys read again", extra={"keys": len(keys)})

@@ -9,7 +9,7 @@ from prometheus_client.exposition import choose_encoder
 
 from app.api.dependencies import ServiceDependency
 from app.api.running import running_of
-from app.api.schemas import Health, ModelCard
+from app.api.schemas import Health, ModelCard, NotReady
 from app.telemetry.merging import Snapshot
 
 router = APIRouter(tags=["operations"])
@@ -29,11 +29,13 @@ async def live() -> Health:
     return Health(status="live")
 
 
-@router.get("/health/ready", responses={503: {"model": Health}})
+@router.get("/health/ready", responses={503: {"model": NotReady}})
 async def ready(request: Request) -> JSONResponse:
-    """Report whether the service takes images now; send none while this answers 503."""
-    takes_images = running_of(request.app).is_ready
-    return JSONResponse({"status": "ready" if takes_images else "not ready"}, 200 if takes_images else 503)
+    """Report whether the service takes images now; send none while this answers 503, which says why."""
+    reason = running_of(request.app).why_not_ready()
+    if reason is None:
+        return JSONResponse({"status": "ready"})
+    return JSONResponse({"status": "not ready", "reason": reason}, 503)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -1,9 +1,10 @@
 """What a process serves with: its parts, and where it is between its start and its end."""
 
+import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from fastapi import FastAPI
 
@@ -18,6 +19,22 @@ from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from app.segmentation.sectra.orders import SectraOrders  # it imports an extra's packages
+
+
+Reason: TypeAlias = Literal[
+    "starting", "stopping", "model-late", "model-stuck", "model-stopped", "keys-unavailable", "audit-unavailable"
+]
+"""Why the service takes no images, for programs. Whoever asks is told it, so it says nothing of files or callers."""
+
+_WORDS: dict[Reason, str] = {
+    "starting": "the model has not started yet",
+    "stopping": "the service stops",
+    "model-late": "the model takes much longer than it should; it is stuck, or something else uses the machine",
+    "model-stuck": "the model does not answer any more; the service ends, and has to be started anew",
+    "model-stopped": "the model has stopped; the service ends, and has to be started anew",
+}
+
+_log = logging.getLogger(__name__)
 
 
 class Phase(Enum):
@@ -65,15 +82,53 @@ class Running:
     stalled: bool = False
     service: Service | None = None
     sectra: "SectraOrders | None" = None
+    _told: Reason | None = field(default=None, init=False)
 
     @property
     def is_ready(self) -> bool:
         """Whether the service takes images, as far as this process can tell."""
-        if self.phase is not Phase.SERVING:
-            return self.phase is Phase.RETIRING
-        if self.service is None or not self.service.segmenter.ready or self.service.segmenter.late:
-            return False
-        return self.access.is_usable
+        return self.why_not_ready() is None
+
+    def why_not_ready(self) -> Reason | None:
+        """Return why the service takes no images, as far as this process can tell; None where it does.
+
+        The log is told once of each change, by whoever asks first after it: a probe, or Prometheus.
+        """
+        reason, words = self._hindrance() or (None, "")
+        if reason in (self._told, "starting"):
+            return reason
+        self._told = reason
+        if reason is None:
+            _log.info("ready again")
+        else:
+            level = logging.INFO if reason == "stopping" else logging.WARNING  # somebody asked it to
+            _log.log(level, "not ready: %s", words, extra={"reason": reason})
+        return reason
+
+    def _hindrance(self) -> tuple[Reason, str] | None:
+        """Return why the service takes no images, and what is wrong in words for the log alone."""
+        if self.phase is Phase.RETIRING:
+            return None
+        reason = self._reason_of_its_own()
+        if reason is not None:
+            return reason, _WORDS[reason]
+        if self.access.keys is not None and (trouble := self.access.keys.trouble):
+            return "keys-unavailable", trouble
+        if self.access.audit is not None and (trouble := self.access.audit.trouble):
+            return "audit-unavailable", trouble
+        return None
+
+    def _reason_of_its_own(self) -> Reason | None:
+        """Return what lies with the service or its model, not with the files that it needs."""
+        if self.phase is Phase.LEAVING:
+            return "stopping"
+        if self.service is None:
+            return "starting"
+        if self.stalled:
+            return "model-stuck"
+        if not self.service.segmenter.ready:
+            return "model-stopped"
+        return "model-late" if self.service.segmenter.late else None
 
 
 def running_of(app: FastAPI) -> Running:

@@ -3,12 +3,13 @@
 import base64
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field
 
 from app.api.problems import Problem
 from app.api.renderings import View
+from app.api.running import Reason
 from app.imaging.plausibility import WarningCode
 from app.pathology.classes import TissueClass, code
 from app.pathology.composition import tissue_fractions
@@ -182,6 +183,13 @@ class Health(BaseModel):
     """The service's own state."""
 
     status: str
+
+
+class NotReady(BaseModel):
+    """The service takes no images now."""
+
+    status: Literal["not ready"]
+    reason: Reason = Field(description="Why, for programs. The service's log says more when this changes.")
 
 
 def classification(patch: SegmentedPatch, manifest: ModelManifest, request_id: str) -> Classification:

@@ -10,6 +10,8 @@ from app.inference.exchange import Exchange, Outcome, Verb
 from app.inference.model import BatchedSegmenter
 from app.inference.result import WindowResult
 
+_TELL_SECONDS = 0.25
+
 _log = logging.getLogger(__name__)
 
 
@@ -36,6 +38,15 @@ class Engine:
         self._fronts = len(self._exchanges)
         for exchange in self._exchanges:
             asyncio.get_running_loop().add_reader(exchange.engine_end.fileno(), self._read, exchange)
+        self._tell_late()
+
+    def _tell_late(self) -> None:
+        """Tell the fronts now and from time to time, also while nobody waits: a batch outlives those who gave up."""
+        late = self._segmenter.late or not self._segmenter.ready  # a model that is stuck is not late any more
+        for exchange in self._exchanges:
+            exchange.late = late
+        if self._fronts:
+            asyncio.get_running_loop().call_later(_TELL_SECONDS, self._tell_late)
 
     def _read(self, exchange: Exchange) -> None:
         asked = exchange.asked()

@@ -1,7 +1,8 @@
 """Windows on their way from a front process to the engine and back: pixels in shared memory, a socket for who is next.
 
 A slot holds one window and, later, what the model says of it. It belongs to the front until the front asks, to the
-engine until the engine answers. Nothing has a name that could outlive the service.
+engine until the engine answers. Behind the slots is a byte that says whether the model is late: no message, which a
+front that does not read would leave no room for. Nothing has a name that could outlive the service.
 """
 
 import mmap
@@ -77,7 +78,7 @@ class Exchange:
         self._pixels = manifest.window_px**2
         used = self._pixels * (_CHANNELS + 2) + self._labels * _LABEL.itemsize
         self._slot_bytes = -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._memory = mmap.mmap(-1, slots * self._slot_bytes)
+        self._memory = mmap.mmap(-1, slots * self._slot_bytes + 1)
         self.front_end, self.engine_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self.front_end, self.engine_end):
             end.setblocking(False)
@@ -100,6 +101,15 @@ class Exchange:
         for end in self.ends:
             end.close()
         self._memory.close()
+
+    @property
+    def late(self) -> bool:
+        """Whether the model is late, by what the engine said last."""
+        return bool(self._memory[-1])
+
+    @late.setter
+    def late(self, late: bool) -> None:
+        self._memory[-1] = late
 
     def image(self, slot: int, shape: tuple[int, int]) -> RgbImage:
         """Return the slot's place for (H, W, 3) uint8 pixels, in the shared memory itself."""

@@ -63,8 +63,8 @@ class RemoteSegmenter:
 
     @property
     def late(self) -> bool:
-        """Never: the engine says itself when it is stuck."""
-        return False
+        """Whether the engine says that a batch has run for longer than it should, whoever's windows are in it."""
+        return self._exchange.late
 
     async def start(
         self,

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_a_full_disk_is_an_error():
 
 def test_a_device_that_takes_nothing_is_known_before_it_is_written_to():
     log = AuditLog(Path("/dev/full"))
-    assert not log.is_usable
+    assert log.trouble
     log.close()
 
 
@@ -85,18 +86,18 @@ def test_a_pipe_is_usable_while_somebody_reads_it_and_is_never_waited_for():
     """As standard output is in a container: a file system that is asked for a pipe's free space says none."""
     heard, spoken = os.pipe()
     log = AuditLog(Path(f"/dev/fd/{spoken}"))
-    assert log.is_usable
+    assert log.trouble is None
     log.write({"number": 0})
     assert json.loads(os.read(heard, 2**16)) == {"number": 0}
     with pytest.raises(AuditUnavailable):
         for _ in range(2**16):
             log.write({"filling": "x" * 1000})
-    assert not log.is_usable
+    assert log.trouble
     os.read(heard, 2**16)
     log.write({"number": 1})
-    assert log.is_usable
+    assert log.trouble is None
     os.close(heard)
-    assert not log.is_usable
+    assert log.trouble
     log.close()
     os.close(spoken)
 
@@ -104,19 +105,38 @@ def test_a_pipe_is_usable_while_somebody_reads_it_and_is_never_waited_for():
 def test_after_a_line_that_could_not_be_written_the_next_one_is_in_doubt_until_one_is_or_for_some_seconds(path):
     now = 100.0
     log = AuditLog(path, lambda: now)
-    assert log.is_usable
+    assert log.trouble is None
     with full_at(0), pytest.raises(AuditUnavailable):  # a quota, of which the free space of the disk says nothing
         log.write({"number": 0})
-    assert not log.is_usable
+    assert log.trouble
     now += 11
-    assert log.is_usable
+    assert log.trouble is None
     with full_at(0), pytest.raises(AuditUnavailable):
         log.write({"number": 1})
-    assert not log.is_usable
+    assert log.trouble
     log.write({"number": 2})
-    assert log.is_usable
+    assert log.trouble is None
     assert lines(path) == [{"number": 2}]
     log.close()
+
+
+def test_what_keeps_a_line_from_being_written_is_named_also_where_another_process_met_it(path, log, monkeypatch):
+    def fail() -> None:
+        with full_at(0), pytest.raises(AuditUnavailable):
+            log.write({"number": 0})
+
+    other = multiprocessing.get_context("fork").Process(target=fail)
+    other.start()
+    other.join()
+    refused = "; images are refused until a line can be appended to it"
+    assert log.trouble == f"the audit log {path} cannot be written: file too large{refused}"
+    log.write({"number": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=0))
+        assert log.trouble == f"the audit log {path} cannot be written: no space left on device{refused}"
+    path.unlink()
+    path.mkdir()
+    assert log.trouble == f"the audit log {path} cannot be written: is a directory{refused}"
 
 
 def test_a_line_cut_short_is_an_error_and_the_next_begins_on_its_own(path, log, monkeypatch):
@@ -141,7 +161,7 @@ def test_a_process_that_follows_late_begins_a_line_of_its_own_too(path, log, mon
     with pytest.raises(AuditUnavailable):
         log.write({"number": 1})
     monkeypatch.undo()
-    assert not late.is_usable
+    assert late.trouble
     late.write({"number": 2})
     late.close()
     first, _cut_off, last = path.read_text().splitlines()

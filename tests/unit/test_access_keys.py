@@ -86,10 +86,25 @@ def test_as_long_as_a_file_is_gone_or_others_may_write_to_it_no_key_is_told_righ
                     keys.caller_of(shown)
             assert keys.caller_of("no.key.atall") is None  # it may be a token
         assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert keys.trouble == caplog.records[0].getMessage()
         write(path, line)
         clock.now += 1
+        assert keys.trouble is None
         assert keys.caller_of(key)
         assert keys.caller_of(new_key()) is None
+
+
+def test_a_file_that_is_read_again_for_a_reload_is_no_trouble_any_more(path):
+    clock = Clock()
+    line = line_of(new_key(), Caller("west", SEGMENT))
+    write(path, line)
+    keys = KeyFile(path, clock)
+    path.unlink()
+    clock.now = 1.0
+    assert "no such file" in keys.trouble
+    write(path, line)
+    keys.read()
+    assert keys.trouble is None
 
 
 def test_a_mended_file_is_taken_although_nothing_of_it_changed(path, monkeypatch):

@@ -1,6 +1,7 @@
 """A front and the engine with their exchange between them, here on one event loop."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 
@@ -9,10 +10,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app.errors import InferenceFailed, InvalidBundle, ModelNotReady
+from app.inference import lanes
+from app.inference.batcher import BatchLimits
 from app.inference.engine import Engine
 from app.inference.exchange import Asked, Exchange, Outcome, Verb
+from app.inference.model import BatchedSegmenter
 from app.inference.remote import EngineFacts, RemoteSegmenter
-from app.inference.result import WindowResult
+from app.inference.result import BatchResult, WindowResult
 from app.processes.generation import Generation
 from app.segmentation.admission import Places
 from app.telemetry.metrics import Metrics
@@ -31,6 +35,8 @@ class Model:
     def __init__(self) -> None:
         self.asked: list[tuple[np.ndarray, asyncio.Future[WindowResult]]] = []
         self.closed = False
+        self.late = False
+        self.ready = True
 
     def enqueue(self, image: np.ndarray, queued_at: float) -> asyncio.Future[WindowResult]:
         if self.closed:
@@ -312,6 +318,74 @@ def test_an_engine_knows_when_the_last_of_its_fronts_has_ended_and_answers_nobod
             exchange.close()
 
     asyncio.run(scenario())
+
+
+class Held:
+    """A session whose batches end when they may."""
+
+    device, provider = "cpu", "HeldProvider"
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def run(self, images: np.ndarray) -> BatchResult:
+        self.began.set()
+        self.may_end.wait(20)
+        shape = images.shape[:3]
+        return BatchResult(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), np.zeros((shape[0], 3), np.float32))
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_every_front_is_told_that_a_batch_is_late_and_when_it_is_over(monkeypatch, gives_up):
+    """Also those whose windows are not in it, and where nobody waits for it any more."""
+    monkeypatch.setattr(lanes, "_TICK_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        session = Held()
+        model = BatchedSegmenter(KNOWN, session, BatchLimits(1, 4, 10**6, stall_seconds=0.3, first_seconds=3600))
+        exchanges = [Exchange(KNOWN, 2) for _ in range(2)]
+        fronts = [RemoteSegmenter(EngineFacts.of(model), exchange) for exchange in exchanges]
+        await model.start(Metrics(CollectorRegistry()))
+        for front in fronts:
+            await front.start(Metrics(CollectorRegistry()))
+        alone = asyncio.Event()
+        Engine(model, exchanges).start(alone.set)
+        assert not any(front.late for front in fronts)
+
+        asking = asyncio.create_task(fronts[0].segment(window(1, 32, 32)))
+        while not session.began.is_set():
+            await asyncio.sleep(0.001)
+        if gives_up:
+            asking.cancel()
+        while not all(front.late for front in fronts):
+            await asyncio.sleep(0.01)
+        assert all(front.ready for front in fronts)
+
+        session.may_end.set()
+        while any(front.late for front in fronts):
+            await asyncio.sleep(0.01)
+        assert len(await asyncio.gather(asking, return_exceptions=True)) == 1
+        assert asking.cancelled() == gives_up
+        for front, exchange in zip(fronts, exchanges, strict=True):
+            await front.close()
+            exchange.front_end.close()
+        await alone.wait()
+        await model.close()
+        for exchange in exchanges:
+            exchange.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_stuck_model_does_not_look_ready_to_the_fronts_until_the_service_has_ended():
+    async def scenario(pair: Pair) -> None:
+        assert not pair.front.late
+        pair.model.ready = False
+        async with asyncio.timeout(10):
+            while not pair.front.late:
+                await asyncio.sleep(0.01)
+
+    run(scenario)
 
 
 @pytest.mark.parametrize("loaded", [manifest(window_px=128), KNOWN.model_copy(update={"classes": KNOWN.classes[1:]})])
