@@ -91,7 +91,7 @@ def export_bundle(network: torch.nn.Module, card: ModelCard, target: Path, overw
     with new_folder(target, overwrite) as folder:
         model = folder / MODEL_FILE
         _write_onnx(serving_graph(blockwise(network), card), model)
-        comparisons = verify(graph, model, card.window_px)
+        comparisons = verify(graph, model, card.window_px, card.margin_px)
         write_golden(graph.block_px, model, folder / GOLDEN_FILE)
         manifest = draft.model_copy(
             update={"sha256": sha256_of(model), "golden_sha256": sha256_of(folder / GOLDEN_FILE)}

@@ -30,7 +30,7 @@ _OWN_PACKAGES = ("app", "model_export")
 
 
 def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str | None = None) -> nn.Module:
-    """Return the network with the checkpoint's weights, in evaluation mode.
+    """Return the network with the checkpoint's weights in float32, on the CPU and in evaluation mode.
 
     Args:
         checkpoint: A state dictionary, or a dictionary with one under `model`, `state_dict` or `model_state_dict`; or
@@ -56,6 +56,9 @@ def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str 
             raise InvalidCheckpoint(
                 f"factory {factory}: {name} is of a lazy layer, without a size until it sees an image; state its sizes"
             )
+        if value.is_meta:
+            raise InvalidCheckpoint(f"factory {factory}: {name} is on torch's meta device; build it on the CPU")
+    network = network.cpu().float()  # as it is tried out and exported, whatever it was trained in
     weights = _unwrapped(weights, network.state_dict())
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}

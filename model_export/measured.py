@@ -9,6 +9,7 @@ from typing import Any
 from app.pathology.classes import TissueClass
 from app.pathology.manifest import Views
 from model_export.calibration import TEMPERATURES
+from model_export.checkpoint import load_checkpoint
 from model_export.errors import InvalidData
 from model_export.training.environment import differing
 
@@ -68,17 +69,36 @@ def read_measured(path: Path, classes: Sequence[TissueClass], views: Views) -> M
     return measured
 
 
-def of_another_recipe(path: Path, recipe: Mapping[str, Any]) -> list[str]:
-    """Return a line that says so where a `scores.json`, which `read_measured` read, is of another recipe.
+def epoch_noted(checkpoint: Path) -> int | None:
+    """Return how many epochs the weights of a checkpoint were trained for, None where it does not note that.
+
+    Raises:
+        InvalidCheckpoint: It does not load.
+    """
+    state = load_checkpoint(checkpoint)
+    epoch = state.get("epochs_done", state.get("epoch"))  # of a `last.pth`, and of a `best.pth`
+    return epoch if isinstance(epoch, int) else None
+
+
+def of_others(path: Path, recipe: Mapping[str, Any], epoch: int | None) -> list[str]:
+    """Return a line for each reason why a `scores.json`, which `read_measured` read, may not be of these weights.
 
     Args:
-        path: The file; those of earlier versions do not say what they are of.
+        path: The file, of finished trainings; those of earlier versions do not say by which recipe.
         recipe: What the network was trained by; empty where that is not known.
+        epoch: How many of the recipe's epochs it was trained for; None where that is not known.
     """
+    doubt = "its scores, thresholds and temperature may not be theirs"
+    if not recipe:
+        return [f"note: these weights do not note by which recipe they were trained, as those of {path} were: {doubt}"]
+    notes = []
     scored = json.loads(path.read_text(encoding="utf-8")).get("recipe")
-    if not (isinstance(scored, dict) and recipe and (name := differing(recipe, scored))):
-        return []
-    return [
-        f"note: {path} is of networks trained with {name} {scored.get(name)}, these weights with {recipe.get(name)}:"
-        " its scores, thresholds and temperature may not be theirs"
-    ]
+    if isinstance(scored, dict) and (name := differing(recipe, scored)):
+        notes.append(
+            f"note: {path} is of networks trained with {name} {scored.get(name)}, these weights with"
+            f" {recipe.get(name)}: {doubt}"
+        )
+    wanted = recipe.get("epochs")
+    if epoch is not None and isinstance(wanted, int) and epoch < wanted:
+        notes.append(f"note: {path} is of finished trainings, these weights of epoch {epoch} of {wanted}: {doubt}")
+    return notes

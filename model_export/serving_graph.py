@@ -14,6 +14,9 @@ from app.pathology.classes import TissueClass, label_indices
 from model_export.channels import index_of_highest, planes, shares, total
 from model_export.errors import InvalidCheckpoint, first_line
 
+_LEAST_LABEL_BLOCK_PX = 32
+"""Of so many px a side are the blocks that a class has to fill for a label; a few stray pixels fill none of these."""
+
 
 def outputs_of(found: object) -> tuple[Tensor, Tensor | None]:
     """Return a network's logits and its labels' logits, None where it has none.
@@ -64,6 +67,7 @@ class ServingGraph(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
         self.label_indices = list(label_indices(classes))
         self.block_px = stride
+        self.label_block_px = -(-_LEAST_LABEL_BLOCK_PX // stride) * stride
         self.temperature = temperature
         self.scale = self._try_out(len(classes), stride * 2)
         self.eval()
@@ -98,10 +102,20 @@ class ServingGraph(nn.Module):
         return class_map, (confidence * 255).round().to(torch.uint8), probabilities
 
     def _labels_from(self, class_map: Tensor) -> Tensor:
-        """Without a classification head: the largest share that each label class has of any stride-sized block."""
+        """Without a classification head: the largest share that each label class has of any block.
+
+        A block that an image's border cuts off counts as a whole one, or a pixel in a corner might fill it; an image
+        smaller than a block is one itself.
+        """
         indices = torch.tensor(self.label_indices, device=class_map.device).view(1, -1, 1, 1)
-        share = functional.avg_pool2d((class_map.unsqueeze(1) == indices).float(), self.block_px)
-        return share.amax(dim=(2, 3))
+        found = (class_map.unsqueeze(1) == indices).float()
+        beyond = self.label_block_px - self.block_px
+        if not beyond:
+            return functional.avg_pool2d(found, self.block_px).amax(dim=(2, 3))
+        planes_of_one = torch.cat([found, torch.ones_like(found[:, :1])], dim=1)
+        padded = functional.pad(planes_of_one, (0, beyond, 0, beyond))
+        share = functional.avg_pool2d(padded, self.label_block_px).amax(dim=(2, 3))
+        return share[:, :-1] / share[:, -1:]  # by the largest part of the image that a block holds
 
     @torch.inference_mode()
     def _try_out(self, class_count: int, side: int) -> int:
@@ -116,6 +130,11 @@ class ServingGraph(nn.Module):
                 f"the network does not run on a {side}x{side} px image: {first_line(error)}"
             ) from error
         if logits.shape[1] != class_count:
+            if logits.shape[1] == 1:
+                raise InvalidCheckpoint(
+                    f"the network has 1 class, the class list {class_count}: where the sigmoid of its logit z is a"
+                    " class's probability, return torch.cat([z, 0 * z], dim=1), and list that class and the rest"
+                )
             raise InvalidCheckpoint(f"the network has {logits.shape[1]} classes, the class list {class_count}")
         if labels is not None and tuple(labels.shape) != (1, len(self.label_indices)):
             raise InvalidCheckpoint(f"the label head returns {tuple(labels.shape)}, not (N, {len(self.label_indices)})")

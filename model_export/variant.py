@@ -20,6 +20,8 @@ from model_export.verify import run_onnx
 
 MAX_LOST = 0.5
 """Points of mean IoU that a variant may lose."""
+MAX_LABELS_CHANGED = 2.0
+"""Percent of the labels that a variant may change; one it may in any case, for of few labels one is many percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,12 @@ class Trial:
 
 
 def write_variant(
-    bundle: Path, precision: Precision, trial: Trial, max_lost: float = MAX_LOST, overwrite: bool = False
+    bundle: Path,
+    precision: Precision,
+    trial: Trial,
+    max_lost: float = MAX_LOST,
+    max_labels_changed: float = MAX_LABELS_CHANGED,
+    overwrite: bool = False,
 ) -> Variant:
     """Write the variant of the float32 bundle at `bundle` into its subfolder `precision`, in one step.
 
@@ -48,7 +55,8 @@ def write_variant(
     Raises:
         InvalidData: The bundle is no whole float32 one, the graph cannot be converted, the images hold no tissue to
             compare on, or there is a variant already, or something else in its place.
-        TooMuchLost: It lost more than `max_lost` points of mean IoU. Nothing is left behind.
+        TooMuchLost: It lost more than `max_lost` points of mean IoU, changed more than `max_labels_changed` percent of
+            the labels, or says what is no number. Nothing is left behind.
         VerificationFailed: ONNX Runtime does not run it.
     """
     manifest = read_manifest(bundle)
@@ -64,11 +72,16 @@ def write_variant(
         graph = to_int8(model, images) if precision == "int8" else to_fp16(model)
         strip_traces(graph.graph)
         onnx.save(graph, made)
-        variant = _compare(model, made, manifest, trial)
+        variant = _compare(model, made, manifest, precision, trial)
         if variant.mean_iou_lost > max_lost:
             raise TooMuchLost(
                 f"{precision} loses {variant.mean_iou_lost:.2f} points of mean IoU on {trial.measured_on},"
                 f" and {max_lost:g} are allowed; nothing was written"
+            )
+        if variant.labels_changed > max(1, max_labels_changed / 100 * variant.labels_judged):
+            raise TooMuchLost(
+                f"{precision} changes {variant.labels_changed} of {variant.labels_judged} labels on"
+                f" {trial.measured_on}, and {max_labels_changed:g} % are allowed; nothing was written"
             )
         write_golden(manifest.stride, made, folder / GOLDEN_FILE)
         of_graph = {
@@ -84,9 +97,15 @@ def write_variant(
     return variant
 
 
-def _compare(fp32: Path, made: Path, manifest: ModelManifest, trial: Trial) -> Variant:
+def _compare(fp32: Path, made: Path, manifest: ModelManifest, precision: Precision, trial: Trial) -> Variant:
     before, labels_before = _answers(fp32, manifest, trial.judged)
     after, labels_after = _answers(made, manifest, trial.judged)
+    if not np.isfinite(labels_after).all():
+        raise TooMuchLost(
+            f"{precision} says of labels what is no number, on {trial.measured_on}: a value leaves its range; nothing"
+            " was written"
+        )
+    thresholds = np.array(manifest.label_thresholds)
     old, new = before.pixel_scores(), after.pixel_scores()
     if "tissue_miou" not in old:
         names = ", ".join(tissue.name for tissue in manifest.label_classes)
@@ -97,19 +116,19 @@ def _compare(fp32: Path, made: Path, manifest: ModelManifest, trial: Trial) -> V
         images=len(trial.judged),
         mean_iou_lost=round(100 * (old["tissue_miou"] - new["tissue_miou"]), 3),
         pixel_accuracy_lost=round(100 * (old["pixel_accuracy"] - new["pixel_accuracy"]), 3),
-        labels_changed=int((labels_before != labels_after).sum()),
+        labels_changed=int(((labels_before >= thresholds) != (labels_after >= thresholds)).sum()),
         labels_judged=labels_before.size,
     )
 
 
-def _answers(model: Path, manifest: ModelManifest, samples: Sequence[Sample]) -> tuple[Scores, NDArray[np.bool_]]:
-    """Return the scores of a graph's class maps, and its labels, (images, L)."""
+def _answers(model: Path, manifest: ModelManifest, samples: Sequence[Sample]) -> tuple[Scores, NDArray[np.float32]]:
+    """Return the scores of a graph's class maps, and its labels' probabilities, (images, L)."""
     scores, labels = Scores(manifest.classes), []
     outputs = run_onnx(model, [_padded(sample.image, manifest.stride) for sample in samples])
     for sample, (class_maps, _, probabilities) in zip(samples, outputs, strict=True):
         height, width = sample.class_map.shape
         scores.add_class_map(sample.class_map, class_maps[0, :height, :width])
-        labels.append(probabilities[0] >= np.array(manifest.label_thresholds))
+        labels.append(probabilities[0])
     return scores, np.array(labels).reshape(len(samples), -1)
 
 

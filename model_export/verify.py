@@ -6,7 +6,7 @@ compared, on images that look like tissue, at several sizes and batch sizes.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,12 @@ _SHARES_TOLERANCE = 1e-3
 _TRIALS = ((1, 224, 224), (3, 256, 160), (5, 96, 96), (2, 512, 384), (1, 1, 1))
 """Images, width and height of each trial batch."""
 
+_GLASS = 240
+"""Brightness of a pixel without tissue."""
+
+_SURE = round(0.7 * 255)
+"""Confidence from which a pixel tells of a seam: of drawn tissue, which is none, a good network too is often unsure."""
+
 _TISSUES = ((TUMOR, STROMA), (NORMAL,), (TUMOR, STROMA, NORMAL), ())
 
 Outputs = list[NDArray[Any]]
@@ -55,6 +61,9 @@ class Comparison:
         confidence_difference: Largest difference of the uint8 confidence where the class maps agree.
         probability_difference: Largest difference of a label probability.
         unit_range: Whether all that the network says of the classes lies in 0 to 1, as a sigmoid's outputs do.
+        labels_unit_range: Likewise, of what its label head says; False where it has none.
+        seam: The share of pixels, the margin or more inside two overlapping windows, of which the exported graph is
+            sure in the one, and says another class in the other; None where that was not tried.
     """
 
     shape: tuple[int, ...]
@@ -62,6 +71,8 @@ class Comparison:
     confidence_difference: int
     probability_difference: float
     unit_range: bool = False
+    labels_unit_range: bool = False
+    seam: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -106,13 +117,17 @@ def run_onnx(model: Path, batches: Iterable[RgbBatch], outputs: Sequence[str] = 
 
 
 @torch.inference_mode()
-def verify(graph: ServingGraph, model: Path, window_px: int | None = None) -> list[Comparison]:
+def verify(
+    graph: ServingGraph, model: Path, window_px: int | None = None, margin_px: int | None = None
+) -> list[Comparison]:
     """Compare `graph` with its export, `model`.
 
     Args:
         graph: The network, wrapped.
         model: The exported graph.
         window_px: Side of the largest window that is served; it is tried too.
+        margin_px: How far a window's border spoils its class map, as is said of it; with a window, the last
+            comparison says whether that is so.
 
     Raises:
         VerificationFailed: They disagree on any batch; the message says by how much.
@@ -124,7 +139,7 @@ def verify(graph: ServingGraph, model: Path, window_px: int | None = None) -> li
     all_shares = True
     for batch in trial_batches(graph.block_px, window_px):
         try:
-            comparison, shares = _compare(graph, session, model, batch)
+            comparison, shares, exported = _compare(graph, session, model, batch)
         except (InvalidCheckpoint, VerificationFailed) as error:
             if len(comparisons) < len(_TRIALS):  # not the window's
                 raise
@@ -138,6 +153,9 @@ def verify(graph: ServingGraph, model: Path, window_px: int | None = None) -> li
             "the network returns probabilities, which add up to 1 over the classes at each pixel, where logits are"
             " needed: confidences would be wrong; return what its softmax is given"
         )
+    if window_px is not None and margin_px is not None:
+        seam = _seam(session, model, batch, exported, margin_px, graph.block_px)
+        comparisons[-1] = replace(comparisons[-1], seam=seam)
     return comparisons
 
 
@@ -164,8 +182,12 @@ def _run(
 
 def _compare(
     graph: ServingGraph, session: onnxruntime.InferenceSession, model: Path, batch: RgbBatch
-) -> tuple[Comparison, bool]:
-    """Compare the two on one batch; also return whether what the network says of a pixel adds up to 1."""
+) -> tuple[Comparison, bool, Outputs]:
+    """Compare the two on one batch.
+
+    Returns:
+        The comparison; whether what the network says of a pixel adds up to 1; what the exported graph says.
+    """
     try:
         logits, labels = graph.logits_of(torch.from_numpy(batch))
     except Exception as error:  # whatever a user's own network raises is that network's fault, said in one line
@@ -188,13 +210,44 @@ def _compare(
             raise VerificationFailed(
                 f"{model.name}: {name} is {theirs.dtype}{theirs.shape}, not {ours.dtype}{ours.shape}"
             )
-    unit_range = bool(((logits >= 0) & (logits <= 1)).all())
-    comparison = Comparison(batch.shape, *_differences(original, exported), unit_range)
+    unit_range = _in_unit_range(logits)
+    labels_unit_range = labels is not None and _in_unit_range(labels)
+    comparison = Comparison(batch.shape, *_differences(original, exported), unit_range, labels_unit_range)
     if not comparison.passed:
         raise VerificationFailed(f"{model.name}: PyTorch and ONNX Runtime disagree: {comparison}")
     if len(batch) > 1:
         _check_alone(session, model, batch, exported)
-    return comparison, unit_range and bool(((logits.sum(dim=1) - 1).abs() <= _SHARES_TOLERANCE).all())
+    all_shares = unit_range and bool(((logits.sum(dim=1) - 1).abs() <= _SHARES_TOLERANCE).all())
+    return comparison, all_shares, exported
+
+
+def _in_unit_range(values: torch.Tensor) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
+
+
+def _seam(
+    session: onnxruntime.InferenceSession,
+    model: Path,
+    window: RgbBatch,
+    found: Outputs,
+    margin_px: int,
+    stride: int,
+) -> float | None:
+    """Return `Comparison.seam` of `window`, of which the graph says `found`, and one to its lower right.
+
+    All that the second does not share with the first is glass, so that a layer that sees a whole window sees another.
+    None where the margins leave nothing to compare.
+    """
+    side = window.shape[1]
+    step = max((side - 2 * margin_px) // 2 // stride * stride, stride)
+    if step + 2 * margin_px >= side:
+        return None
+    moved = np.full_like(window, _GLASS)
+    moved[:, : side - step, : side - step] = window[:, step:, step:]
+    [moved_maps] = _run(session, model, moved, GRAPH_OUTPUTS[:1])
+    ours, theirs = slice(step + margin_px, side - margin_px), slice(margin_px, side - step - margin_px)
+    other = found[0][:, ours, ours] != moved_maps[:, theirs, theirs]
+    return float((other & (found[1][:, ours, ours] >= _SURE)).mean())
 
 
 def _check_alone(session: onnxruntime.InferenceSession, model: Path, batch: RgbBatch, exported: Outputs) -> None:

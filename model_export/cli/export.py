@@ -12,13 +12,16 @@ from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import GOLDEN_FILE, HE, MODEL_FILE
 from model_export.bundle import read_manifest, require_intact
 from model_export.cli.options import FILE, FOLDER, views_option
-from model_export.errors import InvalidData
+from model_export.errors import InvalidData, VerificationFailed
 from model_export.export import MARGIN_PX, WINDOW_PX, ModelCard, export_bundle, serving_graph
 from model_export.factory import load_classes, load_network
 from model_export.held_out import recipe_noted
-from model_export.measured import of_another_recipe, read_measured
+from model_export.measured import epoch_noted, of_others, read_measured
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
 from model_export.verify import Comparison, verify
+
+_MAX_SEAM = 0.005
+"""Share of pixels that may be of another class in another window before it is told."""
 
 
 def _numbers(_ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
@@ -43,10 +46,12 @@ def _network_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--checkpoint", required=True, type=FILE, help="Trained weights; reading them runs no code."),
         click.option("--factory", help="package.module:callable that returns the network; the project's by default."),
         click.option("--classes", type=FILE, help="JSON class list of the network; the four of WSSS4LUAD by default."),
-        click.option("--mean", callback=_numbers, help="Mean of RGB in 0 to 1, as R,G,B; the project's by default."),
         click.option(
-            "--std", callback=_numbers, help="Standard deviation of RGB in 0 to 1, as R,G,B; the project's by default."
+            "--mean",
+            callback=_numbers,
+            help="Mean of RGB in 0 to 1, as R,G,B; the project's, or needed with --factory.",
         ),
+        click.option("--std", callback=_numbers, help="Standard deviation, likewise."),
     )
     for option in reversed(options):
         command = option(command)
@@ -54,8 +59,18 @@ def _network_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _card(
-    classes: Path | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, stride: int, **rest: Any
+    factory: str | None,
+    classes: Path | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    stride: int,
+    **rest: Any,
 ) -> ModelCard:
+    if factory is not None and (mean is None or std is None):
+        raise click.UsageError(
+            "--factory needs --mean and --std, as the network was trained with, for RGB in 0 to 1: ImageNet's are"
+            " 0.485,0.456,0.406 and 0.229,0.224,0.225; 0,0,0 and 1,1,1 leave 0 to 1 as it is"
+        )
     if (mean is None) != (std is None):
         raise click.UsageError("pass both --mean and --std, or neither: one belongs to the other")
     known = load_classes(classes) if classes else WSSS4LUAD
@@ -109,11 +124,11 @@ def export(
     **rest: Any,
 ) -> None:
     """Turn trained weights into a verified bundle."""
-    card = _card(classes, mean, std, stride, **rest)
+    card = _card(factory, classes, mean, std, stride, **rest)
     if scores:
         card = replace(card, **asdict(read_measured(scores, card.classes, card.views)))
     network = load_network(checkpoint, card.classes, factory)
-    for note in of_another_recipe(scores, recipe_noted(checkpoint)) if scores else []:
+    for note in of_others(scores, recipe_noted(checkpoint), epoch_noted(checkpoint)) if scores else []:
         click.echo(note)
     _show(export_bundle(network, card, out, overwrite))
     if card.stain != HE:
@@ -134,8 +149,12 @@ def verify_command(
 ) -> None:
     """Compare PyTorch with ONNX Runtime, and the bundle's files with its manifest; exit code 2 if they disagree."""
     manifest = read_manifest(bundle)
+    if manifest.precision != "fp32":
+        raise InvalidData(
+            f"{bundle}: is {manifest.precision}, which never answers as the weights do; pass the fp32 bundle it is of"
+        )
     of_graph = {"temperature": manifest.temperature, "views": manifest.views}
-    card = _card(classes, mean, std, manifest.stride, name="verified", version="0", **of_graph)
+    card = _card(factory, classes, mean, std, manifest.stride, name="verified", version="0", **of_graph)
     if [tissue.name for tissue in card.classes] != [tissue.name for tissue in manifest.classes]:
         named = ", ".join(tissue.name for tissue in manifest.classes)
         wanted = ", ".join(tissue.name for tissue in card.classes)
@@ -143,7 +162,13 @@ def verify_command(
     require_intact(bundle / MODEL_FILE, manifest.sha256)
     require_intact(bundle / GOLDEN_FILE, manifest.golden_sha256)
     graph = serving_graph(load_network(checkpoint, card.classes, factory), card)
-    _show(verify(graph, bundle / MODEL_FILE, manifest.window_px))
+    try:
+        comparisons = verify(graph, bundle / MODEL_FILE, manifest.window_px, manifest.margin_px)
+    except VerificationFailed as error:
+        raise VerificationFailed(
+            f"{error}; is the bundle of this --checkpoint, and of the same --factory, --mean and --std?"
+        ) from error
+    _show(comparisons)
     click.echo("verified")
 
 
@@ -154,4 +179,16 @@ def _show(comparisons: Sequence[Comparison]) -> None:
         click.echo(
             "note: all that the network says of the classes lies in 0 to 1, as after a sigmoid: if it is no logits,"
             " confidences are wrong; return what the sigmoid is given"
+        )
+    if all(comparison.labels_unit_range for comparison in comparisons):
+        click.echo(
+            "note: all that the network says of the labels lies in 0 to 1, as after a sigmoid: if it is no logits,"
+            " every patch gets every label; return what the sigmoid is given"
+        )
+    if any((comparison.seam or 0) > _MAX_SEAM for comparison in comparisons):
+        seam = max(comparison.seam or 0 for comparison in comparisons)
+        click.echo(
+            f"note: of {seam:.1%} of the pixels inside the margins of two overlapping windows, the network is sure in"
+            " the one and says another class in the other: patches larger than a window will show seams; a larger"
+            " --margin helps, unless a layer sees all of its window, as global pooling and attention do"
         )

@@ -13,7 +13,7 @@ from model_export.export import ModelCard, serving_graph
 from model_export.factory import load_network
 from model_export.held_out import chosen_by_score, held_out_of
 from model_export.training.dataset import read_labelled_patches, read_pairs
-from model_export.variant import MAX_LOST, Trial, write_variant
+from model_export.variant import MAX_LABELS_CHANGED, MAX_LOST, Trial, write_variant
 from model_export.verify import verify
 
 
@@ -31,6 +31,12 @@ from model_export.verify import verify
 @click.option(
     "--max-lost", default=MAX_LOST, type=FiniteRange(0, 100), help="Points of mean IoU that the variant may lose."
 )
+@click.option(
+    "--max-labels-changed",
+    default=MAX_LABELS_CHANGED,
+    type=FiniteRange(0, 100),
+    help="Percent of the labels that the variant may change; one it may in any case.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing variant.")
 def quantize(
     bundle: Path,
@@ -39,6 +45,7 @@ def quantize(
     patches: Path | None,
     checkpoint: Path | None,
     max_lost: float,
+    max_labels_changed: float,
     overwrite: bool,
 ) -> None:
     """Write BUNDLE/int8 or BUNDLE/fp16; if it loses too much, nothing is written and the exit code is 2."""
@@ -64,7 +71,7 @@ def quantize(
         measured_on = f"{len(known)} pairs that the network may have learned from"
         click.echo("note: nothing was held out; what is lost is of images the network may have learned from")
     trial = Trial(seen, held_out or known, measured_on)
-    variant = write_variant(bundle, cast(Precision, precision), trial, max_lost, overwrite)
+    variant = write_variant(bundle, cast(Precision, precision), trial, max_lost, max_labels_changed, overwrite)
     click.echo(
         f"on {measured_on}: {variant.mean_iou_lost:.2f} points of mean IoU lost,"
         f" {variant.pixel_accuracy_lost:.2f} of pixel accuracy,"

@@ -25,7 +25,7 @@ from model_export.corruptions import CORRUPTIONS
 from model_export.measured import read_measured
 from model_export.synthetic import draw_patch
 from model_export.variant import write_variant
-from model_export.verify import trial_batches
+from model_export.verify import Comparison, trial_batches
 from tests.model_export_support import (
     hidden_files,
     one_thread,
@@ -680,6 +680,19 @@ def test_verification_refuses_other_weights(foreign):
     line = refused("verify", *FOREIGN, "--bundle", "bundle")
 
     assert line.startswith("model.onnx: PyTorch and ONNX Runtime disagree: ")
+    assert line.endswith("; is the bundle of this --checkpoint, and of the same --factory, --mean and --std?")
+
+
+def test_verification_refuses_a_bundle_of_lower_precision(foreign):
+    path = foreign / "bundle" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    cost = {"mean_iou_lost": 0, "pixel_accuracy_lost": 0, "labels_changed": 0, "labels_judged": 1}
+    variant = {"made_from": "0" * 64, "measured_on": "drawn ones", "images": 1, **cost}
+    path.write_text(json.dumps({**manifest, "precision": "fp16", "variant": variant}))
+
+    line = refused("verify", *FOREIGN, "--bundle", "bundle")
+
+    assert line == "bundle: is fp16, which never answers as the weights do; pass the fp32 bundle it is of"
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
@@ -773,6 +786,65 @@ def test_a_mean_without_its_deviation_is_a_usage_error(tmp_path, given):
 
     assert result.exit_code == 2
     assert "pass both --mean and --std, or neither" in result.stderr
+
+
+@pytest.mark.parametrize("given", [(), ("--mean", "0.5,0.5,0.5"), ("--std", "0.2,0.2,0.2")])
+@pytest.mark.parametrize(
+    "command", [("export", "--name", "x", "--version", "1", "--out", "new"), ("verify", "--bundle", "bundle")]
+)
+def test_a_network_of_ones_own_without_its_mean_and_deviation_is_a_usage_error(foreign, command, given):
+    result = run(*command, "--checkpoint", "foreign.pth", "--factory", f"{MODULE}:Foreign", *given)
+
+    assert result.exit_code == 2
+    *_, line = result.stderr.splitlines()
+    assert line == (
+        "Error: --factory needs --mean and --std, as the network was trained with, for RGB in 0 to 1: ImageNet's are"
+        " 0.485,0.456,0.406 and 0.229,0.224,0.225; 0,0,0 and 1,1,1 leave 0 to 1 as it is"
+    )
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    ("compared", "start"),
+    [
+        (
+            {"labels_unit_range": True},
+            "note: all that the network says of the labels lies in 0 to 1, as after a sigmoid",
+        ),
+        ({"seam": 0.034}, "note: of 3.4% of the pixels inside the margins of two overlapping windows, the network is"),
+        ({"seam": 0.004}, None),
+        ({}, None),
+    ],
+)
+def test_what_is_odd_in_a_comparison_is_noted(foreign, monkeypatch, compared, start):
+    command = importlib.import_module("model_export.cli.export")
+    found = Comparison((1, 64, 64, 3), 1.0, 0, 0.0, **compared)
+    monkeypatch.setattr(command, "export_bundle", lambda *_: [found])
+
+    lines = ran("export", *FOREIGN, *NAMED, "--out", "new")
+
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert len(notes) == (start is not None)
+    assert all(note.startswith(start) for note in notes)
+
+
+def test_scores_beside_weights_they_may_not_be_of_are_noted(trained, scores, tmp_path, monkeypatch):
+    command = importlib.import_module("model_export.cli.export")
+    monkeypatch.setattr(command, "export_bundle", lambda *_: [Comparison((1, 64, 64, 3), 1.0, 0, 0.0)])
+    state = load_checkpoint(scores / "fold-1" / "last.pth")
+    save_checkpoint(tmp_path / "last.pth", {**state, "epochs_done": 0})
+    save_checkpoint(tmp_path / "bare.pth", {"averaged": state["averaged"]})
+    table = scores / "scores.json"
+
+    def notes(checkpoint):
+        given = ("--checkpoint", checkpoint, "--scores", table, "--name", "x", "--version", "1", "--out", "new")
+        return [line for line in ran("export", *given) if line.startswith("note: ")]
+
+    [unfinished], [unknown] = notes(tmp_path / "last.pth"), notes(tmp_path / "bare.pth")
+
+    assert unfinished.startswith(f"note: {table} is of finished trainings, these weights of epoch 0 of 1: ")
+    assert unknown.startswith("note: these weights do not note by which recipe they were trained")
+    assert notes(scores / "fold-1" / "last.pth") == []
 
 
 @pytest.mark.parametrize(

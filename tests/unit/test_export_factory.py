@@ -252,6 +252,32 @@ def test_a_checkpoint_says_itself_how_fine_its_decoder_is(tmp_path, detail):
     assert torch.equal(loaded.segment[1].weight, saved.segment[1].weight)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_of_any_precision_is_brought_to_float32_with_all_of_its_weights(tmp_path, foreign, kind):
+    path = tmp_path / "weights.pth"
+    weights = weights_of(foreign)
+    save_checkpoint(path, weights)
+    module = sys.modules[foreign]
+    module.of_a_kind = lambda: module.Foreign().to(kind)
+
+    network = load_network(path, TWO_CLASSES, f"{foreign}:of_a_kind")
+
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    assert network(torch.zeros(1, 3, 8, 8))["out"].dtype == torch.float32
+
+
+def test_a_network_without_values_is_refused(tmp_path, foreign):
+    path = tmp_path / "weights.pth"
+    save_checkpoint(path, weights_of(foreign))
+    module = sys.modules[foreign]
+    module.empty = lambda: module.Foreign().to("meta")
+
+    message = refusal(load_network, path, TWO_CLASSES, f"{foreign}:empty")
+
+    assert message == f"factory {foreign}:empty: first.weight is on torch's meta device; build it on the CPU"
+
+
 def test_a_factory_may_be_any_installed_callable(tmp_path):
     path = tmp_path / "weights.pth"
     save_checkpoint(path, TissueNetwork(pretrained=False).state_dict())

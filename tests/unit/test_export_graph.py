@@ -76,6 +76,18 @@ def reference(network, batch=BATCH, shrink=1):
     return logits.argmax(axis=1), probabilities.max(axis=1), None if labels is None else 1 / (1 + np.exp(-labels))
 
 
+def largest_shares(class_map, block_px):
+    """Say of each of the first three classes the largest share it has of any block that begins inside the image."""
+    height, width = class_map.shape[1:]
+    whole = min(block_px, height) * min(block_px, width)
+    counts = [
+        [(class_map[:, top : top + block_px, left : left + block_px] == index).sum(axis=(1, 2)) for index in range(3)]
+        for top in range(0, height, block_px)
+        for left in range(0, width, block_px)
+    ]
+    return np.max(counts, axis=0).T / whole
+
+
 def assert_as_reference(returned, expected):
     class_map, confidence, _ = returned
     assert class_map.dtype == confidence.dtype == np.uint8
@@ -138,15 +150,44 @@ def test_a_temperature_moves_the_confidence_and_nothing_else(temperature):
     assert (confidence != plain[1]).mean() > 0.1
 
 
-def test_without_a_head_a_label_is_the_largest_share_of_any_block():
-    network = Network("out")
+@pytest.mark.parametrize(("stride", "block_px"), [(1, 32), (8, 32), (12, 36), (16, 32), (32, 32), (48, 48)])
+@pytest.mark.parametrize("blocks", [(1, 1), (2, 3), (5, 9)])
+def test_without_a_head_a_label_is_the_largest_share_of_any_block(stride, block_px, blocks):
+    height, width = blocks[0] * stride, blocks[1] * stride
+    batch = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
 
-    class_map, _, labels = run(graph(network))
+    class_map, _, labels = run(graph(Network("out"), stride=stride), batch)
 
-    blocks = class_map.reshape(len(BATCH), 48 // STRIDE, STRIDE, 80 // STRIDE, STRIDE)
-    expected = [(blocks == index).mean(axis=(2, 4)).max(axis=(1, 2)) for index in range(3)]
-    np.testing.assert_allclose(labels, np.transpose(expected), atol=1e-6)
-    assert ((labels > 0) & (labels < 1)).sum() > 3
+    np.testing.assert_allclose(labels, largest_shares(class_map, block_px), atol=1e-6)
+    for index in range(len(batch)):
+        alone = run(graph(Network("out"), stride=stride), batch[index : index + 1])[2]
+        np.testing.assert_array_equal(alone[0], labels[index])
+
+
+class Red(nn.Module):
+    """Class 0 where a pixel is red, else class 3."""
+
+    def forward(self, images):
+        red = images[:, :1]
+        return torch.cat([red, -9 + 0 * red, -9 + 0 * red, -red], dim=1)
+
+
+@pytest.mark.parametrize("stride", [1, 4, 16, 32])
+@pytest.mark.parametrize("sides", [(64, 64), (33, 65), (100, 40)])
+def test_a_stray_pixel_gives_no_label_at_any_stride(stride, sides):
+    height, width = (-(-side // stride) * stride for side in sides)
+    image = np.zeros((1, height, width, 3), np.uint8)
+    for row, column in ((0, 0), (height // 2, width // 2), (height - 1, width - 1)):
+        stray = image.copy()
+        stray[0, row, column] = 255
+        assert run(graph(Red(), stride=stride), stray)[2].max() <= 1 / 1024
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (16, 16), (33, 40), (64, 96)])
+def test_an_image_of_one_class_has_its_label_whatever_its_size(sides):
+    found = run(graph(Red(), stride=1), np.full((1, *sides, 3), 255, np.uint8))[2]
+
+    np.testing.assert_array_equal(found, [[1, 0, 0]])
 
 
 def test_without_a_head_only_label_classes_have_a_probability():
@@ -178,6 +219,11 @@ def test_the_graph_is_in_evaluation_mode():
     ("network", "reason"),
     [
         (Network("tensor", class_count=5), "the network has 5 classes, the class list 4"),
+        (
+            Network("tensor", class_count=1),
+            "the network has 1 class, the class list 4: where the sigmoid of its logit z is a class's probability,"
+            " return torch.cat([z, 0 * z], dim=1), and list that class and the rest",
+        ),
         (Network("labels", label_count=4), "the label head returns (1, 4), not (N, 3)"),
         (Network("list"), "what the network returns under labels must be logits (N, L)"),
         (Network("aux"), "a dictionary with them under out"),

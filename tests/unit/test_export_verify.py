@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,3 +192,40 @@ def test_it_is_told_whether_all_values_lie_between_0_and_1(tmp_path, between, to
     comparisons = export_bundle(foreign(plain, between), CARD, tmp_path / "bundle")
 
     assert all(one.unit_range for one in comparisons) is told
+    assert not any(one.labels_unit_range for one in comparisons), "it has no label head"
+
+
+def with_labels(network, images):
+    found = network.first(images)
+    return {"out": found, "labels": network.between(3 * found[:, :3].mean(dim=(2, 3)))}
+
+
+@pytest.mark.parametrize(("between", "told"), [(nn.Sigmoid(), True), (None, False)])
+def test_it_is_told_whether_all_labels_lie_between_0_and_1(tmp_path, between, told):
+    comparisons = export_bundle(foreign(with_labels, between), CARD, tmp_path / "bundle")
+
+    assert all(one.labels_unit_range for one in comparisons) is told
+    assert not all(one.unit_range for one in comparisons)
+
+
+def by_all_of_it(network, images):
+    found = network.first(images)
+    return 100 * (found - found.mean(dim=(2, 3), keepdim=True))
+
+
+def surely(network, images):
+    return 100 * network.first(images)
+
+
+@pytest.mark.parametrize(("answer", "seams"), [(surely, False), (by_all_of_it, True)])
+def test_a_network_that_sees_all_of_a_window_is_told_of(tmp_path, answer, seams):
+    *before, window = export_bundle(foreign(answer), CARD, tmp_path / "bundle")
+
+    assert window.seam > 0.05 if seams else window.seam == 0
+    assert [one.seam for one in before] == [None] * len(before)
+
+
+def test_margins_that_leave_nothing_to_compare_leave_no_seam(tmp_path):
+    *_, window = export_bundle(foreign(by_all_of_it), replace(CARD, margin_px=30), tmp_path / "bundle")
+
+    assert window.seam is None

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from app.pathology.classes import WSSS4LUAD
+from model_export.checkpoint import save_checkpoint
 from model_export.errors import InvalidData
 from model_export.evaluate import summarise
-from model_export.measured import of_another_recipe, read_measured
+from model_export.measured import epoch_noted, of_others, read_measured
 from model_export.training.scores import Scores
 from tests.model_export_support import TWO_CLASSES, masked_sample
 
@@ -136,7 +137,6 @@ def test_a_temperature_in_quotes_is_a_number_all_the_same(path):
         ({"seed": 0, "epochs": 14}, {"seed": 3, "epochs": 14}, "with seed 0, these weights with 3: "),
         ({"seed": 0}, {"seed": 0, "blur": 0.5}, "with blur None, these weights with 0.5: "),
         ({"seed": 0}, {"seed": 0}, None),
-        ({"seed": 0}, {}, None),
         (None, {"seed": 3}, None),
     ],
 )
@@ -144,13 +144,44 @@ def test_scores_of_another_recipe_are_noted_where_both_are_known(path, scored, t
     found = json.loads(path.read_text())
     path.write_text(json.dumps(found if scored is None else {**found, "recipe": scored}))
 
-    notes = of_another_recipe(path, trained)
+    notes = of_others(path, trained, 14)
 
     if said is None:
         assert notes == []
     else:
         [note] = notes
         assert note.startswith(f"note: {path} is of networks trained {said}")
+
+
+@pytest.mark.parametrize("scored", [None, {"seed": 0, "epochs": 14}])
+def test_scores_beside_weights_of_an_unknown_training_are_noted(path, scored):
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found if scored is None else {**found, "recipe": scored}))
+
+    assert of_others(path, {}, 3) == [
+        f"note: these weights do not note by which recipe they were trained, as those of {path} were:"
+        " its scores, thresholds and temperature may not be theirs"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("noted", "epoch"), [({"epochs_done": 3}, 3), ({"epoch": 4}, 4), ({}, None), ({"epoch": "last"}, None)]
+)
+def test_scores_beside_an_unfinished_checkpoint_are_noted(path, tmp_path, noted, epoch):
+    recipe = {"seed": 0, "epochs": 5}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "recipe": recipe}))
+    save_checkpoint(tmp_path / "last.pth", {"weight": torch.zeros(1), **noted})
+
+    assert epoch_noted(tmp_path / "last.pth") == epoch
+    assert of_others(path, recipe, 5) == []
+    assert of_others(path, recipe, epoch) == (
+        []
+        if epoch is None
+        else [
+            f"note: {path} is of finished trainings, these weights of epoch {epoch} of 5:"
+            " its scores, thresholds and temperature may not be theirs"
+        ]
+    )
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"pooled": {"ece": 1}}', '{"scores": {"tissue_miou": 0.5}}'])

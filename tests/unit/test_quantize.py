@@ -224,6 +224,63 @@ def test_a_variant_that_loses_too_much_is_refused_and_leaves_nothing(bundle, pai
     assert sorted(path.name for path in bundle.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
 
 
+def answering(monkeypatch, change):
+    """Have `change` see the variant's label probabilities, (1, L), with the number of the image."""
+    real = variant_module.run_onnx
+
+    def changed(model, batches):
+        outputs = real(model, batches)
+        if model.parent.name != "bundle":
+            for index, (_, _, probabilities) in enumerate(outputs):
+                change(index, probabilities)
+        return outputs
+
+    monkeypatch.setattr(variant_module, "run_onnx", changed)
+
+
+def other_labels(count):
+    def change(index, probabilities):
+        if index < count:
+            probabilities[0, 0] = 0.0 if probabilities[0, 0] >= 0.5 else 1.0
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("changed", "more", "allowed"),
+    [(1, (), None), (2, (), "2"), (2, ("--max-labels-changed", 17), None), (3, ("--max-labels-changed", 17), "17")],
+)
+def test_a_variant_that_changes_many_labels_is_refused_and_leaves_nothing(
+    bundle, pairs, monkeypatch, changed, more, allowed
+):
+    answering(monkeypatch, other_labels(changed))
+
+    result = quantize(bundle, "fp16", pairs, "--max-lost", 100, *more)
+
+    assert (result.exit_code, (bundle / "fp16").exists()) == ((0, True) if allowed is None else (2, False))
+    if allowed:
+        *_, line = result.output.splitlines()
+        assert line == (
+            f"error: fp16 changes {changed} of 12 labels on 4 pairs that the network may have learned from,"
+            f" and {allowed} % are allowed; nothing was written"
+        )
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_variant_whose_labels_are_no_numbers_is_refused_and_leaves_nothing(bundle, pairs, monkeypatch, wrong):
+    answering(monkeypatch, lambda index, probabilities: probabilities.fill(wrong) if index == 1 else None)
+
+    result = quantize(bundle, "fp16", pairs, "--max-lost", 100, "--max-labels-changed", 100)
+
+    assert result.exit_code == 2
+    *_, line = result.output.splitlines()
+    assert line == (
+        "error: fp16 says of labels what is no number, on 4 pairs that the network may have learned from:"
+        " a value leaves its range; nothing was written"
+    )
+    assert not (bundle / "fp16").exists()
+
+
 @pytest.mark.parametrize("number", ["nan", "-nan", "inf", "-1", "101"])
 def test_what_may_be_lost_is_a_number_of_a_range(tmp_path, number):
     result = quantize(tmp_path / "none", "int8", tmp_path, "--max-lost", number)

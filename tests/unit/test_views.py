@@ -87,7 +87,8 @@ def _one_thread():
 
 
 def run(command, *options):
-    return CliRunner().invoke(main, [command, "--factory", f"{__name__}:Small", *map(str, options)])
+    numbers = ("--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
+    return CliRunner().invoke(main, [command, "--factory", f"{__name__}:Small", *numbers, *map(str, options)])
 
 
 @pytest.fixture(scope="module")
