@@ -1,6 +1,7 @@
 """Fixtures that several kinds of tests share."""
 
 import functools
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from fastapi.testclient import TestClient
 from app.inference.bundle import find_precision
 from app.main import create_app
 from app.settings import DEFAULT_BUNDLE, Settings
+from app.telemetry.logging import JsonFormatter, TextFormatter
 from tests.fakes import ColourSegmenter
 
 # Speed is for benchmarks/ to judge; new examples are for whoever looks for faults: `make explore`.
@@ -43,6 +45,18 @@ SERVED_BUNDLE = find_precision(DEFAULT_BUNDLE, "int8")
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("TESSERA_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_log_left_behind() -> Iterator[None]:
+    """A command that ran in this process made the log write to what was its standard error."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    for handler in list(root.handlers):
+        if isinstance(handler.formatter, JsonFormatter | TextFormatter):
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def _check_heard(handle: int) -> None:
     asked = select.poll()
     asked.register(handle, select.POLLOUT)
     if asked.poll(0) != [(handle, select.POLLOUT)]:
-        raise OSError(errno.EPIPE, "nobody reads the pipe")
+        raise OSError(errno.EPIPE, "the pipe is full, or nobody reads it")
 
 
 def _ends_within_a_line(path: Path) -> bool:

@@ -94,6 +94,8 @@ class Running:
 
         The log is told once of each change, by whoever asks first after it: a probe, or Prometheus.
         """
+        if self.phase is Phase.RETIRING:  # another takes its place
+            return None
         reason, words = self._hindrance() or (None, "")
         if reason in (self._told, "starting"):
             return reason
@@ -107,8 +109,6 @@ class Running:
 
     def _hindrance(self) -> tuple[Reason, str] | None:
         """Return why the service takes no images, and what is wrong in words for the log alone."""
-        if self.phase is Phase.RETIRING:
-            return None
         reason = self._reason_of_its_own()
         if reason is not None:
             return reason, _WORDS[reason]

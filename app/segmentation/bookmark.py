@@ -2,7 +2,7 @@
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +21,7 @@ class _State(BaseModel):
     tries: int = Field(default=0, ge=0)
     archive_failures: int = Field(default=0, ge=0)
     last_progress: float = Field(default_factory=time.time, ge=0, allow_inf_nan=False)
+    left_at: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Bookmark:
@@ -46,10 +47,10 @@ class Bookmark:
             with ExitStack() as lock:
                 lock.enter_context(locked(path.with_name(f".{path.name}.lock")))
                 now = time.time()
-                self._unattended_seconds = now - path.stat().st_mtime if path.exists() else 0.0
                 self._state = self._state_of(archive)
+                self._unattended_seconds = now - (self._state.left_at or now)
                 # From a clock that was ahead, it would hide for as long that there is no progress.
-                self._write(last_progress=min(self.last_progress, now))
+                self._write(last_progress=min(self.last_progress, now), left_at=None)
                 self._lock = lock.pop_all()
         except ValidationError as error:
             raise StartupError(f"{path} is no bookmark of a watcher; remove it, or choose another --state") from error
@@ -72,7 +73,12 @@ class Bookmark:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._lock.close()
+        try:
+            if kind is None or not issubclass(kind, Exception):
+                with suppress(OSError):  # then it looks as if it had been killed
+                    self._write(left_at=time.time())
+        finally:
+            self._lock.close()
 
     @property
     def last_change(self) -> int:
@@ -81,12 +87,12 @@ class Bookmark:
 
     @property
     def last_progress(self) -> float:
-        """When a change was last done with or none was left (seconds since 1970); at first, when the file was made."""
+        """When a change was last done with or none was left, or since when it counts anew; in seconds since 1970."""
         return self._state.last_progress
 
     @property
     def unattended_seconds(self) -> float:
-        """How long before this process the file had last been written; 0 where there was none."""
+        """How long before this process a watcher left it because it was told to; 0 where it was killed or failed."""
         return self._unattended_seconds
 
     @property
@@ -125,7 +131,7 @@ class Bookmark:
         self._state = self._with(last_change=change, tries=0, archive_failures=0, last_progress=time.time())
 
     def save(self) -> None:
-        """Note that nothing is left to do, and write the file."""
+        """Note that there is progress, and write the file."""
         self._write(last_progress=time.time())
 
     def _with(self, **changed: Any) -> _State:

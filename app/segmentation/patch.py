@@ -1,7 +1,8 @@
 """One patch, from uploaded bytes to class map, labels and pictures."""
 
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TypeVar
@@ -128,15 +129,15 @@ class PatchSegmentation:
                 needed, is_small = expected.pixels, expected.is_small
             while True:
                 budget = self._small if needed <= 2 * self.manifest.window_px**2 else self._large
-                async with AsyncExitStack() as held:
-                    held.enter_context(self._weigh(needed))
-                    with self._metrics.stage("wait"):
-                        await held.enter_async_context(budget.hold(needed))
-                    read = partial(self._reader.read, data, mpp, needed)
-                    found = await self._workers.run("decode", read, is_small=is_small)
-                    if isinstance(found, ReadUpload):
-                        yield await self._segment(found)
-                        return
+                with self._weigh(needed):
+                    asked = time.perf_counter()
+                    async with budget.hold(needed):
+                        self._metrics.stage_duration.labels("wait").observe(time.perf_counter() - asked)
+                        read = partial(self._reader.read, data, mpp, needed)
+                        found = await self._workers.run("decode", read, is_small=is_small)
+                        if isinstance(found, ReadUpload):
+                            yield await self._segment(found)
+                            return
                 needed, is_small = found, False  # the first look at its header was wrong, the decoder's is not
         except MemoryError:  # of any step, or of what the block makes of the patch
             raise OutOfMemory(no_memory_to("segment this image")) from None

@@ -68,7 +68,8 @@ class Watcher:
     try: it answers none any more, whatever that shows.
 
     Restarts are no progress: a watcher that is started again and again shows since when. It is not held against one
-    that was off for long, as over a weekend, that nobody was there: once the archive gives it the log, it counts anew.
+    that was told to leave and was off for long, as over a weekend, that nobody was there: once the archive gives it the
+    log, it counts anew.
 
     Args:
         log: The archive's.

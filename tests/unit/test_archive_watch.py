@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -170,8 +171,9 @@ class Watch:
         return {outcome: count for outcome, count in counts.items() if count}
 
     def state(self) -> dict[str, Any]:
-        """Return what the bookmark has, but for a time."""
-        return {name: value for name, value in json.loads(self.path.read_text()).items() if name != "last_progress"}
+        """Return what the bookmark has, but for times."""
+        times = {"last_progress", "left_at"}
+        return {name: value for name, value in json.loads(self.path.read_text()).items() if name not in times}
 
     def progress(self) -> float | None:
         return self.registry.get_sample_value("tessera_watch_last_progress_timestamp_seconds")
@@ -188,8 +190,8 @@ class Watch:
             asyncio.run(Watcher(*of_watch, POLL_SECONDS, 3, wait=goes_on).run())
 
     def was_left_alone_for(self, seconds: float) -> None:
-        """Have the bookmark look so, by a clock that a test holds."""
-        os.utime(self.path, (time.time() - seconds,) * 2)
+        """Have the bookmark say so, by a clock that a test holds."""
+        self.path.write_text(json.dumps(json.loads(self.path.read_text()) | {"left_at": time.time() - seconds}))
 
 
 @pytest.fixture
@@ -430,8 +432,35 @@ def test_a_watcher_that_was_off_for_a_day_makes_progress_once_the_archive_gives_
     assert at_looks == [1000, 1000], "it was down at the first"
     assert at_slides == [87400]
     now[0] += 400
+    watch.was_left_alone_for(400)
     watch.gets_stuck()
     assert watch.progress() == 87400, "and no further start is progress"
+
+
+def test_only_a_watcher_that_was_told_to_leave_was_off(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+
+    def opened() -> Bookmark:
+        return Bookmark(tmp_path / "state.json", "http://one")
+
+    def after(error: BaseException | None) -> float:
+        with suppress(BaseException), opened():
+            if error is not None:
+                raise error
+        now[0] += 86400
+        with suppress(ModelNotReady), opened() as bookmark:
+            raise ModelNotReady("so that nothing is noted")
+        return bookmark.unattended_seconds
+
+    assert after(None) == 86400
+    assert after(asyncio.CancelledError()) == 86400
+    assert after(ModelNotReady("stuck")) == 0
+    killed = opened()
+    killed._lock.close()
+    now[0] += 86400
+    with opened() as bookmark:
+        assert bookmark.unattended_seconds == 0
 
 
 def test_a_series_that_became_stable_while_the_archive_was_restarted_is_answered(watch):

@@ -12,7 +12,7 @@ from typing import Any
 
 from sectra_client.schemas import CreateInvocation
 
-from app.errors import ArchiveUnavailable, OrderCancelled, TesseraError
+from app.errors import ArchiveUnavailable, InferenceFailed, OrderCancelled, OutOfMemory, TesseraError, no_memory_to
 from app.interop.sectra import message_result
 from app.segmentation.backoff import Backoff
 from app.segmentation.deadline import answered_within
@@ -129,10 +129,14 @@ class WholeSlides:
         except TesseraError as error:
             _log.warning("order of a whole slide failed", extra={"problem": str(error)})
             return self._message(ordered, slide, f"not segmented: {error}"), error
-        except Exception:  # noqa: BLE001  nobody awaits this task; its log and its user are told
-            _log.exception("unforeseen error in an order of a whole slide")
-            text = "not segmented: a fault of the service; its log has the cause"
-            return self._message(ordered, slide, text), None
+        except MemoryError:
+            lack = OutOfMemory(no_memory_to("segment this slide"))
+            _log.warning("order of a whole slide failed", extra={"problem": str(lack)})
+            return self._message(ordered, slide, f"not segmented: {lack}"), lack
+        except Exception as error:  # noqa: BLE001  nobody awaits this task; its log, its user and the metrics are told
+            fault = InferenceFailed("a fault of the service; its log has the cause")
+            fault.__cause__ = error
+            return self._message(ordered, slide, f"not segmented: {fault}"), fault
 
     def _message(self, ordered: WholeSlide, slide: SectraSlide, text: str) -> dict[str, Any]:
         return message_result(ordered.order, text, slide.levels[0].size)
