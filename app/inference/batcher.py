@@ -24,7 +24,7 @@ from app.pathology.arrays import RgbBatch, RgbImage
 from app.telemetry.metrics import SegmentationMetrics
 
 _STUCK = "the model does not answer, and the service starts anew; try again in a few seconds"
-_AGAIN_SECONDS = 0.02
+_AGAIN_SECONDS = 0.003
 """After so long windows that wait ask again for the cores that other processes leave, of which nobody tells them."""
 _SLOW, _SLOWEST = 3, 10
 """How many times what it should take a batch may take before it is late, and before its lane is taken to be stuck,
