@@ -123,7 +123,7 @@ def test_connections_that_stay_are_shared_out(service):
     flags = service.process.args
     fronts = int(flags[flags.index("--fronts") + 1])
     until(lambda: not connections(service), 9, lambda: connections(service))  # those of the test before
-    time.sleep(0.3)  # in which each front tells the others so, as it does ten times a second
+    time.sleep(1)  # in which each front tells the others so, as it does ten times a second where it has the time
     with ExitStack() as opened:
         clients = [opened.enter_context(httpx.Client()) for _ in range(4 * fronts)]
 
