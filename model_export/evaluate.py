@@ -80,14 +80,12 @@ def cross_validate(
         What `summarise` makes of the folds, the `recipe`, and `views`: 1, which is what a training has.
     """
     by_fold: list[Scores] = []
-    parts = [Fold(index, folds) for index in range(folds)]
-    for fold in parts:
-        sources, held_out = corpus.part(fold)
+    parts = [(fold, *corpus.part(fold)) for fold in (Fold(index, folds) for index in range(folds))]
+    for fold, sources, held_out in parts:
         for note in untaught(seen_by(recipe, sources, classes), held_out, classes, fold):
             progress.line(note)
-    for index, fold in enumerate(parts):
-        sources, held_out = corpus.part(fold)
-        folder = run / f"{FOLD_FOLDER}{index + 1}"
+    for fold, sources, held_out in parts:
+        folder = run / f"{FOLD_FOLDER}{fold.index + 1}"
         network = train_recipe(folder, classes, recipe, sources, held_out, fold, progress, hardware, logger)
         by_fold.append(evaluate(network, held_out, classes, folder))
     return _summed_up(by_fold, run, recipe.model_dump(mode="json"))

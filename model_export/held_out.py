@@ -122,6 +122,17 @@ def recipe_noted(checkpoint: Path) -> Mapping[str, Any]:
     return recipe if isinstance(recipe, dict) else {}
 
 
+def epoch_noted(checkpoint: Path) -> int | None:
+    """Return how many epochs the weights of a checkpoint were trained for, None where it does not note that.
+
+    Raises:
+        InvalidCheckpoint: It does not load.
+    """
+    state = load_checkpoint(checkpoint)
+    epoch = state.get("epochs_done", state.get("epoch"))  # of a `last.pth`, and of a `best.pth`
+    return epoch if isinstance(epoch, int) else None
+
+
 def notes_held_out(checkpoint: Path) -> list[str]:
     """Return the names of the images that the checkpoint's training held out, as it notes them.
 

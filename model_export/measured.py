@@ -9,7 +9,6 @@ from typing import Any
 from app.pathology.classes import TissueClass
 from app.pathology.manifest import Views
 from model_export.calibration import TEMPERATURES
-from model_export.checkpoint import load_checkpoint
 from model_export.errors import InvalidData
 from model_export.training.environment import differing
 
@@ -67,17 +66,6 @@ def read_measured(path: Path, classes: Sequence[TissueClass], views: Views) -> M
             " train the network longer or on more images"
         )
     return measured
-
-
-def epoch_noted(checkpoint: Path) -> int | None:
-    """Return how many epochs the weights of a checkpoint were trained for, None where it does not note that.
-
-    Raises:
-        InvalidCheckpoint: It does not load.
-    """
-    state = load_checkpoint(checkpoint)
-    epoch = state.get("epochs_done", state.get("epoch"))  # of a `last.pth`, and of a `best.pth`
-    return epoch if isinstance(epoch, int) else None
 
 
 def of_others(path: Path, recipe: Mapping[str, Any], epoch: int | None) -> list[str]:

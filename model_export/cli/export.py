@@ -15,8 +15,8 @@ from model_export.cli.options import FILE, FOLDER, views_option
 from model_export.errors import InvalidData, VerificationFailed
 from model_export.export import MARGIN_PX, WINDOW_PX, ModelCard, export_bundle, serving_graph
 from model_export.factory import load_classes, load_network
-from model_export.held_out import recipe_noted
-from model_export.measured import epoch_noted, of_others, read_measured
+from model_export.held_out import epoch_noted, recipe_noted
+from model_export.measured import of_others, read_measured
 from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
 from model_export.verify import Comparison, verify
 

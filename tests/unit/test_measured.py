@@ -8,7 +8,8 @@ from app.pathology.classes import WSSS4LUAD
 from model_export.checkpoint import save_checkpoint
 from model_export.errors import InvalidData
 from model_export.evaluate import summarise
-from model_export.measured import epoch_noted, of_others, read_measured
+from model_export.held_out import epoch_noted
+from model_export.measured import of_others, read_measured
 from model_export.training.scores import Scores
 from tests.model_export_support import TWO_CLASSES, masked_sample
 
