@@ -86,7 +86,8 @@ class Settings(AccessSettings):
         default=None,
         ge=1,
         le=1024,
-        description="Maximum number of windows in a batch; by default 2 on a CPU, 32 on a GPU.",
+        description="Maximum number of windows in a batch, of which there are 1, 2, 4 and so on; by default 2 on a CPU,"
+        " 32 on a GPU.",
     )
     queue_capacity: int = Field(default=128, ge=1, description="Images in the service at once; more are refused (429).")
     queue_pixels: int = Field(
@@ -116,7 +117,7 @@ class Settings(AccessSettings):
         default=2.0,
         description="Seconds that a batch may take, or ten times its expected duration if that is longer; after that,"
         " the lane that runs it counts as stuck, and the service ends so that it can be restarted. On a GPU the first"
-        " batch of a shape has a minute.",
+        " batch of a size and shape has a minute.",
     )
     max_side_px: int = Field(default=4096, ge=1, le=65535, description="Longest side of a patch, in px.")
     max_pixels_at_once: int = Field(

@@ -48,11 +48,11 @@ class BatchLimits:
 
     Attributes:
         lanes: Batches.
-        windows: Windows in a batch.
+        windows: Windows in a batch; it has the largest power of two of them that is no more.
         pixels: Pixels in a batch of several windows, which bounds its memory.
         stall_seconds: How long a batch may take, or ten times what it should, before its lane is taken to be stuck.
         seconds_per_pixel: What it should take.
-        first_seconds: How long the first batch of windows of a shape may take before its lane is taken to be stuck.
+        first_seconds: How long the first batch of a size and shape may take before its lane is taken to be stuck.
     """
 
     lanes: int
@@ -85,7 +85,7 @@ class Batcher:
         self._run = run
         self._limits = limits
         self._most_windows = limits.windows
-        self._known_shapes: set[tuple[int, ...]] = set()
+        self._known_forms: set[tuple[int, ...]] = set()
         self._metrics = metrics
         self._groups: dict[tuple[int, ...], deque[_Entry]] = {}
         self._cores = cores or Cores(limits.lanes)
@@ -163,7 +163,7 @@ class Batcher:
             self._running.append(batch)
             expected = self._limits.seconds_per_pixel * sum(_pixels(entry.image) for entry in batch)
             stall = self._limits.stall_seconds
-            first = 0.0 if batch[0].image.shape in self._known_shapes else self._limits.first_seconds
+            first = 0.0 if _form(batch) in self._known_forms else self._limits.first_seconds
             patience = Patience(max(stall, _SLOW * expected), max(stall, first, _SLOWEST * expected))
             self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), patience)
         if self._groups and self._cores.are_shared and self._asking_again is None:
@@ -188,7 +188,8 @@ class Batcher:
         group = self._groups[shape]
         share = -(-len(group) // free)  # leave the other free lanes theirs
         affordable = max(1, self._limits.pixels // (shape[0] * shape[1]))
-        batch = [group.popleft() for _ in range(min(len(group), share, affordable, self._most_windows))]
+        most = min(len(group), share, affordable, self._most_windows)
+        batch = [group.popleft() for _ in range(batch_sizes(most)[-1])]
         if not group:
             del self._groups[shape]
         return batch
@@ -221,7 +222,7 @@ class Batcher:
     def _finish(self, batch: list[_Entry], outcome: list[WindowResult | Exception] | BaseException) -> None:
         """Back on the event loop: hand out results and failures, and use the lane again."""
         self._running.remove(batch)
-        self._known_shapes.add(batch[0].image.shape)
+        self._known_forms.add(_form(batch))
         results = [outcome] * len(batch) if isinstance(outcome, BaseException) else outcome
         for entry, result in zip(batch, results, strict=True):
             if isinstance(result, OutOfMemory):
@@ -235,9 +236,21 @@ class Batcher:
         self._dispatch()
 
 
+def batch_sizes(most: int) -> tuple[int, ...]:
+    """Return how many windows a batch of at most `most` may have, ascending: 1, 2, 4 and so on.
+
+    A GPU gets ready for each size anew, so there are few; what is left over is the next batch.
+    """
+    return tuple(1 << power for power in range(most.bit_length()))
+
+
 def _fail(entry: _Entry, error: Exception) -> None:
     if not entry.reply.done():
         entry.reply.set_exception(error)
+
+
+def _form(batch: list[_Entry]) -> tuple[int, ...]:
+    return (len(batch), *batch[0].image.shape)
 
 
 def _pixels(image: RgbImage) -> int:

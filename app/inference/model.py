@@ -10,13 +10,13 @@ from typing import TypeAlias
 import numpy as np
 
 from app.errors import InvalidBundle, ModelNotReady
-from app.inference.batcher import Batcher, BatchLimits
+from app.inference.batcher import Batcher, BatchLimits, batch_sizes
 from app.inference.bundle import Bundle, check_golden, find_precision, load_bundle, precisions_of
 from app.inference.cores import Cores
 from app.inference.result import WindowResult
 from app.inference.segmenter import ModelChoice
 from app.inference.session import DeviceChoice, OnnxSession, open_session
-from app.pathology.arrays import RgbImage
+from app.pathology.arrays import RgbBatch, RgbImage
 from app.pathology.manifest import ModelManifest, Precision
 from app.telemetry.metrics import SegmentationMetrics
 
@@ -28,7 +28,7 @@ _CPU_FULL_WINDOWS, _GPU_FULL_WINDOWS = 1, 8
 """A batch has no more pixels than this many windows of the model's largest size."""
 
 _GPU_FIRST_SECONDS = 60.0
-"""What a GPU may take for the first batch of windows of a shape, for which the runtime loads kernels and makes plans.
+"""What a GPU may take for the first batch of a size and shape, for which the runtime loads kernels and makes plans.
 Not measured on one. Readiness falls after `stall_seconds` all the same."""
 
 _SUITED: dict[str, Precision] = {"cpu": "int8", "cuda": "fp16"}
@@ -128,9 +128,10 @@ def load_segmenter(choice: ModelChoice) -> BatchedSegmenter:
         },
     )
     on_gpu = session.device == "cuda"
+    most = choice.max_batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH)
     limits = BatchLimits(
         lanes=_GPU_LANES if on_gpu else choice.cores,
-        windows=choice.max_batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH),
+        windows=_ready_for_batches(session, bundle.golden_image[:1], most) if on_gpu else most,
         pixels=(_GPU_FULL_WINDOWS if on_gpu else _CPU_FULL_WINDOWS) * manifest.window_px**2,
         stall_seconds=choice.stall_seconds,
         seconds_per_pixel=seconds_per_pixel,
@@ -165,3 +166,17 @@ def _warm(bundle: Bundle, device: DeviceChoice) -> _Warm:
     start = time.perf_counter()
     check_golden(bundle, session)  # once more: the first time a device also gets ready
     return bundle, session, (time.perf_counter() - start) / bundle.golden.class_maps.size
+
+
+def _ready_for_batches(session: OnnxSession, image: RgbBatch, most: int) -> int:
+    """Run (1, H, W, 3) `image` in batches of each size up to `most`, and return the largest that can be run.
+
+    A GPU gets ready for each anew, and no request shall wait for that.
+    """
+    for size in batch_sizes(most):
+        try:
+            session.run(np.repeat(image, size, axis=0))
+        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base of their own
+            _log.warning("batches of %d windows cannot be run, so they have at most %d: %s", size, size // 2, error)
+            return max(1, size // 2)
+    return most

@@ -170,6 +170,22 @@ def test_large_windows_make_smaller_batches():
     asyncio.run(scenario())
 
 
+def test_batches_have_one_of_few_sizes():
+    async def scenario() -> None:
+        lane = Lane()
+        engine = batcher(lane, max_batch_size=6)
+        first = asyncio.create_task(engine.submit(window(0)))
+        await entered(lane)
+        rest = [asyncio.create_task(engine.submit(window(value))) for value in range(1, 8)]
+        await asyncio.sleep(0)
+        lane.open.set()
+        await asyncio.gather(first, *rest)
+        assert lane.batches == [[0], [1, 2, 3, 4], [5, 6], [7]]
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_window_whose_caller_left_costs_no_inference():
     async def scenario() -> None:
         lane = Lane()
@@ -297,13 +313,13 @@ def test_where_memory_is_short_half_as_many_run_at_once_from_then_on(caplog):
             assert [int(answer.class_map[0, 0]) for answer in answers] == [0, *values]
             while lane.entered.acquire(blocking=False):
                 pass
-        first_round, second_round = lane.batches[:8], lane.batches[8:]
-        assert first_round == [[0], [1, 2, 3, 4, 5, 6], [1, 2, 3], [1], [2, 3], [4, 5, 6], [4], [5, 6]]
-        assert second_round == [[0], [11], [12], [13], [14], [15], [16]]
+        first_round, second_round = lane.batches[:5], lane.batches[5:]
+        assert first_round == [[0], [1, 2, 3, 4], [1, 2], [3, 4], [5, 6]]
+        assert second_round == [[0], [11, 12], [13, 14], [15, 16]]
         await engine.close()
 
     asyncio.run(scenario())
-    assert "no memory for 6 windows at once; at most 3 from now on" in caplog.text
+    assert "no memory for 4 windows at once; at most 2 from now on" in caplog.text
 
 
 def test_one_window_for_which_there_is_no_memory_is_told_so():
@@ -340,7 +356,7 @@ def test_when_a_lane_is_stuck_all_who_wait_are_told_and_nobody_is_taken_any_more
     assert stalls == ["stalled"]
 
 
-def test_the_first_batch_of_a_shape_may_take_longer(monkeypatch):
+def test_the_first_batch_of_a_size_and_shape_may_take_longer(monkeypatch):
     monkeypatch.setattr(lanes, "_TICK_SECONDS", 0.01)
 
     async def scenario() -> None:
@@ -350,10 +366,18 @@ def test_the_first_batch_of_a_shape_may_take_longer(monkeypatch):
         first = asyncio.create_task(engine.submit(window(1)))
         while not engine.late:
             await asyncio.sleep(0.01)
+        rest = [asyncio.create_task(engine.submit(window(value))) for value in (2, 3)]
         await asyncio.sleep(0.3)
         assert engine.open
         lane.open.set()
         await first
+        lane.open.clear()
+        while len(lane.batches) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        assert engine.open, "two at once are another form than one"
+        lane.open.set()
+        await asyncio.gather(*rest)
         lane.open.clear()
         with pytest.raises(ModelNotReady, match="starts anew"):
             await engine.submit(window(2))

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.errors import DeviceUnavailable, InvalidBundle
+from app.errors import DeviceUnavailable, InvalidBundle, OutOfMemory
+from app.inference import model as model_module
 from app.inference import session as session_module
 from app.inference.bundle import check_golden, find_precision, load_bundle
 from app.inference.model import load_segmenter
 from app.inference.segmenter import ModelChoice
-from app.inference.session import open_session
+from app.inference.session import OnnxSession, open_session
 from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE
 from app.settings import DEFAULT_BUNDLE, QUALITY_BUNDLE
 from app.telemetry.metrics import Metrics
@@ -218,3 +219,45 @@ def test_a_runtime_without_cuda_is_said(monkeypatch):
     monkeypatch.setattr(session_module.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(DeviceUnavailable, match="built without it"):
         open_session(b"", "cuda")
+
+
+@pytest.fixture
+def cpu_as_gpu(monkeypatch):
+    """What the service does with a GPU, done on a CPU: the sizes of the batches that were run, in order."""
+    real, sizes = model_module.open_session, []
+
+    class Counting(OnnxSession):
+        def run(self, images):
+            sizes.append(len(images))
+            if len(images) > most:
+                raise OutOfMemory("CUDA failure 2: out of memory")
+            return super().run(images)
+
+    def opened(model, device):
+        session = Counting(real(model, "cpu")._session)
+        session.device = "cuda"
+        return session
+
+    most = 99
+    monkeypatch.setattr(model_module, "open_session", opened)
+
+    def has_memory_for(windows: int) -> None:
+        nonlocal most
+        most = windows
+
+    return sizes, has_memory_for
+
+
+def test_a_gpu_has_run_a_batch_of_each_size_before_anything_is_served(cpu_as_gpu):
+    sizes, _ = cpu_as_gpu
+    segmenter = load_segmenter(ModelChoice(DEFAULT_BUNDLE, "cuda", max_batch_size=9))
+    assert sizes[-4:] == [1, 2, 4, 8]
+    assert segmenter.device == "cuda"
+
+
+def test_a_gpu_without_memory_for_a_size_has_smaller_batches_and_says_so(cpu_as_gpu, caplog):
+    sizes, has_memory_for = cpu_as_gpu
+    has_memory_for(3)
+    load_segmenter(ModelChoice(DEFAULT_BUNDLE, "cuda"))
+    assert sizes[-3:] == [1, 2, 4]
+    assert "batches of 4 windows cannot be run, so they have at most 2: CUDA failure 2: out of memory" in caplog.text
