@@ -40,8 +40,9 @@ demo: setup ## Segment the example patches over HTTP; results in demo-out/
 serve: setup ## Run the service on http://127.0.0.1:8000
 	$(BIN)/tessera serve
 
-# On two cores three files at a time, since many tests wait for programs. In the order of their names: the longest, of browsers, archives and trainings, so do not come last. A test process
-# that dies is a failure; another one in its place would wait for ever for what it had left to do.
+# On two cores three files at a time: many tests wait for programs. In the order of their names: the longest, of browsers,
+# archives and trainings, so do not come last. A test process that dies is a failure; another one in its place would wait
+# for ever for what it had left to do.
 test: setup-dev ## Run the tests, JOBS files at a time
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
