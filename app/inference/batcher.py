@@ -8,11 +8,13 @@ import asyncio
 import logging
 import math
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 
@@ -53,6 +55,7 @@ class BatchLimits:
         stall_seconds: How long a batch may take, or ten times what it should, before its lane is taken to be stuck.
         seconds_per_pixel: What it should take.
         first_seconds: How long the first batch of a size and shape may take before its lane is taken to be stuck.
+        warm: The (N, H, W, 3) of batches that have been run already.
     """
 
     lanes: int
@@ -61,17 +64,20 @@ class BatchLimits:
     stall_seconds: float = math.inf
     seconds_per_pixel: float = 0.0
     first_seconds: float = 0.0
+    warm: frozenset[tuple[int, ...]] = frozenset()
 
 
 class Batcher:
-    """Groups windows by shape and runs the group whose first has waited longest.
+    """Groups windows by shape and runs the group one of which has waited longest, the longest waits first.
 
     Args:
         run: Runs one batch; called in the lanes' threads.
+        works: Whether the model runs at all; asked there once it has failed on all windows of a batch.
         limits: How much may run at once.
         metrics: Told of waits, batch sizes and run times.
         cores: What several processes share, as many as there are lanes; None where there is one process.
-        stalled: Called once, when a lane is stuck; all who wait have been told that the model is not ready.
+        stalled: Called once, when a lane is stuck or the model runs nothing any more; all who wait have been told that
+            it is not ready.
     """
 
     def __init__(
@@ -81,11 +87,14 @@ class Batcher:
         metrics: SegmentationMetrics,
         cores: Cores | None = None,
         stalled: Callable[[], None] = lambda: None,
+        works: Callable[[], bool] = lambda: True,
     ) -> None:
         self._run = run
+        self._works = works
+        self._is_broken = False
         self._limits = limits
-        self._most_windows = limits.windows
-        self._known_forms: set[tuple[int, ...]] = set()
+        self._most_pixels = limits.pixels
+        self._known_forms: set[tuple[int, ...]] = set(limits.warm)
         self._metrics = metrics
         self._groups: dict[tuple[int, ...], deque[_Entry]] = {}
         self._cores = cores or Cores(limits.lanes)
@@ -98,7 +107,7 @@ class Batcher:
 
     @property
     def open(self) -> bool:
-        """Whether windows are taken: not once it is closed, or a lane is stuck."""
+        """Whether windows are taken: not once it is closed, a lane is stuck, or the model runs nothing any more."""
         return self._closed is None
 
     @property
@@ -112,7 +121,7 @@ class Batcher:
         Raises:
             InferenceFailed: The runtime failed on the window.
             OutOfMemory: There is no memory to run it.
-            ModelNotReady: The batcher is closed, or a lane is stuck.
+            ModelNotReady: It is not open.
         """
         reply = self.enqueue(image, time.perf_counter())
         try:
@@ -128,12 +137,12 @@ class Batcher:
             queued_at: Since when it waits, by `time.perf_counter`; the longest wait has its turn first.
 
         Raises:
-            ModelNotReady: The batcher is closed, or a lane is stuck.
+            ModelNotReady: It is not open.
         """
         if self._closed is not None:
             raise ModelNotReady(self._closed)
         entry = _Entry(image, asyncio.get_running_loop().create_future(), queued_at)
-        self._groups.setdefault(image.shape, deque()).append(entry)
+        insort(self._groups.setdefault(image.shape, deque()), entry, key=attrgetter("queued_at"))
         self._dispatch()
         return entry.reply
 
@@ -150,7 +159,7 @@ class Batcher:
         self._groups.clear()
 
     def _stall(self) -> None:
-        """A lane is stuck: nobody is left waiting for it."""
+        """A lane is stuck, or the model broken: nobody is left waiting for it."""
         self._refuse(_STUCK)
         for entry in (entry for batch in self._running for entry in batch):
             _fail(entry, ModelNotReady(_STUCK))
@@ -187,8 +196,8 @@ class Batcher:
         shape = min(self._groups, key=lambda shape: self._groups[shape][0].queued_at)
         group = self._groups[shape]
         share = -(-len(group) // free)  # leave the other free lanes theirs
-        affordable = max(1, self._limits.pixels // (shape[0] * shape[1]))
-        most = min(len(group), share, affordable, self._most_windows)
+        affordable = max(1, self._most_pixels // (shape[0] * shape[1]))
+        most = min(len(group), share, affordable, self._limits.windows)
         batch = [group.popleft() for _ in range(batch_sizes(most)[-1])]
         if not group:
             del self._groups[shape]
@@ -201,29 +210,39 @@ class Batcher:
             self._metrics.stage_duration.labels("queue").observe(start - entry.queued_at)
         self._metrics.batch_size.observe(len(batch))
         with self._metrics.stage("infer"):
-            return self._results([entry.image for entry in batch])
+            results = self._results([entry.image for entry in batch])
+        failures = [result for result in results if isinstance(result, Exception)]
+        # Of memory it may have some again; what failed otherwise may be the windows' fault, or the end of the model.
+        if len(failures) == len(batch) and not isinstance(failures[0], OutOfMemory) and not self._works():
+            _log.error("the model runs nothing any more", exc_info=failures[0])
+            self._is_broken = True
+        return results
 
     def _results(self, images: list[RgbImage]) -> list[WindowResult | Exception]:
         """Run the images together; where that fails, each half by itself, so that one that fails fails alone."""
         try:
-            results = list(_split(self._run(_batch(images))))
-            if len(results) != len(images):
-                raise InferenceFailed(f"the model answered {len(results)} of {len(images)} windows")
+            results = list(_split(_checked(self._run(_batch(images)), (len(images), *images[0].shape[:2]))))
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base; it is handed to the caller
             if len(images) == 1:
                 return [error]
             half = len(images) // 2
             if isinstance(error, OutOfMemory):
-                self._most_windows = min(self._most_windows, half)
-                _log.warning("no memory for %d windows at once; at most %d from now on", len(images), half)
+                self._most_pixels = min(self._most_pixels, half * _pixels(images[0]))
+                said = "no memory for %d windows at once; batches have at most %d px from now on"
+                _log.warning(said, len(images), self._most_pixels)
             return [*self._results(images[:half]), *self._results(images[half:])]
         return list(results)
 
     def _finish(self, batch: list[_Entry], outcome: list[WindowResult | Exception] | BaseException) -> None:
         """Back on the event loop: hand out results and failures, and use the lane again."""
+        if self._is_broken and self.open:
+            self._stall()
+        if batch not in self._running:  # all of it has been told
+            return
         self._running.remove(batch)
-        self._known_forms.add(_form(batch))
         results = [outcome] * len(batch) if isinstance(outcome, BaseException) else outcome
+        if not any(isinstance(result, BaseException) for result in results):
+            self._known_forms.add(_form(batch))
         for entry, result in zip(batch, results, strict=True):
             if isinstance(result, OutOfMemory):
                 _fail(entry, result)
@@ -261,6 +280,18 @@ def _pixels(image: RgbImage) -> int:
 def _batch(images: list[RgbImage]) -> RgbBatch:
     """Return (N, H, W, 3); one image by itself is not copied."""
     return images[0][np.newaxis] if len(images) == 1 else np.stack(images)
+
+
+def _checked(result: BatchResult, form: tuple[int, ...]) -> BatchResult:
+    """Return what the model said of windows of `form`, (N, H, W); maps of another would be put together as they are.
+
+    Raises:
+        InferenceFailed: Its maps have another.
+    """
+    for maps in (result.class_maps, result.confidences):
+        if maps.shape != form:
+            raise InferenceFailed(f"the model answered maps of {maps.shape} for windows of {form}")
+    return result
 
 
 def _split(result: BatchResult) -> Iterator[WindowResult]:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from app.errors import InvalidBundle, ModelNotReady
+from app.errors import InvalidBundle, ModelNotReady, OutOfMemory
 from app.inference.batcher import Batcher, BatchLimits, batch_sizes
 from app.inference.bundle import Bundle, check_golden, find_precision, load_bundle, precisions_of
 from app.inference.cores import Cores
@@ -57,6 +57,7 @@ class BatchedSegmenter:
         full_windows = max(1, min(limits.windows, limits.pixels // manifest.window_px**2))
         self.window_concurrency = 2 * limits.lanes * full_windows
         self._session = session
+        self._smallest = np.zeros((1, manifest.stride, manifest.stride, 3), np.uint8)
         self._limits = limits
         self._batcher: Batcher | None = None
 
@@ -78,7 +79,7 @@ class BatchedSegmenter:
         """Open the queue; the model was warmed up when it was loaded. See `Segmenter.start`."""
         metrics.device.labels(self.device, self.provider).set(1)
         metrics.model.labels(self.manifest.name, self.manifest.version, self.manifest.sha256).set(1)
-        self._batcher = Batcher(self._session.run, self._limits, metrics, self._cores, stalled)
+        self._batcher = Batcher(self._session.run, self._limits, metrics, self._cores, stalled, self._works)
 
     async def segment(self, window: RgbImage) -> WindowResult:
         """Return what the model says of a window; see `Segmenter.segment`."""
@@ -90,14 +91,21 @@ class BatchedSegmenter:
 
     def give_back(self) -> None:
         """Have the runtime give back what memory it does not use; see `Segmenter.give_back`."""
-        side = self.manifest.stride
-        self._session.give_back(np.zeros((1, side, side, 3), np.uint8))
+        self._session.give_back(self._smallest)
 
     async def close(self) -> None:
         """Answer what is running, refuse what waits."""
         batcher, self._batcher = self._batcher, None
         if batcher is not None:
             await batcher.close()
+
+    def _works(self) -> bool:
+        """Whether the session still runs anything, or may again once there is memory: a GPU's faults are for good."""
+        try:
+            self._session.run(self._smallest)
+        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base of their own
+            return isinstance(error, OutOfMemory)
+        return True
 
     def _started(self) -> Batcher:
         if self._batcher is None:
@@ -128,15 +136,16 @@ def load_segmenter(choice: ModelChoice) -> BatchedSegmenter:
         },
     )
     on_gpu = session.device == "cuda"
-    most = choice.max_batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH)
     limits = BatchLimits(
         lanes=_GPU_LANES if on_gpu else choice.cores,
-        windows=_ready_for_batches(session, bundle.golden_image[:1], most) if on_gpu else most,
+        windows=choice.max_batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH),
         pixels=(_GPU_FULL_WINDOWS if on_gpu else _CPU_FULL_WINDOWS) * manifest.window_px**2,
         stall_seconds=choice.stall_seconds,
         seconds_per_pixel=seconds_per_pixel,
         first_seconds=_GPU_FIRST_SECONDS if on_gpu else 0.0,
     )
+    if on_gpu:
+        limits = _warmed_up(session, bundle.golden_image[:1], limits)
     return BatchedSegmenter(manifest, session, limits)
 
 
@@ -168,15 +177,19 @@ def _warm(bundle: Bundle, device: DeviceChoice) -> _Warm:
     return bundle, session, (time.perf_counter() - start) / bundle.golden.class_maps.size
 
 
-def _ready_for_batches(session: OnnxSession, image: RgbBatch, most: int) -> int:
-    """Run (1, H, W, 3) `image` in batches of each size up to `most`, and return the largest that can be run.
+def _warmed_up(session: OnnxSession, image: RgbBatch, limits: BatchLimits) -> BatchLimits:
+    """Run batches of (1, H, W, 3) `image` of each size that there may be; return the limits that hold after that.
 
-    A GPU gets ready for each anew, and no request shall wait for that.
+    A GPU gets ready for each size anew. For windows of another shape it does so when the first of them come.
     """
-    for size in batch_sizes(most):
+    warm: list[tuple[int, ...]] = []
+    for size in batch_sizes(min(limits.windows, limits.pixels // image[..., 0].size)):
+        batch = np.repeat(image, size, axis=0)
         try:
-            session.run(np.repeat(image, size, axis=0))
+            session.run(batch)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base of their own
-            _log.warning("batches of %d windows cannot be run, so they have at most %d: %s", size, size // 2, error)
-            return max(1, size // 2)
-    return most
+            fewer = max(1, size // 2)
+            _log.warning("batches of %d windows cannot be run, so they have at most %d: %s", size, fewer, error)
+            return replace(limits, windows=fewer, warm=frozenset(warm))
+        warm.append(batch.shape)
+    return replace(limits, warm=frozenset(warm))

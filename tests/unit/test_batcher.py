@@ -96,6 +96,21 @@ def test_only_windows_of_one_shape_share_a_batch_and_the_oldest_goes_first():
     asyncio.run(scenario())
 
 
+def test_who_has_waited_longest_is_next_whenever_it_came_here():
+    async def scenario() -> None:
+        lane = Lane()
+        engine = batcher(lane, max_batch_size=2)
+        first = asyncio.create_task(engine.submit(window(0)))
+        await entered(lane)
+        rest = [engine.enqueue(window(value), queued_at=float(value)) for value in (3, 1, 4, 2)]
+        lane.open.set()
+        await asyncio.gather(first, *rest)
+        assert lane.batches == [[0], [1, 2], [3, 4]]
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
 def test_lanes_run_side_by_side():
     async def scenario() -> None:
         lane = Lane()
@@ -247,6 +262,59 @@ def test_an_answer_with_too_few_windows_is_a_failure_not_a_mix_up():
     asyncio.run(scenario())
 
 
+def test_maps_of_another_size_are_a_failure_and_no_mask():
+    class Sheared(Lane):
+        def run(self, images: np.ndarray) -> BatchResult:
+            result = super().run(images)
+            return BatchResult(result.class_maps.swapaxes(1, 2), result.confidences, result.label_probabilities)
+
+    async def scenario() -> None:
+        lane = Sheared()
+        lane.open.set()
+        engine = batcher(lane)
+        with pytest.raises(InferenceFailed) as raised:
+            await engine.submit(np.zeros((4, 8, 3), np.uint8))
+        assert "maps of (1, 8, 4) for windows of (1, 4, 8)" in str(raised.value.__cause__)
+        await engine.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("failure", "works", "ends"),
+    [
+        (RuntimeError("CUDA failure 700: an illegal memory access"), False, True),
+        (RuntimeError("cannot do this image"), True, False),
+        (OutOfMemory("there is no memory"), False, False),
+    ],
+    ids=["the model", "the image", "memory"],
+)
+def test_a_model_that_runs_nothing_any_more_is_not_ready(failure, works, ends, caplog):
+    async def scenario() -> None:
+        lane = Lane()
+        lane.failure = failure
+        told: list[bool] = []
+        metrics = Metrics(CollectorRegistry())
+        limits = BatchLimits(2, 2, 10**6)
+        engine = Batcher(lane.run, limits, metrics, stalled=lambda: told.append(engine.open), works=lambda: works)
+        asking = [asyncio.create_task(engine.submit(window(value, 4 * value))) for value in (1, 2, 3)]
+        await entered(lane, 2)
+        lane.open.set()
+        outcomes = await asyncio.gather(*asking, return_exceptions=True)
+        if ends:
+            assert [type(outcome) for outcome in outcomes] == [ModelNotReady] * 3
+            with pytest.raises(ModelNotReady, match="starts anew"):
+                await engine.submit(window(4))
+        else:
+            assert not any(isinstance(outcome, ModelNotReady) for outcome in outcomes)
+        assert engine.open is not ends
+        assert told == [False] * ends
+        await engine.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert ("runs nothing any more" in caplog.text) is ends
+
+
 def test_closing_answers_what_runs_and_refuses_what_waits():
     async def scenario() -> None:
         lane = Lane()
@@ -319,7 +387,34 @@ def test_where_memory_is_short_half_as_many_run_at_once_from_then_on(caplog):
         await engine.close()
 
     asyncio.run(scenario())
-    assert "no memory for 4 windows at once; at most 2 from now on" in caplog.text
+    assert "no memory for 4 windows at once; batches have at most 32 px from now on" in caplog.text
+
+
+def test_large_windows_that_lack_memory_leave_small_ones_their_batches():
+    class Small(Lane):
+        def run(self, images: np.ndarray) -> BatchResult:
+            result = super().run(images)
+            if images[..., 0].size > 64:
+                raise OutOfMemory("there is no memory")
+            return result
+
+    async def scenario() -> None:
+        lane = Small()
+        engine = batcher(lane, max_batch_size=4)
+        for side in (8, 4):
+            lane.open.clear()
+            asking = [asyncio.create_task(engine.submit(window(0)))]
+            await entered(lane)
+            asking += [asyncio.create_task(engine.submit(window(value, side))) for value in (1, 2, 3, 4)]
+            await asyncio.sleep(0)
+            lane.open.set()
+            await asyncio.gather(*asking)
+            while lane.entered.acquire(blocking=False):
+                pass
+        assert lane.batches[-1] == [1, 2, 3, 4]
+        await engine.close()
+
+    asyncio.run(scenario())
 
 
 def test_one_window_for_which_there_is_no_memory_is_told_so():
@@ -381,6 +476,21 @@ def test_the_first_batch_of_a_size_and_shape_may_take_longer(monkeypatch):
         lane.open.clear()
         with pytest.raises(ModelNotReady, match="starts anew"):
             await engine.submit(window(2))
+        lane.open.set()
+        await engine.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_batch_that_was_run_before_anything_was_served_may_take_no_longer_than_others(monkeypatch):
+    monkeypatch.setattr(lanes, "_TICK_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        lane = Lane()
+        limits = BatchLimits(1, 4, 10**6, stall_seconds=0.05, first_seconds=60, warm=frozenset({(1, 4, 4, 3)}))
+        engine = Batcher(lane.run, limits, Metrics(CollectorRegistry()))
+        with pytest.raises(ModelNotReady, match="starts anew"):
+            await engine.submit(window(1))
         lane.open.set()
         await engine.close()
 

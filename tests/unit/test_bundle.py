@@ -3,14 +3,16 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.errors import DeviceUnavailable, InvalidBundle, OutOfMemory
+from app.errors import DeviceUnavailable, InvalidBundle, ModelNotReady, OutOfMemory
 from app.inference import model as model_module
 from app.inference import session as session_module
+from app.inference.batcher import BatchLimits
 from app.inference.bundle import check_golden, find_precision, load_bundle
 from app.inference.model import load_segmenter
 from app.inference.segmenter import ModelChoice
@@ -253,6 +255,35 @@ def test_a_gpu_has_run_a_batch_of_each_size_before_anything_is_served(cpu_as_gpu
     segmenter = load_segmenter(ModelChoice(DEFAULT_BUNDLE, "cuda", max_batch_size=9))
     assert sizes[-4:] == [1, 2, 4, 8]
     assert segmenter.device == "cuda"
+
+
+def test_a_gpu_runs_no_batch_before_it_serves_that_it_would_not_run_then():
+    sizes: list[int] = []
+    session = SimpleNamespace(run=lambda images: sizes.append(len(images)))
+    limits = model_module._warmed_up(session, np.zeros((1, 8, 8, 3), np.uint8), BatchLimits(1, 32, pixels=3 * 64))
+    assert sizes == [1, 2]
+    assert limits.warm == {(1, 8, 8, 3), (2, 8, 8, 3)}
+
+
+def test_a_model_that_the_device_has_lost_ends_the_service():
+    segmenter = load_segmenter(ModelChoice(DEFAULT_BUNDLE, "cpu"))
+    image = np.zeros((64, 64, 3), np.uint8)
+    ended: list[bool] = []
+
+    def lost(*_):
+        raise RuntimeError("CUDA failure 999: unknown error")
+
+    async def scenario() -> None:
+        await segmenter.start(Metrics(CollectorRegistry()), lambda: ended.append(True))
+        assert (await segmenter.segment(image)).class_map.shape == (64, 64)
+        segmenter._session._session = SimpleNamespace(run=lost)
+        with pytest.raises(ModelNotReady, match="starts anew"):
+            await segmenter.segment(image)
+        assert not segmenter.ready
+        await segmenter.close()
+
+    asyncio.run(scenario())
+    assert ended == [True]
 
 
 def test_a_gpu_without_memory_for_a_size_has_smaller_batches_and_says_so(cpu_as_gpu, caplog):
