@@ -79,15 +79,15 @@ class Settings(AccessSettings):
     )
     engine: Literal["auto", "shared"] = Field(
         default="auto",
-        description="Where the model is: with auto, in each process that takes requests, but on a GPU in one process"
-        " that runs it for all of them; with shared, in one such process on a CPU too.",
+        description="Where the model is. auto: in each process that takes requests, but with a GPU in one separate"
+        " process that runs it for all of them. shared: in one such process on a CPU too.",
     )
     max_batch_size: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="Maximum number of windows in a batch, of which there are 1, 2, 4 and so on; by default 2 on a CPU,"
-        " 32 on a GPU.",
+        description="Maximum number of windows in a batch; batches have 1, 2, 4... windows, so the largest power of two"
+        " up to this counts. By default 2 on a CPU, 32 on a GPU.",
     )
     queue_capacity: int = Field(default=128, ge=1, description="Images in the service at once; more are refused (429).")
     queue_pixels: int = Field(
@@ -115,9 +115,9 @@ class Settings(AccessSettings):
     )
     stall_timeout: Seconds = Field(
         default=2.0,
-        description="Seconds that a batch may take, or ten times its expected duration if that is longer; after that,"
-        " the lane that runs it counts as stuck, and the service ends so that it can be restarted. On a GPU the first"
-        " batch of a size and shape has a minute.",
+        description="Seconds (or ten times a batch's expected duration, if longer) after which the lane running a batch"
+        " counts as stuck; the service then ends so that it can be restarted. On a GPU, the first batch of each size"
+        " and shape may take a minute, while readiness may fall.",
     )
     max_side_px: int = Field(default=4096, ge=1, le=65535, description="Longest side of a patch, in px.")
     max_pixels_at_once: int = Field(

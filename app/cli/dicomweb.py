@@ -71,7 +71,7 @@ def dicomweb() -> None:
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the finest Segmentation to this file, and store nothing in the archive. Of a slide of several scanned"
-    " areas, the second one's goes to FILE-2, and so on.",
+    " areas, the second one's goes to NAME-2 with the same suffix (slide-2.dcm beside slide.dcm), and so on.",
 )
 @archive_options
 def segment(url: str, study: str, series: str, out: Path | None, **options: Any) -> None:
