@@ -7,6 +7,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.connections.unread import Unread
+
 
 class AnswersTransport(asyncio.Transport):
     """A connection's transport as an answer sees it, which ends the connection and not the transport.
@@ -14,10 +16,15 @@ class AnswersTransport(asyncio.Transport):
     Args:
         transport: The connection's.
         close: Ends the connection.
+        unread: Told what is written.
+
+    Attributes:
+        unread: The same.
     """
 
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None], unread: Unread) -> None:
         super().__init__()
+        self.unread = unread
         self._transport = transport
         self._close = close
         self._keeps_next = False
@@ -42,12 +49,13 @@ class AnswersTransport(asyncio.Transport):
         kept, self._kept = self._kept, None
         if self._transport.is_closing():
             return
-        if kept is None:
-            self._transport.write(data)
-        elif data:
-            self._transport.writelines((kept, data))
-        else:  # asyncio's own transport of Python 3.12 and 3.13 never ends with a list whose last piece is empty
-            self._transport.write(kept)
+        with self.unread.writing(len(kept or b"") + len(data)):
+            if kept is None:
+                self._transport.write(data)
+            elif data:
+                self._transport.writelines((kept, data))
+            else:  # asyncio's own transport of Python 3.12 and 3.13 never ends with a list whose last piece is empty
+                self._transport.write(kept)
 
     def send_kept(self) -> None:
         """Send a piece to which no second came."""
@@ -78,15 +86,17 @@ async def in_one_piece(app: ASGIApp, answers: AnswersTransport, scope: Scope, re
 
     async def send_together(message: Message) -> None:
         nonlocal head
-        if head is not None:
-            beginning, head = head, None
+        if head is None and message["type"] == "http.response.start":
+            head = message
+            return
+        beginning, head = head, None
+        with answers.unread.holding(len(message.get("body", b""))):
+            if beginning is None:
+                await send(message)
+                return
             with answers.first_with_second():
                 await send(beginning)
                 await send(message)
-        elif message["type"] == "http.response.start":
-            head = message
-        else:
-            await send(message)
 
     try:
         await app(scope, receive, send_together)

@@ -3,7 +3,7 @@
 import asyncio
 
 from app.connections.alarm import Alarm
-from app.connections.sent import received_by, waits_for
+from app.connections.sent import below_tls, received_by, waits_for
 
 _LINGER_SECONDS = 2.0
 """For a client to read an answer that it gets while it still sends: closed at once, it may see a reset instead."""
@@ -32,7 +32,7 @@ class Ending:
         self._transport = transport
         self._unread_seconds = unread_seconds
         self._unread_bytes = 0
-        self._private = transport.get_extra_info("socket") if transport.get_extra_info("ssl_object") else None
+        self._private = below_tls(transport)
         self._end_due = Alarm(loop, self.end)
         self._reading_due = Alarm(loop, self._miss_reading)
         self._parting_due = Alarm(loop, self._part)

@@ -6,6 +6,7 @@ when its client likes: it keeps one whose body nobody reads, and waits for ever 
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from enum import Enum, auto
 from functools import partial
 from typing import Any, cast
@@ -25,6 +26,7 @@ from app.connections.limits import RESERVE, ConnectionLimits
 from app.connections.load_shedding import LoadShedding, ShedRequest
 from app.connections.offers import offers_http2, parser_of_body
 from app.connections.refusals import connection_refused, written
+from app.connections.unread import Unread
 from app.errors import TesseraError, TooManyConnections
 from app.telemetry.metrics import Metrics
 
@@ -78,7 +80,8 @@ class Connection(HttpToolsProtocol):
         """Begin; one too many is refused."""
         super().connection_made(cast("asyncio.Transport", transport))
         self._ending = Ending(self.loop, self.transport, self._limits.unread_seconds)
-        self._answers = AnswersTransport(self.transport, self._close)
+        unread = Unread(self.loop, self.transport, self._unread_of_front)
+        self._answers = AnswersTransport(self.transport, self._close, unread)
         others = len(self.connections) - 1
         self._is_extra = others >= self._limits.most
         app = cast("ASGIApp", self.config.loaded_app)
@@ -296,6 +299,9 @@ class Connection(HttpToolsProtocol):
         elif not self._ending.lingers:
             self.flow.resume_reading()
             self._ending.linger()
+
+    def _unread_of_front(self) -> Iterator[Unread]:
+        return (cast("Connection", one)._answers.unread for one in self.connections)
 
     def _refused(self, error: TesseraError) -> bytes:
         return self._written(connection_refused(error, self._metrics, self._shedding.headers))
