@@ -47,6 +47,8 @@ TesseraError
 
 STOPPING = "the service is stopping"
 """Said of whatever is not done for that reason."""
+MODEL_GONE = "the model does not answer, and the service starts anew; try again in a few seconds"
+"""Said to who asks a model that is stuck or broken, or whose process is gone: to them it is the same."""
 
 
 def no_memory_to(do: str) -> str:

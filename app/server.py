@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
-from typing import cast
+from typing import NoReturn, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -27,6 +27,7 @@ from app.errors import AccessUnusable, AddressUnavailable
 from app.settings import Settings
 
 MARGIN_SECONDS = 5
+"""What an answer may take beyond its request's time; and for which what is under way is waited for after a fault."""
 RETIRED_SECONDS = 6.0
 """For which one that retires keeps a connection on which nothing comes: longer than one that serves does."""
 _KEEP_ALIVE_SECONDS = 5
@@ -125,8 +126,21 @@ class Server(uvicorn.Server):
         has_some = bool(self.server_state.connections) or any(listener.beginning for listener in self._listeners)
         return is_due or (now >= self._retired_at + _JUST_TAKEN_SECONDS and not has_some)
 
-    def leave(self, number: int) -> None:
-        """End, after a grace where a load balancer has to notice first; a second signal does not wait for that."""
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End once all are answered; where the model is stuck, wait for nobody slow, who could get no answer."""
+        if not self.ended_well:
+            self.config.timeout_graceful_shutdown = MARGIN_SECONDS
+        await super().shutdown(sockets)
+
+    def leave(self, number: int, within_seconds: int | None = None) -> None:
+        """End, after a grace where a load balancer has to notice first; a second signal does not wait for that.
+
+        Args:
+            number: The signal.
+            within_seconds: For how long those are waited for who were accepted; None for as long as they may take.
+        """
+        if within_seconds is not None:
+            self.config.timeout_graceful_shutdown = within_seconds
         if number == signal.SIGTERM and self._running.phase is Phase.SERVING and self._grace_seconds > 0:
             self._leave_at = time.monotonic() + self._grace_seconds
         else:
@@ -228,7 +242,7 @@ def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
     _log.info("stopped")
 
 
-def end_at_once() -> None:
+def end_at_once() -> NoReturn:
     """End the process, with status 1: threads that are in the runtime do not come back, and would fail in its ruins."""
     logging.shutdown()
     os._exit(1)

@@ -13,7 +13,7 @@ from app.api.running import Service, running_of
 from app.api.stated import seconds_allowed
 from app.api.uploads import read_images, read_on
 from app.api.visit import visit_of
-from app.errors import ComeBackLater, DeadlineExceeded, ModelNotReady
+from app.errors import STOPPING, ComeBackLater, DeadlineExceeded, ModelNotReady
 from app.segmentation.deadline import answered_within
 
 
@@ -43,6 +43,7 @@ async def uploaded_images(request: Request, service: Service) -> AsyncIterator[l
         QueueFull: The service has no place for them.
         RateExceeded: Their sender has sent too many of late.
         RequestTimeout: The body did not come in time.
+        ModelNotReady: The service ends first.
         DeadlineExceeded: It did, and reading it and the block together took too long.
         UnsupportedMediaType, UploadTooLarge, InvalidRequest: See `read_images` and `seconds_allowed`.
         ClientDisconnect: The client left.
@@ -60,6 +61,8 @@ async def uploaded_images(request: Request, service: Service) -> AsyncIterator[l
                     with service.admission.admit(len(images) - 1, is_rest=True):
                         async with while_connected(request):
                             yield images
+        except asyncio.CancelledError:  # nobody but the server's end does that, once it waits no longer
+            raise ModelNotReady(f"{STOPPING}, and could not wait for this request; send it again") from None
         except DeadlineExceeded:
             if is_read:
                 raise

@@ -18,14 +18,13 @@ from operator import attrgetter
 
 import numpy as np
 
-from app.errors import STOPPING, InferenceFailed, ModelNotReady, OutOfMemory
+from app.errors import MODEL_GONE, STOPPING, InferenceFailed, ModelNotReady, OutOfMemory
 from app.inference.cores import Cores
 from app.inference.lanes import Lanes, Patience
 from app.inference.result import BatchResult, WindowResult
 from app.pathology.arrays import RgbBatch, RgbImage
 from app.telemetry.metrics import SegmentationMetrics
 
-_STUCK = "the model does not answer, and the service starts anew; try again in a few seconds"
 _AGAIN_SECONDS = 0.003
 """After so long windows that wait ask again for the cores that other processes leave, of which nobody tells them."""
 _SLOW, _SLOWEST = 3, 10
@@ -160,9 +159,9 @@ class Batcher:
 
     def _stall(self) -> None:
         """A lane is stuck, or the model broken: nobody is left waiting for it."""
-        self._refuse(_STUCK)
+        self._refuse(MODEL_GONE)
         for entry in (entry for batch in self._running for entry in batch):
-            _fail(entry, ModelNotReady(_STUCK))
+            _fail(entry, ModelNotReady(MODEL_GONE))
         self._running.clear()
         self._stalled()
 

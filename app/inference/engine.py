@@ -76,16 +76,30 @@ class Engine:
         if reply.cancelled():
             outcome = Outcome.WITHDRAWN
         elif (error := reply.exception()) is None:
-            exchange.put(slot, reply.result())
-            outcome = Outcome.SEGMENTED
+            outcome = self._put(exchange, slot, reply.result())
         elif isinstance(error, InferenceFailed):
-            _log.error("the model failed on a window", exc_info=error)
+            _log.error("the model failed on a window", exc_info=error, extra=self._known(exchange, slot))
             outcome = Outcome.FAILED
         elif isinstance(error, OutOfMemory):
             outcome = Outcome.NO_MEMORY
         else:
             outcome = Outcome.NOT_READY
         self._say(exchange, slot, outcome)
+
+    def _put(self, exchange: Exchange, slot: int, result: WindowResult) -> Outcome:
+        """Leave a result in its slot, and return what to answer: whoever waits has to be told something."""
+        try:
+            exchange.put(slot, result)
+        except MemoryError:
+            return Outcome.NO_MEMORY
+        except Exception as error:  # noqa: BLE001  whatever it is, somebody waits
+            _log.error("a window's result could not be handed over", exc_info=error, extra=self._known(exchange, slot))
+            return Outcome.FAILED
+        return Outcome.SEGMENTED
+
+    def _known(self, exchange: Exchange, slot: int) -> dict[str, int]:
+        """Return what tells the log which window it was."""
+        return {"front": self._exchanges.index(exchange), "slot": slot}
 
     def _say(self, exchange: Exchange, slot: int, outcome: Outcome) -> None:
         try:

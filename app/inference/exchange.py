@@ -23,6 +23,10 @@ _LABEL = np.dtype(np.float32)
 _ASK = struct.Struct("<BHHHd")
 _ANSWER = struct.Struct("<BH")
 _LONGEST_MESSAGE = max(_ASK.size, _ANSWER.size)
+_MOST_UNREAD = 3
+"""Messages of a front about one slot: a withdrawal that crosses its answer, then the next window and its withdrawal."""
+_MESSAGE_BYTES = 2048
+"""What Linux counts for one against its sender's room, at most; 768 were measured."""
 
 
 class Verb(IntEnum):
@@ -80,7 +84,9 @@ class Exchange:
         self._slot_bytes = -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
         self._memory = mmap.mmap(-1, slots * self._slot_bytes + 1)
         self.front_end, self.engine_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self.front_end, self.engine_end):
+        for end in self.ends:
+            # The system's default may be for fewer messages, and who has no room for one cannot wait.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_UNREAD * slots * _MESSAGE_BYTES)
             end.setblocking(False)
 
     def fits(self, manifest: ModelManifest) -> bool:
@@ -128,11 +134,20 @@ class Exchange:
         return WindowResult(*(place.copy() for place in self._places(slot, shape)))
 
     def ask(self, asked: Asked) -> None:
-        """Send the engine a message. There is room for one of each verb for every slot."""
+        """Send the engine a message. There is room for all that a front can have to say before the engine reads.
+
+        Raises:
+            BrokenPipeError, ConnectionResetError: The engine has ended.
+            OSError: There is no room all the same: the system allows less.
+        """
         self.front_end.send(_ASK.pack(asked.verb, asked.slot, *asked.shape, asked.queued_at))
 
     def answer(self, slot: int, outcome: Outcome) -> None:
-        """Send the front a message."""
+        """Send the front a message. A slot's next one comes only once the front has read this one, and there is room.
+
+        Raises:
+            BrokenPipeError, ConnectionResetError: The front has ended.
+        """
         self.engine_end.send(_ANSWER.pack(outcome, slot))
 
     def asked(self) -> list[Asked] | None:

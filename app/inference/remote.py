@@ -3,16 +3,20 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from app.errors import STOPPING, InferenceFailed, ModelNotReady, OutOfMemory
+from app.errors import MODEL_GONE, STOPPING, InferenceFailed, ModelNotReady, OutOfMemory, TesseraError
 from app.inference.exchange import Asked, Exchange, Outcome, Verb
 from app.inference.result import NO_MEMORY, WindowResult
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
 from app.pathology.manifest import ModelManifest
 from app.telemetry.metrics import SegmentationMetrics
+
+_FAILED = "the model failed on this image"
+_NO_ROOM = "the model takes no more images now; try again in a few seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class RemoteSegmenter:
         self._replies: dict[int, tuple[tuple[int, int], asyncio.Future[WindowResult]]] = {}
         self._waiting = 0
         self._open = False
+        self._why_closed = STOPPING
 
     @property
     def ready(self) -> bool:
@@ -93,57 +98,91 @@ class RemoteSegmenter:
             self._waiting -= 1
         if not self._open:
             self._free.put_nowait(slot)
-            raise ModelNotReady(STOPPING)
+            raise ModelNotReady(self._why_closed)
         shape = (window.shape[0], window.shape[1])
-        self._exchange.image(slot, shape)[...] = window
         reply: asyncio.Future[WindowResult] = asyncio.get_running_loop().create_future()
         self._replies[slot] = shape, reply
-        self._ask(Asked(Verb.SEGMENT, slot, shape, queued_at))
+        try:
+            self._exchange.image(slot, shape)[...] = window
+            self._ask(Asked(Verb.SEGMENT, slot, shape, queued_at))
+        except Exception:
+            del self._replies[slot]  # the engine knows nothing of it
+            self._free.put_nowait(slot)
+            raise
         try:
             return await reply
         except asyncio.CancelledError:
             if slot in self._replies and self._replies[slot][1] is reply:  # and not of who has the slot by now
-                self._ask(Asked(Verb.WITHDRAW, slot, shape, queued_at))
+                with suppress(ModelNotReady):  # else its answer is waited for
+                    self._ask(Asked(Verb.WITHDRAW, slot, shape, queued_at))
             raise
 
     def give_back(self) -> None:
-        """Do nothing: the memory is the engine's."""
+        """Do nothing: the windows' memory is the exchange's, which both processes have, and stays as it is."""
 
     async def close(self) -> None:
         """Stop listening; whoever still waits is told that the service stops."""
         if self._open:
-            self._stop()
+            self._stop(STOPPING)
 
     def _ask(self, asked: Asked) -> None:
+        """Send the engine a message; where it has just ended, all who wait are told so.
+
+        Raises:
+            ModelNotReady: There is no room for the message.
+        """
         try:
             self._exchange.ask(asked)
-        except (BrokenPipeError, ConnectionResetError):  # the engine has just ended
-            self._stop()
+        except (BrokenPipeError, ConnectionResetError):
+            self._stop(MODEL_GONE)
+        except OSError as error:
+            raise ModelNotReady(_NO_ROOM) from error
 
     def _read(self) -> None:
         answered = self._exchange.answered()
         if answered is None:
-            self._stop()
+            self._stop(MODEL_GONE)
             return
         for slot, outcome in answered:
             shape, reply = self._replies.pop(slot)
             if not reply.done():
-                match outcome:
-                    case Outcome.SEGMENTED:
-                        reply.set_result(self._exchange.take(slot, shape))
-                    case Outcome.FAILED:
-                        reply.set_exception(InferenceFailed("the model failed on this image"))
-                    case Outcome.NO_MEMORY:
-                        reply.set_exception(OutOfMemory(NO_MEMORY))
-                    case _:
-                        reply.set_exception(ModelNotReady(STOPPING))
+                found = self._found(slot, shape, outcome)
+                if isinstance(found, WindowResult):
+                    reply.set_result(found)
+                else:
+                    reply.set_exception(found)
             self._free.put_nowait(slot)
 
-    def _stop(self) -> None:
+    def _found(self, slot: int, shape: tuple[int, int], outcome: Outcome) -> WindowResult | TesseraError:
+        """Return what became of a slot's (H, W) window. It raises nothing: others were answered with it."""
+        match outcome:
+            case Outcome.SEGMENTED:
+                try:
+                    return self._exchange.take(slot, shape)
+                except MemoryError as error:
+                    return _caused_by(error, OutOfMemory(NO_MEMORY))
+                except Exception as error:  # noqa: BLE001  it is handed to the caller
+                    return _caused_by(error, InferenceFailed(_FAILED))
+            case Outcome.FAILED:
+                failure = InferenceFailed(_FAILED)
+                failure.add_note(f"the engine's log has the cause, with the slot {slot}")
+                return failure
+            case Outcome.NO_MEMORY:
+                return OutOfMemory(NO_MEMORY)
+            case _:  # the engine ends after its fronts: one that takes no windows before that is stuck
+                return ModelNotReady(MODEL_GONE)
+
+    def _stop(self, why: str) -> None:
         self._open = False
+        self._why_closed = why
         asyncio.get_running_loop().remove_reader(self._exchange.front_end.fileno())
         for slot, (_, reply) in self._replies.items():
             if not reply.done():
-                reply.set_exception(ModelNotReady(STOPPING))
+                reply.set_exception(ModelNotReady(why))
             self._free.put_nowait(slot)
         self._replies.clear()
+
+
+def _caused_by(cause: Exception, failure: TesseraError) -> TesseraError:
+    failure.__cause__ = cause
+    return failure

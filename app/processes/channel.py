@@ -60,9 +60,15 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """To a front: end as this signal, which the supervisor got, asks to."""
+    """To a front: end as this signal, which the supervisor got, asks to.
+
+    Attributes:
+        number: The signal's.
+        within_seconds: For how long it may answer what it has; None for as long as a request may take.
+    """
 
     number: int
+    within_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +123,12 @@ class Lifecycle:
 
     Attributes:
         retire: Called when another has taken its place.
-        stop: Called with the signal that asks the service to end.
+        stop: Called with the signal that asks the service to end, and for how long what it has may be answered.
         orphaned: Called when the supervisor is gone.
     """
 
     retire: Callable[[], None]
-    stop: Callable[[int], None]
+    stop: Callable[[int, int | None], None]
     orphaned: Callable[[], None]
 
 
@@ -221,8 +227,8 @@ class Channel:
                 _hand_out([self._reload_asked.pop(0)], outcome)  # they are answered in the order in which they asked
             case Retire() if self._lifecycle is not None:
                 self._lifecycle.retire()
-            case Stop(number) if self._lifecycle is not None:
-                self._lifecycle.stop(number)
+            case Stop(number, within_seconds) if self._lifecycle is not None:
+                self._lifecycle.stop(number, within_seconds)
 
     def _end(self) -> None:
         """The supervisor is gone."""

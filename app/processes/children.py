@@ -1,6 +1,7 @@
 """The supervisor's children as it sees them: what they say, and the metrics that it gathers from all of them."""
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ _GATHERING_SECONDS = 5.0
 """A process that is alive answers within milliseconds; Prometheus waits for ten seconds."""
 _MOST_UNANSWERED = 10
 """Pings, one a second: an event loop that has not come round for so long is not slow, it stands."""
+_LAST_SECONDS = 5.0
+"""In which the system ends a process that is killed, also on a busy machine; one that waits in a driver it does not."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ class Child:
         exit_code: With which status, negative where a signal ended it.
         unanswered: Pings since it last answered one.
         killed: Whether it was ended.
+        gone_by: When it must have ended that was killed, in seconds of the monotonic clock.
         last: The metrics that it sent last.
     """
 
@@ -51,6 +55,7 @@ class Child:
     exit_code: int | None = None
     unanswered: int = 0
     killed: bool = False
+    gone_by: float = math.inf
     last: Snapshot = field(default_factory=list)
 
     @property
@@ -60,7 +65,14 @@ class Child:
             return f"the model of the process {self.name} does not answer any more"
         if self.ended:
             return f"the process {self.name} ended by itself ({self.how_ended})"
+        if self.lasts:
+            return f"the process {self.name} does not answer, nor end though it was killed"
         return None
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it is there long after it was killed: it is held in the system, and nobody can end it."""
+        return not self.ended and time.monotonic() >= self.gone_by
 
     @property
     def how_ended(self) -> str:
@@ -97,9 +109,9 @@ class Child:
         """Tell it that another has taken its place."""
         self.send(Retire())
 
-    def stop(self, number: int) -> None:
-        """Tell it to end as a signal asks to."""
-        self.send(Stop(number))
+    def stop(self, number: int, within_seconds: int | None = None) -> None:
+        """Tell it to end as a signal asks to; see `Stop`."""
+        self.send(Stop(number, within_seconds))
 
     def kill(self, why: str) -> None:
         """End it now, and say why."""
@@ -111,6 +123,7 @@ class Child:
         """End it now."""
         if not self.ended and not self.killed:
             self.killed = True
+            self.gone_by = time.monotonic() + _LAST_SECONDS
             self.process.kill()
 
     def end(self) -> None:

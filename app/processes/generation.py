@@ -230,14 +230,26 @@ class Generation:
             front.stop(number)
         self._expect_end(self._shared.settings.shutdown_grace if number == signal.SIGTERM else 0.0)
 
-    def _expect_end(self, grace_seconds: float) -> None:
-        """Have all of it end; the engine does once its fronts have."""
+    def stop_soon(self) -> None:
+        """End, and wait for no slow client: nobody else is served before all of it is gone."""
+        for front in self.fronts:
+            front.stop(signal.SIGINT, MARGIN_SECONDS)
+        self._expect_end(0.0, request_seconds=0.0)
+
+    def _expect_end(self, grace_seconds: float, request_seconds: float | None = None) -> None:
+        """Have all of it end; the engine does once its fronts have.
+
+        Args:
+            grace_seconds: For how long it takes requests more.
+            request_seconds: For how long one may take; None for as long as the settings say.
+        """
         for child in self.children:
             if child.ready is None:
                 child.give_up()
         self._close_exchanges()
-        within = grace_seconds + self._shared.settings.request_timeout + 2 * MARGIN_SECONDS
-        self._leave_by = time.monotonic() + within
+        for_requests = self._shared.settings.request_timeout if request_seconds is None else request_seconds
+        leave_by = time.monotonic() + grace_seconds + for_requests + 2 * MARGIN_SECONDS
+        self._leave_by = leave_by if self._leave_by is None else min(leave_by, self._leave_by)
 
     def _close_exchanges(self) -> None:
         for exchange in self._exchanges:

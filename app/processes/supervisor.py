@@ -4,7 +4,6 @@ It serves nothing itself and has one thread, so that it can be forked from at an
 """
 
 import logging
-import math
 import multiprocessing
 import os
 import signal
@@ -12,10 +11,10 @@ import socket
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from app.access_settings import access_of
-from app.errors import STOPPING, ProcessEnded, ReloadRefused, StartupError
+from app.errors import STOPPING, ProcessEnded, ReloadRefused, StartupError, TesseraError
 from app.pathology.manifest import ModelManifest
 from app.processes.channel import (
     AskAll,
@@ -34,14 +33,14 @@ from app.processes.generation import Generation, Shared
 from app.processes.layout import Layout
 from app.processes.signals import StopSignals
 from app.segmentation.admission import Places
-from app.server import bind_each, say_where
+from app.server import bind_each, end_at_once, say_where
 from app.settings import Settings
 
 _PING_SECONDS = 1.0
 _MOST_GENERATIONS = 3
 """The one that serves, the one that comes, and one that still answers what it has."""
 _READY_SECONDS = 300.0
-"""For which a reload waits, and others behind it: who loads a model may also hang."""
+"""For which a start waits, and a reload, and others behind it: who loads a model may also hang, as may a driver."""
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -82,23 +81,39 @@ class _Supervisor:
         return [child for generation in self._generations for child in generation.children]
 
     @property
+    def _fault(self) -> str | None:
+        """What ends the service that nobody asked to end."""
+        return self._serving.fault if self._serving is not None and not self._signals.received else None
+
+    @property
     def _is_over(self) -> bool:
-        return bool(self._signals.received) or (self._serving is not None and self._serving.fault is not None)
+        return bool(self._signals.received) or self._fault is not None
 
     def run(self) -> None:
-        """Start all, watch over them, and end them when one ends or a signal comes."""
+        """Start all, watch over them, and end them when one ends or a signal comes.
+
+        Raises:
+            StartupError: They cannot serve.
+            ProcessEnded: One ended by itself, or its model got stuck.
+        """
+        reason: TesseraError | None = None
         try:
-            if self._begin_to_serve():
-                say_where(self._shared.listeners[0], self._shared.access.certificate)
-            while not self._is_over:
-                self._attend()
-                has_place = len(self._generations) < _MOST_GENERATIONS
-                if self._reload_asked or (self._signals.reload_asked and has_place):
-                    self._reload()
-            fault = self._serving.fault if self._serving is not None and not self._signals.received else None
+            self._serve()
+        except (StartupError, ProcessEnded) as error:
+            reason = error
+            raise
         finally:
-            self._end()
-        if fault is not None:
+            self._end(reason)
+
+    def _serve(self) -> None:
+        if self._begin_to_serve():
+            say_where(self._shared.listeners[0], self._shared.access.certificate)
+        while not self._is_over:
+            self._attend()
+            has_place = len(self._generations) < _MOST_GENERATIONS
+            if self._reload_asked or (self._signals.reload_asked and has_place):
+                self._reload()
+        if (fault := self._fault) is not None:
             raise ProcessEnded(f"{fault}, and all with it")
 
     def _begin_to_serve(self) -> bool:
@@ -112,7 +127,7 @@ class _Supervisor:
         coming = _grow(lambda: Generation(self._shared, self._made, {other.group for other in self._generations}))
         self._made += 1
         self._generations.append(coming)
-        due = time.monotonic() + _READY_SECONDS if self._serving is not None else math.inf
+        due = time.monotonic() + _READY_SECONDS
         try:
             _grow(coming.start)
             while not coming.is_ready and not self._is_over:
@@ -121,7 +136,8 @@ class _Supervisor:
                 if coming.fault is not None:
                     raise ProcessEnded(coming.fault)
                 if time.monotonic() > due:
-                    raise ProcessEnded(f"the new processes were not ready within {_READY_SECONDS:g} s")
+                    waited_for = ", ".join(child.name for child in coming.children if child.ready is None)
+                    raise ProcessEnded(f"not ready within {_READY_SECONDS:g} s: {waited_for}")
                 self._attend()
                 _grow(coming.go_on)
         except (StartupError, ProcessEnded):
@@ -221,8 +237,12 @@ class _Supervisor:
             case Farewell(metrics):
                 self._gathering.keep(child, metrics)
 
-    def _end(self) -> None:
-        """End all of them; they answer first what they have."""
+    def _end(self, reason: TesseraError | None) -> None:
+        """End all of them; they answer first what they have, or of that what takes seconds.
+
+        Args:
+            reason: What ends the service that nobody asked to end.
+        """
         self._is_ending = True
         for front in self._reload_asked:
             front.send(Reloaded(ReloadRefused(STOPPING)))
@@ -231,13 +251,26 @@ class _Supervisor:
         told = len(self._signals.received)
         number = self._signals.received[0] if told else signal.SIGINT
         for generation in self._generations:
-            generation.stop(number)
+            if reason is None:
+                generation.stop(number)
+            else:
+                generation.stop_soon()
         while self._generations:
             self._attend()
             for number in self._signals.received[told:]:  # a second Ctrl-C: do not wait for what is under way
                 for generation in self._generations:
                     generation.stop(number)
             told = len(self._signals.received)
+            there = [child for child in self._children if not child.ended]
+            if there and all(child.lasts for child in there):
+                self._leave_behind(there, reason)
+
+    def _leave_behind(self, there: list[Child], reason: TesseraError | None) -> NoReturn:
+        """End without those that nobody can end: Python would wait for them as it ends, and for them alone."""
+        if reason is not None:
+            _log.critical("%s", reason)
+        _log.critical("killed, and still there: %s", ", ".join(child.name for child in there))
+        end_at_once()
 
 
 def _grow(step: Callable[[], _T]) -> _T:

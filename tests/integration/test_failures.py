@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import signal
+import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2 as httpx
@@ -22,6 +24,8 @@ LAYOUTS = {
 
 STALL_SECONDS = 8
 """Within which a busy machine reloads."""
+REQUEST_SECONDS = 300
+"""For longer than which no test waits for the end of a service."""
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +37,8 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def service(request, bundle):
-    stall = ("--stall-timeout", str(STALL_SECONDS))
-    running = RunningService("--device", "cpu", "--bundle", str(bundle), *stall, *LAYOUTS[request.param])
+    patience = ("--stall-timeout", str(STALL_SECONDS), "--request-timeout", str(REQUEST_SECONDS))
+    running = RunningService("--device", "cpu", "--bundle", str(bundle), *patience, *LAYOUTS[request.param])
     yield running
     if running.process.poll() is None:
         assert running.stop() == 0
@@ -85,7 +89,7 @@ def test_what_has_memory_for_one_at_a_time_is_run_one_at_a_time(service):
     def two_of_them_ran_at_once() -> bool:
         answer = httpx.post(f"{service.url}/segment", content=encoded(strip), headers=headers, timeout=60)
         assert answer.status_code == 200
-        return "no memory for 2 windows at once; at most 1 from now on" in service.said()
+        return "no memory for 2 windows at once; batches have at most" in service.said()
 
     until(two_of_them_ran_at_once, tell=service.said)
 
@@ -106,13 +110,22 @@ def test_a_model_that_gets_stuck_while_it_retires_takes_nothing_from_the_next_on
 
 
 def test_a_stuck_lane_is_noticed_told_and_ends_the_service(service):
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+    """Also beside clients that are in the middle of an upload, of which each front has one."""
+    with ExitStack() as slow, concurrent.futures.ThreadPoolExecutor(1) as thread:
+        url = httpx.URL(service.url)
+        for _ in range(2):
+            upload = slow.enter_context(socket.create_connection((url.host, url.port)))
+            upload.sendall(
+                b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nhalf"
+            )
         started = time.monotonic()
         stuck = thread.submit(post, service, STUCK)
         answer = stuck.result()
         told_after = time.monotonic() - started
-    assert answer.status_code == 503
-    assert answer.json()["type"].endswith("model-not-ready")
-    assert STALL_SECONDS - 0.5 < told_after < STALL_SECONDS + 15  # what a busy machine adds
-    assert service.ended() == 1
+        assert answer.status_code == 503
+        assert answer.json()["type"].endswith("model-not-ready")
+        assert answer.json()["detail"].endswith("the service starts anew; try again in a few seconds")
+        assert STALL_SECONDS - 0.5 < told_after < STALL_SECONDS + 15  # what a busy machine adds
+        assert service.ended() == 1
     assert "does not answer any more, and all with it" in service.log[-1]
+    assert "is killed" not in service.said()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.errors import InferenceFailed, InvalidBundle, ModelNotReady
+from app.errors import MODEL_GONE, STOPPING, InferenceFailed, InvalidBundle, ModelNotReady, OutOfMemory
 from app.inference import lanes
 from app.inference.batcher import BatchLimits
 from app.inference.engine import Engine
@@ -80,7 +80,7 @@ def run(scenario: Callable[[Pair], Awaitable[None]], slots: int = 4) -> None:
             for end in pair.exchange.ends:
                 end.close()
 
-    asyncio.run(whole())
+    asyncio.run(asyncio.wait_for(whole(), 10))
 
 
 def test_a_window_comes_back_as_the_model_answered_it():
@@ -143,18 +143,94 @@ def test_a_failure_is_the_callers_alone(caplog):
         await pair.asked(2)
         pair.model.asked[0][1].set_exception(InferenceFailed("the model failed on this image"))
         pair.model.answer(1)
-        with pytest.raises(InferenceFailed):
+        with pytest.raises(InferenceFailed) as failed:
             await bad
         assert (await good).class_map[0, 0] == 2
+        [line] = caplog.records
+        assert line.getMessage() == "the model failed on a window"
+        assert line.front == 0
+        assert failed.value.__notes__ == [f"the engine's log has the cause, with the slot {line.slot}"]
 
     run(scenario)
-    assert "the model failed on a window" in caplog.text
 
 
-def test_a_model_that_stops_is_not_ready():
+FAULTS = {"memory": (MemoryError(), OutOfMemory), "other": (ValueError("other maps than asked for"), InferenceFailed)}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_answer_that_cannot_be_copied_is_told_its_caller_and_costs_no_slot_and_no_other_answer(monkeypatch, fault):
+    cause, told = FAULTS[fault]
+
+    async def scenario(pair: Pair) -> None:
+        asking = [asyncio.create_task(pair.front.segment(window(value))) for value in range(3)]
+        await pair.asked(3)
+        take, calls = pair.exchange.take, iter([cause, None, cause])
+
+        def take_or_fail(slot: int, shape: tuple[int, int]) -> WindowResult:
+            if (error := next(calls, None)) is not None:
+                raise error
+            return take(slot, shape)
+
+        monkeypatch.setattr(pair.exchange, "take", take_or_fail)
+        for index in range(3):  # whose answers the front reads together
+            pair.model.answer(index)
+        bad, good, too = await asyncio.gather(*asking, return_exceptions=True)
+        assert type(bad) is type(too) is told
+        assert bad.__cause__ is cause
+        assert good.class_map[0, 0] == 1
+        again = [asyncio.create_task(pair.front.segment(window(value))) for value in range(3)]
+        await pair.asked(6)  # all slots are free
+        for index in range(3, 6):
+            pair.model.answer(index)
+        assert [result.class_map[0, 0] for result in await asyncio.gather(*again)] == [0, 1, 2]
+
+    run(scenario, slots=3)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_answer_that_the_engine_cannot_hand_over_is_told_its_caller(monkeypatch, caplog, fault):
+    cause, told = FAULTS[fault]
+
+    async def scenario(pair: Pair) -> None:
+        def fail(slot: int, result: WindowResult) -> None:
+            raise cause
+
+        asking = asyncio.create_task(pair.front.segment(window(1)))
+        await pair.asked(1)
+        with monkeypatch.context() as patched:
+            patched.setattr(pair.exchange, "put", fail)
+            pair.model.answer(0)
+            with pytest.raises(told):
+                await asyncio.wait_for(asking, 10)
+        again = asyncio.create_task(pair.front.segment(window(2)))
+        await pair.asked(2)
+        pair.model.answer(1)
+        assert (await again).class_map[0, 0] == 2
+
+    run(scenario, slots=1)
+    assert ("could not be handed over" in caplog.text) == (told is InferenceFailed)
+
+
+def test_who_asks_is_told_the_same_of_a_stuck_model_as_by_one_in_its_own_process():
+    """An engine takes no windows only where its model is stuck: it ends after its fronts."""
+
     async def scenario(pair: Pair) -> None:
         pair.model.closed = True
-        with pytest.raises(ModelNotReady):
+        with pytest.raises(ModelNotReady) as told:
+            await pair.front.segment(window(1))
+        assert str(told.value) == MODEL_GONE
+
+    run(scenario)
+
+
+def test_a_front_that_stops_says_so():
+    async def scenario(pair: Pair) -> None:
+        asking = asyncio.create_task(pair.front.segment(window(1)))
+        await pair.asked(1)
+        await pair.front.close()
+        with pytest.raises(ModelNotReady, match=STOPPING):
+            await asking
+        with pytest.raises(ModelNotReady, match=STOPPING):
             await pair.front.segment(window(1))
 
     run(scenario)
@@ -233,21 +309,64 @@ def test_the_longest_wait_is_told_the_engine():
         end.close()
 
 
-def test_every_slot_may_be_asked_and_withdrawn_before_the_engine_looks():
-    exchange = Exchange(KNOWN, 64)
-    for slot in range(64):
+@pytest.mark.parametrize("slots", [64, 128])  # the system's default may have room for the messages of the first alone
+def test_all_that_a_front_can_say_before_the_engine_reads_has_room(slots):
+    exchange = Exchange(KNOWN, slots)
+    for slot in range(slots):
+        exchange.ask(Asked(Verb.SEGMENT, slot, (4, 4), 0.0))
+    assert len(exchange.asked() or ()) == slots
+    for slot in range(slots):
+        exchange.answer(slot, Outcome.SEGMENTED)
+    for slot in range(slots):
+        exchange.ask(Asked(Verb.WITHDRAW, slot, (4, 4), 0.0))  # it crosses the answer
+    assert len(exchange.answered() or ()) == slots
+    for slot in range(slots):
         exchange.ask(Asked(Verb.SEGMENT, slot, (4, 4), 0.0))
         exchange.ask(Asked(Verb.WITHDRAW, slot, (4, 4), 0.0))
-    asked = exchange.asked()
-    assert asked is not None
-    assert len(asked) == 128
-    for slot in range(64):
-        exchange.answer(slot, Outcome.SEGMENTED)
-    answered = exchange.answered()
-    assert answered is not None
-    assert len(answered) == 64
+    assert len(exchange.asked() or ()) == 3 * slots
     for end in exchange.ends:
         end.close()
+
+
+def test_a_window_for_which_there_is_no_room_is_refused_and_costs_no_slot(monkeypatch):
+    def no_room(asked: Asked) -> None:
+        raise BlockingIOError
+
+    async def scenario(pair: Pair) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(pair.exchange, "ask", no_room)
+            with pytest.raises(ModelNotReady, match="takes no more images now"):
+                await pair.front.segment(window(1))
+        assert pair.front.ready
+        with pytest.raises(ValueError, match="broadcast"):
+            await pair.front.segment(np.zeros((4, 4, 2), np.uint8))
+        asking = asyncio.create_task(pair.front.segment(window(2)))
+        await pair.asked(1)
+        pair.model.answer(0)
+        assert (await asking).class_map[0, 0] == 2
+
+    run(scenario, slots=1)
+
+
+def test_a_withdrawal_for_which_there_is_no_room_is_left_out(monkeypatch):
+    def no_room(asked: Asked) -> None:
+        raise BlockingIOError
+
+    async def scenario(pair: Pair) -> None:
+        gone = asyncio.create_task(pair.front.segment(window(1)))
+        await pair.asked(1)
+        with monkeypatch.context() as patched:
+            patched.setattr(pair.exchange, "ask", no_room)
+            gone.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+        pair.model.answer(0)  # which frees the slot
+        asking = asyncio.create_task(pair.front.segment(window(2)))
+        await pair.asked(2)
+        pair.model.answer(1)
+        assert (await asking).class_map[0, 0] == 2
+
+    run(scenario, slots=1)
 
 
 def test_without_its_engine_a_front_is_not_ready_and_tells_everyone_who_waits():
@@ -259,8 +378,9 @@ def test_without_its_engine_a_front_is_not_ready_and_tells_everyone_who_waits():
         pair.exchange.engine_end.close()
         for outcome in await asyncio.gather(*asking, return_exceptions=True):
             assert isinstance(outcome, ModelNotReady)
+            assert str(outcome) == MODEL_GONE
         assert not pair.front.ready
-        with pytest.raises(ModelNotReady):
+        with pytest.raises(ModelNotReady, match="try again in a few seconds"):
             await pair.front.segment(window(1))
 
     run(scenario, slots=2)
@@ -272,7 +392,7 @@ def test_an_engine_that_ends_just_now_is_not_ready_and_no_error_of_the_service()
         loop.remove_reader(pair.exchange.engine_end.fileno())
         loop.remove_reader(pair.exchange.front_end.fileno())  # the front does not know yet
         pair.exchange.engine_end.close()
-        with pytest.raises(ModelNotReady):
+        with pytest.raises(ModelNotReady, match="the model does not answer"):
             await pair.front.segment(window(1))
         assert not pair.front.ready
 

@@ -1,6 +1,7 @@
 """How one server leaves; the processes around it are in tests/integration."""
 
 import asyncio
+import json
 import signal
 import socket
 from collections.abc import Callable
@@ -105,3 +106,35 @@ def test_one_that_retires_is_ready_for_as_long_as_connections_may_still_come_and
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
     assert not app.state.running.service.segmenter.ready
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_whose_model_is_stuck_waits_for_no_client_that_is_slow(monkeypatch, caplog, told):
+    """By what it sees itself, or as the supervisor tells it: its own model, or that of an engine."""
+    monkeypatch.setattr(server, "MARGIN_SECONDS", 1)
+    app = create_app(SETTINGS, ColourSegmenter())
+
+    async def scenario() -> None:
+        with bind("127.0.0.1", 0) as listener:
+            started = asyncio.Event()
+            serving = Server(app, SETTINGS, started.set, signals=())
+            ending = asyncio.create_task(serving.serve([listener]))
+            await started.wait()
+            answer, slow = await asyncio.open_connection(*listener.getsockname())
+            slow.write(
+                b"POST /segment HTTP/1.1\r\nHost: here\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nhalf"
+            )
+            while not serving.server_state.tasks:
+                await asyncio.sleep(0.01)
+            if told:
+                serving.leave(signal.SIGINT, within_seconds=1)
+            else:
+                app.state.running.stalled = True
+            await ending
+            head, _, body = (await answer.read()).partition(b"\r\n\r\n")
+            slow.close()
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert json.loads(body)["type"] == "urn:problem-type:tessera:model-not-ready"
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert "Exception in ASGI application" not in caplog.text

@@ -275,6 +275,32 @@ def test_a_generation_that_is_stopped_tells_its_fronts_and_ends_whoever_is_not_t
     assert 43 - 1 < ending.seconds_left() <= 43
 
 
+def test_a_generation_that_ends_for_a_fault_waits_for_nothing_slow_whatever_is_asked_then(play):
+    ending = generation()
+    ending.fronts = [play(), play("front 1")]
+    ending.stop_soon()
+    for front in ending.fronts:
+        assert front.told() == [Stop(signal.SIGINT, 5)]
+    assert 10 - 1 < ending.seconds_left() <= 10
+    ending.stop(signal.SIGTERM)
+    assert ending.seconds_left() <= 10
+
+
+def test_one_that_is_killed_and_does_not_end_is_a_fault_of_the_service(play, monkeypatch):
+    held = play()
+    monkeypatch.setattr(held.fake, "kill", lambda: None)  # as of a process that waits in a driver
+    monkeypatch.setattr(children_module, "_LAST_SECONDS", 1000.0)
+    assert not held.lasts
+    held.kill("has not answered")
+    assert not held.lasts
+    assert held.fault is None
+    held.gone_by -= 1000.0
+    assert held.lasts
+    assert held.fault == "the process front 0 does not answer, nor end though it was killed"
+    held.exit(-signal.SIGKILL)
+    assert not held.lasts
+
+
 def test_each_front_counts_its_batches_in_a_place_of_its_own(monkeypatch):
     class Loaded:
         def sharing(self, cores: Cores) -> Cores:
@@ -333,7 +359,7 @@ class Told:
     def __init__(self) -> None:
         self.words: list[object] = []
         append = self.words.append
-        self.lifecycle = Lifecycle(lambda: append("retire"), append, lambda: append("alone"))
+        self.lifecycle = Lifecycle(lambda: append("retire"), lambda *stop: append(stop), lambda: append("alone"))
 
 
 def test_a_front_does_what_the_supervisor_says_and_knows_when_it_is_gone():
@@ -343,13 +369,13 @@ def test_a_front_does_what_the_supervisor_says_and_knows_when_it_is_gone():
         channel = Channel(theirs, Metrics(CollectorRegistry()).registry)
         channel.open(READY, told.lifecycle)
         assert ours.recv() == READY
-        for message in (Ping(), Retire(), Stop(signal.SIGTERM), AskOne(7)):
+        for message in (Ping(), Retire(), Stop(signal.SIGTERM), Stop(signal.SIGINT, 5), AskOne(7)):
             ours.send(message)
         channel.stuck()
         assert isinstance(ours.recv(), Stuck)
         assert isinstance(await asyncio.to_thread(ours.recv), Pong)
         assert (await asyncio.to_thread(ours.recv)).number == 7
-        assert told.words == ["retire", signal.SIGTERM]
+        assert told.words == ["retire", (signal.SIGTERM, None), (signal.SIGINT, 5)]
         asking = [asyncio.create_task(ask()) for ask in (channel.reload, channel.everyones_metrics)]
         await asyncio.sleep(0)
         ours.close()
@@ -357,7 +383,7 @@ def test_a_front_does_what_the_supervisor_says_and_knows_when_it_is_gone():
             await asking[0]
         with pytest.raises(MetricsIncomplete):
             await asking[1]
-        assert told.words[2:] == ["alone"]
+        assert told.words[3:] == ["alone"]
         with pytest.raises(ReloadRefused, match="stopping"):
             await channel.reload()
         with pytest.raises(MetricsIncomplete):
