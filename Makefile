@@ -14,7 +14,7 @@ help: ## Show the targets
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tessera needs Python 3.11 or newer; set PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.serve: requirements/serve.txt pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --require-hashes -r requirements/serve.txt
@@ -92,4 +92,5 @@ sbom: ## List what the service is made of in sbom.cdx.json (CycloneDX); SHIPPED=
 		build/shipped/bin/python
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) demo-out build dist sbom.cdx.json *.egg-info docker/pacs/viewer/node_modules
+	rm -rf $(VENV) demo-out build dist sbom.cdx.json *.egg-info docker/pacs/viewer/node_modules \
+		benchmarks/serving/.environments

@@ -77,7 +77,7 @@ class Metrics(SegmentationMetrics):
         self.requests = Counter("tessera_requests", "Finished HTTP requests.", ["route", "status"], registry=registry)
         self.request_duration = Histogram(
             "tessera_request_duration_seconds",
-            "Time from the end of a request's headers to the last byte of its answer.",
+            "Time from the end of a request's headers until the last byte of its answer is in the connection's buffer.",
             ["route"],
             buckets=_REQUEST_BUCKETS,
             registry=registry,

@@ -34,7 +34,8 @@ class Row:
         server_ms: Processor time of all its processes a patch.
         others_share: The largest share of the machine that others took meanwhile.
         alone_ms: Median latency of one request at a time.
-        opened: By share of its capacity: median and 99th percentile of latency, ms.
+        opened: By share of its capacity: median and 99th percentile of latency, ms, of requests with a good answer.
+        lost: By the same: the share of all visits' requests that had none.
         waited: The largest share of requests that an open loop may have sent late.
         failed: Requests without a good answer.
         ready_seconds: From start to first answer.
@@ -54,6 +55,7 @@ class Row:
     others_share: float
     alone_ms: float
     opened: dict[float, tuple[float, float]]
+    lost: dict[float, float]
     waited: float
     failed: int
     ready_seconds: float
@@ -184,6 +186,7 @@ def _row(name: str, server: dict[str, Any]) -> Row:
         return statistics.median(figure(visit) for visit in visits)
 
     opened: dict[float, tuple[float, float]] = {}
+    lost: dict[float, float] = {}
     loops = [loop for visit in visits for loop in visit["open"]]
     for share in sorted({loop["share"] for loop in loops}):
         at_share = [loop for loop in loops if loop["share"] == share]
@@ -191,6 +194,7 @@ def _row(name: str, server: dict[str, Any]) -> Row:
             statistics.median(loop["p50_ms"] for loop in at_share),
             statistics.median(loop["p99_ms"] for loop in at_share),
         )
+        lost[share] = sum(loop["failed"] for loop in at_share) / sum(loop["requests"] for loop in at_share)
     closed = [visit[kind] for visit in visits for kind in ("alone", "capacity")]
     return Row(
         name=name,
@@ -205,6 +209,7 @@ def _row(name: str, server: dict[str, Any]) -> Row:
         others_share=max(visit["capacity"]["others_share"] for visit in visits),
         alone_ms=median(lambda visit: visit["alone"]["p50_ms"]),
         opened=opened,
+        lost=lost,
         waited=max((loop["waited"] for loop in loops), default=0.0),
         failed=sum(loop["failed"] for loop in loops) + sum(loop["failed"] + loop["refused"] for loop in closed),
         ready_seconds=median(lambda visit: visit["ready_seconds"]),

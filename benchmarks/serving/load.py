@@ -68,9 +68,14 @@ class ClosedLoop:
     client_seconds: float
 
     @property
+    def answered(self) -> int:
+        """Good answers."""
+        return self.requests - self.refused
+
+    @property
     def per_second(self) -> float:
         """Good answers in a second."""
-        return (self.requests - self.refused) / self.seconds
+        return self.answered / self.seconds
 
     @property
     def cores(self) -> float:
@@ -88,7 +93,7 @@ class OpenLoop:
         answered: Answers of status 200 a second that came meanwhile, whenever they were asked for.
         requests: Those counted.
         failed: Those of them without an answer of status 200.
-        p50_ms: Latency; likewise the others.
+        p50_ms: Latency of those with one; likewise the others.
         waited: Share of requests whose answer took longer than the connection's period, so that the next was sent late.
         client_ms: Processor time that h2load itself took for a request.
     """

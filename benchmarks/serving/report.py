@@ -146,10 +146,15 @@ def _capacity_cells(row: Row, own: Row | None) -> tuple[str, ...]:
 
 
 def _latency_cells(row: Row, shares: Sequence[float]) -> tuple[str, ...]:
-    loads = (
-        f"{row.opened[share][0]:.0f} / {row.opened[share][1]:.0f}" if share in row.opened else "" for share in shares
-    )
+    loads = (_latency_cell(row, share) if share in row.opened else "" for share in shares)
     return (row.title, f"{row.alone_ms:.1f}", *loads, str(row.failed))
+
+
+def _latency_cell(row: Row, share: float) -> str:
+    p50_ms, p99_ms = row.opened[share]
+    percent = 100 * row.lost[share]
+    lost = f" ({percent:.0f} % failed)" if percent >= 1 else " (under 1 % failed)" if percent else ""
+    return f"{p50_ms:.0f} / {p99_ms:.0f}{lost}"
 
 
 def _alone(alone: dict[str, Any]) -> str:
@@ -218,7 +223,8 @@ python -m benchmarks.serving report benchmarks/results/RESULT.json [benchmarks/r
   Before and after its loads, a server's answer is compared with ONNX Runtime's own result for the image.
 - Patches a second are measured in a closed loop: wrk {tools["wrk"]} with all connections busy. Latency is measured
   in an open loop: h2load {tools["h2load"]} sends requests evenly spaced, at shares of the server's own capacity, and
-  the latency is the time from sending a request to the end of its answer.
+  the latency is the time from sending a request to the end of its answer. It is that of requests answered with status
+  200 alone: where others were refused or had no answer, the table has their share beside it.
 - The roofline is measured before and after each visit. A machine may be faster at one time than at another, so servers
   are compared by their share of the float32 roofline, for all servers alike, and not by their rates.
 - Client and server share the cores. "Others took" is the share of the cores that neither of the two used: other

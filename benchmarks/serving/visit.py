@@ -102,7 +102,7 @@ def visit(
             "capacity": {
                 **asdict(capacity),
                 "per_second": capacity.per_second,
-                "server_ms": 1000 * used / max(1, capacity.requests),
+                "server_ms": 1000 * used / max(1, capacity.answered),
                 "others_share": others / (capacity.seconds * (os.cpu_count() or 1)),
             },
             "open": opened,

@@ -23,6 +23,7 @@ from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypedDict, TypeVar, Unpack
+from uuid import UUID, uuid4
 
 import httpx2 as httpx
 import numpy as np
@@ -256,12 +257,16 @@ class _Service:
     retries: int
 
     def __post_init__(self) -> None:
+        if not _is_address(self.url):
+            raise ValueError(f"url: a service's address is one as http://127.0.0.1:8000, not {self.url!r}")
         key = self.api_key
         if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
             raise ValueError("api_key: a key is one word of ASCII; a file's line end does not belong to it")
 
-    def request(self, call: _Call[Any], bodies: Sequence[bytes], timeout_seconds: float) -> httpx.Request:
-        headers = {"Accept": call.accept, "User-Agent": "tessera-client"}
+    def request(
+        self, call: _Call[Any], bodies: Sequence[bytes], request_id: UUID, timeout_seconds: float
+    ) -> httpx.Request:
+        headers = {"Accept": call.accept, "User-Agent": "tessera-client", "X-Request-ID": str(request_id)}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
         url = self.url.rstrip("/") + call.path
@@ -269,6 +274,14 @@ class _Service:
         timeout = httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds))
         extensions = {"timeout": timeout.as_dict()}
         return httpx.Request(call.method, url, params=call.params, headers=headers, files=files, extensions=extensions)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, TypeError):
+        return False
+    return url.scheme in {"http", "https"} and bool(url.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,8 +303,13 @@ Outcome: TypeAlias = httpx.Response | httpx.RequestError | None
 """What came of a step: a response whose body was read, an error, or nothing after a pause."""
 
 
-def exchange(service: _Service, call: _Call[_T]) -> Generator[Step[_T], Outcome, None]:
+def exchange(service: _Service, call: _Call[_T], request_id: UUID | None = None) -> Generator[Step[_T], Outcome, None]:
     """Yield what to do until the call is answered, and be sent what came of it.
+
+    Args:
+        service: Where it goes.
+        call: What to ask.
+        request_id: What each try is known by; None for a new one.
 
     Raises:
         Problem: The service did not answer with success, or said to come back after the deadline.
@@ -300,8 +318,9 @@ def exchange(service: _Service, call: _Call[_T]) -> Generator[Step[_T], Outcome,
     """
     ends = time.monotonic() + service.deadline_seconds
     bodies = [_encoded(image) for image in call.images]
+    known_as = request_id or uuid4()
     for attempt in itertools.count():
-        outcome = yield service.request(call, bodies, max(0.001, ends - time.monotonic()))
+        outcome = yield service.request(call, bodies, known_as, max(0.001, ends - time.monotonic()))
         error: TesseraError
         if isinstance(outcome, httpx.Response) and outcome.is_success:
             yield Answer(_read(call, outcome))
@@ -502,17 +521,19 @@ class Client:
 
     Every call raises `TesseraError`, see there, and `ValueError` or `TypeError` for what is no image. Close it, or use
     it in a `with`. `mpp` is an image's pixel spacing in um/px, where it is known: the model then sees the image at its
-    own, and the answer keeps the image's pixels.
+    own, and the answer keeps the image's pixels. `request_id` is what the service's logs call it, with all its tries; a
+    new one where none is stated.
 
     Args:
         url: Where the service is, as in "http://127.0.0.1:8000".
         api_key: Sent as `Authorization: Bearer`; None where the service asks for none.
         deadline_seconds: How long a call may take with all its tries; beyond it none begins, and no silence is borne.
         retries: How often a call is sent again.
-        transport: What carries the requests: for a certificate authority or a proxy of one's own, or a test.
+        transport: What carries the requests: for a certificate authority or a proxy of one's own, or a test. Without it
+            no proxy is used, whatever HTTP_PROXY and its kind say: images are for the service alone.
 
     Raises:
-        ValueError: The key is not one word of ASCII.
+        ValueError: The URL is not of http or https and a host, or the key is not one word of ASCII.
     """
 
     def __init__(
@@ -525,29 +546,43 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._service = _Service(url, api_key, deadline_seconds, retries)
-        self._http = httpx.Client(transport=transport)
+        self._http = httpx.Client(transport=transport or httpx.HTTPTransport())
 
-    def segment(self, image: ImageLike, *, mpp: float | None = None, confidence: bool = False) -> Segmentation:
+    def segment(
+        self, image: ImageLike, *, mpp: float | None = None, confidence: bool = False, request_id: UUID | None = None
+    ) -> Segmentation:
         """Segment one patch; `confidence` asks for its confidence map too."""
-        return self._answer(_segment([image], mpp, confidence, _one))
+        return self._answer(_segment([image], mpp, confidence, _one), request_id)
 
     def segment_many(
-        self, images: Iterable[ImageLike], *, mpp: float | None = None, confidence: bool = False
+        self,
+        images: Iterable[ImageLike],
+        *,
+        mpp: float | None = None,
+        confidence: bool = False,
+        request_id: UUID | None = None,
     ) -> list[Segmentation | Problem]:
         """Segment patches, of one spacing, in one request; in their order, a Problem for each that has no answer.
 
         More than the service takes in one request (64 files and 64 MiB, unless it is told otherwise) raise Rejected.
         """
         given = list(images)
-        return self._answer(_segment_many(given, mpp, confidence)) if given else []
+        return self._answer(_segment_many(given, mpp, confidence), request_id) if given else []
 
-    def classify(self, image: ImageLike, *, mpp: float | None = None) -> Classification:
+    def classify(self, image: ImageLike, *, mpp: float | None = None, request_id: UUID | None = None) -> Classification:
         """Say which tissues a patch contains, without a class map."""
-        return self._answer(_classify(image, mpp))
+        return self._answer(_classify(image, mpp), request_id)
 
-    def geojson(self, image: ImageLike, *, mpp: float | None = None, **outlines: Unpack[Outlines]) -> dict[str, Any]:
+    def geojson(
+        self,
+        image: ImageLike,
+        *,
+        mpp: float | None = None,
+        request_id: UUID | None = None,
+        **outlines: Unpack[Outlines],
+    ) -> dict[str, Any]:
         """Segment one patch into a GeoJSON FeatureCollection, in its slide's full-resolution pixels."""
-        return self._answer(_geojson(image, mpp, outlines))
+        return self._answer(_geojson(image, mpp, outlines), request_id)
 
     def model(self) -> ModelCard:
         """Describe the model being served."""
@@ -570,8 +605,8 @@ class Client:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
-    def _answer(self, call: _Call[_T]) -> _T:
-        steps = exchange(self._service, call)
+    def _answer(self, call: _Call[_T], request_id: UUID | None = None) -> _T:
+        steps = exchange(self._service, call, request_id)
         step = next(steps)
         while not isinstance(step, Answer):
             step = steps.send(self._take(step))
@@ -600,28 +635,42 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._service = _Service(url, api_key, deadline_seconds, retries)
-        self._http = httpx.AsyncClient(transport=transport)
+        self._http = httpx.AsyncClient(transport=transport or httpx.AsyncHTTPTransport())
 
-    async def segment(self, image: ImageLike, *, mpp: float | None = None, confidence: bool = False) -> Segmentation:
+    async def segment(
+        self, image: ImageLike, *, mpp: float | None = None, confidence: bool = False, request_id: UUID | None = None
+    ) -> Segmentation:
         """See `Client.segment`."""
-        return await self._answer(_segment([image], mpp, confidence, _one))
+        return await self._answer(_segment([image], mpp, confidence, _one), request_id)
 
     async def segment_many(
-        self, images: Iterable[ImageLike], *, mpp: float | None = None, confidence: bool = False
+        self,
+        images: Iterable[ImageLike],
+        *,
+        mpp: float | None = None,
+        confidence: bool = False,
+        request_id: UUID | None = None,
     ) -> list[Segmentation | Problem]:
         """See `Client.segment_many`."""
         given = list(images)
-        return await self._answer(_segment_many(given, mpp, confidence)) if given else []
+        return await self._answer(_segment_many(given, mpp, confidence), request_id) if given else []
 
-    async def classify(self, image: ImageLike, *, mpp: float | None = None) -> Classification:
+    async def classify(
+        self, image: ImageLike, *, mpp: float | None = None, request_id: UUID | None = None
+    ) -> Classification:
         """See `Client.classify`."""
-        return await self._answer(_classify(image, mpp))
+        return await self._answer(_classify(image, mpp), request_id)
 
     async def geojson(
-        self, image: ImageLike, *, mpp: float | None = None, **outlines: Unpack[Outlines]
+        self,
+        image: ImageLike,
+        *,
+        mpp: float | None = None,
+        request_id: UUID | None = None,
+        **outlines: Unpack[Outlines],
     ) -> dict[str, Any]:
         """See `Client.geojson`."""
-        return await self._answer(_geojson(image, mpp, outlines))
+        return await self._answer(_geojson(image, mpp, outlines), request_id)
 
     async def model(self) -> ModelCard:
         """See `Client.model`."""
@@ -644,8 +693,8 @@ class AsyncClient:
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         await self.aclose()
 
-    async def _answer(self, call: _Call[_T]) -> _T:
-        steps = exchange(self._service, call)
+    async def _answer(self, call: _Call[_T], request_id: UUID | None = None) -> _T:
+        steps = exchange(self._service, call, request_id)
         step = await asyncio.to_thread(next, steps)
         while not isinstance(step, Answer):
             step = await asyncio.to_thread(steps.send, await self._take(step))

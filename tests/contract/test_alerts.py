@@ -1,4 +1,4 @@
-"""What wakes somebody and what does not. There is no Prometheus here: two kinds of rules are worked out by hand."""
+"""What wakes somebody and what does not. There is no Prometheus here: four kinds of rules are worked out by hand."""
 
 import re
 from itertools import pairwise
@@ -16,7 +16,7 @@ from tests.tables import rows_of
 RULES: dict[str, dict[str, Any]] = {rule["alert"]: rule for rule in GROUP["rules"]}
 
 SCRAPE_SECONDS = 15
-SECONDS = {"m": 60, "h": 3600}
+SECONDS = {"m": 60, "h": 3600, "d": 86400}
 
 
 def fires(name: str, value_at: dict[int, float]) -> bool:
@@ -46,6 +46,34 @@ def most_spans(value_at: dict[int, float]) -> int:
     length = 300 // SCRAPE_SECONDS
     spans = [any(grown[at : at + length]) for at in range(0, len(grown), length)]
     return max(sum(spans[at : at + 6]) for at in range(len(spans)))
+
+
+def wakes_by_share(requests_a_minute: float, failed_every: int, minutes: int) -> bool:
+    """Return whether failures of the service itself page.
+
+    Args:
+        requests_a_minute: To the routes that take images, evenly, for an hour.
+        failed_every: Each so-manieth of them fails, the first one too.
+        minutes: For how long they do; afterwards none does.
+    """
+    of_failed = r"tessera_requests_total\{[^}]*, status=[^}]*\}\[5m\]"
+    found = re.fullmatch(
+        rf"sum by \(instance\) \(rate\(({of_failed})\)\)\s+"
+        r"/ sum by \(instance\) \(rate\(tessera_requests_total\{[^}]*\}\[5m\]\)\)\s+> ([\d.]+)\s+"
+        r"and sum by \(instance\) \(increase\(\1\)\)\s+>= (\d+)\n",
+        RULES["TesseraServerErrors"]["expr"],
+    )
+    assert found
+    begins = [60 * number / requests_a_minute for number in range(round(60 * requests_a_minute))]
+    fails = [second for second in begins[::failed_every] if second < 60 * minutes]
+    window, lasts = 300 // SCRAPE_SECONDS, 300 // SCRAPE_SECONDS
+    firing = []
+    for at in range(window, 3600 // SCRAPE_SECONDS):
+        since, until = (at - window + 1) * SCRAPE_SECONDS, at * SCRAPE_SECONDS
+        failed, asked = (sum(since < second <= until for second in seconds) for seconds in (fails, begins))
+        increase = failed * 300 / (until - since)  # as Prometheus fills the window beyond its first and last value
+        firing.append(failed > float(found[2]) * asked and increase >= int(found[3]))
+    return any(all(firing[at : at + lasts + 1]) for at in range(len(firing) - lasts))
 
 
 def every(minutes: int, times: int) -> dict[int, float]:
@@ -83,6 +111,42 @@ def test_one_image_that_fails_wakes_nobody_and_a_model_that_fails_does() -> None
     assert most_spans({0: 0.0, 585: 20.0, 600: 40.0, 615: 64.0}) < wakes  # a list, in one request
     assert most_spans({0: 0.0, 600: 1.0, 900: 0.0, 1200: 1.0}) < wakes  # with a start in between
     assert most_spans(every(5, 3)) >= wakes
+
+
+@pytest.mark.parametrize(
+    ("requests_a_minute", "failed_every", "minutes"),
+    [
+        (1, 60, 60),  # one image alone
+        (1 / 4, 1, 20),  # all of the few that come
+        (1, 2, 60),
+        (600, 50, 60),  # 2 %
+        (600, 1, 3),  # not for five minutes
+    ],
+)
+def test_failures_of_an_idle_service_and_few_among_many_wake_nobody(requests_a_minute, failed_every, minutes) -> None:
+    assert not wakes_by_share(requests_a_minute, failed_every, minutes)
+
+
+@pytest.mark.parametrize(
+    ("requests_a_minute", "failed_every", "minutes"),
+    [(2, 1, 15), (6, 3, 15), (600, 10, 15)],
+)
+def test_failures_that_go_on_wake_somebody(requests_a_minute, failed_every, minutes) -> None:
+    assert wakes_by_share(requests_a_minute, failed_every, minutes)
+    assert RULES["TesseraServerErrors"]["labels"] == {"severity": "page"}
+
+
+def test_a_watcher_that_is_gone_is_told_of_until_somebody_comes() -> None:
+    """Friday evening to Monday, and a holiday: the alert has not said meanwhile that all is well."""
+    found = re.fullmatch(
+        r"time\(\) - max_over_time\(\w+\{[^}]*\}\[(\d+)([hd])\]\) > 1800", RULES["TesseraWatcherStuck"]["expr"]
+    )
+    assert found
+    kept_seconds = int(found[1]) * SECONDS[found[2]]
+    assert kept_seconds >= 5 * 86400
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    [retention_days] = re.findall(r"retention\.time=(\d+)d", compose)
+    assert kept_seconds < int(retention_days) * 86400
 
 
 def test_the_line_that_a_killed_front_leaves_is_quoted() -> None:

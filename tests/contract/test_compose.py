@@ -1,7 +1,9 @@
 """What `docker-compose.yml` promises of every service, and what it offers to be uncommented."""
 
 import re
-from pathlib import PurePosixPath
+import stat
+import subprocess
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -77,14 +79,37 @@ def test_prometheus_finds_what_it_is_offered_for_a_service_with_tls_and_keys() -
         assert PurePosixPath(file).parent in folders
 
 
+def test_the_file_of_passwords_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    """As the page makes it."""
+    text = (ROOT / "docs/integrations.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^.*>> \.env.*$", text, re.MULTILINE)
+    script = "\n".join(["umask 022", *commands])
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True)
+    file = tmp_path / ".env"
+    assert stat.filemode(file.stat().st_mode) == "-rw-------"
+    said = [line.partition("=")[0] for line in file.read_text(encoding="utf-8").splitlines()]
+    assert set(said) == SERVICES["orthanc"]["environment"].keys()
+
+
+CORES = 128
+"""Of a large machine."""
+
+
 def test_a_machine_of_128_cores_has_the_threads_that_the_page_counts() -> None:
     """During a reload, with an audit log: docs/configuration.md."""
-    cores = 128
-    fronts = layout_of(Settings(cores=cores, device="cpu")).fronts
-    of_front = Cores(cores, fronts).lanes + -(-cores // fronts) + 2 + 32
+    fronts = layout_of(Settings(cores=CORES, device="cpu")).fronts
+    of_front = Cores(CORES, fronts).lanes + -(-CORES // fronts) + 2 + 32
     counted = 2 * fronts * of_front + 1
     assert counted <= SERVICES["tessera"]["pids_limit"]
     assert f" {counted} " in (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+
+
+def test_on_a_machine_of_128_cores_the_viewers_health_check_finds_room_for_its_process() -> None:
+    """During a reload of nginx, beside its first process."""
+    text = (ROOT / "docker/pacs/viewer/nginx.conf").read_text(encoding="utf-8")
+    [stated] = re.findall(r"^worker_processes (\w+);$", text, re.MULTILINE)
+    workers = CORES if stated == "auto" else int(stated)
+    assert 1 + 2 * workers < SERVICES["viewer"]["pids_limit"]
 
 
 def offered() -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.api import segment
 from app.telemetry.metrics import SegmentationMetrics, Stage
 from tests.conftest import ROOT
 from tests.pictures import encoded, noise, quarters
@@ -108,6 +109,19 @@ def test_every_kind_of_problem_is_counted_from_zero(client):
     totals = {s.labels["reason"]: s.value for s in rejections.samples if s.name == "tessera_rejections_total"}
     assert {"inference-failed", "queue-full", "too-many-connections", "out-of-memory"} <= totals.keys()
     assert set(totals.values()) == {0.0}
+
+
+def test_what_the_alert_on_failures_counts_begins_at_zero(client):
+    """A rate does not see the first value of a series: the first failure after a start would be none."""
+    text = (ROOT / "docker/alerts.yml").read_text(encoding="utf-8")
+    [(routes, statuses)] = set(
+        re.findall(r'tessera_requests_total\{job="tessera", route=~"(.*?)", status=~"(.*?)"\}', text)
+    )
+    assert set(routes.split("|")) == {route.path for route in segment.router.routes}
+    value = client.app.state.running.metrics.registry.get_sample_value
+    for route in routes.split("|"):
+        for status in statuses.split("|"):
+            assert value("tessera_requests_total", {"route": route, "status": status}) == 0
 
 
 def test_an_alert_on_a_quantile_compares_with_a_bound_of_its_buckets(client):

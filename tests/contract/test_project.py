@@ -1,13 +1,16 @@
 """Promises of the project's files: locks, documentation, package data."""
 
 import re
+import subprocess
 import tomllib
 
 import pytest
 
 from app.archive_settings import ArchiveSettings
 from app.settings import Settings
+from benchmarks.serving.environments import DEFAULT_FOLDER
 from tests.conftest import ROOT
+from tests.programs import program
 
 LOCKS = ROOT / "requirements"
 
@@ -60,6 +63,27 @@ def test_locks_agree_and_cover_the_project():
         (extras["train"], train),
     ):
         assert {re.split(r"[<>=\[; ]", entry)[0] for entry in wanted} <= set(lock)
+
+
+def test_an_environment_that_could_not_be_made_is_made_anew_the_next_time(tmp_path):
+    """As on a Debian without python3-venv, whose half of one has a python and no pip."""
+    make = program("make")
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -m ] || exit 0\nmkdir -p "$3/bin"\ntouch "$3/bin/python"\necho no pip\nexit 1\n'
+    )
+    python.chmod(0o755)
+    command = [make, "-f", str(ROOT / "Makefile"), f"PYTHON={python}", ".venv/bin/python"]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+        assert (done.returncode, b"no pip\n" in done.stdout) == (2, True)
+        assert not (tmp_path / ".venv").exists()
+
+
+def test_make_clean_removes_the_environments_of_the_benchmarks_too():
+    command = [program("make"), "--dry-run", "clean"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert str(DEFAULT_FOLDER.relative_to(ROOT)) in said.split()
 
 
 def test_the_containers_first_process_is_the_service_which_so_hears_of_its_end():

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from codecs import BOM_UTF8
 
@@ -328,6 +329,25 @@ def test_all_answers_can_be_had_as_one_table(page):
     assert broken["problem"].startswith("Unsupported image")
     assert glass["code"] == ""
     assert "low_tissue" in glass["warnings"]
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_file_name_and_no_problem_is_a_formula_to_excel(visit, begin):
+    page = visit.page
+    names = [f"{begin}HYPERLINK(1)", f"{begin}1+1"]
+    show(page, upload(names[0]))
+    problem = json.dumps({"title": f"{begin}2+2", "detail": "what"})
+    refusal = {"status": 422, "content_type": "application/problem+json", "body": problem}
+    page.route("**/segment*", lambda route: route.fulfill(**refusal))
+    show(page, upload(names[1]), upload("a=b.png"))
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Table").click()
+    text = waiting.value.path().read_bytes().decode("utf-8-sig")
+    first, second, harmless = csv.DictReader(io.StringIO(text, newline=""))
+    assert [row["file"] for row in (first, second, harmless)] == [f"'{name}" for name in names] + ["a=b.png"]
+    assert [row["problem"] for row in (first, second)] == ["", f"'{begin}2+2: what"]
+    assert (first["width_px"], first["tumor_fraction"]) == ("256", "0.250000")
+    assert visit.failed == ["422"] * 2
 
 
 def test_the_share_of_the_tissue_stands_beside_that_of_the_image(page):

@@ -174,6 +174,27 @@ def test_a_refusal_that_comes_late_is_not_blamed_on_the_key_given_meanwhile(brow
         assert set(visit.failed) == {"401"}
 
 
+def test_a_wait_that_is_over_leaves_nobody_waiting_for_a_cancel(browser):
+    with behind_gateway(browser, busy=2, retry_after_seconds=0) as (visit, gateway, _):
+        page = visit.page
+        page.evaluate("""() => {
+            const {addEventListener, removeEventListener} = EventTarget.prototype;
+            window.listening = new Map();
+            AbortSignal.prototype.addEventListener = function (type, listener, ...more) {
+                window.listening.set(listener, window.listening.size + 1);
+                addEventListener.call(this, type, listener, ...more);
+            };
+            AbortSignal.prototype.removeEventListener = function (type, listener, ...more) {
+                window.listening.set(listener, 0);
+                removeEventListener.call(this, type, listener, ...more);
+            };
+        }""")
+        show(page)
+        assert len(gateway.uploads) > 2
+        assert page.evaluate("[...window.listening.values()]") == [0, 0]
+        assert visit.failed == ["429"] * 2
+
+
 def test_escape_closes_the_field_of_the_key(page):
     page.locator("#access summary").click()
     field = page.get_by_role("textbox", name="API key")
@@ -279,6 +300,72 @@ def test_a_button_that_goes_hands_the_focus_on(browser):
         expect(page.get_by_role("button", name="Cancel")).to_be_focused()
         running.loop.call_soon_threadsafe(gate.set)
         expect(page.get_by_role("option")).to_be_focused()
+
+
+MANY = 2000
+
+
+def test_cancelling_many_patches_takes_little_work_for_each(browser):
+    """Counted: items of arrays that are searched, and how often the order of Tab and the progress are set."""
+    gate = asyncio.Event()
+    with behind_gateway(browser, ColourSegmenter(gate=gate)) as (visit, _, running):
+        page = visit.page
+        page.evaluate(
+            """([bytes, count]) => {
+                const transfer = new DataTransfer();
+                for (let number = 0; number < count; number++) {
+                    transfer.items.add(new File([new Uint8Array(bytes)], `${number}.png`, {type: "image/png"}));
+                }
+                document.querySelector("#files").files = transfer.files;
+                document.querySelector("#files").dispatchEvent(new Event("change"));
+            }""",
+            [list(encoded(quarters(8, 8))), MANY],
+        )
+        options = page.get_by_role("option")
+        expect(options.filter(has_text="being segmented")).to_have_count(3)
+        page.evaluate("""() => {
+            window.work = {searched: 0, tabStops: 0, progress: 0};
+            const includes = Array.prototype.includes;
+            Array.prototype.includes = function (...sought) {
+                window.work.searched += this.length;
+                return includes.apply(this, sought);
+            };
+            const counted = (kind, name, as) => {
+                const {get, set} = Object.getOwnPropertyDescriptor(kind.prototype, name);
+                Object.defineProperty(kind.prototype, name, {get, set(value) {
+                    window.work[as] += 1;
+                    set.call(this, value);
+                }});
+            };
+            counted(HTMLElement, "tabIndex", "tabStops");
+            counted(HTMLProgressElement, "value", "progress");
+        }""")
+        page.get_by_role("button", name="Cancel").press("Enter")
+        expect(page.get_by_role("status").filter(has_text="done")).to_have_text(f"0 of {MANY} done, {MANY} cancelled")
+        expect(page.locator("li[data-state=cancelled]")).to_have_count(MANY)
+        expect(page.get_by_role("button", name="Try again")).to_be_focused()
+        work = page.evaluate("window.work")
+        assert work["searched"] < 100 * MANY
+        assert work["tabStops"] < 10
+        assert work["progress"] < 10
+        running.loop.call_soon_threadsafe(gate.set)
+
+
+def test_tab_leads_to_one_patch_whichever_is_chosen_added_or_gone(page):
+    def stops() -> list[str]:
+        return page.locator("#list [tabindex='0'] .name").all_inner_texts()
+
+    show(page, *(upload(f"{number}.png") for number in range(3)))
+    assert stops() == ["0.png"]
+    page.get_by_role("option").nth(2).click()
+    assert stops() == ["2.png"]
+    show(page, upload("3.png"))
+    assert stops() == ["2.png"]
+    assert page.locator("#list [tabindex='-1']").count() == 3
+    page.get_by_role("button", name="Clear list").click()
+    assert stops() == []
+    show(page, upload("4.png"))
+    assert stops() == ["4.png"]
 
 
 @pytest.mark.parametrize("later", [True, False])

@@ -395,7 +395,7 @@ def test_a_crowd_is_refused_and_probes_are_answered(hostile):
             connection.sendall(LIVE)
             assert connection.recv(2**16).startswith(b"HTTP/1.1 200 ")
         counted = 'tessera_requests_total{route="/segment",status="503"}'
-        assert counted not in httpx.get(f"{hostile.url}/metrics").text
+        assert f"{counted} 0.0" in httpx.get(f"{hostile.url}/metrics").text
         [answer] = exchange(hostile, GOOD + b"\r\n" + PATCH)
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert answer.headers["x-content-type-options"] == "nosniff"

@@ -4,11 +4,14 @@ import asyncio
 import base64
 import inspect
 import json
+import ssl
+import uuid
 from collections.abc import Callable
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
+import httpcore2
 import httpx2 as httpx
 import numpy as np
 import pytest
@@ -26,7 +29,10 @@ from examples.python.tessera_client import (
     Segmentation,
     Unauthorized,
 )
+from tests.certificates import signed_by_itself
+from tests.issuer import pem
 from tests.pictures import encoded, noise, plain
+from tests.web import sends, serving
 
 URL = "http://tessera.test"
 PATCH = noise(8, 6)
@@ -251,6 +257,83 @@ def test_an_api_key_is_sent_where_one_is_given(ask, key, sent):
     script = Script(segmented())
     ask(script, segment, api_key=key)
     assert script.requests[0].headers.get("Authorization") == sent
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8000", "localhost:8000", "http://", "http://[::1", "http://h:x", "", "ftp://h"]
+)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_is_no_address_of_a_service_is_refused_at_once_in_one_line(kind, url):
+    with pytest.raises(ValueError, match=r"^url: a service's address is one as http://127\.0\.0\.1:8000, not '.*'$"):
+        kind(url)
+
+
+def test_all_tries_of_a_call_have_one_id_and_each_call_its_own(ask):
+    script = Script(problem(503), httpx.ReadError("no"), segmented(), problem(429), segmented())
+    for _ in range(2):
+        ask(script, segment)
+    ids = [request.headers["X-Request-ID"] for request in script.requests]
+    assert ids == [ids[0]] * 3 + [ids[3]] * 2
+    assert len({uuid.UUID(one) for one in ids}) == 2
+
+
+@pytest.mark.parametrize("call", ["segment", "segment_many", "classify", "geojson"])
+def test_an_id_that_the_caller_states_is_sent_with_each_try(ask, call):
+    stated = uuid.uuid4()
+    script = Script(problem(503), problem(422))
+    with pytest.raises(Rejected):
+        ask(script, lambda client: getattr(client, call)([PATCH] if "many" in call else PATCH, request_id=stated))
+    assert [request.headers["X-Request-ID"] for request in script.requests] == [str(stated)] * 2
+
+
+def segment_from(url: str, kind: str, **options: Any) -> Any:
+    """Segment a patch over the network."""
+    if kind == "sync":
+        with Client(url, **options) as client:
+            return client.segment(PATCH)
+
+    async def awaited() -> Any:
+        async with AsyncClient(url, **options) as client:
+            return await client.segment(PATCH)
+
+    return asyncio.run(awaited())
+
+
+SENDS_AN_ANSWER = sends(200, json.dumps(answer(FOUND)).encode(), Content_Type="application/json")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_proxy_that_the_environment_names_gets_neither_pixels_nor_key(monkeypatch, kind):
+    with serving(sends(502)) as proxy, serving(SENDS_AN_ANSWER) as service:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+            monkeypatch.setenv(name.upper(), proxy.url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert segment_from(service.url, kind, api_key="k").code == "T"
+        assert (len(service.seen), proxy.seen) == (1, [])
+
+
+def test_a_proxy_that_is_given_is_used():
+    with serving(SENDS_AN_ANSWER) as proxy:
+        given = httpx.HTTPTransport(proxy=proxy.url)
+        assert segment_from("http://tessera.test", "sync", transport=given).code == "T"
+        assert [path for path, _ in proxy.seen] == ["http://tessera.test/segment"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_certificates_are_checked_and_an_authority_is_named_as_ever(monkeypatch, tmp_path, kind):
+    monkeypatch.setattr(httpcore2, "default_ssl_context", httpcore2.default_ssl_context.__wrapped__)  # see `conftest`
+    key, certificate = signed_by_itself()
+    file = tmp_path / "both.pem"
+    file.write_bytes(certificate + pem(key))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(file)
+    with serving(SENDS_AN_ANSWER, tls) as service:
+        with pytest.raises(NoAnswer, match="CERTIFICATE_VERIFY_FAILED"):
+            segment_from(service.url, kind, retries=0)
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        assert segment_from(service.url, kind).code == "T"
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from app.pathology.classes import WSSS4LUAD
-from model_export.checkpoint import save_checkpoint
+from model_export.checkpoint import read_checkpoint, save_checkpoint
 from model_export.errors import InvalidData
 from model_export.evaluate import summarise
 from model_export.held_out import epoch_noted
@@ -173,7 +173,7 @@ def test_scores_beside_an_unfinished_checkpoint_are_noted(path, tmp_path, noted,
     path.write_text(json.dumps({**json.loads(path.read_text()), "recipe": recipe}))
     save_checkpoint(tmp_path / "last.pth", {"weight": torch.zeros(1), **noted})
 
-    assert epoch_noted(tmp_path / "last.pth") == epoch
+    assert epoch_noted(read_checkpoint(tmp_path / "last.pth")) == epoch
     assert of_others(path, recipe, 5) == []
     assert of_others(path, recipe, epoch) == (
         []

@@ -3,6 +3,7 @@ import math
 import shutil
 import sys
 from base64 import b64encode
+from contextlib import nullcontext
 from email.parser import BytesParser
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from app.inference.session import open_session
 from app.pathology.classes import WSSS4LUAD
 from app.settings import DEFAULT_BUNDLE
 from benchmarks.serving import rounds, uploads
+from benchmarks.serving import visit as visits
 from benchmarks.serving.figures import growth_mb, rows, targets, with_alone
 from benchmarks.serving.free_network import BLOCK_PX, write_free_bundle
-from benchmarks.serving.load import parse_h2load, parse_wrk, percentile
+from benchmarks.serving.load import ClosedLoop, Target, parse_h2load, parse_wrk, percentile
+from benchmarks.serving.processes import Memory
 from benchmarks.serving.report import page, write_report
 from benchmarks.serving.servers import SERVERS, Launch, chosen, class_map_of
 
@@ -185,6 +188,28 @@ def test_the_big_patch_is_4096_px():
     assert uploads.big_patch().shape == (4096, 4096, 3)
 
 
+def test_a_server_that_refuses_is_not_said_to_need_less_for_a_patch(tmp_path, monkeypatch):
+    loop = ClosedLoop(requests=120, seconds=2.0, failed=0, refused=20, p50_ms=5, p90_ms=8, p99_ms=9, client_seconds=0.1)
+    target = Target("http://127.0.0.1:1/", tmp_path, "image/png")
+    seconds = iter([10.0, 13.0])
+    for name, what in {
+        "started": lambda *_: nullcontext((target, 1.0)),
+        "check_answer": lambda *_: None,
+        "drain": lambda *_: None,
+        "memory": lambda: Memory(1.0, 1.0, 1, 1.0),
+        "closed_loop": lambda *_: loop,
+        "processor_seconds": lambda: next(seconds),
+        "machine_seconds": lambda: 0.0,
+        "_IDLE_SECONDS": 0,
+    }.items():
+        monkeypatch.setattr(visits, name, what)
+    launch = Launch(Path(sys.executable), DEFAULT_BUNDLE, 0, 2)
+    upload = uploads.Upload(tmp_path, "image/png")
+    plan = visits.Plan(connections=1, seconds=2.0, shares=())
+    seen = visits.visit(SERVERS["tessera"], "serve", launch, "pillow", upload, np.zeros((1, 1), np.uint8), plan)
+    assert seen["capacity"]["server_ms"] == 30  # 3 s for 100 answers
+
+
 def test_rows_are_medians_of_visits_the_fastest_first():
     own, ours_like_peers, peer = rows(result()["networks"]["default"])
     assert (own.precision, round(own.share, 2), round(own.in_fp32, 2)) == ("int8", 0.94, 1.16)
@@ -253,6 +278,18 @@ def test_the_page_says_who_did_not_run_and_that_the_run_was_disturbed():
     assert "Lost did not run: Lost did not start: no such port" in text
     assert "up to 30 % of the machine" in text
     assert "| Tessera | int8 | 58.0 | 0.94 | 1.00 |" in text
+
+
+def test_the_page_says_how_many_were_refused_where_latency_is_only_of_the_others():
+    measured = result()
+    servers = measured["networks"]["default"]["servers"]
+    servers["tessera"]["visits"][0]["open"][0]["failed"] = 14  # of 70, and none of 70
+    servers["peer"]["visits"] = [visit() for _ in range(3)]
+    servers["peer"]["visits"][0]["open"][0]["failed"] = 1
+    text = page(measured, ["some.json"])
+    assert "| Tessera | 30.0 | 30 / 60 (10 % failed) | 14 |" in text
+    assert "| Peer | 30.0 | 30 / 60 (under 1 % failed) | 1 |" in text
+    assert "| Tessera-Fp32 | 30.0 | 30 / 60 | 0 |" in text
 
 
 def test_what_was_not_measured_of_tessera_alone_is_taken_from_another_run_of_the_same():

@@ -115,11 +115,14 @@ function secondsToWait(response, tries) {
 
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, seconds * 1000);
     const leave = () => {
       clearTimeout(timer);
       reject(signal.reason);
     };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", leave); // the signal outlives this wait
+      resolve();
+    }, seconds * 1000);
     signal?.addEventListener("abort", leave, { once: true });
   });
 }

@@ -15,11 +15,13 @@ const WORDS = {
 export function showList(patches) {
   const list = byId("list");
   const options = new Map();
+  let stop = null; // the option that Tab leads to
+  let isDue = false; // to show the progress
 
   function change({ detail: patch }) {
     if (patch) fill(options.get(patch), patch);
     else {
-      for (const gone of [...options.keys()].filter((known) => !patches.all.includes(known))) {
+      for (const gone of [...options.keys()].filter((known) => !patches.has(known))) {
         options.get(gone).remove();
         options.delete(gone);
       }
@@ -27,6 +29,7 @@ export function showList(patches) {
         const option = element("li", {
           role: "option",
           "aria-selected": "false",
+          tabindex: "-1",
           onclick: () => patches.select(added),
         });
         options.set(added, option);
@@ -36,7 +39,17 @@ export function showList(patches) {
     }
     list.hidden = patches.all.length === 0;
     placeTabStop();
-    showProgress(patches);
+    tellProgress();
+  }
+
+  /** Show the progress once all that changes in one go has changed: it counts every patch. */
+  function tellProgress() {
+    if (isDue) return;
+    isDue = true;
+    queueMicrotask(() => {
+      isDue = false;
+      showProgress(patches);
+    });
   }
 
   function select({ detail: patch }) {
@@ -46,8 +59,11 @@ export function showList(patches) {
   }
 
   function placeTabStop() {
-    const stop = options.get(patches.selected) ?? list.firstElementChild;
-    for (const option of list.children) option.tabIndex = option === stop ? 0 : -1;
+    const next = options.get(patches.selected) ?? list.firstElementChild;
+    if (next === stop) return;
+    if (stop) stop.tabIndex = -1;
+    if (next) next.tabIndex = 0;
+    stop = next;
   }
 
   list.addEventListener("keydown", (event) => {

@@ -26,11 +26,13 @@ export const State = Object.freeze({
 export class Patches extends EventTarget {
   all = [];
   selected = null;
+  #known = new Set();
 
   /** Add {@link Found}, at least one, of which `stated` is said; the very first is looked at without being asked for. */
   add(files, stated) {
     const added = files.map(({ file, path }) => ({ file, path, stated, state: State.WAITING, note: "" }));
     this.all.push(...added);
+    for (const patch of added) this.#known.add(patch);
     this.dispatchEvent(new CustomEvent("change", { detail: null }));
     if (!this.selected) this.select(added[0]);
     return added;
@@ -38,7 +40,7 @@ export class Patches extends EventTarget {
 
   /** Note what happened to `patch`. */
   update(patch, changes) {
-    if (!this.all.includes(patch)) return; // it was cleared meanwhile
+    if (!this.has(patch)) return; // it was cleared meanwhile
     Object.assign(patch, { note: "" }, changes);
     this.dispatchEvent(new CustomEvent("change", { detail: patch }));
     if (patch === this.selected) this.select(patch);
@@ -51,8 +53,14 @@ export class Patches extends EventTarget {
 
   clear() {
     this.all = [];
+    this.#known.clear();
     this.dispatchEvent(new CustomEvent("change", { detail: null }));
     this.select(null);
+  }
+
+  /** Return whether `patch` is one of `all`, however many those are. */
+  has(patch) {
+    return this.#known.has(patch);
   }
 
   in(...states) {

@@ -6,10 +6,10 @@ const shares = (classes, part) => classes.map(({ name, [part]: share }) => [`${n
 
 /** Return a patch's row: [column, value]. */
 function rowOf({ path, state, note, answer }) {
-  if (state !== State.DONE) return [["file", path], ["problem", note || state]];
+  if (state !== State.DONE) return [["file", asText(path)], ["problem", asText(note || state)]];
   const { code, classes, image, scale, warnings, model } = answer;
   return [
-    ["file", path],
+    ["file", asText(path)],
     ["code", code],
     ...shares(
       classes.filter(({ probability }) => probability !== null),
@@ -37,6 +37,9 @@ export function tableOf(patches) {
   const lines = [columns, ...rows.map((row) => columns.map((column) => row.get(column)))];
   return lines.map((fields) => `${fields.map(quoted).join(",")}\r\n`).join("");
 }
+
+/** Excel takes what begins so for a formula, and anybody may name a file. What follows an apostrophe is text to it. */
+const asText = (words) => (/^[=+\-@\t\r]/.test(words) ? `'${words}` : words);
 
 function quoted(field) {
   const text = String(field ?? "");
