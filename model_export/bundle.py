@@ -20,10 +20,13 @@ def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary folder that becomes `target` when the block ends well, and vanishes when it does not.
 
     Raises:
-        InvalidData: `target` exists and may not be overwritten, or its parent cannot be written to.
+        InvalidData: `target` exists and may not be overwritten, holds something else than a bundle, or its parent
+            cannot be written to.
     """
     if target.exists() and not overwrite:
         raise InvalidData(f"{target}: exists already; choose another place or pass --overwrite")
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_FILE).is_file():
+        raise InvalidData(f"{target}: holds something else than a bundle; --overwrite replaces bundles only")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))

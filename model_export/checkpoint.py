@@ -4,6 +4,7 @@ import errno
 import pickle
 import warnings
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,20 @@ import torch
 
 from model_export.atomic import replacing
 from model_export.errors import InvalidCheckpoint, first_line
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that was read, for all that is asked of it.
+
+    Attributes:
+        path: Its file, for messages.
+        state: What it holds.
+    """
+
+    path: Path
+    state: dict[str, Any]
+
 
 _LFS_POINTER, _ZIP = b"version https://git-lfs", b"PK\x03\x04"
 
@@ -28,6 +43,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         if isinstance(error.__context__, OSError):
             raise OSError(error.__context__.errno, error.__context__.strerror, str(path)) from error
         raise OSError(errno.EIO, f"could not be written ({first_line(error)})", str(path)) from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint once, as `load_checkpoint` does.
+
+    Raises:
+        InvalidCheckpoint: As there.
+    """
+    return Checkpoint(path, load_checkpoint(path))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

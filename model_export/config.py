@@ -53,6 +53,8 @@ class Teacher(BaseModel):
 class Recipe(BaseModel):
     """What `train` does to the images it is given.
 
+    What a recipe leaves out is as in `luad-lite0`, but for `slides`: a table is of one set of images.
+
     Attributes:
         seed: Seed of every random choice; the choices of a step depend on the seed and the step alone.
         epochs: Number of epochs; validation and a checkpoint follow each.
@@ -94,7 +96,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: Seed = 0
-    epochs: int = Field(default=14, ge=1)
+    epochs: int = Field(default=10, ge=1)
     steps_per_epoch: int = Field(default=100, ge=1)
     batch_size: int = Field(default=16, ge=2)
     crop_px: int = Field(default=224, ge=32, multiple_of=32)
@@ -118,7 +120,7 @@ class Recipe(BaseModel):
     frozen_blocks: int = Field(default=0, ge=0, le=16)
     frozen_statistics: bool = False
     cutmix: Fraction = 0.0
-    blur: Fraction = 0.0
+    blur: Fraction = 0.1
     label_patch_px: int | None = Field(default=None, ge=32)
     bag_weight: NotNegative = 0.0
     slides: str | None = None

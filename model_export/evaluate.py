@@ -9,11 +9,12 @@ import numpy as np
 from torch import nn
 
 from app.pathology.classes import TissueClass
-from app.pathology.manifest import Views
+from app.pathology.manifest import ModelManifest, Views
+from model_export.answers import answers, scored
 from model_export.atomic import write_text
 from model_export.calibration import calibrated
 from model_export.config import Recipe
-from model_export.labels import with_chosen_thresholds
+from model_export.labels import f1, with_chosen_thresholds
 from model_export.pictures import write_grid
 from model_export.predict import predict
 from model_export.training.corpus import Corpus
@@ -48,6 +49,42 @@ def evaluate(
         write_grid(out / GRID_FILE, shown, maps, classes)
     _write_json(out / SCORES_FILE, {"scores": scores.as_dict(), **_parts(scores), "labels": scores.labels.as_dict()})
     return scores
+
+
+def evaluate_bundle(
+    model: Path, manifest: ModelManifest, samples: Sequence[Sample], out: Path | None = None, pictures: int = 12
+) -> dict[str, float]:
+    """Score a bundle's graph on samples with class maps, its labels by the manifest's thresholds.
+
+    The graph gives the winner's confidence alone: what needs the other classes' (`ece`, scores with the background
+    given) is left out.
+
+    Args:
+        model: The graph.
+        manifest: What the bundle says of it.
+        samples: What to score it on, with class maps of its own classes.
+        out: Gets `scores.json` and `grid.png`, as `evaluate` writes them, where it is given.
+        pictures: How many rows the grid has at most.
+
+    Returns:
+        The scores by name, summed over the samples.
+
+    Raises:
+        VerificationFailed: ONNX Runtime does not load or run the graph.
+    """
+    found = answers(model, manifest, [sample.image for sample in samples])
+    scores = scored(manifest, samples, found)
+    given = scores.labels.predicted(manifest.label_thresholds)
+    by_name = {**scores.pixel_scores(), **scores.labels.scores(given)}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_grid(out / GRID_FILE, samples[:pictures], [one.class_map for one in found[:pictures]], manifest.classes)
+        parts = {name: part for name, part in _parts(scores).items() if name != "calibration"}
+        truth = np.array(scores.labels.truth, np.bool_).reshape(given.shape)
+        by_thresholds = {"thresholds": list(manifest.label_thresholds), "f1": f1(truth, given)}
+        labels = {**scores.labels.as_dict(), **by_thresholds}
+        _write_json(out / SCORES_FILE, {"scores": by_name, **parts, "labels": labels})
+    return by_name
 
 
 def cross_validate(

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from datetime import date
@@ -15,6 +16,7 @@ import onnx
 import torch
 from pydantic import ValidationError
 
+from app.pathology.arrays import RgbBatch, RgbImage
 from app.pathology.classes import WSSS4LUAD, TissueClass
 from app.pathology.manifest import (
     GOLDEN_FILE,
@@ -26,18 +28,17 @@ from app.pathology.manifest import (
     ModelManifest,
     Views,
 )
+from app.pathology.tiling import pad_to_stride
 from model_export.bundle import new_folder, sha256_of
 from model_export.errors import InvalidCheckpoint, InvalidData, first_fault
 from model_export.folding import fold_norms
 from model_export.labels import NEUTRAL
-from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE, blockwise
+from model_export.network import INPUT_MEAN, INPUT_STD, MARGIN_PX, STRIDE, WINDOW_PX, blockwise
 from model_export.serving_graph import ServingGraph
 from model_export.verify import Comparison, run_onnx, trial_batches, verify
 from model_export.views import with_views
 
 OPSET = 20
-WINDOW_PX, MARGIN_PX = 1024, 128
-"""Enough context for the default network that no seam shows; docs/decisions/0004-windows.md has the measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,22 @@ def serving_graph(network: torch.nn.Module, card: ModelCard) -> ServingGraph:
     )
 
 
-def export_bundle(network: torch.nn.Module, card: ModelCard, target: Path, overwrite: bool = False) -> list[Comparison]:
+def export_bundle(
+    network: torch.nn.Module,
+    card: ModelCard,
+    target: Path,
+    overwrite: bool = False,
+    trials: Sequence[RgbImage] = (),
+) -> list[Comparison]:
     """Export `network`, verify the result and put the bundle at `target`.
+
+    Args:
+        network: In evaluation mode.
+        card: What is said of it.
+        target: The bundle's folder.
+        overwrite: Whether it may replace a bundle that is there.
+        trials: (H, W, 3) uint8 images to compare on beside the drawn ones, each as far as one window shows it; the
+            first makes the golden pair, which otherwise is of drawn tissue.
 
     Returns:
         How PyTorch and ONNX Runtime compared, a row for each trial batch.
@@ -86,13 +101,12 @@ def export_bundle(network: torch.nn.Module, card: ModelCard, target: Path, overw
     """
     draft = _draft_manifest(card)
     graph = serving_graph(network, card)
-    if overwrite and target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_FILE).is_file():
-        raise InvalidData(f"{target}: holds something else than a bundle; --overwrite replaces bundles only")
     with new_folder(target, overwrite) as folder:
         model = folder / MODEL_FILE
         _write_onnx(serving_graph(blockwise(network), card), model)
-        comparisons = verify(graph, model, card.window_px, card.margin_px)
-        write_golden(graph.block_px, model, folder / GOLDEN_FILE)
+        own = [pad_to_stride(image[: card.window_px, : card.window_px], graph.block_px)[None] for image in trials]
+        comparisons = verify(graph, model, card.window_px, card.margin_px, own)
+        write_golden(own[0] if own else next(trial_batches(graph.block_px)), model, folder / GOLDEN_FILE)
         manifest = draft.model_copy(
             update={"sha256": sha256_of(model), "golden_sha256": sha256_of(folder / GOLDEN_FILE)}
         )
@@ -173,9 +187,8 @@ def strip_traces(graph: onnx.GraphProto) -> None:
         item.doc_string = ""
 
 
-def write_golden(stride: int, model: Path, path: Path) -> None:
-    """Write what the graph `model` says of the first trial batch."""
-    batch = next(trial_batches(stride))
+def write_golden(batch: RgbBatch, model: Path, path: Path) -> None:
+    """Write `batch`, (N, H, W, 3) uint8 with sides that are multiples of the stride, and what `model` says of it."""
     [outputs] = run_onnx(model, [batch])
     arrays: dict[str, Any] = {GRAPH_INPUT: batch, **dict(zip(GRAPH_OUTPUTS, outputs, strict=True))}
     np.savez_compressed(path, **arrays)

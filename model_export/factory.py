@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from app.pathology.classes import TissueClass, label_indices
-from model_export.checkpoint import load_checkpoint
+from model_export.checkpoint import Checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData, first_fault, first_line
 from model_export.network import TissueNetwork
 
@@ -29,7 +29,7 @@ _ATTRIBUTES = ("model.", "net.", "network.")
 _OWN_PACKAGES = ("app", "model_export")
 
 
-def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str | None = None) -> nn.Module:
+def load_network(checkpoint: Checkpoint, classes: Sequence[TissueClass], factory: str | None = None) -> nn.Module:
     """Return the network with the checkpoint's weights in float32, on the CPU and in evaluation mode.
 
     Args:
@@ -41,10 +41,11 @@ def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str 
     Raises:
         InvalidCheckpoint: The factory does not import or run, or the checkpoint's weights do not fit its network.
     """
-    weights = _weights(checkpoint, load_checkpoint(checkpoint))
+    path = checkpoint.path
+    weights = _weights(path, checkpoint.state)
     for name, value in weights.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise InvalidCheckpoint(f"{checkpoint}: {name} holds values that are no numbers, or infinite")
+            raise InvalidCheckpoint(f"{path}: {name} holds values that are no numbers, or infinite")
     if factory is None:
         label_count = sum(tissue.label for tissue in classes)
         detail = any(".detail." in f".{name}" for name in weights)
@@ -66,13 +67,13 @@ def load_network(checkpoint: Path, classes: Sequence[TissueClass], factory: str 
         if name not in found:
             other = next((other for other in found if other not in wanted), "")
             raise InvalidCheckpoint(
-                f"{checkpoint}: does not fit the network: {name} is missing" + (f"; it holds {other}" if other else "")
+                f"{path}: does not fit the network: {name} is missing" + (f"; it holds {other}" if other else "")
             )
         if shape != found[name]:
-            raise InvalidCheckpoint(f"{checkpoint}: does not fit the network: {name} is {found[name]}, not {shape}")
+            raise InvalidCheckpoint(f"{path}: does not fit the network: {name} is {found[name]}, not {shape}")
     unknown = sorted(found.keys() - wanted.keys())
     if unknown:
-        raise InvalidCheckpoint(f"{checkpoint}: does not fit the network: {unknown[0]} is not one of its weights")
+        raise InvalidCheckpoint(f"{path}: does not fit the network: {unknown[0]} is not one of its weights")
     network.load_state_dict(dict(weights))
     return network.eval()
 
@@ -109,8 +110,7 @@ def _weights(path: Path, state: dict[str, Any]) -> Mapping[str, Tensor]:
             raise InvalidCheckpoint(f"{path}: {name} is on torch's meta device, without values; save the real weights")
         if value.layout is not torch.strided:
             raise InvalidCheckpoint(f"{path}: {name} is a sparse tensor; save it as to_dense() gives it")
-    state.pop("n_averaged", None)  # AveragedModel's own, no weight
-    return state
+    return {name: value for name, value in state.items() if name != "n_averaged"}  # AveragedModel's own, no weight
 
 
 def _unwrapped(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from app.pathology.classes import TissueClass
 from app.pathology.manifest import Views
-from model_export.checkpoint import load_checkpoint
+from model_export.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
 from model_export.factory import load_network
 from model_export.training.dataset import Sample
@@ -76,17 +76,18 @@ def held_out_by(
     """
     networks = []
     for path in checkpoints:
-        held_out = held_out_of(path, pairs)
+        checkpoint = read_checkpoint(path)
+        held_out = held_out_of(checkpoint, pairs)
         if not held_out:
             raise InvalidData(
                 f"{path}: its training held nothing out, or it does not note what: nothing honest to score it on"
             )
-        networks.append((with_views(load_network(path, classes), views), held_out))
+        networks.append((with_views(load_network(checkpoint, classes), views), held_out))
     return networks
 
 
 def held_out_of(
-    checkpoint: Path, pairs: Sequence[Sample], *, all_there: bool = True, or_else: str = ""
+    checkpoint: Checkpoint, pairs: Sequence[Sample], *, all_there: bool = True, or_else: str = ""
 ) -> list[Sample]:
     """Return those of `pairs` that the checkpoint's training held out, by name; none where it notes none.
 
@@ -97,7 +98,7 @@ def held_out_of(
         or_else: What else the command offers where they do not, to end the message with.
 
     Raises:
-        InvalidCheckpoint: It does not load, or what it notes are no names.
+        InvalidCheckpoint: What it notes are no names.
         InvalidData: The pairs lack one that it names.
     """
     names = notes_held_out(checkpoint)
@@ -105,56 +106,44 @@ def held_out_of(
     for name in names:
         if all_there and name not in by_name:
             raise InvalidData(
-                f"{checkpoint}: its training held out {name}, which the pairs lack; pass those that it was trained on"
-                f"{or_else}"
+                f"{checkpoint.path}: its training held out {name}, which the pairs lack; pass those that it was trained"
+                f" on{or_else}"
             )
     return [by_name[name] for name in names if name in by_name]
 
 
-def recipe_noted(checkpoint: Path) -> Mapping[str, Any]:
-    """Return the recipe that a checkpoint of the project's own training notes; nothing where it notes none.
-
-    Raises:
-        InvalidCheckpoint: It does not load.
-    """
-    asked = load_checkpoint(checkpoint).get("asked")
+def recipe_noted(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Return the recipe that a checkpoint of the project's own training notes; nothing where it notes none."""
+    asked = checkpoint.state.get("asked")
     recipe = asked.get("recipe") if isinstance(asked, dict) else None
     return recipe if isinstance(recipe, dict) else {}
 
 
-def epoch_noted(checkpoint: Path) -> int | None:
-    """Return how many epochs the weights of a checkpoint were trained for, None where it does not note that.
-
-    Raises:
-        InvalidCheckpoint: It does not load.
-    """
-    state = load_checkpoint(checkpoint)
+def epoch_noted(checkpoint: Checkpoint) -> int | None:
+    """Return how many epochs the weights of a checkpoint were trained for, None where it does not note that."""
+    state = checkpoint.state
     epoch = state.get("epochs_done", state.get("epoch"))  # of a `last.pth`, and of a `best.pth`
     return epoch if isinstance(epoch, int) else None
 
 
-def notes_held_out(checkpoint: Path) -> list[str]:
+def notes_held_out(checkpoint: Checkpoint) -> list[str]:
     """Return the names of the images that the checkpoint's training held out, as it notes them.
 
     Raises:
-        InvalidCheckpoint: It does not load, or what it notes are no names.
+        InvalidCheckpoint: What it notes are no names.
     """
-    names = load_checkpoint(checkpoint).get("held_out", [])
+    names = checkpoint.state.get("held_out", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InvalidCheckpoint(f"{checkpoint}: held_out is not a list of names")
+        raise InvalidCheckpoint(f"{checkpoint.path}: held_out is not a list of names")
     return names
 
 
-def chosen_by_score(checkpoint: Path) -> list[str]:
-    """Return a line that says so where the checkpoint's epoch was chosen on what its training held out.
-
-    Raises:
-        InvalidCheckpoint: It does not load.
-    """
-    state = load_checkpoint(checkpoint)
+def chosen_by_score(checkpoint: Checkpoint) -> list[str]:
+    """Return a line that says so where the checkpoint's epoch was chosen on what its training held out."""
+    state = checkpoint.state
     if not ("epoch" in state and state.get("held_out")):  # a `last.pth` was not chosen, and counts `epochs_done`
         return []
     return [
-        f"note: {checkpoint.name} is of the epoch with the least loss on these images, which flatters its scores;"
+        f"note: {checkpoint.path.name} is of the epoch with the least loss on these images, which flatters its scores;"
         f" {LAST_FILE} was not chosen by them"
     ]

@@ -24,6 +24,9 @@ from model_export.detail import BlockwiseDetail, Detail
 STRIDE = 32
 """Sides of an input are multiples of this, in px."""
 
+WINDOW_PX, MARGIN_PX = 1024, 128
+"""Enough context that no seam shows; docs/decisions/0004-windows.md has the measurement."""
+
 INPUT_MEAN = (127.0, 127.0, 127.0)
 INPUT_STD = (128.0, 128.0, 128.0)
 """EfficientNet-Lite's own scaling of 0 to 255 RGB: (x - mean) / std."""

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.pathology.arrays import ClassMap, Probabilities, RgbImage
-from model_export.network import STRIDE
+from app.pathology.geometry import Size
+from app.pathology.tiling import pad_to_stride, plan_windows
+from model_export.network import MARGIN_PX, STRIDE, WINDOW_PX
 from model_export.training.augment import normalise
 
 
@@ -39,12 +41,27 @@ class Prediction:
 def predict(network: nn.Module, image: RgbImage) -> Prediction:
     """Run `network`, in evaluation mode and where its weights lie, on one (H, W, 3) uint8 image of any size."""
     height, width = image.shape[:2]
-    bottom, right = -height % STRIDE, -width % STRIDE
-    padded = np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="reflect")
-    pixels = torch.from_numpy(padded).permute(2, 0, 1)[None].float()
+    padded = pad_to_stride(image, STRIDE)
+    pixels = torch.tensor(padded).permute(2, 0, 1)[None].float()
     device = next((parameter.device for parameter in network.parameters()), pixels.device)
     outputs = network(normalise(pixels).to(device).contiguous(memory_format=torch.channels_last))
     return Prediction(outputs["out"][:, :, :height, :width].cpu(), outputs["labels"].cpu())
+
+
+def labels_as_served(network: nn.Module, image: RgbImage, whole: Prediction) -> Probabilities:
+    """Return the labels' probabilities as the service gives them: of several windows, the largest, (L,) float32.
+
+    Args:
+        network: As `predict` takes it.
+        image: (H, W, 3) uint8.
+        whole: What `predict` says of it, which is the answer where the image is one window.
+    """
+    windows = plan_windows(Size.of(image), WINDOW_PX, MARGIN_PX, STRIDE)
+    if len(windows) == 1:
+        return whole.label_probabilities
+    found = [predict(network, image[window.read.slices]).label_probabilities for window in windows]
+    largest: Probabilities = np.stack(found).max(axis=0)
+    return largest
 
 
 def segmentation_loss(prediction: Prediction, class_map: ClassMap, ignore: int) -> float:

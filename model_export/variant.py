@@ -8,15 +8,24 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from app.pathology.arrays import RgbBatch, RgbImage
-from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, ModelManifest, Precision, Variant
+from app.pathology.arrays import RgbImage
+from app.pathology.manifest import (
+    GOLDEN_FILE,
+    GRAPH_INPUT,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    ModelManifest,
+    Precision,
+    Variant,
+)
+from app.pathology.tiling import pad_to_stride
+from model_export.answers import answers, scored
 from model_export.bundle import new_folder, read_manifest, require_intact, sha256_of
 from model_export.errors import InvalidData, TooMuchLost
 from model_export.export import strip_traces, write_golden
 from model_export.reduced_precision import RUNTIME_VERSION, to_fp16, to_int8
 from model_export.training.dataset import Sample
 from model_export.training.scores import Scores
-from model_export.verify import run_onnx
 
 MAX_LOST = 0.5
 """Points of mean IoU that a variant may lose."""
@@ -64,11 +73,12 @@ def write_variant(
     if manifest.precision != "fp32":
         raise InvalidData(f"{bundle}: is {manifest.precision} already; variants are made of an fp32 bundle")
     require_intact(model, manifest.sha256)
-    if overwrite and target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_FILE).is_file():
-        raise InvalidData(f"{target}: holds something else than a bundle; --overwrite replaces bundles only")
+    require_intact(bundle / GOLDEN_FILE, manifest.golden_sha256)
+    with np.load(bundle / GOLDEN_FILE, allow_pickle=False) as arrays:
+        golden = arrays[GRAPH_INPUT]
     with new_folder(target, overwrite) as folder:
         made = folder / MODEL_FILE
-        images = [_padded(image, manifest.stride) for image in trial.calibration]
+        images = [pad_to_stride(image, manifest.stride)[None] for image in trial.calibration]
         graph = to_int8(model, images) if precision == "int8" else to_fp16(model)
         strip_traces(graph.graph)
         onnx.save(graph, made)
@@ -83,7 +93,7 @@ def write_variant(
                 f"{precision} changes {variant.labels_changed} of {variant.labels_judged} labels on"
                 f" {trial.measured_on}, and {max_labels_changed:g} % are allowed; nothing was written"
             )
-        write_golden(manifest.stride, made, folder / GOLDEN_FILE)
+        write_golden(golden, made, folder / GOLDEN_FILE)
         of_graph = {
             "precision": precision,
             "variant": variant,
@@ -98,8 +108,8 @@ def write_variant(
 
 
 def _compare(fp32: Path, made: Path, manifest: ModelManifest, precision: Precision, trial: Trial) -> Variant:
-    before, labels_before = _answers(fp32, manifest, trial.judged)
-    after, labels_after = _answers(made, manifest, trial.judged)
+    before, labels_before = _scored(fp32, manifest, trial.judged)
+    after, labels_after = _scored(made, manifest, trial.judged)
     if not np.isfinite(labels_after).all():
         raise TooMuchLost(
             f"{precision} says of labels what is no number, on {trial.measured_on}: a value leaves its range; nothing"
@@ -121,18 +131,8 @@ def _compare(fp32: Path, made: Path, manifest: ModelManifest, precision: Precisi
     )
 
 
-def _answers(model: Path, manifest: ModelManifest, samples: Sequence[Sample]) -> tuple[Scores, NDArray[np.float32]]:
+def _scored(model: Path, manifest: ModelManifest, samples: Sequence[Sample]) -> tuple[Scores, NDArray[np.float32]]:
     """Return the scores of a graph's class maps, and its labels' probabilities, (images, L)."""
-    scores, labels = Scores(manifest.classes), []
-    outputs = run_onnx(model, [_padded(sample.image, manifest.stride) for sample in samples])
-    for sample, (class_maps, _, probabilities) in zip(samples, outputs, strict=True):
-        height, width = sample.class_map.shape
-        scores.add_class_map(sample.class_map, class_maps[0, :height, :width])
-        labels.append(probabilities[0])
-    return scores, np.array(labels).reshape(len(samples), -1)
-
-
-def _padded(image: RgbImage, stride: int) -> RgbBatch:
-    """Return a batch of one, padded by reflection as the service pads."""
-    height, width = image.shape[:2]
-    return np.pad(image, ((0, -height % stride), (0, -width % stride), (0, 0)), mode="reflect")[None]
+    found = answers(model, manifest, [sample.image for sample in samples])
+    labels = np.array([answer.label_probabilities for answer in found], np.float32)
+    return scored(manifest, samples, found), labels.reshape(len(samples), -1)

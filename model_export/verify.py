@@ -62,6 +62,7 @@ class Comparison:
         probability_difference: Largest difference of a label probability.
         unit_range: Whether all that the network says of the classes lies in 0 to 1, as a sigmoid's outputs do.
         labels_unit_range: Likewise, of what its label head says; False where it has none.
+        class_pixels: Of how many pixels the exported graph says each class; empty where nobody counted.
         seam: The share of pixels, the margin or more inside two overlapping windows, of which the exported graph is
             sure in the one, and says another class in the other; None where that was not tried.
     """
@@ -72,6 +73,7 @@ class Comparison:
     probability_difference: float
     unit_range: bool = False
     labels_unit_range: bool = False
+    class_pixels: tuple[int, ...] = ()
     seam: float | None = None
 
     @property
@@ -118,7 +120,11 @@ def run_onnx(model: Path, batches: Iterable[RgbBatch], outputs: Sequence[str] = 
 
 @torch.inference_mode()
 def verify(
-    graph: ServingGraph, model: Path, window_px: int | None = None, margin_px: int | None = None
+    graph: ServingGraph,
+    model: Path,
+    window_px: int | None = None,
+    margin_px: int | None = None,
+    own: Sequence[RgbBatch] = (),
 ) -> list[Comparison]:
     """Compare `graph` with its export, `model`.
 
@@ -128,6 +134,7 @@ def verify(
         window_px: Side of the largest window that is served; it is tried too.
         margin_px: How far a window's border spoils its class map, as is said of it; with a window, the last
             comparison says whether that is so.
+        own: Batches to try beside the drawn ones, their sides multiples of the stride and no longer than a window.
 
     Raises:
         VerificationFailed: They disagree on any batch; the message says by how much.
@@ -137,11 +144,13 @@ def verify(
     session = _opened(model)
     comparisons: list[Comparison] = []
     all_shares = True
-    for batch in trial_batches(graph.block_px, window_px):
+    batches = list(trial_batches(graph.block_px, window_px))
+    batches[len(_TRIALS) : len(_TRIALS)] = own  # before the window, which the last comparison is of
+    for batch in batches:
         try:
             comparison, shares, exported = _compare(graph, session, model, batch)
         except (InvalidCheckpoint, VerificationFailed) as error:
-            if len(comparisons) < len(_TRIALS):  # not the window's
+            if len(comparisons) < len(_TRIALS):  # neither one's own nor the window
                 raise
             passed = max(max(one.shape[1:3]) for one in comparisons)
             hint = f"it passes up to {passed} px: have it treat all sizes alike, or pass a smaller --window"
@@ -212,7 +221,8 @@ def _compare(
             )
     unit_range = _in_unit_range(logits)
     labels_unit_range = labels is not None and _in_unit_range(labels)
-    comparison = Comparison(batch.shape, *_differences(original, exported), unit_range, labels_unit_range)
+    pixels = tuple(np.bincount(exported[0].ravel(), minlength=logits.shape[1]).tolist())
+    comparison = Comparison(batch.shape, *_differences(original, exported), unit_range, labels_unit_range, pixels)
     if not comparison.passed:
         raise VerificationFailed(f"{model.name}: PyTorch and ONNX Runtime disagree: {comparison}")
     if len(batch) > 1:

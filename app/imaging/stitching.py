@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from app.imaging.tiling import Window
 from app.pathology.arrays import ClassMap, ConfidenceMap
 from app.pathology.geometry import Size
+from app.pathology.tiling import Window
 
 
 class Stitcher:

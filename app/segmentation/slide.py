@@ -8,11 +8,11 @@ from fractions import Fraction
 from functools import partial
 
 from app.errors import ImageTooLarge
-from app.imaging.tiling import plan_windows
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, of_microscope
 from app.pathology.manifest import ModelManifest
+from app.pathology.tiling import plan_windows
 from app.segmentation.scale import is_near, step_to
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers

@@ -7,10 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from app.imaging.tiling import pad_to_stride, plan_windows
 from app.inference.bundle import find_precision, load_bundle
 from app.inference.session import open_session
 from app.pathology.geometry import Size
+from app.pathology.tiling import pad_to_stride, plan_windows
 from benchmarks.serving.load import Target, closed_loop, fixed_count
 from benchmarks.serving.processes import Memory, ServerFailed, memory
 from benchmarks.serving.roofline import Roofline

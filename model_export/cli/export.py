@@ -1,6 +1,6 @@
 """`export`, and `verify`, which compares a bundle with the weights again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -11,17 +11,17 @@ import click
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import GOLDEN_FILE, HE, MODEL_FILE
 from model_export.bundle import read_manifest, require_intact
+from model_export.checkpoint import read_checkpoint
+from model_export.cli.doubts import doubts_of_classes, doubts_of_comparisons
 from model_export.cli.options import FILE, FOLDER, views_option
 from model_export.errors import InvalidData, VerificationFailed
-from model_export.export import MARGIN_PX, WINDOW_PX, ModelCard, export_bundle, serving_graph
+from model_export.export import ModelCard, export_bundle, serving_graph
 from model_export.factory import load_classes, load_network
 from model_export.held_out import epoch_noted, recipe_noted
 from model_export.measured import of_others, read_measured
-from model_export.network import INPUT_MEAN, INPUT_STD, STRIDE
+from model_export.network import INPUT_MEAN, INPUT_STD, MARGIN_PX, STRIDE, WINDOW_PX
+from model_export.training.dataset import read_rgb
 from model_export.verify import Comparison, verify
-
-_MAX_SEAM = 0.005
-"""Share of pixels that may be of another class in another window before it is told."""
 
 
 def _numbers(_ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
@@ -45,7 +45,11 @@ def _network_options(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--checkpoint", required=True, type=FILE, help="Trained weights; reading them runs no code."),
         click.option("--factory", help="package.module:callable that returns the network; the project's by default."),
-        click.option("--classes", type=FILE, help="JSON class list of the network; the four of WSSS4LUAD by default."),
+        click.option(
+            "--classes",
+            type=FILE,
+            help="JSON class list of the network; the four of WSSS4LUAD, or needed with --factory.",
+        ),
         click.option(
             "--mean",
             callback=_numbers,
@@ -70,6 +74,11 @@ def _card(
         raise click.UsageError(
             "--factory needs --mean and --std, as the network was trained with, for RGB in 0 to 1: ImageNet's are"
             " 0.485,0.456,0.406 and 0.229,0.224,0.225; 0,0,0 and 1,1,1 leave 0 to 1 as it is"
+        )
+    if factory is not None and classes is None:
+        raise click.UsageError(
+            "--factory needs --classes: a JSON list of the network's classes in the order of its logits, each with"
+            ' name, letter and color, and with "label": false where it is no tissue to report'
         )
     if (mean is None) != (std is None):
         raise click.UsageError("pass both --mean and --std, or neither: one belongs to the other")
@@ -110,6 +119,14 @@ def _card(
 @click.option(
     "--scores", type=FILE, help="scores.json of a cross-validation; gives metrics, label thresholds, temperature."
 )
+@click.option(
+    "--trial",
+    "trials",
+    multiple=True,
+    type=FILE,
+    help="An image of your own to compare on, beside drawn tissue; may be repeated. The first is kept in the bundle,"
+    " for the service to check itself on.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def export(
     checkpoint: Path,
@@ -120,6 +137,7 @@ def export(
     stride: int,
     out: Path,
     scores: Path | None,
+    trials: tuple[Path, ...],
     overwrite: bool,
     **rest: Any,
 ) -> None:
@@ -127,10 +145,14 @@ def export(
     card = _card(factory, classes, mean, std, stride, **rest)
     if scores:
         card = replace(card, **asdict(read_measured(scores, card.classes, card.views)))
-    network = load_network(checkpoint, card.classes, factory)
-    for note in of_others(scores, recipe_noted(checkpoint), epoch_noted(checkpoint)) if scores else []:
+    images = [read_rgb(path) for path in trials]
+    trained = read_checkpoint(checkpoint)
+    network = load_network(trained, card.classes, factory)
+    for note in of_others(scores, recipe_noted(trained), epoch_noted(trained)) if scores else []:
         click.echo(note)
-    _show(export_bundle(network, card, out, overwrite))
+    for note in doubts_of_classes(card.classes):
+        click.echo(note)
+    _show(export_bundle(network, card, out, overwrite, images), card)
     if card.stain != HE:
         click.echo(f"note: the stain is {card.stain!r}, not {HE}: colours of images will not be judged")
     click.echo(f"written: {out}")
@@ -161,34 +183,18 @@ def verify_command(
         raise InvalidData(f"{bundle}: its classes are {named}, and not {wanted}; state the network's by --classes")
     require_intact(bundle / MODEL_FILE, manifest.sha256)
     require_intact(bundle / GOLDEN_FILE, manifest.golden_sha256)
-    graph = serving_graph(load_network(checkpoint, card.classes, factory), card)
+    graph = serving_graph(load_network(read_checkpoint(checkpoint), card.classes, factory), card)
     try:
         comparisons = verify(graph, bundle / MODEL_FILE, manifest.window_px, manifest.margin_px)
     except VerificationFailed as error:
         raise VerificationFailed(
             f"{error}; is the bundle of this --checkpoint, and of the same --factory, --mean and --std?"
         ) from error
-    _show(comparisons)
+    _show(comparisons, card)
     click.echo("verified")
 
 
-def _show(comparisons: Sequence[Comparison]) -> None:
-    for comparison in comparisons:
-        click.echo(str(comparison))
-    if all(comparison.unit_range for comparison in comparisons):
-        click.echo(
-            "note: all that the network says of the classes lies in 0 to 1, as after a sigmoid: if it is no logits,"
-            " confidences are wrong; return what the sigmoid is given"
-        )
-    if all(comparison.labels_unit_range for comparison in comparisons):
-        click.echo(
-            "note: all that the network says of the labels lies in 0 to 1, as after a sigmoid: if it is no logits,"
-            " every patch gets every label; return what the sigmoid is given"
-        )
-    if any((comparison.seam or 0) > _MAX_SEAM for comparison in comparisons):
-        seam = max(comparison.seam or 0 for comparison in comparisons)
-        click.echo(
-            f"note: of {seam:.1%} of the pixels inside the margins of two overlapping windows, the network is sure in"
-            " the one and says another class in the other: patches larger than a window will show seams; a larger"
-            " --margin helps, unless a layer sees all of its window, as global pooling and attention do"
-        )
+def _show(comparisons: Iterable[Comparison], card: ModelCard) -> None:
+    rows = list(comparisons)
+    for line in (*map(str, rows), *doubts_of_comparisons(rows, card.classes)):
+        click.echo(line)

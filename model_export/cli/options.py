@@ -112,10 +112,11 @@ def refuse_run(out: Path) -> None:
         raise InvalidData(f"{out}: the folder of a run, which keeps its own scores there; pass --out {out / 'scores'}")
 
 
-def either(run: Path | None, checkpoint: Path | None) -> None:
-    """Refuse both of `checkpoints_option`, and neither."""
+def either(run: Path | None, checkpoint: Path | None, *others: str) -> None:
+    """Refuse both of `checkpoints_option`, and neither; `others` are what the command takes instead of them."""
     if (run is None) == (checkpoint is None):
-        raise click.UsageError("pass either --run or --checkpoint")
+        *names, last = "--run", "--checkpoint", *others
+        raise click.UsageError(f"pass either {', '.join(names)} or {last}")
 
 
 def recipe_of(name: str, epochs: int | None, seed: int | None) -> Recipe:

@@ -7,6 +7,7 @@ import click
 
 from app.pathology.manifest import MODEL_FILE, ModelManifest, Precision
 from model_export.bundle import read_manifest
+from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.cli.options import FILE, FOLDER, FiniteRange, data_options
 from model_export.errors import InvalidCheckpoint, InvalidData, VerificationFailed
 from model_export.export import ModelCard, serving_graph
@@ -28,6 +29,7 @@ from model_export.verify import verify
     type=FILE,
     help="The bundle's weights: the variant is then judged on the pairs that their training held out.",
 )
+@click.option("--unseen", is_flag=True, help="Say that the network, one of your own, never learned from these pairs.")
 @click.option(
     "--max-lost", default=MAX_LOST, type=FiniteRange(0, 100), help="Points of mean IoU that the variant may lose."
 )
@@ -44,16 +46,20 @@ def quantize(
     pairs: Path,
     patches: Path | None,
     checkpoint: Path | None,
+    unseen: bool,
     max_lost: float,
     max_labels_changed: float,
     overwrite: bool,
 ) -> None:
     """Write BUNDLE/int8 or BUNDLE/fp16; if it loses too much, nothing is written and the exit code is 2."""
+    if unseen and checkpoint:
+        raise click.UsageError("--unseen goes without --checkpoint, which notes itself what it held out")
     manifest = read_manifest(bundle)
     classes = manifest.classes
     known = read_pairs(pairs, classes)
     beside = read_labelled_patches(patches, classes) if patches else []
-    held_out = held_out_of(checkpoint, known) if checkpoint else []
+    trained = read_checkpoint(checkpoint) if checkpoint else None
+    held_out = held_out_of(trained, known) if trained else []
     hidden = {sample.name for sample in held_out}
     seen = [sample.image for sample in [*known, *beside] if sample.name not in hidden]
     if precision == "int8" and not seen:
@@ -61,12 +67,12 @@ def quantize(
             f"{pairs}: holds nothing but what the training held out, and int8 takes its scales from other images;"
             " pass all pairs of the training, or --patches"
         )
-    if checkpoint and held_out:
-        _check_weights(checkpoint, bundle, manifest)
-    for note in chosen_by_score(checkpoint) if checkpoint else []:
+    if trained and held_out:
+        _check_weights(trained, bundle, manifest)
+    for note in chosen_by_score(trained) if trained else []:
         click.echo(note)
-    if held_out:
-        measured_on = f"{len(held_out)} pairs that the network never saw"
+    if held_out or unseen:
+        measured_on = f"{len(held_out or known)} pairs that the network never saw"
     else:
         measured_on = f"{len(known)} pairs that the network may have learned from"
         click.echo("note: nothing was held out; what is lost is of images the network may have learned from")
@@ -81,7 +87,7 @@ def quantize(
     click.echo(f"written: {bundle / precision} ({megabytes[1]:.1f} MB, fp32 {megabytes[0]:.1f} MB)")
 
 
-def _check_weights(checkpoint: Path, bundle: Path, manifest: ModelManifest) -> None:
+def _check_weights(checkpoint: Checkpoint, bundle: Path, manifest: ModelManifest) -> None:
     """Refuse a checkpoint that the bundle was not exported from: another's held-out pairs may be what it learned from.
 
     A bundle does not say by which mean and deviation it was exported: the project's are taken.
@@ -101,5 +107,5 @@ def _check_weights(checkpoint: Path, bundle: Path, manifest: ModelManifest) -> N
         verify(serving_graph(load_network(checkpoint, manifest.classes), card), bundle / MODEL_FILE)
     except VerificationFailed as error:
         raise InvalidCheckpoint(
-            f"{checkpoint}: not what {bundle} was exported from, or not by the default --mean: {error}"
+            f"{checkpoint.path}: not what {bundle} was exported from, or not by the default --mean: {error}"
         ) from error

@@ -23,7 +23,7 @@ from model_export.errors import InvalidData, InvalidRecipe
 from model_export.evaluate import cross_validate, evaluate
 from model_export.jobs import run_side_by_side
 from model_export.training.environment import RECIPE_FILE
-from model_export.training.folds import FOLD_FOLDER, Fold, untaught
+from model_export.training.folds import FOLD_FOLDER, Fold, untaught, without_slides
 from model_export.training.hardware import opened
 from model_export.training.loggers import Kind, require
 from model_export.training.loop import BEST_FILE, LAST_FILE
@@ -74,7 +74,8 @@ def train(
         sources, held_out = corpus.part(held)
         counts = ", ".join(f"{len(samples)} of {name}" for name, samples in sources.items())
         progress.line(f"images to learn from: {counts}; held out: {len(held_out)}")
-        for note in untaught(seen_by(asked, sources, WSSS4LUAD), held_out, WSSS4LUAD, held):
+        untold = untaught(seen_by(asked, sources, WSSS4LUAD), held_out, WSSS4LUAD, held)
+        for note in (*without_slides(corpus.pairs, held), *untold):
             progress.line(note)
         network = train_recipe(run, WSSS4LUAD, asked, sources, held_out, held, progress, hardware, logger)
         if held_out and hardware.first:
@@ -130,6 +131,8 @@ def cross_validate_command(
     require(logger)
     corpus = corpus_of(asked, pairs, patches, folders)
     click.echo(f"pairs: {len(corpus.pairs)}, of {corpus.slides} slides")
+    for note in without_slides(corpus.pairs, Fold(count=folds)):
+        click.echo(note)
     if jobs > 1:
         for index in range(folds):  # a fold that is refused is so before the first one trains
             corpus.part(Fold(index, folds))

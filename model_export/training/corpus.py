@@ -41,22 +41,25 @@ class Corpus:
 
         Raises:
             InvalidRecipe: The pairs cannot be split so.
-            InvalidData: A patch to learn from has the very pixels of a pair that is held out.
+            InvalidData: A pair or a patch to learn from has the very pixels of a pair that is held out.
         """
         training, held_out = split(self.pairs, fold)
         sources = {name: list(samples) for name, samples in self.beside.items()}
         slides = {sample.slide for sample in held_out}
         patches = [sample for sample in sources.get("wsss4luad", []) if sample.slide not in slides]
-        _refuse_copies(patches, held_out)
+        _refuse_copies([*training, *patches], held_out)
         sources["wsss4luad"] = [*training, *patches]
         return sources, held_out
 
 
-def _refuse_copies(patches: Sequence[Sample], held_out: Sequence[Sample]) -> None:
+def _refuse_copies(learned: Sequence[Sample], held_out: Sequence[Sample]) -> None:
     pairs = {(sample.image.shape, sample.image.tobytes()): sample.name for sample in held_out}
-    for patch in patches:
-        if pair := pairs.get((patch.image.shape, patch.image.tobytes())):
-            raise InvalidData(f"{patch.name}: a patch with the very pixels of the held-out pair {pair}; take it away")
+    for sample in learned:
+        if pair := pairs.get((sample.image.shape, sample.image.tobytes())):
+            what, else_ = ("a pair", ", or name both as of one slide") if sample.has_mask else ("a patch", "")
+            raise InvalidData(
+                f"{sample.name}: {what} with the very pixels of the held-out pair {pair}; take it away{else_}"
+            )
 
 
 def read_corpus(

@@ -68,6 +68,16 @@ def split(pairs: Sequence[Sample], fold: Fold) -> tuple[list[Sample], list[Sampl
     return [*ordered[:start], *ordered[end:]], ordered[start:end]
 
 
+def without_slides(pairs: Sequence[Sample], fold: Fold) -> list[str]:
+    """Return a line where some are held out, and nothing says which of `pairs` are of one slide."""
+    if not fold.count or any(sample.slide != sample.name for sample in pairs):
+        return []
+    return [
+        "note: every image counts as a slide of its own: if several are of one slide, scores on what is held out come"
+        " out too good; the recipe's slides names a table that says which"
+    ]
+
+
 def untaught(
     seen: Mapping[Source, Sequence[Sample]], held_out: Sequence[Sample], classes: Sequence[TissueClass], fold: Fold
 ) -> list[str]:

@@ -13,7 +13,7 @@ from app.pathology.arrays import ClassMap
 from app.pathology.classes import TissueClass, label_indices
 from model_export.calibration import Calibration
 from model_export.labels import LabelScores
-from model_export.predict import predict, segmentation_loss
+from model_export.predict import labels_as_served, predict, segmentation_loss
 from model_export.training.dataset import IGNORE, Sample
 
 _CALIBRATION_STEP_PX = 4
@@ -150,7 +150,7 @@ def score(network: nn.Module, samples: Sequence[Sample], classes: Sequence[Tissu
         one = Scores(classes)
         known = [label for label in sample.labels if label is not None]
         if len(known) == len(sample.labels):
-            one.labels.add(known, prediction.label_probabilities.tolist())
+            one.labels.add(known, labels_as_served(network, sample.image, prediction).tolist())
         if sample.has_mask:
             one.add_class_map(sample.class_map, prediction.class_map)
             one.add_logits(sample.class_map, prediction.logits[0])

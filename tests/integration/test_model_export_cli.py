@@ -19,6 +19,7 @@ from app.inference.bundle import check_golden, load_bundle
 from app.inference.session import open_session
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Size
+from model_export.answers import Answer
 from model_export.checkpoint import load_checkpoint, save_checkpoint
 from model_export.cli import main
 from model_export.corruptions import CORRUPTIONS
@@ -111,6 +112,7 @@ def scores(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("validated") / "run"
     lines = ran(*validation(data, folder))
     assert any("tissue_miou" in line and "+-" in line for line in lines)
+    assert sum(line.startswith("note: every image counts as a slide of its own: ") for line in lines) == 1
     return folder
 
 
@@ -190,6 +192,7 @@ def test_training_leaves_a_checkpoint_and_says_where(data, tmp_path):
     lines = ran(*training(data, folder, "--patches", data / "patches", "--fold", "1/2", "--threads", 1))
 
     assert lines[:2] == ["pairs: 4, of 4 slides", "images to learn from: 4 of wsss4luad; held out: 2"]
+    assert lines[2].startswith("note: every image counts as a slide of its own: ")
     assert lines[-1] == f"kept: {folder / 'best.pth'}"
     assert sum(line.startswith("epoch 2/2  validate  loss ") for line in lines) == 1
     assert {path.name for path in folder.iterdir()} == {
@@ -391,7 +394,10 @@ def test_a_checkpoint_that_notes_nothing_held_out_is_scored_on_all_and_says_so(d
     save_checkpoint(tmp_path / "bare.pth", {"model": checkpoint["model"]})
     given = ("--pairs", data / "pairs", "--checkpoint", tmp_path / "bare.pth", "--out", tmp_path / "out")
 
-    assert ran("evaluate", *given)[0].startswith("note: nothing was held out")
+    assert ran("evaluate", *given)[0] == (
+        "note: the training of bare.pth held nothing out, or does not note what: if these pairs are not of its"
+        " training, the scores are honest"
+    )
     assert len(json.loads((tmp_path / "out" / "scores.json").read_text())["images"]) == 4
     assert "it does not note what" in refused("robustness", *given)
 
@@ -611,13 +617,116 @@ def test_a_checkpoint_that_held_nothing_out_has_no_robustness(data, tmp_path):
     assert line.startswith(f"{tmp_path / 'run' / 'best.pth'}: its training held nothing out")
 
 
-@pytest.mark.parametrize("command", ["evaluate", "robustness"])
+@pytest.mark.parametrize(
+    ("command", "choice"), [("evaluate", "--run, --checkpoint or --bundle"), ("robustness", "--run or --checkpoint")]
+)
 @pytest.mark.parametrize("given", [(), ("--run", "run", "--checkpoint", "best.pth")])
-def test_scoring_wants_a_run_or_a_checkpoint(data, command, given):
+def test_scoring_wants_a_run_or_a_checkpoint(data, command, choice, given):
     result = run(command, "--pairs", data / "pairs", "--out", "out", *given)
 
     assert result.exit_code == 2
-    assert "pass either --run or --checkpoint" in result.stderr
+    assert f"pass either {choice}\n" in result.stderr
+
+
+# evaluate, of a bundle
+
+
+def painted(root, class_map, image, name="00.png"):
+    """Write a pair whose mask has the foreign network's colours."""
+    for folder in ("img", "mask"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(root / "img" / name)
+    write_mask(root / "mask" / name, class_map, [each["color"] for each in CLASSES])
+
+
+def test_a_bundle_is_scored_by_its_own_classes_as_the_service_would_answer(foreign, tmp_path):
+    """On pairs painted as the bundle answers, one of which is larger than its window of 64 px, all is right."""
+    session = open_session(load_bundle(foreign / "bundle").model, "cpu")
+    image = draw_patch(3, Size(112, 64))[0]
+    halves = session.run(np.stack([image[:, :64], image[:, 48:]])).class_maps
+    painted(tmp_path, np.hstack([halves[0][:, :56], halves[1][:, 8:]]), image)
+    small = draw_patch(4, Size(61, 33))[0]
+    padded = np.pad(small, ((0, 7), (0, 3), (0, 0)), mode="reflect")
+    painted(tmp_path, session.run(padded[None]).class_maps[0, :33, :61], small, "01.png")
+
+    note, scored, *lines = ran("evaluate", "--pairs", tmp_path, "--bundle", "bundle", "--out", tmp_path / "out")
+
+    assert note.startswith("note: a bundle does not say which images its network learned from: ")
+    assert scored == "scored: 2 pairs, in fp32"
+    written = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert written["scores"]["pixel_accuracy"] == written["scores"]["tissue_miou"] == 1.0
+    assert written["classes"] == ["gland", "other"]
+    assert np.array(written["confusion"]).sum() == 112 * 64 + 61 * 33
+    assert [line.split() for line in lines[:-1]] == [
+        [name, f"{value:.4f}"] for name, value in written["scores"].items()
+    ]
+    assert (tmp_path / "out" / "grid.png").is_file()
+    assert lines[-1] == f"written: {tmp_path / 'out'}"
+
+
+def test_a_bundle_is_scored_without_a_place_to_write_to(foreign, tmp_path):
+    painted(tmp_path, np.zeros((16, 16), np.uint8), np.full((16, 16, 3), 90, np.uint8))
+
+    lines = ran("evaluate", "--pairs", tmp_path, "--bundle", "bundle")
+
+    assert any(line.startswith("pixel_accuracy ") for line in lines)
+    assert not any(line.startswith("written: ") for line in lines)
+
+
+def test_the_labels_of_a_bundle_are_given_by_its_own_thresholds(foreign, tmp_path, monkeypatch):
+    manifest = foreign / "bundle" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "label_thresholds": [0.2]}))
+    gland = np.zeros((16, 16), np.uint8)
+    painted(tmp_path, gland, np.full((16, 16, 3), 90, np.uint8))
+    said = Answer(gland, np.array([0.3], np.float32))
+    monkeypatch.setattr(importlib.import_module("model_export.evaluate"), "answers", lambda *_: [said])
+
+    ran("evaluate", "--pairs", tmp_path, "--bundle", "bundle", "--out", tmp_path / "out")
+
+    written = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert (written["labels"]["thresholds"], written["labels"]["truth"]) == ([0.2], [[True]])
+    assert written["labels"]["f1"] == [1.0]
+    assert written["scores"]["label_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (("--bundle", "bundle", "--checkpoint", "foreign.pth"), "--bundle goes without --run, --checkpoint, --all and"),
+        (("--bundle", "bundle", "--all"), "--bundle goes without --run, --checkpoint, --all and --views"),
+        (("--bundle", "bundle", "--views", 2), "--bundle goes without --run, --checkpoint, --all and --views"),
+        (("--checkpoint", "foreign.pth", "--out", "out", "--precision", "int8"), "--precision is of a --bundle"),
+        (("--checkpoint", "foreign.pth"), "Missing option '--out'."),
+    ],
+)
+def test_what_does_not_go_with_a_bundle_is_a_usage_error(foreign, given, reason):
+    result = run("evaluate", "--pairs", "none", *given)
+
+    assert result.exit_code == 2
+    assert f"Error: {reason}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "given", "reason"),
+    [
+        (lambda bundle: None, ("--precision", "int8"), f"{Path('bundle/int8')}: no such variant; quantize makes one"),
+        (
+            lambda bundle: (bundle / "model.onnx").write_bytes(b"another"),
+            (),
+            f"{Path('bundle/model.onnx')}: is not the file that its manifest names",
+        ),
+        (shutil.rmtree, (), f"{Path('bundle/manifest.json')}: no such file"),
+        (
+            lambda bundle: shutil.copytree(bundle, bundle / "fp16"),
+            ("--precision", "fp16"),
+            f"{Path('bundle/fp16')}: is not made of the bundle that holds it; run quantize again",
+        ),
+    ],
+)
+def test_what_is_no_whole_bundle_is_not_scored(foreign, spoil, given, reason):
+    spoil(foreign / "bundle")
+
+    assert refused("evaluate", "--pairs", "none", "--bundle", "bundle", *given).startswith(reason)
 
 
 # quantize, of the project's own network
@@ -805,8 +914,59 @@ def test_a_network_of_ones_own_without_its_mean_and_deviation_is_a_usage_error(f
 
 
 @pytest.mark.parametrize(
+    "command", [("export", "--name", "x", "--version", "1", "--out", "new"), ("verify", "--bundle", "bundle")]
+)
+def test_a_network_of_ones_own_without_its_classes_is_a_usage_error(foreign, command):
+    numbers = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
+    result = run(*command, "--checkpoint", "foreign.pth", "--factory", f"{MODULE}:Foreign", *numbers)
+
+    assert result.exit_code == 2
+    *_, line = result.stderr.splitlines()
+    assert line.startswith("Error: --factory needs --classes: a JSON list of the network's classes in the order of its")
+    assert not Path("new").exists()
+
+
+def test_images_of_ones_own_are_compared_on_and_the_first_is_the_golden_pairs(foreign):
+    """One is cut to the window of 64 px, the other padded to the stride of 8 px."""
+    large, small = draw_patch(5, Size(80, 72))[0], draw_patch(6, Size(30, 17))[0]
+    for name, image in (("large.png", large), ("small.png", small)):
+        Image.fromarray(image).save(name)
+
+    lines = ran("export", *FOREIGN, *NAMED, "--out", "new", "--trial", "large.png", "--trial", "small.png")
+
+    shapes = [line.split(":")[0] for line in lines if "pixels agree" in line]
+    assert shapes[-3:] == ["1x64x64x3", "1x24x32x3", "1x64x64x3"]
+    loaded = load_bundle(foreign / "new")
+    np.testing.assert_array_equal(loaded.golden_image, large[None, :64, :64])
+    check_golden(loaded, open_session(loaded.model, "cpu"))
+    assert refused("export", *FOREIGN, *NAMED, "--out", "other", "--trial", "none.png").startswith("none.png: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [
+        ([{}, {"name": "Background", "label": True}], "note: Background is a label: patches will be labelled with it"),
+        ([{}, {"name": "stroma", "label": True}], 'note: no class has "label": false: if one of them stands for'),
+        ([{"name": "glass", "label": False}, {"name": "stroma", "label": True}], None),
+    ],
+)
+def test_a_class_that_is_hardly_a_label_is_noted(foreign, monkeypatch, changes, start):
+    command = importlib.import_module("model_export.cli.export")
+    monkeypatch.setattr(command, "export_bundle", lambda *_: [Comparison((1, 64, 64, 3), 1.0, 0, 0.0)])
+    classes = [{**known, **change} for known, change in zip(CLASSES, changes, strict=True)]
+    (foreign / "classes.json").write_text(json.dumps(classes))
+
+    notes = [line for line in ran("export", *FOREIGN, *NAMED, "--out", "new") if line.startswith("note: ")]
+
+    assert len(notes) == (start is not None)
+    assert all(note.startswith(start) for note in notes)
+
+
+@pytest.mark.parametrize(
     ("compared", "start"),
     [
+        ({"class_pixels": (3, 997)}, "note: the network calls 99.7% of all pixels that were compared other, so that"),
+        ({"class_pixels": (10, 990)}, None),
         (
             {"labels_unit_range": True},
             "note: all that the network says of the labels lies in 0 to 1, as after a sigmoid",

@@ -18,7 +18,7 @@ from tests.programs import program
 ADDRESS = "http://127.0.0.1:8000"
 BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
 CURL = [code for _, code in BLOCKS if code.startswith("curl ")]
-PYTHON = [code for language, code in BLOCKS if language == "python"]
+PYTHON = [code for language, code in BLOCKS if language == "python" and "tessera_client" in code]
 RUN_SECONDS = 120
 
 

@@ -15,9 +15,9 @@ from sectra_client.schemas import ModifyInvocation, Registration, ResultResponse
 from sectra_client.schemas import Size as SectraSize
 
 from app.errors import ExtraMissing
-from app.imaging.tiling import plan_windows
 from app.main import create_app
 from app.pathology.geometry import Size
+from app.pathology.tiling import plan_windows
 from app.segmentation.sectra import results as results_module
 from app.settings import Settings
 from tests.fakes import ColourSegmenter, classes_of, manifest

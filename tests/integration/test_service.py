@@ -14,11 +14,11 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 
-from app.imaging.tiling import pad_to_stride, plan_windows
 from app.inference.bundle import find_precision, load_bundle
 from app.inference.session import open_session
 from app.pathology.geometry import Size
 from app.pathology.manifest import MODEL_FILE
+from app.pathology.tiling import pad_to_stride, plan_windows
 from app.settings import DEFAULT_BUNDLE
 from model_export.synthetic import draw_patch
 from tests.conftest import ROOT, SERVED_BUNDLE, RunningService

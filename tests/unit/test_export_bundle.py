@@ -326,36 +326,36 @@ def test_a_new_folder_vanishes_when_its_block_fails(tmp_path, error, overwrite):
     target = tmp_path / "new"
     if overwrite:
         target.mkdir()
-        (target / "old").write_text("old")
+        (target / "manifest.json").write_text("old")
 
     with pytest.raises(type(error)), new_folder(target, overwrite) as folder:
         (folder / "file").write_text("content")
         raise error
 
     assert hidden_files(tmp_path) == []
-    assert ([path.name for path in target.iterdir()] == ["old"]) if overwrite else not target.exists()
+    assert ([path.name for path in target.iterdir()] == ["manifest.json"]) if overwrite else not target.exists()
 
 
 def test_a_folder_that_cannot_be_moved_away_stays(tmp_path, monkeypatch):
     target = tmp_path / "current"
     target.mkdir()
-    (target / "old").write_text("old")
+    (target / "manifest.json").write_text("old")
     monkeypatch.chdir(target)
 
     with pytest.raises(OSError, match=r"busy|Invalid"), new_folder(Path(), overwrite=True) as folder:
         (folder / "file").write_text("content")
 
-    assert [path.name for path in target.iterdir()] == ["old"]
+    assert [path.name for path in target.iterdir()] == ["manifest.json"]
 
 
 def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
     target = tmp_path / "bundle"
     target.mkdir()
-    (target / "old").write_text("old")
+    (target / "manifest.json").write_text("old")
     replace = os.replace
 
     def full(source, destination):
-        if destination == target and not (Path(source) / "old").exists():
+        if destination == target and not (Path(source) / "manifest.json").exists():
             raise OSError(28, "No space left on device", str(destination))
         replace(source, destination)
 
@@ -363,7 +363,20 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_pa
     with pytest.raises(OSError, match="No space"), new_folder(target, overwrite=True) as folder:
         (folder / "file").write_text("content")
 
-    assert [path.name for path in target.iterdir()] == ["old"]
+    assert [path.name for path in target.iterdir()] == ["manifest.json"]
+    assert hidden_files(tmp_path) == []
+
+
+def test_what_is_no_bundle_is_not_replaced_whoever_asks(tmp_path):
+    target = tmp_path / "notes"
+    target.mkdir()
+    (target / "notes.txt").write_text("kept")
+
+    with pytest.raises(InvalidData) as caught, new_folder(target, overwrite=True):
+        pytest.fail("the block was begun")
+
+    assert str(caught.value) == f"{target}: holds something else than a bundle; --overwrite replaces bundles only"
+    assert (target / "notes.txt").read_text() == "kept"
     assert hidden_files(tmp_path) == []
 
 

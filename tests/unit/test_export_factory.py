@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from app.pathology.classes import WSSS4LUAD, TissueClass
-from model_export.checkpoint import load_checkpoint, save_checkpoint
+from model_export import factory as factory_module
+from model_export.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData
-from model_export.factory import load_classes, load_network
+from model_export.factory import load_classes
 from model_export.network import TissueNetwork
 from tests.full_disk import full_at
 from tests.model_export_support import TWO_CLASSES, write_module
@@ -28,6 +29,10 @@ def foreign(tmp_path, monkeypatch):
     write_module(tmp_path, MODULE)
     yield MODULE
     sys.modules.pop(MODULE, None)
+
+
+def load_network(path, *given):
+    return factory_module.load_network(read_checkpoint(path), *given)
 
 
 def weights_of(module, name="Foreign"):

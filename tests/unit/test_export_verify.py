@@ -229,3 +229,17 @@ def test_margins_that_leave_nothing_to_compare_leave_no_seam(tmp_path):
     *_, window = export_bundle(foreign(by_all_of_it), replace(CARD, margin_px=30), tmp_path / "bundle")
 
     assert window.seam is None
+
+
+def first_everywhere(network, images):
+    return network.first(images) * 0 + torch.tensor([3.0, 0.0, 0.0, 0.0]).reshape(1, 4, 1, 1)
+
+
+@pytest.mark.parametrize(("answer", "classes"), [(plain, 4), (first_everywhere, 1)])
+def test_the_pixels_of_each_class_are_counted_in_every_batch(tmp_path, answer, classes):
+    comparisons = export_bundle(foreign(answer, nn.Identity()), CARD, tmp_path / "bundle")
+
+    for one in comparisons:
+        assert len(one.class_pixels) == 4
+        assert sum(one.class_pixels) == math.prod(one.shape[:3])
+    assert sum(any(one.class_pixels[index] for one in comparisons) for index in range(4)) == classes

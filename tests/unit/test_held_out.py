@@ -1,6 +1,6 @@
 import pytest
 
-from model_export.checkpoint import save_checkpoint
+from model_export.checkpoint import read_checkpoint, save_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData
 from model_export.held_out import checkpoints_of, held_out_of, recipe_noted
 from tests.model_export_support import drawn_samples
@@ -94,7 +94,7 @@ def test_an_option_is_advised_only_where_the_command_has_it(tmp_path):
 
     for given, end in (({}, ""), ({"or_else": ", or --all"}, ", or --all")):
         with pytest.raises(InvalidData) as caught:
-            held_out_of(path, drawn_samples(1), **given)
+            held_out_of(read_checkpoint(path), drawn_samples(1), **given)
         assert str(caught.value) == reason + end
 
 
@@ -110,4 +110,4 @@ def test_an_option_is_advised_only_where_the_command_has_it(tmp_path):
 def test_the_recipe_is_what_a_checkpoint_notes(tmp_path, state, recipe):
     save_checkpoint(tmp_path / "last.pth", state)
 
-    assert recipe_noted(tmp_path / "last.pth") == recipe
+    assert recipe_noted(read_checkpoint(tmp_path / "last.pth")) == recipe

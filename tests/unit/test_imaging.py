@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from app.imaging.paint import paint_confidence, paint_mask, paint_overlay
-from app.imaging.tiling import pad_to_stride, plan_windows
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Size
+from app.pathology.tiling import pad_to_stride, plan_windows
 from tests.pictures import noise, opened, plain
 
 

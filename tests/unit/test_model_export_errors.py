@@ -2,7 +2,7 @@ import pytest
 from pydantic import BaseModel, ValidationError, model_validator
 
 from model_export import checkpoint
-from model_export.checkpoint import load_checkpoint, save_checkpoint
+from model_export.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from model_export.errors import InvalidCheckpoint, VerificationFailed, first_fault, first_line
 from model_export.factory import load_network
 from model_export.verify import run_onnx
@@ -50,7 +50,7 @@ def test_a_factory_that_raises_without_a_word_is_told_by_the_type_alone(tmp_path
     monkeypatch.setattr("model_export.synthetic.draw_patch", raising(MemoryError()))
 
     with pytest.raises(InvalidCheckpoint, match=r"^factory model_export\.synthetic:draw_patch: MemoryError$"):
-        load_network(tmp_path / "weights.pth", TWO_CLASSES, "model_export.synthetic:draw_patch")
+        load_network(read_checkpoint(tmp_path / "weights.pth"), TWO_CLASSES, "model_export.synthetic:draw_patch")
 
 
 class Inner(BaseModel):

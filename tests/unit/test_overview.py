@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from app.imaging.overview import Overview
-from app.imaging.tiling import plan_windows
 from app.pathology.geometry import Region, Size
+from app.pathology.tiling import plan_windows
 from tests.pictures import noise
 
 

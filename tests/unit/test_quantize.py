@@ -15,12 +15,13 @@ from app.inference.bundle import check_golden, find_precision, load_bundle, prec
 from app.inference.session import open_session
 from app.pathology.classes import BACKGROUND, WSSS4LUAD
 from app.pathology.geometry import Size
-from app.pathology.manifest import MANIFEST_FILE, MODEL_FILE, ModelManifest
+from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, ModelManifest
+from model_export import answers as answers_module
 from model_export import variant as variant_module
 from model_export.bundle import sha256_of
 from model_export.checkpoint import save_checkpoint
 from model_export.cli import main
-from model_export.export import ModelCard, export_bundle
+from model_export.export import ModelCard, export_bundle, write_golden
 from model_export.reduced_precision import to_int8
 from model_export.synthetic import draw_patch
 from model_export.training.dataset import read_pairs
@@ -182,7 +183,7 @@ def test_an_answer_depends_on_no_batch_and_no_neighbour(varied, precision):
 
 def test_what_it_costs_is_stated_as_it_was_measured(exported, bundle, pairs, monkeypatch):
     """Against the scores of a graph that says background everywhere, worked out by hand."""
-    real = variant_module.run_onnx
+    real = answers_module.run_onnx
 
     def blank(model, batches):
         outputs = real(model, batches)
@@ -191,13 +192,13 @@ def test_what_it_costs_is_stated_as_it_was_measured(exported, bundle, pairs, mon
                 class_map[:] = WSSS4LUAD.index(BACKGROUND)
         return outputs
 
-    monkeypatch.setattr(variant_module, "run_onnx", blank)
+    monkeypatch.setattr(answers_module, "run_onnx", blank)
     assert quantize(bundle, "fp16", pairs, "--max-lost", "100").exit_code == 0
     stated = load_bundle(bundle / "fp16").manifest.variant
 
     manifest = load_bundle(exported).manifest
     known = read_pairs(pairs, WSSS4LUAD)
-    scores, _ = variant_module._answers(exported / MODEL_FILE, manifest, known)
+    scores, _ = variant_module._scored(exported / MODEL_FILE, manifest, known)
     truth = np.concatenate([sample.class_map.ravel() for sample in known])
     before = scores.pixel_scores()
     assert stated.mean_iou_lost == pytest.approx(100 * before["tissue_miou"], abs=1e-3)
@@ -226,7 +227,7 @@ def test_a_variant_that_loses_too_much_is_refused_and_leaves_nothing(bundle, pai
 
 def answering(monkeypatch, change):
     """Have `change` see the variant's label probabilities, (1, L), with the number of the image."""
-    real = variant_module.run_onnx
+    real = answers_module.run_onnx
 
     def changed(model, batches):
         outputs = real(model, batches)
@@ -235,7 +236,7 @@ def answering(monkeypatch, change):
                 change(index, probabilities)
         return outputs
 
-    monkeypatch.setattr(variant_module, "run_onnx", changed)
+    monkeypatch.setattr(answers_module, "run_onnx", changed)
 
 
 def other_labels(count):
@@ -407,3 +408,31 @@ def test_a_variant_of_another_model_fails_its_golden_pair(copied):
     )
     with pytest.raises(InvalidBundle, match="does not reproduce its golden pair"):
         check_golden(changed, open_session(loaded.model, "cpu"))
+
+
+def test_pairs_that_nobody_learned_from_are_called_so_when_that_is_said(bundle, pairs):
+    result = quantize(bundle, "fp16", pairs, "--max-lost", "100", "--unseen")
+
+    assert result.exit_code == 0, result.output
+    assert not any(line.startswith("note: ") for line in result.output.splitlines())
+    assert load_bundle(bundle / "fp16").manifest.variant.measured_on == "4 pairs that the network never saw"
+
+
+def test_what_a_checkpoint_notes_is_not_said_by_hand_too(bundle, pairs):
+    result = quantize(bundle, "fp16", pairs, "--unseen", "--checkpoint", "last.pth")
+
+    assert result.exit_code == 2
+    assert "--unseen goes without --checkpoint" in result.output
+
+
+def test_a_variants_golden_pair_is_of_its_parents_image(bundle, pairs):
+    own = draw_patch(9, Size(64, 32))[0][None]
+    write_golden(own, bundle / MODEL_FILE, bundle / GOLDEN_FILE)
+    assert "golden.npz: is not the file" in quantize(bundle, "fp16", pairs).output
+    rewrite(bundle, golden_sha256=sha256_of(bundle / GOLDEN_FILE))
+
+    assert quantize(bundle, "fp16", pairs, "--max-lost", "100").exit_code == 0
+
+    loaded = load_bundle(bundle / "fp16")
+    np.testing.assert_array_equal(loaded.golden_image, own)
+    check_golden(loaded, open_session(loaded.model, "cpu"))

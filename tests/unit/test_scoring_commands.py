@@ -108,6 +108,19 @@ def test_all_is_advised_where_it_is_an_option_that_was_not_given(pairs, checkpoi
     assert refused(command[0], *given) == f"{checkpoint}: {reason}" + (", or --all" if command[1:] else "")
 
 
+@COMMANDS
+def test_a_checkpoint_is_read_once_for_all_that_is_asked_of_it(pairs, checkpoint, tmp_path, monkeypatch, command):
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **how: (read.append(path), load(path, **how))[1])
+    monkeypatch.setattr(robustness, "predict", lambda *_: pytest.fail("far enough"))
+    (tmp_path / "file").write_text("in the way")
+    given = ("--pairs", pairs, "--checkpoint", checkpoint, "--out", tmp_path / "file" / "out")
+
+    assert refused(command, *given).endswith("Not a directory")
+
+    assert read == [checkpoint]
+
+
 def test_a_folder_to_write_to_is_made_and_left_empty(tmp_path):
     require_writable(tmp_path / "new" / "folder")
     require_writable(tmp_path / "new" / "folder")

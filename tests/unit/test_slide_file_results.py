@@ -11,8 +11,8 @@ import shapely
 from PIL import Image
 from prometheus_client import CollectorRegistry
 
-from app.imaging.tiling import plan_windows
 from app.pathology.geometry import Region, Size
+from app.pathology.tiling import plan_windows
 from app.segmentation import slide_files
 from app.segmentation.folder import FileResult
 from app.segmentation.slide_files import SlideFileOptions, SlideFileSegmentation, columns

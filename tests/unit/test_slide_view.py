@@ -10,10 +10,10 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from app.errors import ImageTooLarge
-from app.imaging.tiling import plan_windows
 from app.interop.dicom_pyramid import reduced
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
+from app.pathology.tiling import plan_windows
 from app.segmentation.scale import step_to
 from app.segmentation.slide import check_pixels, choose_carrier, choose_view, described, segment_slide, warn_of
 from app.segmentation.workers import Workers

@@ -108,6 +108,20 @@ def test_a_patch_with_the_pixels_of_a_held_out_pair_is_refused_by_both_names():
         assert "copy-[1, 0, 0].png" in names(corpus.part(fold)[0]["wsss4luad"])
 
 
+def test_a_pair_with_the_pixels_of_a_held_out_pair_is_refused_by_both_names():
+    pairs = drawn_samples(4)
+    pairs[2] = replace(pairs[1], name="02.png", slide="02.png", image=pairs[1].image.copy())
+
+    with pytest.raises(InvalidData) as caught:
+        Corpus(pairs, {}).part(Fold(0, 2))
+
+    reason = "a pair with the very pixels of the held-out pair 01.png; take it away, or name both as of one slide"
+    assert str(caught.value) == f"02.png: {reason}"
+    together = [replace(pair, slide="A") if pair.name in ("01.png", "02.png") else pair for pair in pairs]
+    for fold in (Fold(0, 2), Fold(1, 2), Fold()):  # both are on one side
+        Corpus(together, {}).part(fold)
+
+
 def test_a_patch_that_differs_in_one_pixel_or_in_its_sides_is_no_copy():
     pairs = drawn_samples(4)
     near, turned = copied(pairs[0]), copied(replace(pairs[1], image=pairs[1].image.reshape(32, 128, 3)))

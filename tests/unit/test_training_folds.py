@@ -5,7 +5,7 @@ import pytest
 
 from app.pathology.classes import WSSS4LUAD
 from model_export.errors import InvalidRecipe
-from model_export.training.folds import Fold, split, untaught
+from model_export.training.folds import Fold, split, untaught, without_slides
 from model_export.training.slides import load_slides
 from tests.model_export_support import label_only_sample, masked_sample
 
@@ -137,3 +137,13 @@ def test_a_fold_that_holds_out_the_only_images_whose_masks_show_a_tissue_says_so
 )
 def test_a_tissue_may_be_taught_by_any_source_and_held_out_by_none(sources, held_out):
     assert untaught(sources, held_out, WSSS4LUAD, Fold(0, 2)) == []
+
+
+def test_it_is_noted_where_nothing_says_which_images_are_of_one_slide():
+    unknown = of_slides({"0.png": "0.png", "1.png": "1.png"})
+
+    [note] = without_slides(unknown, Fold(0, 2))
+
+    assert note.startswith("note: every image counts as a slide of its own: ")
+    assert without_slides(unknown, Fold()) == []
+    assert without_slides(of_slides({"0.png": "a", "1.png": "1.png"}), Fold(0, 2)) == []

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from app.pathology.classes import WSSS4LUAD
-from model_export.checkpoint import load_checkpoint, save_checkpoint
+from model_export.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
 from model_export.factory import load_network
 from model_export.training.augment import Batch, BatchSource
@@ -155,7 +155,7 @@ def test_the_weights_of_the_least_validation_loss_are_kept(tmp_path):
     least = losses.index(min(losses)) + 1
     assert least < 4, "this training was to get worse"
     assert best["epoch"] == least
-    _, again = score(load_network(tmp_path / "best.pth", WSSS4LUAD), SAMPLES[2:], WSSS4LUAD)
+    _, again = score(load_network(read_checkpoint(tmp_path / "best.pth"), WSSS4LUAD), SAMPLES[2:], WSSS4LUAD)
     assert sum(again) / len(again) == pytest.approx(min(losses), rel=1e-4)
 
 

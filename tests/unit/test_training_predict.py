@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from model_export import predict as predict_module
 from model_export.network import STRIDE, TissueNetwork
-from model_export.predict import predict, segmentation_loss
+from model_export.predict import labels_as_served, predict, segmentation_loss
 from model_export.training.augment import normalise
 from model_export.training.dataset import IGNORE
 from tests.model_export_support import drawn_samples, one_thread
@@ -65,3 +67,26 @@ def test_the_segmentation_loss_is_the_mean_over_known_pixels(network):
     log_probabilities = prediction.logits[0].log_softmax(dim=0)
     expected = -(log_probabilities[1, 3, 4] + log_probabilities[2, 20, 9]) / 2
     assert segmentation_loss(prediction, class_map, IGNORE) == pytest.approx(float(expected), rel=1e-5)
+
+
+class Bright(nn.Module):
+    """Has a logit of each label that is the mean of a colour."""
+
+    def forward(self, images):
+        return {"out": images[:, :1].repeat(1, 4, 1, 1), "labels": images.mean(dim=(2, 3))}
+
+
+def test_the_labels_of_an_image_are_the_largest_of_its_windows(monkeypatch):
+    network = Bright()
+    image = drawn_samples(2, side_px=192)[1].image
+    whole = predict(network, image)
+    np.testing.assert_array_equal(labels_as_served(network, image, whole), whole.label_probabilities)
+
+    monkeypatch.setattr(predict_module, "WINDOW_PX", 128)
+    monkeypatch.setattr(predict_module, "MARGIN_PX", 32)
+    served = labels_as_served(network, image, whole)
+
+    corners = [image[y : y + 128, x : x + 128] for y in (0, 64) for x in (0, 64)]
+    expected = np.max([predict(network, corner).label_probabilities for corner in corners], axis=0)
+    np.testing.assert_array_equal(served, expected)
+    assert (served != whole.label_probabilities).any()

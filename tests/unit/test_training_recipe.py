@@ -14,6 +14,10 @@ def test_the_shipped_recipe_loads_by_name():
     assert shipped.total_steps == shipped.epochs * shipped.steps_per_epoch
 
 
+def test_what_a_recipe_leaves_out_is_as_in_the_shipped_one_but_for_its_slides():
+    assert Recipe(slides="wsss4luad") == load_recipe(DEFAULT_RECIPE)
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (files("model_export") / "recipes").glob("*.toml")))
 def test_every_shipped_recipe_loads_and_so_do_its_teachers(name):
     assert sources_of(load_recipe(name)) >= set(load_recipe(name).shares)

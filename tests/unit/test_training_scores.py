@@ -3,10 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from app.pathology.classes import WSSS4LUAD
+from model_export import predict as predict_module
 from model_export.network import TissueNetwork
-from model_export.predict import predict
+from model_export.predict import labels_as_served, predict
 from model_export.training.dataset import IGNORE
 from model_export.training.scores import Scores, score
 from tests.model_export_support import drawn_samples, label_only_sample, one_thread
@@ -170,6 +172,26 @@ def test_a_networks_scores_are_those_of_its_predictions_image_by_image():
     assert scores.confusion.sum() == 2 * 64 * 64
     assert scores.calibration.unchanged.pixels == 2 * 16 * 16
     assert scores.labels.truth == [*(sample.labels for sample in samples), labelled.labels]
+
+
+class Bright(nn.Module):
+    """Has a logit of each label that is the mean of a colour."""
+
+    def forward(self, images):
+        return {"out": images[:, :1].repeat(1, 4, 1, 1), "labels": images.mean(dim=(2, 3))}
+
+
+def test_the_labels_of_an_image_larger_than_a_window_are_scored_as_they_are_served(monkeypatch):
+    network, [sample] = Bright(), drawn_samples(1, side_px=192)
+    monkeypatch.setattr(predict_module, "WINDOW_PX", 128)
+    monkeypatch.setattr(predict_module, "MARGIN_PX", 32)
+
+    with one_thread():
+        scores, _ = score(network, [sample], WSSS4LUAD)
+        served = labels_as_served(network, sample.image, predict(network, sample.image))
+
+    assert scores.labels.probability == [tuple(served.tolist())]
+    assert (served != predict(network, sample.image).label_probabilities).any()
 
 
 def test_an_image_whose_labels_are_not_all_known_has_no_label_score():

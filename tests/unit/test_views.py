@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
 
+from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import MANIFEST_FILE, MODEL_FILE
 from app.settings import DEFAULT_BUNDLE, QUALITY_BUNDLE
 from model_export.bundle import read_manifest
@@ -87,8 +88,13 @@ def _one_thread():
 
 
 def run(command, *options):
+    """Run a command on the network at the checkpoint that is the second of `options`."""
+    classes = options[1].parent / "classes.json"
+    classes.write_text(json.dumps([tissue.model_dump(mode="json") for tissue in WSSS4LUAD]), encoding="utf-8")
     numbers = ("--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
-    return CliRunner().invoke(main, [command, "--factory", f"{__name__}:Small", *numbers, *map(str, options)])
+    return CliRunner().invoke(
+        main, [command, "--factory", f"{__name__}:Small", "--classes", str(classes), *numbers, *map(str, options)]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,88 @@
+"""What a bundle's graph answers on whole images: window by window, as the service asks it, and how that scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from app.pathology.arrays import ClassMap, Probabilities, RgbImage
+from app.pathology.geometry import Size
+from app.pathology.manifest import MANIFEST_FILE, MODEL_FILE, ModelManifest, Precision
+from app.pathology.tiling import pad_to_stride, plan_windows
+from model_export.bundle import read_manifest, require_intact
+from model_export.errors import InvalidData
+from model_export.training.dataset import Sample
+from model_export.training.scores import Scores
+from model_export.verify import run_onnx
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is said of one image.
+
+    Attributes:
+        class_map: (H, W) uint8.
+        label_probabilities: (L,) float32, of several windows the largest.
+    """
+
+    class_map: ClassMap
+    label_probabilities: Probabilities
+
+
+def graph_in(bundle: Path, precision: Precision | None = None) -> tuple[Path, ModelManifest]:
+    """Return the graph of a bundle, or of its variant of that precision, and its manifest.
+
+    Raises:
+        InvalidData: There is none, it is not the one that its manifest names, or the variant is of another graph.
+    """
+    manifest = read_manifest(bundle)
+    if precision not in (None, manifest.precision):
+        parent, bundle = manifest, bundle / str(precision)
+        if parent.precision != "fp32" or not (bundle / MANIFEST_FILE).is_file():
+            raise InvalidData(f"{bundle}: no such variant; quantize makes one of an fp32 bundle")
+        manifest = read_manifest(bundle)
+        if manifest.variant is None or manifest.variant.made_from != parent.sha256:
+            raise InvalidData(f"{bundle}: is not made of the bundle that holds it; run quantize again")
+    require_intact(bundle / MODEL_FILE, manifest.sha256)
+    return bundle / MODEL_FILE, manifest
+
+
+def answers(model: Path, manifest: ModelManifest, images: Sequence[RgbImage]) -> list[Answer]:
+    """Return what a graph says of each (H, W, 3) uint8 image, on the CPU.
+
+    Raises:
+        VerificationFailed: ONNX Runtime does not load or run the graph.
+    """
+    plan_of = (manifest.window_px, manifest.margin_px, manifest.stride)
+    plans = [plan_windows(Size.of(image), *plan_of) for image in images]
+    batches = [
+        pad_to_stride(image[window.read.slices], manifest.stride)[None]
+        for image, plan in zip(images, plans, strict=True)
+        for window in plan
+    ]
+    outputs = iter(run_onnx(model, batches))
+    found = []
+    for image, plan in zip(images, plans, strict=True):
+        class_map = np.empty(image.shape[:2], np.uint8)
+        probabilities = []
+        for window in plan:
+            said, _, of_labels = next(outputs)
+            class_map[window.keep.slices] = said[0][window.keep.within(window.read).slices]
+            probabilities.append(of_labels[0])
+        found.append(Answer(class_map, np.max(probabilities, axis=0)))
+    return found
+
+
+def scored(manifest: ModelManifest, samples: Sequence[Sample], found: Sequence[Answer]) -> Scores:
+    """Return the scores of what was `found` on each of `samples`, all with class maps; no confidences are counted."""
+    total = Scores(manifest.classes)
+    for sample, answer in zip(samples, found, strict=True):
+        one = Scores(manifest.classes)
+        one.add_class_map(sample.class_map, answer.class_map)
+        known = [label for label in sample.labels if label is not None]
+        if len(known) == len(sample.labels):
+            one.labels.add(known, answer.label_probabilities.tolist())
+        one.images = [{"name": sample.name, "confusion": one.confusion.tolist(), **one.pixel_scores()}]
+        total = total + one
+    return total

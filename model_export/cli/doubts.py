@@ -1,0 +1,69 @@
+"""What `export` and `verify` note of a network that passes, and may be wrong all the same: a line for each doubt."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from app.pathology.classes import TissueClass
+from model_export.verify import Comparison
+
+_MAX_SEAM = 0.005
+"""Share of pixels that may be of another class in another window before it is told."""
+
+_ONE_CLASS = 0.99
+"""Share of all pixels from which one class leaves nothing to compare."""
+
+_NO_TISSUE = frozenset({"background", "glass", "other", "void"})
+"""What classes are called that hold none of the tissue that a patch is labelled with."""
+
+
+def doubts_of_classes(classes: Sequence[TissueClass]) -> list[str]:
+    """Return a line where a class list calls all classes labels, or one that by its name is none."""
+    odd = [tissue.name for tissue in classes if tissue.label and tissue.name.lower() in _NO_TISSUE]
+    if odd:
+        return [
+            f'note: {odd[0]} is a label: patches will be labelled with it; write "label": false in its class if it is'
+            " no tissue to report"
+        ]
+    if all(tissue.label for tissue in classes):
+        return [
+            'note: no class has "label": false: if one of them stands for background, glass or anything else, patches'
+            " will be labelled with it"
+        ]
+    return []
+
+
+def doubts_of_comparisons(comparisons: Sequence[Comparison], classes: Sequence[TissueClass]) -> list[str]:
+    """Return a line for each thing that is odd in what PyTorch and ONNX Runtime agree on.
+
+    Args:
+        comparisons: Of all batches that were tried.
+        classes: The network's.
+    """
+    notes = []
+    counted = [comparison.class_pixels for comparison in comparisons if comparison.class_pixels]
+    pixels = np.sum(counted, axis=0) if counted else np.zeros(len(classes), np.int64)
+    if pixels.max() > _ONE_CLASS * pixels.sum() > 0:
+        notes.append(
+            f"note: the network calls {pixels.max() / pixels.sum():.1%} of all pixels that were compared"
+            f" {classes[int(pixels.argmax())].name}, so that the two agree says little: `export --trial` compares on"
+            " images of your own"
+        )
+    if all(comparison.unit_range for comparison in comparisons):
+        notes.append(
+            "note: all that the network says of the classes lies in 0 to 1, as after a sigmoid: if it is no logits,"
+            " confidences are wrong; return what the sigmoid is given"
+        )
+    if all(comparison.labels_unit_range for comparison in comparisons):
+        notes.append(
+            "note: all that the network says of the labels lies in 0 to 1, as after a sigmoid: if it is no logits,"
+            " every patch gets every label; return what the sigmoid is given"
+        )
+    seam = max((comparison.seam or 0 for comparison in comparisons), default=0)
+    if seam > _MAX_SEAM:
+        notes.append(
+            f"note: of {seam:.1%} of the pixels inside the margins of two overlapping windows, the network is sure in"
+            " the one and says another class in the other: patches larger than a window will show seams; a larger"
+            " --margin helps, unless a layer sees all of its window, as global pooling and attention do"
+        )
+    return notes
