@@ -10,7 +10,6 @@ from app.interop.dicom_pyramid import SAME, Spans
 from app.interop.dicom_seg import PyramidLevel
 from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
-from app.pathology.geometry import Size
 from app.pathology.manifest import ModelManifest
 
 AS_IT_IS = Conditions(None, 1.0, ())
@@ -43,12 +42,9 @@ def segmentation_pyramid(
     manifest: ModelManifest,
     spans: Spans = SAME,
     warnings: tuple[str, ...] = (),
-    seen: Size | None = None,
 ) -> tuple[Dataset, ...]:
-    """Return the pyramid of a map that the model made of the first level, unless it is said to have seen another."""
-    finest = levels[0]
-    seen = seen or Size(finest.TotalPixelMatrixColumns, finest.TotalPixelMatrixRows)
-    return dicom_pyramid.segmentation_pyramid(levels, class_map, manifest, spans, warnings, seen)
+    """Return the pyramid of a map that the model made of the first level's own pixels, unless other spans are given."""
+    return dicom_pyramid.segmentation_pyramid(levels, class_map, manifest, spans, warnings)
 
 
 def reduced(class_map: ClassMap, shape: tuple[int, int], steps: Spans | None = None) -> ClassMap:

@@ -132,6 +132,34 @@ def jpeg_of(image: np.ndarray, *, is_rgb: bool = False, states: bytes | None = N
     return bytes(jpeg if states is None else jpeg[:2] + states + jpeg[following:])
 
 
+def in_ycc(image: np.ndarray) -> np.ndarray:
+    """The YCbCr of (H, W, 3) uint8 RGB."""
+    return np.asarray(Image.fromarray(image).convert("YCbCr"))
+
+
+def jpeg_2000_of(image: np.ndarray, *, transforms: bool, is_lossy: bool = False) -> bytes:
+    """A codestream of (H, W, 3) uint8 whose components are transformed, as those of RGB are, or not."""
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG2000", irreversible=is_lossy, mct=int(transforms), no_jp2=True)
+    return file.getvalue()
+
+
+def rle_of(image: np.ndarray) -> bytes:
+    """A frame of RLE of (H, W, 3) uint8, whatever its colours are."""
+    return RLELosslessEncoder.encode(
+        np.ascontiguousarray(image),
+        rows=image.shape[0],
+        columns=image.shape[1],
+        number_of_frames=1,
+        samples_per_pixel=3,
+        bits_allocated=8,
+        bits_stored=8,
+        photometric_interpretation="RGB",
+        pixel_representation=0,
+        planar_configuration=0,
+    )
+
+
 def microscopic(image: np.ndarray, *, on_slide: bool = False, name: str = "field", **attributes: Any) -> FileDataset:
     """A single-frame VL Microscopic image of (H, W, 3) uint8, or one with slide coordinates."""
     sop_class = uid.VLSlideCoordinatesMicroscopicImageStorage if on_slide else uid.VLMicroscopicImageStorage
@@ -228,24 +256,12 @@ def _add_pixels(image: Dataset, tiles: Sequence[np.ndarray], syntax: UID) -> Non
 
 
 def _encoded(tile: np.ndarray, syntax: UID) -> bytes:
+    if syntax == uid.JPEG2000Lossless:
+        return jpeg_2000_of(tile, transforms=False)
+    if syntax == uid.RLELossless:
+        return rle_of(tile)
     file = BytesIO()
-    if syntax == uid.JPEGBaseline8Bit:
-        Image.fromarray(tile).save(file, "JPEG", quality=95, subsampling="4:2:2")
-    elif syntax == uid.JPEG2000Lossless:
-        Image.fromarray(tile).save(file, "JPEG2000", irreversible=False, mct=0, no_jp2=True)
-    else:
-        return RLELosslessEncoder.encode(
-            np.ascontiguousarray(tile),
-            rows=tile.shape[0],
-            columns=tile.shape[1],
-            number_of_frames=1,
-            samples_per_pixel=3,
-            bits_allocated=8,
-            bits_stored=8,
-            photometric_interpretation="RGB",
-            pixel_representation=0,
-            planar_configuration=0,
-        )
+    Image.fromarray(tile).save(file, "JPEG", quality=95, subsampling="4:2:2")
     return file.getvalue()
 
 

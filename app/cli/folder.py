@@ -16,8 +16,8 @@ from app.cli.ending import until_signalled
 from app.cli.options import FiniteRange
 from app.imaging.paint import DEFAULT_OPACITY
 from app.inference.model import BatchedSegmenter, load_segmenter
-from app.segmentation.folder import FileResult, colliding, find_files, locked, lying_in
-from app.segmentation.results_table import ResultsTable, foreign, read_table, superseding
+from app.segmentation.folder import FileResult, colliding, find_files, locked, lying_in, remove_half_written
+from app.segmentation.results_table import ResultsTable, foreign, read_table, superseding, unfinished
 from app.segmentation.workers import Workers
 from app.settings import Settings
 from app.telemetry.metrics import SegmentationMetrics
@@ -115,7 +115,10 @@ def results_table(
                     raise
             lock_by_another_name = out / _LOCK_FILE.upper()
             _check_apart(paths, ignores_case=sys.platform == "win32" or lock_by_another_name.exists())
-            table = ResultsTable(path, columns, paths, _rows_before(paths, columns, path, endings))
+            before = _rows_before(paths, columns, path, endings)
+            for file in unfinished(before):
+                remove_half_written(out, file, endings)
+            table = ResultsTable(path, columns, paths, before)
             table.write()  # if that cannot be done, it is better known before hours of work
             yield table
     except OSError as error:

@@ -11,12 +11,12 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, TiffTags, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImagePalette, TiffTags, UnidentifiedImageError
 
 from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage, no_memory_to
 from app.imaging.common_files import common_pixels
 from app.imaging.structure import check_exif, check_scans, glance, looks_like_an_accepted_format
-from app.imaging.tiff import TIFFS_READ, check_kind, tag_values, tags_of
+from app.imaging.tiff import TIFFS_READ, check_kind, narrow_colours, tag_values, tags_of
 from app.imaging.tiff_spacing import tiff_um_per_px
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
@@ -116,6 +116,8 @@ def decode_by_pillow(data: bytes, max_side_px: int) -> RgbImage:
 
 
 def _pillows_pixels(data: bytes, image: ImageFile.ImageFile) -> RgbImage:
+    if image.mode in ("P", "PA") and (colours := narrow_colours(_tags(image))):
+        image.palette = ImagePalette.raw("RGB;L", colours)
     image.load()
     upright = _UPRIGHT.get(_orientation(image))
     rgb = _to_rgb(image, depth=data[_PNG_DEPTH_AT] if image.format == "PNG" else 8)
@@ -152,7 +154,7 @@ def _identified(data: bytes) -> ImageFile.ImageFile:
             raise UnsupportedImage(f"not an image in a known format; send {', '.join(FORMATS)} or DICOM") from None
     if not data.startswith((b"II", b"MM")):
         raise UnreadableImage("the image is damaged at its beginning, or of a pixel type that is not read")
-    check_kind(tags_of(data))
+    check_kind(tags_of(BytesIO(data)))
     raise UnreadableImage(
         f"the TIFF is damaged at its beginning, or of a kind that is not read, such as JPEG 2000; {TIFFS_READ}"
     )

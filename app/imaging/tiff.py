@@ -5,8 +5,7 @@ The um/px that they state is in `tiff_spacing.py`. Source, where no other is nam
 
 import struct
 from collections.abc import Mapping
-from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -36,6 +35,7 @@ _TAGS = {info.name: number for number, info in TiffTags.TAGS_V2.items()}
 _PLANES, _UNCOMPRESSED, _WEBP = 2, 1, 50001
 """Of the tags PlanarConfiguration and Compression."""
 _UNSIGNED = 1
+_EIGHT_BITS = 2**8
 _SAMPLES = {2: "signed integers", 3: "floating-point numbers", 5: "complex numbers", 6: "complex numbers"}
 """Of the tag SampleFormat: section 19, and libtiff's tiff.h."""
 
@@ -83,14 +83,17 @@ def _check_directory(data: bytes, byte_order: str, is_big: bool) -> None:
         raise UnreadableImage("the TIFF's tags state more bytes than it has")
 
 
-def tags_of(data: bytes) -> Mapping[int, Any]:
-    """Return the tags of a TIFF that Pillow does not take for one that it could open.
+def tags_of(file: BinaryIO) -> Mapping[int, Any]:
+    """Return the tags of a TIFF's first image, also of one that Pillow does not take for one that it could open.
+
+    Args:
+        file: At its beginning.
 
     Raises:
         Exception: Whatever Pillow raises on damaged bytes.
     """
-    file = BytesIO(data)
-    tags = ImageFileDirectory_v2(file.read(16 if data[2] == _BIG else 8))
+    begin = file.read(8)
+    tags = ImageFileDirectory_v2(begin + file.read(8) if begin[2] == _BIG else begin)
     file.seek(tags.next)
     tags.load(file)
     return tags
@@ -120,6 +123,19 @@ def check_kind(tags: Mapping[int, Any]) -> None:
         raise UnsupportedImage(
             "the TIFF has 16 bits a channel in planes, uncompressed; send it pixel by pixel, or as LZW"
         )
+
+
+def narrow_colours(tags: Mapping[int, Any]) -> bytes | None:
+    """Return a palette's colours where its writer took them for 8 bits: all red ones, green ones and blue ones.
+
+    They should have 16 (section 5, ColorMap). Of one whose colours are all below 256, which would all be black,
+    libtiff's readers take them as they are.
+
+    Returns:
+        Bytes; None of any other palette.
+    """
+    colours = tag_values(tags, "ColorMap")
+    return bytes(colours) if colours and max(colours) < _EIGHT_BITS else None
 
 
 def stored_size(tags: Mapping[int, Any]) -> Size:

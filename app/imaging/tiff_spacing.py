@@ -11,7 +11,7 @@ from xml.parsers import expat
 
 from PIL import Image
 
-from app.imaging.tiff import stored_size
+from app.imaging.tiff import stored_size, tags_of
 from app.pathology.geometry import Size, of_square_pixels
 
 _DESCRIPTION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 270, 282, 283, 296
@@ -51,7 +51,10 @@ def tiff_um_per_px(image: Image.Image) -> float | None:
     Raises:
         MemoryError: There is no memory to read it now.
     """
-    tags = getattr(image, "tag_v2", {})
+    return _of_tags(getattr(image, "tag_v2", {}))
+
+
+def _of_tags(tags: Any) -> float | None:
     try:
         description = _description(tags)
         um = _stated_by_ome(description, stored_size(tags)) or _stated_by_imagej(description, tags) or _stated(tags)
@@ -65,6 +68,8 @@ def tiff_um_per_px(image: Image.Image) -> float | None:
 def tiff_file_um_per_px(path: Path, size: Size) -> float | None:
     """Return what `tiff_um_per_px` does, of a file of whatever kind: None where its first image has not `size`.
 
+    The pixels may be of a kind that Pillow does not decode, such as JPEG 2000.
+
     Args:
         path: Of the file.
         size: The image's as it is stored: OpenSlide's, which turns nothing.
@@ -73,8 +78,9 @@ def tiff_file_um_per_px(path: Path, size: Size) -> float | None:
         MemoryError: There is no memory to read it now.
     """
     try:
-        with Image.open(path, formats=("TIFF",)) as image:  # its tags alone
-            return tiff_um_per_px(image) if stored_size(getattr(image, "tag_v2", {})) == size else None
+        with path.open("rb") as file:
+            tags = tags_of(file)
+        return _of_tags(tags) if stored_size(tags) == size else None
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001  no TIFF, or one that is damaged in whatever way

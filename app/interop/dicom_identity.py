@@ -68,9 +68,9 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(10).join(parts)).int}"
 
 
-def series_uid(source: "Dataset", manifest: ModelManifest, modality: str) -> str:
-    """Return the Series Instance UID of a model's results of one modality for a source series; known beforehand."""
-    return derived_uid("series", modality, str(source.SeriesInstanceUID), maker(manifest))
+def series_uid(source: "Dataset", manifest: ModelManifest) -> str:
+    """Return the Series Instance UID of a model's Segmentations for a source series; known beforehand."""
+    return derived_uid("series", "SEG", str(source.SeriesInstanceUID), maker(manifest))
 
 
 def maker(manifest: ModelManifest) -> str:
@@ -138,14 +138,14 @@ def _is_day(digits: str) -> bool:
     return True
 
 
-def instance(source: "Dataset", manifest: ModelManifest, what: str, modality: str) -> dict[str, Any]:
+def instance(source: "Dataset", manifest: ModelManifest, what: str, modality: str, of_series: str) -> dict[str, Any]:
     """Return highdicom's arguments that say who made an object: series, equipment, time, character set.
 
     The device's serial number is the digest of the model file: it is what tells one device from another.
     """
     when = made_at(source, manifest)
     return {
-        "series_instance_uid": series_uid(source, manifest, modality),
+        "series_instance_uid": of_series,
         "series_number": _SERIES_NUMBERS[modality],
         "series_description": description(what, manifest),
         "instance_number": 1,

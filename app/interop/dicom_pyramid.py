@@ -16,7 +16,7 @@ from app.interop.dicom_identity import derived_uid, maker, parameters_of, repeat
 from app.interop.dicom_seg import PyramidLevel, segmentation_object
 from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
-from app.pathology.geometry import Size, of_microscope, of_square_pixels
+from app.pathology.geometry import of_microscope, of_square_pixels
 from app.pathology.manifest import ModelManifest
 
 if TYPE_CHECKING:
@@ -74,7 +74,6 @@ def segmentation_pyramid(
     manifest: ModelManifest,
     spans: Spans,
     warnings: tuple[str, ...],
-    seen: Size,
 ) -> "tuple[Dataset, ...]":
     """Return a Segmentation for each level, finest first: one series, one pyramid, the same segments and tracking UIDs.
 
@@ -83,15 +82,13 @@ def segmentation_pyramid(
 
     Args:
         levels: Of one slide, finest first, each as the header that `segmentation_object` takes.
-        class_map: (H, W) uint8, of size `seen`.
+        class_map: (H, W) uint8, of what the model saw.
         manifest: The model that made the map.
         spans: How many pixels of the class map one of the first level spans.
         warnings: Codes of what is odd about the slide.
-        seen: The size at which the model saw the slide.
 
     Raises:
         UnsupportedImage: A level lacks what the objects must repeat.
-        ValueError: The class map is of another size.
         ExtraMissing: The packages that write DICOM are not installed.
     """
     require_dicom()
@@ -102,9 +99,6 @@ def segmentation_pyramid(
         series_uid = pyramid_series_uid(levels[0], manifest, spans)
         spacings = [_spacing(source) for source in levels]
     conditions = conditions_of(levels[0], spans, warnings)
-    shape = (seen.height_px, seen.width_px)
-    if class_map.shape != shape:
-        raise ValueError(f"the class map has {class_map.shape} rows and columns, what the model saw {shape}")
     content = hashlib.sha256(np.ascontiguousarray(class_map).data).hexdigest()
     stated = str(parameters_of(manifest, conditions))
     pyramid_uid = derived_uid("pyramid", *origins, maker(manifest), content, *_named(spans), stated)

@@ -21,6 +21,7 @@ from app.interop.dicom_identity import (
     maker,
     parameters_of,
     repeating_the_source,
+    series_uid,
     settle,
 )
 from app.interop.provenance import Conditions
@@ -95,7 +96,7 @@ def segmentation_object(
         shape = (
             (placed.TotalPixelMatrixRows, placed.TotalPixelMatrixColumns) if is_tiled else (placed.Rows, placed.Columns)
         )
-        identity = instance(source, manifest, "Tissue classes", "SEG")
+        identity = instance(source, manifest, "Tissue classes", "SEG", series_uid(source, manifest))
         if level is None:
             tracked = uid = _content_uid(source, class_map, manifest, conditions)
         else:

@@ -62,8 +62,7 @@ def measurement_report(
     shares = [fractions[index] for index in label_indices(manifest.classes)]
     measured = list(zip(seg.SegmentSequence, manifest.label_classes, shares, strict=True))
     with repeating_the_source():
-        identity = instance(source, manifest, "Tissue fractions", "SR")
-        identity["series_instance_uid"] = derived_uid("report series", str(seg.SeriesInstanceUID))
+        of_series = derived_uid("report series", str(seg.SeriesInstanceUID))
         completed = complete(source)
         observer = sr.ObserverContext(
             observer_type=codes.DCM.Device,
@@ -91,7 +90,7 @@ def measurement_report(
             sop_instance_uid=derived_uid("report", str(seg.SOPInstanceUID), *map(repr, (*fractions, image_mm2))),
             is_complete=True,
             coding_schemes=[private_scheme()],
-            **identity,
+            **instance(source, manifest, "Tissue fractions", "SR", of_series),
         )
         settle(report, source, manifest)
     return report

@@ -16,8 +16,10 @@ from app.errors import ArchiveRefused, ArchiveUnavailable, SeriesNotFound
 from app.interop.archive_http import ArchiveSession
 from app.interop.dicom_file import to_bytes
 
-_REFERENCES = ("00080018", "00081115")
-"""SOP Instance UID and Referenced Series Sequence: all that is read of a result's header."""
+_READ_OF_RESULTS = ("00080018", "00200013")
+"""SOP Instance UID and Instance Number."""
+_FIRST = 1
+_JSON = ("application/dicom+json", "application/json")
 _PROCESSING_FAILURE, _OUT_OF_RESOURCES = 0x0110, 0xA7
 """Failure reasons that may pass (PS3.18, I.2.2): the second is the first byte of several."""
 
@@ -53,8 +55,11 @@ class Archive:
                 raise SeriesNotFound("the archive holds no such series in that study")
             return str(Dataset.from_json(found[0]).get("Modality", ""))
 
-    def result_of(self, study_uid: str, results_uid: str, source_uid: str) -> str | None:
-        """Return the SOP Instance UID of the instance in the series `results_uid` that refers to `source_uid`, or None.
+    def result_of(self, study_uid: str, results_uid: str) -> str | None:
+        """Return the SOP Instance UID of the first instance in the series `results_uid`, or None.
+
+        That is a result's finest level, whose Instance Number is 1; see `dicom_pyramid`. An archive that matches no
+        Instance Number gives the others too.
 
         Raises:
             ArchiveRefused: The archive does not answer the query.
@@ -62,11 +67,11 @@ class Archive:
         with answered("the search for an earlier result"):
             if not self.client.search_for_series(study_uid, search_filters={"SeriesInstanceUID": results_uid}):
                 return None
-            headers = self.client.retrieve_series_metadata(study_uid, results_uid)
-            results = [
-                Dataset.from_json({tag: header[tag] for tag in _REFERENCES if tag in header}) for header in headers
-            ]
-            return next((str(one.SOPInstanceUID) for one in results if source_uid in _referred(one)), None)
+            found = self.client.search_for_instances(
+                study_uid, results_uid, search_filters={"InstanceNumber": str(_FIRST)}
+            )
+            results = [Dataset.from_json({tag: one[tag] for tag in _READ_OF_RESULTS if tag in one}) for one in found]
+            return next((str(one.SOPInstanceUID) for one in results if one.get("InstanceNumber") == _FIRST), None)
 
     def store(self, instances: Sequence[Dataset]) -> None:
         """Store instances of one study, in this order and in one request, so that none is sent without the others.
@@ -80,28 +85,38 @@ class Archive:
         for instance in instances:
             to_bytes(instance)  # a trial: what the client fails to write would pass for an answer of the archive's
         with answered("the result"):
-            outcome = self.client.store_instances(instances, instances[0].StudyInstanceUID)
-        if failed := outcome.get("FailedSOPSequence"):
-            reason = failed[0].get("FailureReason", 0)
-            kind = (
-                ArchiveUnavailable
-                if reason == _PROCESSING_FAILURE or reason >> 8 == _OUT_OF_RESOURCES
-                else ArchiveRefused
-            )
-            raise kind(f"the archive does not store the result (failure reason {reason:04X}H, PS3.18 I.2.2)")
-        with answered("the result"):
+            outcome = self._outcome(instances)
+            if failed := outcome.get("FailedSOPSequence"):
+                reason = int(failed[0].get("FailureReason", 0))
+                kind = (
+                    ArchiveUnavailable
+                    if reason == _PROCESSING_FAILURE or reason >> 8 == _OUT_OF_RESOURCES
+                    else ArchiveRefused
+                )
+                raise kind(f"the archive does not store the result (failure reason {reason:04X}H, PS3.18 I.2.2)")
             stored = {str(one.ReferencedSOPInstanceUID) for one in outcome.get("ReferencedSOPSequence", ())}
         if not stored.issuperset(str(instance.SOPInstanceUID) for instance in instances):
             raise ArchiveRefused("the archive does not say that it has stored the result; is --url the right one?")
 
+    def _outcome(self, instances: Sequence[Dataset]) -> Dataset:
+        """Return what the archive says of instances to store, also where it stored none of them.
 
-def _referred(result: Dataset) -> set[str]:
-    """Return the SOP Instance UIDs that an instance refers to (PS3.3, section C.12.1.4, Common Instance Reference)."""
-    return {
-        str(instance.ReferencedSOPInstanceUID)
-        for series in result.get("ReferencedSeriesSequence", ())
-        for instance in series.get("ReferencedInstanceSequence", ())
-    }
+        It then answers with the status 409 and says why in the same words as of some (PS3.18, section 10.5.3).
+        """
+        try:
+            return self.client.store_instances(instances, instances[0].StudyInstanceUID)
+        except requests.HTTPError as error:
+            answer = error.response
+            if answer is None or answer.status_code != HTTPStatus.CONFLICT or not _is_json(answer):
+                raise
+            outcome = Dataset.from_json(answer.json())
+            if not outcome.get("FailedSOPSequence"):
+                raise
+            return outcome
+
+
+def _is_json(answer: requests.Response) -> bool:
+    return answer.headers.get("Content-Type", "").partition(";")[0].strip() in _JSON
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -175,7 +175,7 @@ class ArchiveSegmentation:
                 except (ImageTooLarge, *_UNREADABLE) as error:
                     refused.append(error)
             if not plans and not answered:
-                raise refused[0]
+                raise _worst(refused) or refused[0]
             if not any_stain and not answered:
                 check_stain([found for _, found in plans])
             tell = counted([plan.view for plan, _ in plans], self.manifest, progress)
@@ -184,7 +184,7 @@ class ArchiveSegmentation:
                     await keep(await self._segment(plan, found, tell))
                 except _UNREADABLE as error:
                     refused.append(error)
-            worst = next((one for one in refused if not isinstance(one, ImageTooLarge)), None)
+            worst = _worst(refused)
             for other in refused:
                 if other is not worst:
                     _log.warning("a scanned area of the slide gets no result: %s", other)
@@ -218,8 +218,7 @@ class ArchiveSegmentation:
     async def _known(self, plan: _Plan, study_uid: str) -> str | None:
         """Return the SOP Instance UID of the result that the archive holds, or None."""
         results_uid = pyramid_series_uid(plan.sources[0], self.manifest, plan.spans)
-        source_uid = str(plan.sources[0].SOPInstanceUID)
-        return await asyncio.to_thread(self._archive.result_of, study_uid, results_uid, source_uid)
+        return await asyncio.to_thread(self._archive.result_of, study_uid, results_uid)
 
     async def _warnings(self, plan: _Plan) -> tuple[InputWarning, ...]:
         look = partial(stain_warnings, plan.area, self._rules, states_other=names_other_stains(plan.sources[0]))
@@ -237,7 +236,7 @@ class ArchiveSegmentation:
             self._metrics.warnings.labels(warning.code).inc()
         codes = tuple(warning.code for warning in warnings)
         segmented = await segment_slide(self._segmenter, plan.view, self._workers, self._metrics, tell)
-        args = segmented.class_map, self.manifest, plan.spans, codes, seen.size
+        args = segmented.class_map, self.manifest, plan.spans, codes
         build = partial(segmentation_pyramid, plan.sources, *args)
         fractions = segmented.fractions
         del segmented, args  # a byte of confidence for each pixel
@@ -249,3 +248,8 @@ class ArchiveSegmentation:
             of_seg = plan.sources[0], pyramid[0], fractions, self.manifest, conditions, mm2
             report = await self._workers.run("encode", partial(measurement_report, *of_seg))
         return AreaResult(plan.number, fractions, pyramid, report, read, seen, carrier)
+
+
+def _worst(refused: Sequence[ImageRejected]) -> ImageRejected | None:
+    """Return what stands for all that is wrong with a slide's areas: of one that is too large nothing need be said."""
+    return next((one for one in refused if not isinstance(one, ImageTooLarge)), None)

@@ -1,6 +1,5 @@
 """How far a watcher has read in an archive's log of changes: a small file that is whole at any moment."""
 
-import os
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import StartupError
-from app.segmentation.folder import locked, replacing
+from app.segmentation.folder import locked, replace
 
 
 class _State(BaseModel):
@@ -139,8 +138,5 @@ class Bookmark:
 
     def _write(self, **changed: Any) -> None:
         state = self._with(**changed)
-        with replacing(self._path) as partial, partial.open("w", encoding="utf-8") as file:
-            file.write(state.model_dump_json())
-            file.flush()
-            os.fsync(file.fileno())
+        replace(self._path, state.model_dump_json().encode())
         self._state = state

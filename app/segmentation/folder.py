@@ -103,6 +103,8 @@ def result_path(out: Path, path: Path, ending: str) -> Path:
 def all_or_none(out: Path, path: Path, endings: Collection[str]) -> Iterator[None]:
     """Remove a file's results from `out`, and again if the block in which they are written anew fails.
 
+    With them goes what a run that was killed left half written of them.
+
     Raises:
         OSError: One of those from before cannot be removed.
     """
@@ -110,6 +112,7 @@ def all_or_none(out: Path, path: Path, endings: Collection[str]) -> Iterator[Non
     def remove() -> None:
         for ending in endings:
             result_path(out, path, ending).unlink(missing_ok=True)
+        remove_half_written(out, path, endings)
 
     remove()
     try:
@@ -118,6 +121,21 @@ def all_or_none(out: Path, path: Path, endings: Collection[str]) -> Iterator[Non
         with suppress(OSError):
             remove()
         raise
+
+
+def remove_half_written(out: Path, path: Path, endings: Collection[str]) -> None:
+    """Remove from `out` what a run that was killed left half written of a file's results; see `replacing`.
+
+    Raises:
+        OSError: Some of it cannot be removed.
+    """
+    for ending in endings:
+        _partial(result_path(out, path, ending)).unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    """Return where a file is written before it takes its place."""
+    return path.with_name(f".{path.name}.part")
 
 
 def problem_of(error: OSError, path: Path) -> str:
@@ -132,12 +150,16 @@ def problem_of(error: OSError, path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Give the path to write a file to, which then takes the place of `path`: that is whole at any moment it is seen.
 
+    Also after the machine loses its power: what was written is on the disk before it has the name.
+
     Raises:
         OSError: It cannot be written; nothing is left of it. It is `path` that the error names.
     """
-    partial = path.with_name(f".{path.name}.part")
+    partial = _partial(path)
     try:
         yield partial
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)

@@ -171,6 +171,11 @@ def without(rows: Sequence[Sequence[str]], paths: Iterable[Path]) -> list[Sequen
     return [row for row in rows if Path(row[_FILE]).stem not in stems]
 
 
+def unfinished(rows: Sequence[Sequence[str]]) -> list[Path]:
+    """Return the files in `rows` whose run ended before they were done."""
+    return [Path(row[_FILE]) for row in rows if row[_PROBLEM] == _NOT_FINISHED]
+
+
 def _may_have_results(row: Sequence[str]) -> bool:
     return row[_PROBLEM] in ("", _NOT_FINISHED)
 

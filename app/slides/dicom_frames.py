@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BytesIO
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
-_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_YBR = ("YBR_FULL", "YBR_FULL_422")
+_COLOUR = ("RGB", *_YBR, "YBR_ICT", "YBR_RCT")
 _PALETTE = "PALETTE COLOR"
 _RLE_HEADER = struct.Struct("<16L")
 _ITEM_HEADER = struct.Struct("<4sL")
@@ -35,6 +36,12 @@ _SLACK_BYTES = 2**16
 _APP0, _APP14 = 0xE0, 0xEE
 _ADOBE_TRANSFORM_AT = 15
 """Bytes after the marker's begin."""
+_CODESTREAM = b"\xff\x4f\xff\x51"
+"""How one of JPEG 2000 begins (ITU-T T.800, sections A.4.1 and A.5.1). Some frames have a JP2 file around it."""
+_COD, _SOT, _SEGMENT = 0xFF52, 0xFF90, struct.Struct(">HH")
+_TRANSFORM_AT = 8
+"""Bytes after the marker's begin."""
+_MOST_SEGMENTS = 1000
 
 
 def frames(dataset: "Dataset") -> Iterator[NDArray[Any]]:
@@ -45,7 +52,7 @@ def frames(dataset: "Dataset") -> Iterator[NDArray[Any]]:
         Exception: Whatever pydicom raises on damaged pixels.
     """
     from pydicom.pixels.utils import iter_pixels  # noqa: PLC0415
-    from pydicom.uid import JPEGBaseline8Bit  # noqa: PLC0415
+    from pydicom.uid import JPEG2000TransferSyntaxes, JPEGBaseline8Bit  # noqa: PLC0415
 
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated:
@@ -53,7 +60,12 @@ def frames(dataset: "Dataset") -> Iterator[NDArray[Any]]:
     if syntax == JPEGBaseline8Bit and dataset.PhotometricInterpretation in _COLOUR and dataset.BitsAllocated == 8:
         is_rgb = dataset.PhotometricInterpretation == "RGB"
         return (_jpeg_in_colour(encoded, is_rgb) for encoded in _encoded_frames(dataset))
-    return iter_pixels(dataset, allow_excess_frames=False)
+    is_converted = (
+        syntax in JPEG2000TransferSyntaxes
+        and dataset.PhotometricInterpretation in _YBR
+        and any(states_rgb(first) for first in islice(_encoded_frames(dataset), 1))
+    )
+    return iter_pixels(dataset, raw=is_converted, allow_excess_frames=False)
 
 
 def _jpeg_in_colour(encoded: bytes, is_rgb: bool) -> NDArray[np.uint8]:
@@ -92,6 +104,28 @@ def states_ycc(encoded: bytes) -> bool:
             if marker == _APP14 and end > begin + _ADOBE_TRANSFORM_AT and encoded.startswith(b"Adobe", begin + 4):
                 by_adobe = encoded[begin + _ADOBE_TRANSFORM_AT : begin + _ADOBE_TRANSFORM_AT + 1] == b"\1"
     return by_adobe
+
+
+def states_rgb(encoded: bytes) -> bool:
+    """Return whether a JPEG 2000 frame says that its components were transformed from RGB, which a decoder undoes.
+
+    So it is in RGB once it is decoded, whatever the header says. Source: ITU-T T.800, section A.6.1, table A.17, and
+    DICOM PS3.5, section 8.2.4, which has the transformation with YBR_RCT, YBR_ICT and RGB alone.
+
+    Args:
+        encoded: A frame of JPEG 2000, or something else, which says nothing.
+    """
+    position = encoded.find(_CODESTREAM) + len(_CODESTREAM) // 2
+    for _ in range(_MOST_SEGMENTS if _CODESTREAM in encoded else 0):
+        if position + _TRANSFORM_AT >= len(encoded):
+            break
+        marker, length = _SEGMENT.unpack_from(encoded, position)
+        if marker == _COD:
+            return encoded[position + _TRANSFORM_AT] == 1
+        if marker == _SOT:
+            break
+        position += 2 + length
+    return False
 
 
 def to_rgb(dataset: "Dataset") -> Callable[[NDArray[Any]], RgbImage]:

@@ -115,7 +115,7 @@ class DicomwebSlide:
         ArchiveUnavailable: The archive fails at it.
         OutOfMemory: There is no memory for it now.
         NotASlide: The series holds no level of a pyramid, as a label or an overview does not.
-        SlideUnreadable: It holds what wsidicom does not read, or is not in colour.
+        SlideUnreadable: It holds what wsidicom does not read, or is not in colour, or in one that is not converted.
     """
 
     areas: tuple[ScannedArea, ...]
@@ -133,8 +133,12 @@ class DicomwebSlide:
                     "a level of the slide has a Pixel Spacing that is not the finest level's times a power of two,"
                     f" within {2**_SCALE_TOLERANCE - 1:.1%}; levels in other steps are not read"
                 ) from error
-            opened = {str(each.uids.instance) for pyramid in self._slide.pyramids for each in _datasets(pyramid)}
-            client_as_stored.check_all_of(opened)
+            instances = [each for pyramid in self._slide.pyramids for each in pyramid.instances]
+            client_as_stored.check_all_of(
+                {str(dataset.uids.instance) for each in instances for dataset in each.datasets}
+            )
+            for each in instances:
+                client_as_stored.check_colours(each.dataset.as_dataset(), each.image_data.transfer_syntax)
             areas = [ScannedArea(self._slide, number) for number in range(len(self._slide.pyramids))]
             self.areas = tuple(areas[number] for number in not_shown_finer([area.header(0) for area in areas]))
 
@@ -143,10 +147,6 @@ class DicomwebSlide:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._slide.close()
-
-
-def _datasets(pyramid: Any) -> Iterator[Any]:
-    return (dataset for level in pyramid for dataset in level.datasets)
 
 
 def _level(level: Any, finest_width_px: int) -> Level:

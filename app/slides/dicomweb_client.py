@@ -8,15 +8,17 @@ from typing import Any
 import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom import Dataset
-from pydicom.uid import JPEGBaseline8Bit
+from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGBaseline8Bit
 from wsidicom import WsiDicomWebClient
 from wsidicom.instance import WsiDataset
 
 from app.errors import SlideUnreadable
-from app.slides.dicom_frames import states_ycc
+from app.slides.dicom_frames import states_rgb, states_ycc
 
 _VOLUME = "VOLUME"
 """Image Type value 3 of a level (PS3.3, section C.8.12.4.1.1)."""
+_YBR = ("YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422")
+"""Colours that no decoder converts but JPEG's."""
 _PASSED_OVER = "it would be passed over"
 _ANY_SYNTAX = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
 
@@ -51,6 +53,30 @@ class AsStored(WsiDicomWebClient):  # type: ignore[misc]  # wsidicom has no type
         raise SlideUnreadable(
             "a level of the slide lacks attributes of its class, or its pixels are of a kind that is not read (8 bits a"
             f" sample, unsigned, by pixel, RGB or YBR are); {_PASSED_OVER}"
+        )
+
+    def check_colours(self, level: Dataset, syntax: UID) -> None:
+        """Make sure that wsidicom, which converts no colours itself, gives RGB of a level's frames.
+
+        Those of JPEG its decoder converts; those of JPEG 2000 too where they were transformed from RGB, which the first
+        frame says of all.
+
+        Args:
+            level: Header of an instance, as `get_instance` gave it.
+            syntax: In which wsidicom takes its frames.
+
+        Raises:
+            SlideUnreadable: It would paint YCbCr as if it were RGB.
+        """
+        label = level.get("PhotometricInterpretation")
+        if label not in _YBR or syntax == JPEGBaseline8Bit:
+            return
+        if syntax in JPEG2000TransferSyntaxes:
+            which = level.StudyInstanceUID, level.SeriesInstanceUID, level.SOPInstanceUID
+            if states_rgb(next(self.get_frames(*which, [1], syntax), b"")):
+                return
+        raise SlideUnreadable(
+            f"a level of the slide is in {label}, which is converted to RGB of JPEG frames alone; store it as RGB"
         )
 
     def get_wsi_instances(

@@ -22,6 +22,8 @@ from app.pathology.geometry import Region, Size, of_microscope, of_square_pixels
 from app.slides.slide import Level
 
 _OPAQUE = 255
+_NO_SCANNERS = "generic-tiff"
+"""OpenSlide's name for the maker of a tiled TIFF that bears no other's marks."""
 _KEPT_BYTES = 2**28
 """Of decoded tiles, for all threads: windows overlap those beside and below."""
 
@@ -111,7 +113,13 @@ class WholeSlideFile:
 
 
 def _um_per_px(properties: Mapping[str, str]) -> float | None:
-    """Return the finest level's spacing, None where none is stated that can be used."""
+    """Return the finest level's spacing as a scanner states it, None where none is stated that can be used.
+
+    Of a TIFF of no scanner's kind OpenSlide repeats the tags of resolution, which any program may have written: those
+    count by the rules of `tiff_file_um_per_px`.
+    """
+    if properties.get(openslide.PROPERTY_NAME_VENDOR) == _NO_SCANNERS:
+        return None
     down, across = (
         _number(properties, name) for name in (openslide.PROPERTY_NAME_MPP_Y, openslide.PROPERTY_NAME_MPP_X)
     )

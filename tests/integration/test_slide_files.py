@@ -323,6 +323,32 @@ def test_a_run_that_was_killed_hinders_no_other(tmp_path):
     assert [row["problem"] for row in table(out)] == [""]
 
 
+def test_what_a_killed_run_left_half_written_goes_when_the_folder_is_used_again(tmp_path):
+    out = tmp_path / "out"
+    slide, other = write_svs(tmp_path / "x.svs", noise(64, 64)), write_svs(tmp_path / "y.svs", noise(64, 64))
+    program = """if True:
+        import os, signal
+        from app.cli import main
+        from app.segmentation import slide_files
+
+        def write(path, *_):
+            path.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        slide_files.write_mask_tiff = write
+        main()
+    """
+    command = [sys.executable, "-c", program, "slide", slide, "--out", out, "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (out / ".x_mask.tif.part").read_bytes() == b"half"
+    (out / ".drawn.part").write_bytes(b"somebody else's")
+    assert run(other, "--out", out).exit_code == 0
+    hidden = sorted(entry.name for entry in out.iterdir() if entry.name.startswith("."))
+    assert hidden == [".drawn.part"]
+    assert [row["problem"] for row in table(out)] == ["not finished: the run ended before", ""]
+
+
 def test_a_table_that_cannot_be_written_is_said_before_a_slide_is_segmented(tmp_path):
     (tmp_path / "out" / "slides.csv").mkdir(parents=True)
     result = run(write_svs(tmp_path / "x.svs", noise(64, 64)), "--out", tmp_path / "out")

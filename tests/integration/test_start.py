@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -136,6 +137,48 @@ def test_a_model_that_takes_the_process_that_loads_it_with_it(bundle):
         lines = service.communicate(timeout=30)[1].splitlines()
     assert service.returncode == CANNOT_START
     assert lines == ["Error: the process model trial ended by itself (signal SIGSEGV)"]
+
+
+@contextmanager
+def loading_for_ever(bundle: Path, patches: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Yield a service whose engine, of this process id, never ends to load its model, with parts of it replaced."""
+    (bundle / MODEL_FILE).unlink()
+    os.mkfifo(bundle / MODEL_FILE)
+    program = f"from app.processes import children, supervisor\nfrom app.cli import main\n{patches}\nmain()"
+    flags = ("--port", "0", "--bundle", str(bundle), "--device", "cpu", "--engine", "shared", "--fronts", "1")
+    command = [sys.executable, "-c", program, "serve", *flags]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as service:
+        try:
+            until(lambda: len(processes_of(service.pid)) > 1)
+            [engine] = set(processes_of(service.pid)) - {service.pid}
+            yield service, engine
+        finally:
+            service.kill()
+            with suppress(OSError):  # nobody loads it any more
+                os.close(os.open(bundle / MODEL_FILE, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_an_engine_that_never_has_its_model_is_not_waited_for_for_ever(bundle):
+    with loading_for_ever(bundle, "supervisor._READY_SECONDS = 3") as (service, engine):
+        lines = service.communicate(timeout=30)[1].splitlines()
+    assert service.returncode == CANNOT_START
+    assert [line for line in lines if line.startswith("Error")] == ["Error: not ready within 3 s: engine"]
+    assert not Path(f"/proc/{engine}").exists()
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_process_that_nobody_can_end_does_not_keep_the_service_from_ending(bundle, is_told):
+    """As one that waits in a GPU's driver: the system keeps it, killed, until the driver comes back."""
+    patches = "supervisor._READY_SECONDS = 3; children._LAST_SECONDS = 1; children.ForkProcess.kill = lambda _: None"
+    with loading_for_ever(bundle, patches) as (service, engine):
+        if is_told:
+            service.send_signal(signal.SIGTERM)
+        status = service.wait(30)
+        os.kill(engine, signal.SIGKILL)  # it has the standard error too
+        lines = service.communicate(timeout=30)[1].splitlines()
+    assert status == CANNOT_START
+    assert lines[-1].endswith("killed, and still there: engine")
+    assert any("not ready within 3 s: engine" in line for line in lines) != is_told
 
 
 def test_a_provider_that_is_not_there():

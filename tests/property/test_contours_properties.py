@@ -5,13 +5,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rasterio import features
 
-from app.imaging.contours import MAX_AREA_CHANGE, MAX_AREA_CHANGE_PX, polygonise
+from app.imaging import contours
+from app.imaging.contours import MAX_AREA_CHANGE, MAX_AREA_CHANGE_PX, least_regions, polygonise
 from app.interop import asap, dsa, geojson
 from app.interop.annotations import Annotations
 from app.pathology.classes import WSSS4LUAD
@@ -49,6 +51,17 @@ def test_polygons_are_valid_and_closed_and_cover_the_map_without_gaps_or_overlap
     assert shapely.union_all(outlines).equals(shapely.box(0, 0, width, height))
     assert sum(outline.area for outline in outlines) == height * width
     assert shapely.coverage_is_valid(outlines)
+
+
+@given(blocky_maps, st.sampled_from([1, 30, 10_000]))
+def test_no_map_has_fewer_regions_than_are_counted_beforehand(class_map, counted_px):
+    """Their holes are what may be missing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contours, "_COUNTED_PX", counted_px)
+        least = least_regions(class_map)
+    polygons = polygons_of(class_map)
+    holes = sum(len(polygon.outline.interiors) for polygon in polygons)
+    assert len(polygons) - holes <= least <= len(polygons)
 
 
 @given(blocky_maps, tolerances)

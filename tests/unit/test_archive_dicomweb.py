@@ -54,11 +54,22 @@ def test_a_refused_result_is_told_with_its_status(status):
     ("reason", "kind"),
     [(0x0122, ArchiveRefused), (0xC000, ArchiveRefused), (0x0110, ArchiveUnavailable), (0xA700, ArchiveUnavailable)],
 )
-def test_a_result_that_is_not_stored_although_the_request_succeeds_is_refused(reason, kind):
+@pytest.mark.parametrize("status", [200, 202, 409])
+@pytest.mark.parametrize("content_type", ["application/dicom+json", "application/json"])
+def test_why_a_result_is_not_stored_decides_whether_it_is_tried_again_whatever_the_status(
+    reason, kind, status, content_type
+):
+    """Before, an archive that was full and stored none of them, which is 409, was believed to want none ever."""
     failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [reason]}}]}}
-    answer = sends(200, json.dumps(failed).encode(), **DICOM_JSON)
+    answer = sends(status, json.dumps(failed).encode(), Content_Type=content_type)
     with pytest.raises(kind, match=f"failure reason {reason:04X}H"):
         with_archive(answer, lambda archive: archive.store([result()]))
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"00081198": {"vr": "SQ", "Value": []}}'])
+def test_a_conflict_that_gives_no_reason_is_a_refusal(body):
+    with pytest.raises(ArchiveRefused, match=r"refuses the result|cannot be understood"):
+        with_archive(sends(409, body, **DICOM_JSON), lambda archive: archive.store([result()]))
 
 
 def test_a_result_that_cannot_be_written_is_the_sources_fault_and_quotes_nothing():
@@ -152,17 +163,34 @@ def test_an_answer_that_is_none_is_refused(body):
     assert UID not in str(refused.value)
 
 
-def test_an_earlier_result_counts_for_the_level_that_it_refers_to():
-    reference = {"00081155": {"vr": "UI", "Value": ["1.2.3"]}}
-    series = {"0008114A": {"vr": "SQ", "Value": [reference]}}
-    found = {
-        "00080018": {"vr": "UI", "Value": ["1.2.9"]},
-        "00081115": {"vr": "SQ", "Value": [series]},
-        "00100010": {"vr": "PN", "Value": "malformed, and not looked at"},
-    }
-    answer = sends(200, json.dumps([found]).encode(), **DICOM_JSON)
-    assert with_archive(answer, lambda archive: archive.result_of(UID, "1.2", "1.2.3")) == "1.2.9"
-    assert with_archive(answer, lambda archive: archive.result_of(UID, "1.2", "1.2.4")) is None
+@pytest.mark.parametrize(
+    ("numbers", "expected"), [([1], "1.2.1"), ([3, 1, 2], "1.2.1"), ([2, 3], None), ([None], None), ([], None)]
+)
+def test_an_earlier_result_is_there_if_its_finest_level_is(numbers, expected):
+    """An archive that stopped in the middle has the others alone; one that matches no number gives them all."""
+    found = [
+        {
+            "00080018": {"vr": "UI", "Value": [f"1.2.{number}"]},
+            "00100010": {"vr": "PN", "Value": "malformed, and not looked at"},
+        }
+        | ({} if number is None else {"00200013": {"vr": "IS", "Value": [number]}})
+        for number in numbers
+    ]
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        body = found if "/instances" in handler.path else [{"0020000E": {"vr": "UI", "Value": ["1.2"]}}]
+        sends(200, json.dumps(body).encode(), **DICOM_JSON)(handler)
+
+    with serving(answer) as server, ArchiveSession(server.url, LOCAL) as session:
+        assert Archive(server.url, session).result_of(UID, "1.2") == expected
+        asked = [path for path, _ in server.seen if "/instances" in path]
+    assert asked == [f"/studies/{UID}/series/1.2/instances?InstanceNumber=1"]
+
+
+def test_of_a_series_that_is_not_there_no_instance_is_asked_for():
+    with serving(sends(200, b"[]", **DICOM_JSON)) as server, ArchiveSession(server.url, LOCAL) as session:
+        assert Archive(server.url, session).result_of(UID, "1.2") is None
+        assert len(server.seen) == 1
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"Changes": []}', b'{"Changes": [{}], "Last": 1, "Done": true}'])

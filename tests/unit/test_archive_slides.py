@@ -209,6 +209,17 @@ def test_a_slide_that_is_too_large_altogether_is_refused(answered):
 
 
 @pytest.mark.parametrize("error", [SlideUnreadable, UnsupportedImage])
+@pytest.mark.parametrize("too_large", [0, 1])
+def test_a_slide_without_an_area_to_answer_is_refused_for_what_another_try_may_mend(answered, too_large, error):
+    """Before, the first area's reason counted: where that was too large, a watcher passed over the slide for good."""
+    places = [(20.0, 40.0), (50.0, 40.0)]
+    large = Area(header((6000, 4000), 1.0, name="1", at_mm=places[too_large]))
+    broken = Area(header((600, 400), 1.0, name="2", at_mm=places[1 - too_large]), reads=0, error=error)
+    assert answered(*((large, broken) if too_large == 0 else (broken, large))) == []
+    assert [type(failed) for failed in answered.failed] == [error]
+
+
+@pytest.mark.parametrize("error", [SlideUnreadable, UnsupportedImage])
 @pytest.mark.parametrize("reads", [0, 1, 5])  # none, the look from afar, and some windows
 @pytest.mark.parametrize("broken", [0, 1])
 def test_an_area_that_cannot_be_read_is_refused_when_the_others_are_done(answered, broken, reads, error):

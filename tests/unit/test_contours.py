@@ -96,6 +96,15 @@ def test_long_borders_are_refused_before_they_are_traced():
         polygons_of(staircase, 1.5)
 
 
+def test_many_dots_are_refused_before_they_are_traced(monkeypatch):
+    """Else GDAL traces all of them, and no other thread runs meanwhile."""
+    monkeypatch.setattr(contours.features, "shapes", lambda *_, **__: pytest.fail("they are traced"))
+    class_map = np.zeros((400, 400), np.uint8)
+    class_map[1::2, 1::2] = 1  # holes of the rest
+    with pytest.raises(TooManyRegions, match=f"more than {MAX_REGIONS} regions"):
+        polygons_of(class_map, 0)
+
+
 def test_there_may_be_as_many_regions_as_are_allowed_and_not_one_more():
     class_map = np.zeros((400, 400), np.uint8)
     dots = class_map[::2, ::2].reshape(-1).copy()

@@ -1,9 +1,11 @@
 """Each kind of file that is accepted, and the pixels that it means, worked out beside Pillow's and by hand."""
 
 from collections.abc import Callable
+from io import BytesIO
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from app.imaging.decode import decode, decode_by_pillow
@@ -97,6 +99,15 @@ def palette_image() -> Image.Image:
     return image
 
 
+def palette_tiff(step: int) -> bytes:
+    """A TIFF whose palette has each colour, of 8 bits, times so much."""
+    colours = np.zeros((256, 3), np.uint16)
+    colours[: len(PALETTE)] = step * PALETTE.astype(np.uint16)
+    file = BytesIO()
+    tifffile.imwrite(file, INDICES.astype(np.uint8), photometric="palette", colormap=colours.T, metadata=None)
+    return file.getvalue()
+
+
 def cmyk(image: RgbImage) -> Image.Image:
     """Its inks, without black, of which the colours are what is left of white."""
     return Image.merge("CMYK", [*Image.fromarray(255 - image).split(), Image.new("L", image.shape[1::-1])])
@@ -128,6 +139,8 @@ FILES: Table = {
     "PNG, palette": (lambda: encoded(palette_image()), PALETTE[INDICES], 0),
     "TIFF, RGBA": (lambda: encoded(RGBA, "TIFF"), on_glass(IMAGE), BLENDED),
     "TIFF, palette": (lambda: encoded(palette_image(), "TIFF"), PALETTE[INDICES], 0),
+    "TIFF, palette of 16 bits": (lambda: palette_tiff(257), PALETTE[INDICES], 0),
+    "TIFF, palette of 8 bits in 16": (lambda: palette_tiff(1), PALETTE[INDICES], 0),
     "TIFF, 1 bit": (lambda: encoded(Image.fromarray(BITS), "TIFF"), BLACK_AND_WHITE, 0),
     "TIFF, 1 bit, fax": (lambda: encoded(Image.fromarray(BITS), "TIFF", compression="group4"), BLACK_AND_WHITE, 0),
     "TIFF, 1 bit, white is 0": (

@@ -16,7 +16,7 @@ from app.errors import ExtraMissing, ImageRejected, ImageTooLarge, OutOfMemory, 
 from app.interop.dicom_file import to_bytes
 from app.pathology.geometry import Size
 from app.slides import dicom
-from app.slides.dicom_frames import states_ycc
+from app.slides.dicom_frames import states_rgb, states_ycc
 from tests.conftest import ROOT
 from tests.dicom_pixels import decode_dicom
 from tests.dicom_results import segmentation_object
@@ -25,6 +25,8 @@ from tests.dicom_sources import (
     ADOBE_YCC,
     CANARY,
     file_of,
+    in_ycc,
+    jpeg_2000_of,
     jpeg_of,
     microscopic,
     secondary_capture,
@@ -112,6 +114,42 @@ def test_of_a_jpeg_without_a_marker_the_header_says_the_colours(stated, is_rgb):
 )
 def test_which_markers_say_that_a_jpeg_is_in_ycc(beginning, is_ycc):
     assert states_ycc(beginning) == is_ycc
+
+
+@pytest.mark.parametrize("stated", ["RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT"])
+def test_a_jpeg_2000_that_was_transformed_from_rgb_is_in_rgb_whatever_the_header_says(stated):
+    """Before, OpenJPEG's RGB was taken for YCbCr and converted once more, where the header says YBR_FULL."""
+    tissue = cmu1(64, 64)
+    slide = whole_slide(tissue, syntax=uid.JPEG2000Lossless, PhotometricInterpretation=stated)
+    slide.PixelData = encapsulate([jpeg_2000_of(tissue, transforms=True)])
+    assert np.array_equal(decode_dicom(file_of(slide), LIMIT), tissue)
+
+
+@pytest.mark.parametrize("stated", ["YBR_FULL", "YBR_FULL_422"])
+def test_of_a_jpeg_2000_that_was_not_transformed_the_header_says_the_colours(stated):
+    tissue = cmu1(64, 64)
+    slide = whole_slide(tissue, syntax=uid.JPEG2000Lossless, PhotometricInterpretation=stated)
+    slide.PixelData = encapsulate([jpeg_2000_of(in_ycc(tissue), transforms=False)])
+    assert np.abs(decode_dicom(file_of(slide), LIMIT).astype(int) - tissue).mean() < 2
+
+
+@pytest.mark.parametrize("transforms", [False, True])
+def test_a_jpeg_2000_says_whether_it_was_transformed_also_in_a_file_of_its_own(transforms):
+    frame = jpeg_2000_of(cmu1(64, 64), transforms=transforms)
+    assert states_rgb(frame) == transforms
+    assert states_rgb(b"\0\0\0\x0cjP  \r\n\x87\n" + frame) == transforms
+    commented = frame[: frame.index(b"\xff\x52")] + b"\xff\x64\0\4\0\1" + frame[frame.index(b"\xff\x52") :]
+    assert states_rgb(commented) == transforms
+
+
+def test_what_is_no_whole_header_of_jpeg_2000_says_nothing():
+    frame = jpeg_2000_of(cmu1(64, 64), transforms=True)
+    said = [states_rgb(frame[:length]) for length in range(frame.index(b"\xff\x90"))]
+    assert said == [length > frame.index(b"\xff\x52") + 8 for length in range(len(said))]
+    start = frame[: frame.index(b"\xff\x52")]
+    assert not states_rgb(start + b"\xff\x90" + frame)  # tiles have begun
+    assert not states_rgb(start + 10_000 * b"\xff\x64\0\2" + frame)
+    assert not states_rgb(jpeg_of(cmu1(64, 64)))
 
 
 def test_a_jpeg_of_other_channels_than_the_header_states_is_refused():

@@ -240,7 +240,7 @@ def test_the_stain_counts_only_where_it_is_another():
 
 def test_the_results_series_is_known_before_the_slide_is_segmented():
     header = header_of(SLIDE)
-    assert series_uid(header, MODEL, "SEG") == segmented(SLIDE, CLASS_MAP[::-1]).SeriesInstanceUID
+    assert series_uid(header, MODEL) == segmented(SLIDE, CLASS_MAP[::-1]).SeriesInstanceUID
 
 
 def test_a_class_map_of_another_size_is_a_mistake():

@@ -16,7 +16,6 @@ from app.errors import ExtraMissing, UnsupportedImage
 from app.interop.dicom_file import to_bytes
 from app.interop.dicom_pyramid import SAME, _steps, conditions_of, level_spans, pyramid_series_uid
 from app.pathology.arrays import ClassMap
-from app.pathology.geometry import Size
 from tests.dicom_results import reduced, segmentation_object, segmentation_pyramid
 from tests.dicom_sources import as_metadata
 from tests.fakes import classes_of, manifest
@@ -185,7 +184,7 @@ def test_a_map_that_is_smaller_than_its_filled_up_level_is_no_mistake(levels):
     """The model saw every second pixel, and a pixel of the level that carries the result is as large."""
     carrier = of_size(levels[1], 768, 2 * CMU1_UM_PER_PX)
     seen = classes_of(quarters(550, 450))
-    [seg] = segmentation_pyramid([carrier], seen, MODEL, seen=Size(550, 450))
+    [seg] = segmentation_pyramid([carrier], seen, MODEL)
     shown = class_map_of(seg)
     assert np.array_equal(shown[:450, :550], seen)
     assert (np.delete(shown, np.s_[:450], 0) == 3).all()
@@ -221,7 +220,7 @@ def test_reducing_keeps_the_shares_of_rare_and_thin_classes():
 def test_a_map_on_a_grid_of_the_models_own_is_shown_where_it_lies_at_each_level(levels):
     """The slide has 1100x900 px, the model saw each 5/2 of them as one: the last row and column reach beyond."""
     seen = classes_of(quarters(440, 360))
-    pyramid = segmentation_pyramid(levels, seen, MODEL, (Fraction(2, 5), Fraction(2, 5)), seen=Size(440, 360))
+    pyramid = segmentation_pyramid(levels, seen, MODEL, (Fraction(2, 5), Fraction(2, 5)))
     assert [(seg.TotalPixelMatrixRows, seg.TotalPixelMatrixColumns) for seg in pyramid] == SHAPES
     for seg, source in zip(pyramid, levels, strict=False):
         shown = class_map_of(seg)
@@ -235,14 +234,9 @@ def test_a_map_on_a_grid_of_the_models_own_is_shown_where_it_lies_at_each_level(
 def test_a_map_that_the_model_made_of_other_pixels_is_another_series(levels):
     spans = (Fraction(1, 2), Fraction(1, 2))
     assert pyramid_series_uid(levels[0], MODEL, spans) != pyramid_series_uid(levels[0], MODEL, SAME)
-    halved = segmentation_pyramid(levels, CLASS_MAP[::2, ::2], MODEL, spans, seen=Size(550, 450))
+    halved = segmentation_pyramid(levels, CLASS_MAP[::2, ::2], MODEL, spans)
     assert halved[0].SeriesInstanceUID == pyramid_series_uid(levels[0], MODEL, spans)
     assert halved[0].SOPInstanceUID != segmentation_pyramid(levels, CLASS_MAP, MODEL)[0].SOPInstanceUID
-
-
-def test_a_class_map_of_another_size_is_a_mistake(levels):
-    with pytest.raises(ValueError, match=r"\(900, 1099\) rows and columns, what the model saw \(900, 1100\)"):
-        segmentation_pyramid(levels, CLASS_MAP[:, :1099], MODEL)
 
 
 @pytest.mark.parametrize("keyword", ["TotalPixelMatrixRows", "ImageOrientationSlide"])

@@ -1,14 +1,16 @@
 """What an archive is asked about the colours of a slide's frames. A real one is in tests/integration."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import requests
 from pydicom import Dataset, uid
 
+from app.errors import SlideUnreadable
 from app.slides.dicomweb_client import AsStored
-from tests.dicom_sources import ADOBE_RGB, ADOBE_YCC, as_metadata, jpeg_of, whole_slide
+from tests.dicom_sources import ADOBE_RGB, ADOBE_YCC, as_metadata, jpeg_2000_of, jpeg_of, rle_of, whole_slide
 from tests.slides import cmu1
 
 TISSUE = cmu1(64, 64)
@@ -92,3 +94,29 @@ def test_where_there_is_nothing_to_contradict_nothing_is_asked(of_archive, synta
     archive = _Archive(of_archive, 503, syntaxes)
     assert label(archive) == of_archive.PhotometricInterpretation
     assert archive.asked == []
+
+
+@pytest.mark.parametrize(
+    ("stated", "syntax", "frame", "is_read"),
+    [
+        ("RGB", uid.RLELossless, rle_of(TISSUE), True),
+        ("YBR_FULL", uid.RLELossless, rle_of(TISSUE), False),
+        ("YBR_FULL", uid.ExplicitVRLittleEndian, TISSUE.tobytes(), False),
+        ("YBR_FULL_422", uid.JPEGLSLossless, b"", False),
+        ("YBR_FULL_422", uid.JPEGBaseline8Bit, jpeg_of(TISSUE), True),
+        ("YBR_PARTIAL_422", uid.JPEG2000, jpeg_2000_of(TISSUE, transforms=False), False),
+        ("YBR_FULL_422", uid.JPEG2000, jpeg_2000_of(TISSUE, transforms=False), False),
+        ("YBR_FULL_422", uid.JPEG2000, jpeg_2000_of(TISSUE, transforms=True), True),
+        ("YBR_FULL_422", uid.JPEG2000Lossless, b"", False),
+        ("YBR_RCT", uid.JPEG2000Lossless, jpeg_2000_of(TISSUE, transforms=True), True),
+    ],
+)
+def test_colours_that_no_decoder_converts_are_refused_and_only_jpeg_2000_is_asked_for_them(
+    stated, syntax, frame, is_read
+):
+    archive = _Archive(slide(stated), frame, [str(syntax)])
+    client = AsStored(archive, requests.Session())
+    with nullcontext() if is_read else pytest.raises(SlideUnreadable, match=f"is in {stated}, .* store it as RGB"):
+        client.check_colours(slide(stated), syntax)
+    is_asked = stated != "YBR_RCT" and syntax in uid.JPEG2000TransferSyntaxes
+    assert archive.asked == ([[1]] if is_asked else [])

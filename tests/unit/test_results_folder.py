@@ -12,8 +12,8 @@ import pytest
 
 from app.cli.dicomweb import _write
 from app.segmentation import results_table
-from app.segmentation.folder import FileResult, locked, problem_of, replacing
-from app.segmentation.results_table import ResultsTable, read_table, without, write_table
+from app.segmentation.folder import FileResult, all_or_none, locked, problem_of, replace, replacing
+from app.segmentation.results_table import ResultsTable, read_table, unfinished, without, write_table
 from tests.full_disk import full_at
 
 UNFINISHED = "not finished: the run ended before"
@@ -27,6 +27,29 @@ def test_a_file_is_there_once_it_is_whole(tmp_path):
         assert path.read_text() == "before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
     assert path.read_text() == "after"
+
+
+def test_what_a_file_holds_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
+    """Else a machine that loses its power may leave an empty file in the place of one that was whole."""
+    path, events = tmp_path / "x", []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append(os.fstat(file)), sync(file)))
+    monkeypatch.setattr(os, "replace", lambda *given: (events.append(given[0].stat()), rename(*given)))
+    replace(path, b"after")
+    assert [(event.st_ino, event.st_size) for event in events] == [(path.stat().st_ino, 5)] * 2
+
+
+def test_what_a_killed_run_left_half_written_goes_with_a_files_results(tmp_path):
+    slide = tmp_path / "x.svs"
+    for name in ("x_a", ".x_a.part", ".x_b.part", ".x_c.part", ".y_a.part"):
+        (tmp_path / name).write_bytes(b"left")
+    with all_or_none(tmp_path, slide, ("_a", "_b")):
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == [".x_c.part", ".y_a.part"]
+
+
+def test_the_files_whose_run_ended_before_are_known_from_their_rows(tmp_path):
+    rows = [["/a.svs", "1", ""], ["/b.svs", "", "damaged"], ["/c.svs", "", UNFINISHED]]
+    assert unfinished(rows) == [Path("/c.svs")]
 
 
 @pytest.mark.parametrize("error", [OSError, ZeroDivisionError, KeyboardInterrupt])

@@ -7,16 +7,18 @@ import pytest
 import shapely
 from prometheus_client import CollectorRegistry
 
-from app.errors import AreaOutside, ImageTooLarge
+from app.errors import AreaOutside, ImageTooLarge, TooManyRegions
+from app.interop.sectra import AreaTissue
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
 from app.segmentation.sectra import area as area_module
 from app.segmentation.sectra.area import AreaSegmentation
+from app.segmentation.windows import SegmentedArea
 from app.segmentation.workers import Workers
 from app.slides.slide import Level
 from app.telemetry.metrics import Metrics
 from tests.fakes import ColourSegmenter, manifest
-from tests.pictures import BLUE, WHITE, plain
+from tests.pictures import BLUE, GREEN, WHITE, plain
 
 
 class Picture:
@@ -106,3 +108,52 @@ def test_an_area_is_seen_at_the_models_spacing_and_drawn_in_the_slides_pixels():
         assert region.outline.area > 0.97 * whole.area
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def tissue_in(outline: shapely.Polygon, image: RgbImage) -> AreaTissue:
+    """Return what is found within an outline on a slide at the model's own spacing."""
+
+    async def scenario() -> AreaTissue:
+        metrics = Metrics(CollectorRegistry())
+        workers, model = Workers(1, metrics), ColourSegmenter()
+        await model.start(metrics)
+        try:
+            segmentation = AreaSegmentation(model, workers, workers, metrics, image.size)
+            return await segmentation.segment(Picture(image), shapely.MultiPolygon([outline]))
+        finally:
+            await workers.close()
+
+    return asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_tissue_ends_at_the_line_however_little_lies_beyond_it():
+    """The corners that a round line leaves are smaller than the regions that join others, and were tissue before."""
+    round_line = shapely.box(30, 30, 70, 70).buffer(30)
+    beyond = shapely.box(*round_line.bounds) - round_line
+    assert len(beyond.geoms) == 4
+    assert all(0 < corner.area < 256 for corner in beyond.geoms)
+    found = tissue_in(round_line, plain(BLUE, 100, 100))
+    [region] = found.tissue
+    assert region.outline.area == pytest.approx(found.pixel_counts[0], rel=0.01)
+    assert (region.outline & beyond).area < 0.01 * round_line.area
+
+
+def test_tissue_that_goes_on_beyond_the_line_is_there_however_little_lies_within():
+    image = plain(BLUE, 100, 100)
+    image[:40, :40] = GREEN
+    image[60:70, 60:70] = GREEN  # of 100 px, all of it within
+    found = tissue_in(shapely.box(30, 30, 90, 90) | shapely.box(60, 0, 90, 30), image)  # 400 px of it are seen
+    assert found.pixel_counts[:2] == [60 * 60 + 30 * 30 - 200, 200]
+    by_class = {region.class_index: region.outline for region in found.tissue}
+    assert len(found.tissue) == 2
+    assert by_class[1].bounds == (30, 30, 40, 40)
+    assert by_class[0].area == 60 * 60 + 30 * 30 - 100
+
+
+def test_what_is_too_tangled_to_be_traced_is_not_merged_either(monkeypatch):
+    """GDAL would take seconds for it, in which no other thread runs."""
+    monkeypatch.setattr(area_module, "merge_small", lambda *_: pytest.fail("it is merged"))
+    class_map = np.random.default_rng(1).integers(0, 2, (1500, 1500), np.uint8)
+    segmented = SegmentedArea(class_map, np.full_like(class_map, 200), np.zeros(3, np.float32), (), (1.0,))
+    with pytest.raises(TooManyRegions, match="order a smaller one"):
+        area_module._found(segmented, np.ones((1500, 1500), bool), manifest())

@@ -1,12 +1,13 @@
 """The um/px that TIFFs of microscopy programs state, and resolutions that are no microscope's."""
 
+import struct
 from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
 from typing import Any
 
 import pytest
-from PIL import Image, TiffImagePlugin, TiffTags
+from PIL import Image, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
 from app.errors import UnreadableImage
 from app.imaging.decode import decode, opened
@@ -245,3 +246,15 @@ def test_of_a_file_only_the_first_images_words_of_that_size_count(tmp_path):
     assert tiff_file_um_per_px(path, Size(HEIGHT, WIDTH)) is None
     path.write_bytes(encoded(noise(WIDTH, HEIGHT)))
     assert tiff_file_um_per_px(path, Size(WIDTH, HEIGHT)) is None
+
+
+def test_a_file_states_its_spacing_whatever_its_pixels_are_encoded_in(tmp_path):
+    """Pillow opens none in JPEG 2000, which OpenSlide reads."""
+    path = tmp_path / "x.tif"
+    data = tiff(None, (20_000, 20_000), CM)
+    entry = struct.Struct("<HHII")
+    at = data.index(entry.pack(259, 3, 1, 1))  # Compression: none
+    path.write_bytes(data[:at] + entry.pack(259, 3, 1, 33_005) + data[at + entry.size :])
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(path, formats=("TIFF",))
+    assert tiff_file_um_per_px(path, Size(WIDTH, HEIGHT)) == 0.5

@@ -75,17 +75,35 @@ def test_a_spacing_counts_as_stated_where_the_file_has_none_to_use(tmp_path, acr
         assert [level.um_per_px for level in slide.levels] == [0.25, 0.5, 1.0]
 
 
+def ome_of(width_px: int, um_per_px: float) -> str:
+    stated = f"SizeX='{width_px}' SizeY='384' PhysicalSizeX='{um_per_px}' PhysicalSizeY='{um_per_px}'"
+    return f"<OME><Image><Pixels {stated}/></Image></OME>"
+
+
 @pytest.mark.parametrize(("width_px", "um_per_px", "expected"), [(512, 0.5, 0.5), (4096, 0.5, None), (512, 50, None)])
 def test_ome_xml_counts_where_openslide_finds_no_spacing(tmp_path, width_px, um_per_px, expected):
     """As of a patch: of the image that has the slide's size, and a microscope's."""
-    stated = f"SizeX='{width_px}' SizeY='384' PhysicalSizeX='{um_per_px}' PhysicalSizeY='{um_per_px}'"
-    path = write_tiff(
-        tmp_path / "x.tif", pyramid(noise(512, 384)), None, f"<OME><Image><Pixels {stated}/></Image></OME>"
-    )
+    path = write_tiff(tmp_path / "x.tif", pyramid(noise(512, 384)), None, ome_of(width_px, um_per_px))
     with WholeSlideFile(path) as slide:
         assert slide.levels[0].um_per_px == expected
     with WholeSlideFile(path, 0.25) as slide:
         assert slide.levels[0].um_per_px == (expected or 0.25)
+
+
+@pytest.mark.parametrize(
+    ("tags_um", "description", "expected"),
+    [
+        (0.5, ome_of(512, 0.25), 0.25),
+        (0.5, ome_of(4096, 0.25), None),  # something resized it and left all words as they were
+        (0.5, None, 0.5),
+        (5.29, None, None),  # 4800 dots per inch
+    ],
+)
+def test_a_tiff_of_no_scanners_kind_is_believed_as_a_patch_is(tmp_path, tags_um, description, expected):
+    """Before, OpenSlide's word for the tags of resolution came first, whatever else the file says."""
+    path = write_tiff(tmp_path / "x.tif", pyramid(noise(512, 384)), (tags_um, tags_um), description)
+    with WholeSlideFile(path) as slide:
+        assert slide.levels[0].um_per_px == (None if expected is None else pytest.approx(expected))
 
 
 def test_the_files_own_spacing_wins_and_that_of_nearly_square_pixels_is_the_mean(tmp_path):
