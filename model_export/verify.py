@@ -150,8 +150,10 @@ def verify(
         try:
             comparison, shares, exported = _compare(graph, session, model, batch)
         except (InvalidCheckpoint, VerificationFailed) as error:
-            if len(comparisons) < len(_TRIALS):  # neither one's own nor the window
+            if len(comparisons) < len(_TRIALS):
                 raise
+            if len(comparisons) < len(_TRIALS) + len(own):
+                raise type(error)(f"{error}; on image {len(comparisons) - len(_TRIALS) + 1} of one's own") from error
             passed = max(max(one.shape[1:3]) for one in comparisons)
             hint = f"it passes up to {passed} px: have it treat all sizes alike, or pass a smaller --window"
             raise type(error)(f"{error}; {hint}") from error

@@ -89,10 +89,10 @@ class Unread:
         """Cut off those that have the most, until all have no more than they may; only what is written adds to it."""
         if self.size_bytes <= _FEW_BYTES:
             return
-        sizes = sorted(((one.size_bytes, one) for one in self._of_front()), key=lambda each: each[0])
+        sizes = [(one.size_bytes, one) for one in self._of_front()]
         together = sum(size for size, _ in sizes)
         while together > _MOST_BYTES:
-            size, most = sizes.pop()
+            size, most = sizes.pop(max(range(len(sizes)), key=lambda index: sizes[index][0]))
             most._cut_off(size, together)
             together -= size
 

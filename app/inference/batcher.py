@@ -90,7 +90,7 @@ class Batcher:
     ) -> None:
         self._run = run
         self._works = works
-        self._is_broken = False
+        self._is_broken = self._has_stalled = False
         self._limits = limits
         self._most_pixels = limits.pixels
         self._known_forms: set[tuple[int, ...]] = set(limits.warm)
@@ -158,7 +158,11 @@ class Batcher:
         self._groups.clear()
 
     def _stall(self) -> None:
-        """A lane is stuck, or the model broken: nobody is left waiting for it."""
+        """A lane is stuck, or the model broken: nobody is left waiting for it. Once is enough, if both come to pass."""
+        if self._has_stalled:
+            return
+        self._has_stalled = True
+        self._lanes.give_up()
         self._refuse(MODEL_GONE)
         for entry in (entry for batch in self._running for entry in batch):
             _fail(entry, ModelNotReady(MODEL_GONE))
@@ -171,7 +175,7 @@ class Batcher:
             self._running.append(batch)
             expected = self._limits.seconds_per_pixel * sum(_pixels(entry.image) for entry in batch)
             stall = self._limits.stall_seconds
-            first = 0.0 if _form(batch) in self._known_forms else self._limits.first_seconds
+            first = 0.0 if self._known_forms.issuperset(_forms(batch)) else self._limits.first_seconds
             patience = Patience(max(stall, _SLOW * expected), max(stall, first, _SLOWEST * expected))
             self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), patience)
         if self._groups and self._cores.are_shared and self._asking_again is None:
@@ -241,7 +245,7 @@ class Batcher:
         self._running.remove(batch)
         results = [outcome] * len(batch) if isinstance(outcome, BaseException) else outcome
         if not any(isinstance(result, BaseException) for result in results):
-            self._known_forms.add(_form(batch))
+            self._known_forms.add((len(batch), *batch[0].image.shape))
         for entry, result in zip(batch, results, strict=True):
             if isinstance(result, OutOfMemory):
                 _fail(entry, result)
@@ -267,8 +271,9 @@ def _fail(entry: _Entry, error: Exception) -> None:
         entry.reply.set_exception(error)
 
 
-def _form(batch: list[_Entry]) -> tuple[int, ...]:
-    return (len(batch), *batch[0].image.shape)
+def _forms(batch: list[_Entry]) -> Iterator[tuple[int, ...]]:
+    """Yield the (N, H, W, 3) of all that may be run of a batch: where it fails, its halves, down to single windows."""
+    return ((size, *batch[0].image.shape) for size in batch_sizes(len(batch)))
 
 
 def _pixels(image: RgbImage) -> int:

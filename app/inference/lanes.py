@@ -118,6 +118,11 @@ class Lanes(Generic[_T]):
         if self._watching is not None:
             self._watching.cancel()
 
+    def give_up(self) -> None:
+        """Wait for nothing that runs: the process ends, and nobody is told of it any more."""
+        self._running.clear()
+        self._at_rest.set()
+
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             try:
@@ -149,8 +154,7 @@ class Lanes(Generic[_T]):
             if job.late and not was_late:
                 _log.warning("a batch has run for %.1f s", job.ticks * _TICK_SECONDS)
         if any(job.ticks >= job.stuck_ticks for job in self._running):
-            self._running.clear()
-            self._at_rest.set()
+            self.give_up()
             self._stalled()
         elif self._running:
             self._watch()

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -30,6 +31,9 @@ _CPU_FULL_WINDOWS, _GPU_FULL_WINDOWS = 1, 8
 _GPU_FIRST_SECONDS = 60.0
 """What a GPU may take for the first batch of a size and shape, for which the runtime loads kernels and makes plans.
 Not measured on one. Readiness falls after `stall_seconds` all the same."""
+
+_WARM_UP_SECONDS = 120.0
+"""After which no further form is run before the service is ready: whoever starts it does not wait for ever."""
 
 _SUITED: dict[str, Precision] = {"cpu": "int8", "cuda": "fp16"}
 """What each device is fastest in."""
@@ -145,7 +149,7 @@ def load_segmenter(choice: ModelChoice) -> BatchedSegmenter:
         first_seconds=_GPU_FIRST_SECONDS if on_gpu else 0.0,
     )
     if on_gpu:
-        limits = _warmed_up(session, bundle.golden_image[:1], limits)
+        limits = _warmed_up(session, bundle.golden_image[:1], manifest.stride, limits)
     return BatchedSegmenter(manifest, session, limits)
 
 
@@ -177,19 +181,29 @@ def _warm(bundle: Bundle, device: DeviceChoice) -> _Warm:
     return bundle, session, (time.perf_counter() - start) / bundle.golden.class_maps.size
 
 
-def _warmed_up(session: OnnxSession, image: RgbBatch, limits: BatchLimits) -> BatchLimits:
-    """Run batches of (1, H, W, 3) `image` of each size that there may be; return the limits that hold after that.
+def _warmed_up(session: OnnxSession, image: RgbBatch, stride: int, limits: BatchLimits) -> BatchLimits:
+    """Run the smallest window, then batches of (1, H, W, 3) `image` of each size; return the limits that hold then.
 
-    A GPU gets ready for each size anew. For windows of another shape it does so when the first of them come.
+    A GPU gets ready for each form anew. For windows of another shape, and what there was no time or memory for, it does
+    so when the first of them come.
     """
-    warm: list[tuple[int, ...]] = []
-    for size in batch_sizes(min(limits.windows, limits.pixels // image[..., 0].size)):
-        batch = np.repeat(image, size, axis=0)
+    warm: set[tuple[int, ...]] = set()
+    ends = time.monotonic() + _WARM_UP_SECONDS
+    sizes = batch_sizes(min(limits.windows, limits.pixels // image[..., 0].size))
+    smallest = np.zeros((1, stride, stride, 3), np.uint8)
+    for batch in chain([smallest], (np.repeat(image, size, axis=0) for size in sizes)):
+        if time.monotonic() > ends:
+            _log.warning("the device is slow to get ready: batches of %d windows were not tried before", len(batch))
+            break
         try:
             session.run(batch)
+        except OutOfMemory as error:  # as beside the model of before a reload, which soon ends
+            _log.warning("there is no memory now for batches of %d windows: %s", len(batch), error)
+            break
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base of their own
-            fewer = max(1, size // 2)
-            _log.warning("batches of %d windows cannot be run, so they have at most %d: %s", size, fewer, error)
-            return replace(limits, windows=fewer, warm=frozenset(warm))
-        warm.append(batch.shape)
+            fewer = max(1, len(batch) // 2)
+            _log.warning("batches of %d windows cannot be run, so they have at most %d: %s", len(batch), fewer, error)
+            limits = replace(limits, windows=fewer)
+            break
+        warm.add(batch.shape)
     return replace(limits, warm=frozenset(warm))

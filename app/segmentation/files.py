@@ -122,8 +122,9 @@ def _write(patch: SegmentedPatch, manifest: ModelManifest, opacity: float, out: 
     text = picture_text(manifest, patch.conditions)
     mask = paint_mask(patch.class_map, manifest.classes, text)
     overlay = paint_overlay(patch.image, patch.class_map, manifest.classes, opacity, text)
-    replace(result_path(out, path, MASK), mask)
-    replace(result_path(out, path, OVERLAY), overlay)
+    # A patch costs some 20 ms, and so may the disk ask for each file: after a loss of power it is segmented again.
+    replace(result_path(out, path, MASK), mask, lasting=False)
+    replace(result_path(out, path, OVERLAY), overlay, lasting=False)
 
 
 def columns(manifest: ModelManifest) -> list[str]:

@@ -147,10 +147,13 @@ def problem_of(error: OSError, path: Path) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     """Give the path to write a file to, which then takes the place of `path`: that is whole at any moment it is seen.
 
-    Also after the machine loses its power: what was written is on the disk before it has the name.
+    Args:
+        path: The file.
+        lasting: Whether also after the machine loses its power: what was written is on the disk before it has the name.
+            That takes the disk some ms.
 
     Raises:
         OSError: It cannot be written; nothing is left of it. It is `path` that the error names.
@@ -158,8 +161,9 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = _partial(path)
     try:
         yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
+        if lasting:
+            with partial.open("r+b") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
@@ -193,7 +197,7 @@ def locked(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, *, lasting: bool = True) -> None:
     """Write a file in one step; see `replacing`."""
-    with replacing(path) as partial:
+    with replacing(path, lasting=lasting) as partial:
         partial.write_bytes(content)

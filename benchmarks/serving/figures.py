@@ -194,7 +194,7 @@ def _row(name: str, server: dict[str, Any]) -> Row:
             statistics.median(loop["p50_ms"] for loop in at_share),
             statistics.median(loop["p99_ms"] for loop in at_share),
         )
-        lost[share] = sum(loop["failed"] for loop in at_share) / sum(loop["requests"] for loop in at_share)
+        lost[share] = sum(loop["failed"] for loop in at_share) / max(1, sum(loop["requests"] for loop in at_share))
     closed = [visit[kind] for visit in visits for kind in ("alone", "capacity")]
     return Row(
         name=name,

@@ -56,11 +56,11 @@ def wakes_by_share(requests_a_minute: float, failed_every: int, minutes: int) ->
         failed_every: Each so-manieth of them fails, the first one too.
         minutes: For how long they do; afterwards none does.
     """
-    of_failed = r"tessera_requests_total\{[^}]*, status=[^}]*\}\[5m\]"
+    of_failed = r"tessera_requests_total\{[^}]*, status=[^}]*\}"
     found = re.fullmatch(
-        rf"sum by \(instance\) \(rate\(({of_failed})\)\)\s+"
+        rf"sum by \(instance\) \(rate\(({of_failed})\[5m\]\)\)\s+"
         r"/ sum by \(instance\) \(rate\(tessera_requests_total\{[^}]*\}\[5m\]\)\)\s+> ([\d.]+)\s+"
-        r"and sum by \(instance\) \(increase\(\1\)\)\s+>= (\d+)\n",
+        r"and sum by \(instance\) \(increase\(\1\[1h\]\)\)\s+>= (\d+)\n",
         RULES["TesseraServerErrors"]["expr"],
     )
     assert found
@@ -71,8 +71,8 @@ def wakes_by_share(requests_a_minute: float, failed_every: int, minutes: int) ->
     for at in range(window, 3600 // SCRAPE_SECONDS):
         since, until = (at - window + 1) * SCRAPE_SECONDS, at * SCRAPE_SECONDS
         failed, asked = (sum(since < second <= until for second in seconds) for seconds in (fails, begins))
-        increase = failed * 300 / (until - since)  # as Prometheus fills the window beyond its first and last value
-        firing.append(failed > float(found[2]) * asked and increase >= int(found[3]))
+        in_the_hour = sum(0 < second <= until for second in fails)  # before this hour none did
+        firing.append(failed > float(found[2]) * asked and in_the_hour >= int(found[3]))
     return any(all(firing[at : at + lasts + 1]) for at in range(len(firing) - lasts))
 
 
@@ -117,8 +117,7 @@ def test_one_image_that_fails_wakes_nobody_and_a_model_that_fails_does() -> None
     ("requests_a_minute", "failed_every", "minutes"),
     [
         (1, 60, 60),  # one image alone
-        (1 / 4, 1, 20),  # all of the few that come
-        (1, 2, 60),
+        (1 / 4, 1, 16),  # four of the few that come
         (600, 50, 60),  # 2 %
         (600, 1, 3),  # not for five minutes
     ],
@@ -129,7 +128,7 @@ def test_failures_of_an_idle_service_and_few_among_many_wake_nobody(requests_a_m
 
 @pytest.mark.parametrize(
     ("requests_a_minute", "failed_every", "minutes"),
-    [(2, 1, 15), (6, 3, 15), (600, 10, 15)],
+    [(2, 1, 15), (6, 3, 15), (600, 10, 15), (1, 2, 60), (1 / 4, 1, 60)],
 )
 def test_failures_that_go_on_wake_somebody(requests_a_minute, failed_every, minutes) -> None:
     assert wakes_by_share(requests_a_minute, failed_every, minutes)

@@ -16,7 +16,7 @@ from tests.pictures import encoded, noise
 
 CORES, IMAGES, SECONDS = 2, 3, 10
 PROBES = ("/health/live", "/health/ready", "/metrics")
-MOST_MAPS = 6
+MOST_MAPS = 20
 """Of one thread, before the probes are answered; one or two are usual."""
 
 

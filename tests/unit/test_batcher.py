@@ -315,6 +315,31 @@ def test_a_model_that_runs_nothing_any_more_is_not_ready(failure, works, ends, c
     assert ("runs nothing any more" in caplog.text) is ends
 
 
+def test_a_broken_model_is_told_of_once_and_no_lane_is_waited_for():
+    class Lost(Lane):
+        def run(self, images: np.ndarray) -> BatchResult:
+            if images[0, 0, 0, 0] == 1:
+                raise RuntimeError("CUDA failure 700")
+            return super().run(images)
+
+    async def scenario() -> None:
+        lane = Lost()
+        told: list[bool] = []
+        limits = BatchLimits(2, 1, 10**6, stall_seconds=0.3)
+        metrics = Metrics(CollectorRegistry())
+        engine = Batcher(lane.run, limits, metrics, stalled=lambda: told.append(True), works=lambda: False)
+        stuck = asyncio.create_task(engine.submit(window(2)))
+        await entered(lane)
+        outcomes = await asyncio.gather(engine.submit(window(1)), stuck, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [ModelNotReady] * 2
+        await asyncio.wait_for(engine.close(), 5)
+        await asyncio.sleep(1)
+        assert told == [True]
+        lane.open.set()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
 def test_closing_answers_what_runs_and_refuses_what_waits():
     async def scenario() -> None:
         lane = Lane()

@@ -175,6 +175,18 @@ def test_a_network_that_is_another_one_at_the_size_of_a_window_is_refused(tmp_pa
     assert len(str(caught.value).splitlines()) == 1
 
 
+def no_number_on_white(network, images):
+    return plain(network, images) + torch.where(images.min() > 0.9, math.nan, 0.0)
+
+
+def test_which_image_of_ones_own_is_wrong_is_said(tmp_path):
+    network = foreign(no_number_on_white)
+    export_bundle(network, CARD, tmp_path / "bundle")
+    own = [np.full((1, 64, 64, 3), grey, np.uint8) for grey in (128, 255)]
+    with pytest.raises(InvalidCheckpoint, match=r"is no number, or infinite; .*; on image 2 of one's own$"):
+        verify(serving_graph(network, CARD), tmp_path / "bundle" / "model.onnx", 512, own=own)
+
+
 def test_a_network_whose_answer_depends_on_its_batch_is_refused(tmp_path):
     with pytest.raises(InvalidCheckpoint, match="depends on the other images in its batch: of one of 3 images"):
         export_bundle(foreign(plain, nn.BatchNorm2d(4, track_running_stats=False)), CARD, tmp_path / "bundle")

@@ -37,6 +37,9 @@ def test_what_a_file_holds_is_on_the_disk_before_it_has_the_name(tmp_path, monke
     monkeypatch.setattr(os, "replace", lambda *given: (events.append(given[0].stat()), rename(*given)))
     replace(path, b"after")
     assert [(event.st_ino, event.st_size) for event in events] == [(path.stat().st_ino, 5)] * 2
+    events.clear()
+    replace(path, b"again", lasting=False)
+    assert len(events) == 1, "the disk is asked for nothing"
 
 
 def test_what_a_killed_run_left_half_written_goes_with_a_files_results(tmp_path):
