@@ -123,10 +123,10 @@ def test_a_result_that_cannot_be_written_is_said_and_spares_the_others(tmp_path,
     for name in ("a", "b"):
         (tmp_path / f"{name}.png").write_bytes(encoded(noise(8, 8)))
 
-    def write(path: Path, content: bytes) -> None:
+    def write(path: Path, content: bytes, *, lasting: bool) -> None:
         if path.name == "a_overlay.png":
             raise OSError(ENOSPC, "No space left on device", str(path))
-        replace(path, content)
+        replace(path, content, lasting=lasting)
 
     monkeypatch.setattr(files, "replace", write)
     out = tmp_path / "out"
@@ -351,8 +351,8 @@ def test_sigterm_ends_it_and_leaves_no_file_half_written(tmp_path):
         from app.inference.model import BatchedSegmenter
         from app.segmentation import files, folder
 
-        def replace(path, content):
-            with folder.replacing(path) as partial:
+        def replace(path, content, *, lasting):
+            with folder.replacing(path, lasting=lasting) as partial:
                 partial.write_bytes(content)
                 if path.name == "two_mask.png":
                     os.kill(os.getpid(), signal.SIGTERM)
