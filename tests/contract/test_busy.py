@@ -1,7 +1,10 @@
 """A service whose threads are all busy with images still answers whatever takes none."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from fastapi.testclient import TestClient
@@ -20,6 +23,22 @@ MOST_MAPS = 20
 """Of one thread, before the probes are answered; one or two are usual."""
 
 
+@contextmanager
+def busy(begun: threading.Semaphore, images: int) -> Iterator[tuple[TestClient, list[Future[Any]]]]:
+    """Give a service whose every thread has begun an image, told by `begun`, and the answers to so many images."""
+    png = {"Content-Type": "image/png"}
+    with (
+        TestClient(create_app(Settings(cores=CORES), ColourSegmenter())) as client,
+        ThreadPoolExecutor(images) as threads,
+    ):
+        asking = [
+            threads.submit(client.post, "/segment", content=encoded(noise(8, 8)), headers=png) for _ in range(images)
+        ]
+        for _ in range(CORES):
+            assert begun.acquire(timeout=2 * SECONDS)
+        yield client, asking
+
+
 def test_probes_are_answered_while_every_thread_decodes(monkeypatch):
     begun, let_go = threading.Semaphore(0), threading.Event()
     in_time = []
@@ -31,16 +50,7 @@ def test_probes_are_answered_while_every_thread_decodes(monkeypatch):
         return pixels(file)
 
     monkeypatch.setattr(OpenedFile, "pixels", wait_and_decode)
-    png = {"Content-Type": "image/png"}
-    with (
-        TestClient(create_app(Settings(cores=CORES), ColourSegmenter())) as client,
-        ThreadPoolExecutor(IMAGES) as threads,
-    ):
-        asking = [
-            threads.submit(client.post, "/segment", content=encoded(noise(8, 8)), headers=png) for _ in range(IMAGES)
-        ]
-        for _ in range(CORES):
-            assert begun.acquire(timeout=2 * SECONDS)
+    with busy(begun, IMAGES) as (client, asking):
         probes = [client.get(path).status_code for path in PROBES]
         in_flight = client.app.state.running.metrics.registry.get_sample_value("tessera_images_in_flight")
         let_go.set()
@@ -77,16 +87,7 @@ def test_probes_are_answered_while_every_thread_traces_a_large_map(monkeypatch):
         return pixels(file)
 
     monkeypatch.setattr(OpenedFile, "pixels", trace_and_decode)
-    png = {"Content-Type": "image/png"}
-    with (
-        TestClient(create_app(Settings(cores=CORES), ColourSegmenter())) as client,
-        ThreadPoolExecutor(CORES) as threads,
-    ):
-        asking = [
-            threads.submit(client.post, "/segment", content=encoded(noise(8, 8)), headers=png) for _ in range(CORES)
-        ]
-        for _ in range(CORES):
-            assert begun.acquire(timeout=2 * SECONDS)
+    with busy(begun, CORES) as (client, asking):
         probes = [client.get(path).status_code for path in PROBES]
         answered.set()
         assert probes == [200] * len(PROBES)
