@@ -1,9 +1,8 @@
 """The forms in which one segmented patch is answered, by media type; JSON, which answers several, is not among them."""
 
-import json
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -105,11 +104,11 @@ def _annotations(manifest: ModelManifest, patch: SegmentedPatch, how: Rendering,
 
 
 def _geojson(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
-    return _compact(geojson.feature_collection(_annotations(manifest, patch, how, everything=False)))
+    return geojson.document(_annotations(manifest, patch, how, everything=False))
 
 
 def _dsa(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
-    return _compact(dsa.annotation(_annotations(manifest, patch, how, everything=False)))
+    return dsa.document(_annotations(manifest, patch, how, everything=False))
 
 
 def _asap(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
@@ -123,10 +122,6 @@ def _dicom(manifest: ModelManifest, data: bytes, patch: SegmentedPatch, how: Ren
         return to_bytes(segmentation)
     image_mm2 = area_mm2(patch.size, patch.conditions.um_per_px)
     return to_bytes(measurement_report(source, segmentation, patch.fractions, manifest, patch.conditions, image_mm2))
-
-
-def _compact(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
 
 
 _RENDERINGS: dict[str, Callable[[ModelManifest, bytes, SegmentedPatch, Rendering], bytes]] = {

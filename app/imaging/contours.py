@@ -119,11 +119,12 @@ def _traced(class_map: ClassMap) -> tuple[NDArray[np.object_], NDArray[np.int_]]
     if least_regions(class_map) > MAX_REGIONS:  # GDAL would trace all of them before it gives the first
         raise TooManyRegions(_TOO_MANY)
     with GDAL:
-        traced = list(islice(features.shapes(class_map, connectivity=_EDGES_ONLY), MAX_REGIONS + 1))
+        regions = islice(features.shapes(class_map, connectivity=_EDGES_ONLY), MAX_REGIONS + 1)
+        # One at a time: what GDAL gives are lists of pairs of numbers, many times as much memory as an outline.
+        traced = [(shapely.geometry.shape(geometry), int(value)) for geometry, value in regions]
     if len(traced) > MAX_REGIONS:
         raise TooManyRegions(_TOO_MANY)
-    outlines = np.array([shapely.geometry.shape(geometry) for geometry, _ in traced])
-    return outlines, np.array([int(value) for _, value in traced])
+    return np.array([outline for outline, _ in traced]), np.array([value for _, value in traced])
 
 
 def least_regions(class_map: ClassMap) -> int:
@@ -178,14 +179,37 @@ def _simplified(
 
 
 def _mean_confidences(outlines: NDArray[np.object_], confidence: ConfidenceMap) -> NDArray[np.float64]:
-    """Return the mean of (H, W) `confidence`, as 0 to 1, under each of the outlines, which cover it."""
-    numbered = ((outline, number) for number, outline in enumerate(outlines))
-    with GDAL:
-        regions = features.rasterize(numbered, out_shape=confidence.shape, dtype=np.int32)
-    counts, sums = np.zeros(len(outlines)), np.zeros(len(outlines))
-    rows = max(1, _COUNTED_PX // confidence.shape[1])
-    for top in range(0, len(regions), rows):  # counting takes 24 bytes a pixel
-        of_pixel = regions[top : top + rows].ravel()
-        counts += np.bincount(of_pixel, minlength=len(outlines))
-        sums += np.bincount(of_pixel, confidence[top : top + rows].ravel(), len(outlines))
-    return sums / counts / 255
+    """Return the mean of (H, W) `confidence`, as 0 to 1, inside each of the outlines, which run along pixel edges."""
+    rings, outline_of_ring = shapely.get_rings(outlines, return_index=True)
+    sums = np.abs(_sums_inside(rings, confidence))
+    _, first = np.unique(outline_of_ring, return_index=True)  # each outline's own ring comes before its holes
+    of_outline = 2 * sums[first] - np.bincount(outline_of_ring, sums)
+    means: NDArray[np.float64] = of_outline / shapely.area(outlines) / 255
+    return means
+
+
+def _sums_inside(rings: NDArray[np.object_], values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the sum of (H, W) `values` inside each ring; its sign is that of the ring's direction.
+
+    What lies above and to the left of each corner is a summed-area table (Crow 1984); its differences along a ring's
+    horizontal edges make up what is inside.
+    """
+    points, ring_of_point = shapely.get_coordinates(rings, return_index=True)
+    columns, rows = points.astype(np.intp).T
+    starts = np.flatnonzero((rows[1:] == rows[:-1]) & (ring_of_point[1:] == ring_of_point[:-1]))
+    starts = starts[np.argsort(rows[starts], kind="stable")]
+    height, width = values.shape
+    step = max(1, _COUNTED_PX // width)
+    tops = np.arange(0, height, step)  # row 0 of the table is 0
+    blocks = np.split(starts, np.searchsorted(rows[starts], tops, side="right"))[1:]
+    sums = np.zeros(len(rings), np.int64)
+    table = np.zeros((1, width + 1), np.int64)
+    for top, block in zip(tops, blocks, strict=True):
+        above = table[-1]
+        table = np.zeros((len(values[top : top + step]), width + 1), np.int64)
+        np.cumsum(values[top : top + step], axis=0, out=table[:, 1:])
+        np.cumsum(table, axis=1, out=table)
+        table += above
+        row = rows[block] - top - 1
+        np.add.at(sums, ring_of_point[block], table[row, columns[block + 1]] - table[row, columns[block]])
+    return sums

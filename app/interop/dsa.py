@@ -3,21 +3,21 @@
 from typing import Any
 
 from app.imaging.contours import TissuePolygon
-from app.interop.annotations import Annotations, mean_probability, rgb, rgba
+from app.interop.annotations import Annotations, json_of_many, mean_probability, rgb, rgba
 from app.interop.geojson import FILL_OPACITY
 
 MEDIA_TYPE = "application/vnd.dsa.annotation+json"
 
 
-def annotation(annotations: Annotations) -> dict[str, Any]:
-    """Return the annotations as one annotation document, a closed polyline for each region."""
+def document(annotations: Annotations) -> bytes:
+    """Return the annotations as one annotation document, a closed polyline for each region; UTF-8."""
     manifest = annotations.manifest
-    return {
+    head = {
         "name": f"{manifest.name} {manifest.version}",
         "description": f"Tissue segmentation, {manifest.intended_use}.",
         "attributes": annotations.provenance,
-        "elements": [_element(annotations, polygon) for polygon in annotations.polygons],
     }
+    return json_of_many(head, "elements", (_element(annotations, polygon) for polygon in annotations.polygons))
 
 
 def _element(annotations: Annotations, polygon: TissuePolygon) -> dict[str, Any]:

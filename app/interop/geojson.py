@@ -8,19 +8,21 @@ are numbers, metadata are strings, and a region is one Polygon, never a MultiPol
 from typing import Any
 
 from app.imaging.contours import TissuePolygon
-from app.interop.annotations import Annotations, mean_probability, rgb, rgba
+from app.interop.annotations import Annotations, json_of_many, mean_probability, rgb, rgba
 
 MEDIA_TYPE = "application/geo+json"
 
 FILL_OPACITY = 0.3
 
 
-def feature_collection(annotations: Annotations) -> dict[str, Any]:
-    """Return the annotations as a FeatureCollection, a Feature for each region."""
-    return {"type": "FeatureCollection", "features": [_feature(annotations, each) for each in annotations.polygons]}
+def document(annotations: Annotations) -> bytes:
+    """Return the annotations as a FeatureCollection, a Feature for each region; UTF-8."""
+    provenance = annotations.provenance
+    features = (_feature(annotations, polygon, provenance) for polygon in annotations.polygons)
+    return json_of_many({"type": "FeatureCollection"}, "features", features)
 
 
-def _feature(annotations: Annotations, polygon: TissuePolygon) -> dict[str, Any]:
+def _feature(annotations: Annotations, polygon: TissuePolygon, provenance: dict[str, str]) -> dict[str, Any]:
     tissue = annotations.manifest.classes[polygon.class_index]
     return {
         "type": "Feature",
@@ -34,7 +36,7 @@ def _feature(annotations: Annotations, polygon: TissuePolygon) -> dict[str, Any]
             "color": list(tissue.color),
             "classification": {"name": tissue.name.capitalize(), "color": list(tissue.color)},
             "measurements": {"mean_probability": mean_probability(polygon)},
-            "metadata": annotations.provenance,
+            "metadata": provenance,
             # The Digital Slide Archive reads these and nothing above.
             "label": {"value": tissue.name},
             "group": tissue.name,

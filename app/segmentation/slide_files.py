@@ -1,7 +1,6 @@
 """Whole-slide files without a server: a mask, polygons and an overlay of each, and its row of a table. Needs `wsi`."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +12,8 @@ from app.imaging.overview import Overview
 from app.imaging.paint import paint_overlay
 from app.imaging.plausibility import InputWarning, rules_for
 from app.inference.segmenter import Segmenter
+from app.interop import geojson
 from app.interop.annotations import Annotations
-from app.interop.geojson import feature_collection
 from app.interop.provenance import Conditions, description, picture_text, software
 from app.pathology.arrays import RgbImage
 from app.pathology.classes import code, label_indices
@@ -183,13 +182,13 @@ class _Result:
             self.slide.levels[0].size,
         )
         annotations = Annotations(regions, Placement(), self.manifest, self.sha256, self.conditions)
-        document = json.dumps(feature_collection(annotations), separators=(",", ":"))
+        document = geojson.document(annotations)
         painted, text = self.overview.nearest(class_map), picture_text(self.manifest, self.conditions)
         overlay = paint_overlay(self.overview.image(), painted, classes, opacity, text)
         with replacing(result_path(out, self.path, MASK)) as partial_file:
             said = description(self.manifest, self.conditions)
             write_mask_tiff(partial_file, class_map, classes, self.view.level.um_per_px, software(), said)
-        replace(result_path(out, self.path, POLYGONS), document.encode())
+        replace(result_path(out, self.path, POLYGONS), document)
         replace(result_path(out, self.path, OVERLAY), overlay)
         return step
 

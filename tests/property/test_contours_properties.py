@@ -1,5 +1,6 @@
 """Polygons, whatever the class map: each rule that viewers put on them, and that nothing of the map is lost."""
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +80,18 @@ def test_without_tolerance_the_polygons_are_the_map(class_map):
     assert np.array_equal(features.rasterize(shapes, out_shape=class_map.shape, fill=9, dtype="uint8"), class_map)
 
 
+@given(small_maps, st.integers(1, 5), st.sampled_from([1, 30, 10_000]), st.integers(0, 2**32 - 1))
+def test_each_region_has_the_mean_of_its_pixels(class_map, side, counted_px, seed):
+    class_map = class_map.repeat(side, 0).repeat(side, 1)
+    confidence = np.random.default_rng(seed).integers(0, 256, class_map.shape, np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contours, "_COUNTED_PX", counted_px)
+        polygons = polygonise(class_map, confidence, EVERY, 0.0, 0)
+    for polygon in polygons:
+        inside = features.rasterize([(polygon.outline, 1)], out_shape=class_map.shape, dtype="uint8") == 1
+        assert polygon.mean_confidence == pytest.approx(confidence[inside].mean() / 255)
+
+
 @given(small_maps, st.integers(2, 30))
 def test_small_regions_are_merged_and_leave_no_gaps(class_map, min_area):
     polygons = polygons_of(class_map, min_area=min_area)
@@ -89,7 +102,7 @@ def test_small_regions_are_merged_and_leave_no_gaps(class_map, min_area):
 @given(blocky_maps, tolerances, places)
 def test_features_hold_every_rule_of_the_viewers(class_map, tolerance, place):
     polygons = polygons_of(class_map, tolerance, keep=(0, 1, 2))
-    document = geojson.feature_collection(Annotations(polygons, place, manifest(), "0" * 64, AS_IT_IS))
+    document = json.loads(geojson.document(Annotations(polygons, place, manifest(), "0" * 64, AS_IT_IS)))
     assert document["type"] == "FeatureCollection"
     ids = [feature["id"] for feature in document["features"]]
     assert len(set(ids)) == len(ids) == len(polygons)
@@ -115,7 +128,7 @@ def test_features_hold_every_rule_of_the_viewers(class_map, tolerance, place):
 @given(blocky_maps, places)
 def test_neighbours_share_their_borders_also_where_they_are_placed(class_map, place):
     polygons = polygons_of(class_map, 1.5)
-    document = geojson.feature_collection(Annotations(polygons, place, manifest(), "0" * 64, AS_IT_IS))
+    document = json.loads(geojson.document(Annotations(polygons, place, manifest(), "0" * 64, AS_IT_IS)))
     rings = [feature["geometry"]["coordinates"] for feature in document["features"]]
     assert shapely.coverage_is_valid([shapely.Polygon(each[0], each[1:]) for each in rings])
 
@@ -130,7 +143,7 @@ def test_rings_of_asap_painted_in_order_are_the_map(class_map):
 def test_the_same_patch_has_the_same_ids_and_another_place_others(class_map, place):
     def ids(where):
         annotations = Annotations(polygons_of(class_map), where, manifest(), "0" * 64, AS_IT_IS)
-        return [element["id"] for element in dsa.annotation(annotations)["elements"]]
+        return [element["id"] for element in json.loads(dsa.document(annotations))["elements"]]
 
     assert ids(place) == ids(place)
     elsewhere = Placement(place.x_px + 1, place.y_px, place.downsample)
