@@ -19,8 +19,10 @@ _KEPT_BYTES = 2**22
 _LOOK_SECONDS = 2.0
 _RESTING_SHARE = 0.02
 """Of a core, which a front that nobody asks for a patch takes less of: it answers health checks meanwhile."""
-_WORTH_BYTES = 2**25
-"""To take it again costs the next patch milliseconds; patches of 224 px, one at a time, take less than this."""
+_MUCH_BYTES = 2**25
+_MUCH_SECONDS = 0.5
+"""Of a processor. To take the memory again costs the next patch some 4 ms, and who sends one now and then pays that for
+one in twenty."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def give_back_large_pieces() -> None:
 
 
 async def give_back_at_rest(of_model: Callable[[], None]) -> None:
-    """Have what this process holds and does not use given back each time that it has nothing to do; never return.
+    """Have what this process holds and does not use given back when it has worked and has nothing to do; never return.
 
     Smaller pieces stay with the allocator of the thread that they are of, and what the runtime took for one lane while
     another ran stays with the runtime: after patches of all sizes, as much again as a front needs.
@@ -59,20 +61,19 @@ async def give_back_at_rest(of_model: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(done.set)
 
-    least, has_given = _resident_bytes(), False
+    needed, given_back_at = _resident_bytes(), 0.0
     while True:
-        worked = time.process_time()
+        before = time.process_time()
         await asyncio.sleep(_LOOK_SECONDS)
-        rests = time.process_time() - worked < _RESTING_SHARE * _LOOK_SECONDS
-        held = _resident_bytes()
-        # What could not be given back is needed, unless work came meanwhile; what is needed may also become less.
-        least = held if rests and has_given else min(least, held)
-        has_given = rests and held > least + _WORTH_BYTES
-        if has_given:
+        now, held = time.process_time(), _resident_bytes()
+        needed = min(needed, held)
+        has_worked = held > needed + _MUCH_BYTES or now - given_back_at > _MUCH_SECONDS
+        if has_worked and now - before < _RESTING_SHARE * _LOOK_SECONDS:
             done = asyncio.Event()
             # A thread that does not come back does not keep the process from ending.
             threading.Thread(target=give_back, args=(done,), name="at rest", daemon=True).start()
             await done.wait()
+            needed, given_back_at = _resident_bytes(), time.process_time()
 
 
 def _of_c_library(name: str) -> Callable[..., int] | None:

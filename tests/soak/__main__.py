@@ -30,7 +30,7 @@ from tests.waiting import until
 _QUIET_SECONDS = 8.0
 """Until connections that are kept, and fronts that another took the place of, are gone."""
 _MEMORY_FACTOR, _MEMORY_MIB = 1.15, 48
-"""A front keeps up to 32 MiB that it will use again: what grows without end passes both, however slowly."""
+"""What each front keeps at rest differs by some 10 MiB: what grows without end passes both, however slowly."""
 _SUPERVISOR_MIB = 8
 """Of the one process that lives through all of it, and answers nobody."""
 _LATE_THREADS = 2

@@ -65,7 +65,8 @@ def test_a_process_that_works_is_not_held_up():
 
 
 def test_little_is_kept_for_the_next_patch(monkeypatch):
-    monkeypatch.setattr(memory, "_WORTH_BYTES", 2**30)
+    monkeypatch.setattr(memory, "_MUCH_BYTES", 2**30)
+    monkeypatch.setattr(memory, "_MUCH_SECONDS", 600)
     asked: list[None] = []
     assert asyncio.run(_let_go_of_much(lambda: asked.append(None))) < 16
     assert not asked
@@ -81,34 +82,35 @@ def test_a_runtime_that_fails_is_named_in_the_log_and_the_rest_is_given_back(cap
 
 
 @pytest.mark.parametrize(
-    ("held", "worked", "asked"),
+    ("held", "works_before", "asked"),
     [
         ([100, 140, 101, 101, 140, 101, 101], [], 2),  # given back, and taken again
         ([100, 140, 139, 139, 139, 139, 139], [], 1),  # it is needed: not asked again and again
-        ([100, 140, 139, 170, 180, 180, 180], [], 2),  # more is needed than before
-        ([140, 140, 100, 100, 140, 100, 100], [], 1),  # less is
-        (
-            [100, 140, 900, 180, 101, 101, 101],
-            [2],
-            2,
-        ),  # work that came while it gave back takes no part in what is needed
+        ([100, 140, 139, 139, 180, 180, 180], [], 2),  # more is needed than before
+        ([140, 140, 100, 100, 140, 101, 101], [], 1),  # less is
+        ([100, 140, 900, 110, 150, 110, 110], [], 2),  # what work takes meanwhile is not needed
         ([100, 140, 140, 140, 101, 101, 101], [1, 2], 1),  # not before it rests
+        ([100, 110, 110, 101, 101, 101, 101], [1], 1),  # little, after much work
+        ([100, 110, 110, 110, 110, 110, 110], [], 0),  # little, after little work
     ],
 )
-def test_it_is_asked_once_for_what_is_not_needed(monkeypatch, held, worked, asked):
-    """What a process holds at the start and at each look after it, in MiB; before which looks it worked."""
-    looks, clock, calls = 0, 0.0, []
+def test_it_is_asked_once_for_what_is_not_needed(monkeypatch, held, works_before, asked):
+    """What a process holds, in MiB, at the start, at each look, and as soon as it has given back.
+
+    Before those of them that `works_before` names it does much work.
+    """
+    measured, clock, calls = 0, 0.0, []
 
     def resident_bytes() -> int:
-        nonlocal looks
-        if looks == len(held):
+        nonlocal measured
+        if measured == len(held):
             raise EOFError
-        looks += 1
-        return held[looks - 1] * 2**20
+        measured += 1
+        return held[measured - 1] * 2**20
 
-    def process_time() -> float:  # asked twice between two looks
+    def process_time() -> float:  # asked twice before each look
         nonlocal clock
-        clock += _LOOK_SECONDS if looks in worked else 0
+        clock += 0.3 if measured in works_before else 0
         return clock
 
     monkeypatch.setattr(memory, "_resident_bytes", resident_bytes)
