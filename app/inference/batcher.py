@@ -5,20 +5,17 @@ which is then dropped before it costs inference.
 """
 
 import asyncio
-import logging
-import math
 import time
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 
-import numpy as np
-
 from app.errors import MODEL_GONE, STOPPING, InferenceFailed, ModelNotReady, OutOfMemory
+from app.inference.batch import BatchLimits, BatchRunner, batch_forms, batch_sizes
 from app.inference.cores import Cores
 from app.inference.lanes import Lanes, Patience
 from app.inference.result import BatchResult, WindowResult
@@ -31,8 +28,6 @@ _SLOW, _SLOWEST = 3, 10
 """How many times what it should take a batch may take before it is late, and before its lane is taken to be stuck,
 where that is more than the stall's seconds: others may use the machine."""
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(eq=False, slots=True)
 class _Entry:
@@ -41,29 +36,6 @@ class _Entry:
     image: RgbImage
     reply: asyncio.Future[WindowResult]
     queued_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """How much may run at once.
-
-    Attributes:
-        lanes: Batches.
-        windows: Windows in a batch; it has the largest power of two of them that is no more.
-        pixels: Pixels in a batch of several windows, which bounds its memory.
-        stall_seconds: How long a batch may take, or ten times what it should, before its lane is taken to be stuck.
-        seconds_per_pixel: What it should take.
-        first_seconds: How long the first batch of a size and shape may take before its lane is taken to be stuck.
-        warm: The (N, H, W, 3) of batches that have been run already.
-    """
-
-    lanes: int
-    windows: int
-    pixels: int
-    stall_seconds: float = math.inf
-    seconds_per_pixel: float = 0.0
-    first_seconds: float = 0.0
-    warm: frozenset[tuple[int, ...]] = frozenset()
 
 
 class Batcher:
@@ -88,11 +60,9 @@ class Batcher:
         stalled: Callable[[], None] = lambda: None,
         works: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._run = run
-        self._works = works
-        self._is_broken = self._has_stalled = False
+        self._runner = BatchRunner(run, works, limits.pixels)
+        self._has_stalled = False
         self._limits = limits
-        self._most_pixels = limits.pixels
         self._known_forms: set[tuple[int, ...]] = set(limits.warm)
         self._metrics = metrics
         self._groups: dict[tuple[int, ...], deque[_Entry]] = {}
@@ -173,11 +143,7 @@ class Batcher:
         # What is free is asked once a batch: other processes change it at any moment.
         while (free := self._lanes.free) and (batch := self._next_batch(free)):
             self._running.append(batch)
-            expected = self._limits.seconds_per_pixel * sum(_pixels(entry.image) for entry in batch)
-            stall = self._limits.stall_seconds
-            first = 0.0 if self._known_forms.issuperset(_forms(batch)) else self._limits.first_seconds
-            patience = Patience(max(stall, _SLOW * expected), max(stall, first, _SLOWEST * expected))
-            self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), patience)
+            self._lanes.run(partial(self._run_batch, batch), partial(self._finish, batch), self._patience(batch))
         if self._groups and self._cores.are_shared and self._asking_again is None:
             loop = asyncio.get_running_loop()
             self._asking_again = loop.call_later(_AGAIN_SECONDS, self._ask_again, context=Context())
@@ -185,6 +151,13 @@ class Batcher:
     def _ask_again(self) -> None:
         self._asking_again = None
         self._dispatch()
+
+    def _patience(self, batch: list[_Entry]) -> Patience:
+        shape, stall = batch[0].image.shape, self._limits.stall_seconds
+        expected = self._limits.seconds_per_pixel * len(batch) * shape[0] * shape[1]
+        is_known = self._known_forms.issuperset(batch_forms(len(batch), shape))
+        first = 0.0 if is_known else self._limits.first_seconds
+        return Patience(max(stall, _SLOW * expected), max(stall, first, _SLOWEST * expected))
 
     def _next_batch(self, free: int) -> list[_Entry]:
         """Take the next batch off the queue, for one of `free` lanes; empty when nothing waits."""
@@ -199,7 +172,7 @@ class Batcher:
         shape = min(self._groups, key=lambda shape: self._groups[shape][0].queued_at)
         group = self._groups[shape]
         share = -(-len(group) // free)  # leave the other free lanes theirs
-        affordable = max(1, self._most_pixels // (shape[0] * shape[1]))
+        affordable = max(1, self._runner.most_pixels // (shape[0] * shape[1]))
         most = min(len(group), share, affordable, self._limits.windows)
         batch = [group.popleft() for _ in range(batch_sizes(most)[-1])]
         if not group:
@@ -213,32 +186,11 @@ class Batcher:
             self._metrics.stage_duration.labels("queue").observe(start - entry.queued_at)
         self._metrics.batch_size.observe(len(batch))
         with self._metrics.stage("infer"):
-            results = self._results([entry.image for entry in batch])
-        failures = [result for result in results if isinstance(result, Exception)]
-        # Of memory it may have some again; what failed otherwise may be the windows' fault, or the end of the model.
-        if len(failures) == len(batch) and not isinstance(failures[0], OutOfMemory) and not self._works():
-            _log.error("the model runs nothing any more", exc_info=failures[0])
-            self._is_broken = True
-        return results
-
-    def _results(self, images: list[RgbImage]) -> list[WindowResult | Exception]:
-        """Run the images together; where that fails, each half by itself, so that one that fails fails alone."""
-        try:
-            results = list(_split(_checked(self._run(_batch(images)), (len(images), *images[0].shape[:2]))))
-        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base; it is handed to the caller
-            if len(images) == 1:
-                return [error]
-            half = len(images) // 2
-            if isinstance(error, OutOfMemory):
-                self._most_pixels = min(self._most_pixels, half * _pixels(images[0]))
-                said = "no memory for %d windows at once; batches have at most %d px from now on"
-                _log.warning(said, len(images), self._most_pixels)
-            return [*self._results(images[:half]), *self._results(images[half:])]
-        return list(results)
+            return self._runner.results([entry.image for entry in batch])
 
     def _finish(self, batch: list[_Entry], outcome: list[WindowResult | Exception] | BaseException) -> None:
         """Back on the event loop: hand out results and failures, and use the lane again."""
-        if self._is_broken and self.open:
+        if self._runner.is_broken and self.open:
             self._stall()
         if batch not in self._running:  # all of it has been told
             return
@@ -258,48 +210,6 @@ class Batcher:
         self._dispatch()
 
 
-def batch_sizes(most: int) -> tuple[int, ...]:
-    """Return how many windows a batch of at most `most` may have, ascending: 1, 2, 4 and so on.
-
-    A GPU gets ready for each size anew, so there are few; what is left over is the next batch.
-    """
-    return tuple(1 << power for power in range(most.bit_length()))
-
-
 def _fail(entry: _Entry, error: Exception) -> None:
     if not entry.reply.done():
         entry.reply.set_exception(error)
-
-
-def _forms(batch: list[_Entry]) -> Iterator[tuple[int, ...]]:
-    """Yield the (N, H, W, 3) of all that may be run of a batch: where it fails, its halves, down to single windows."""
-    return ((size, *batch[0].image.shape) for size in batch_sizes(len(batch)))
-
-
-def _pixels(image: RgbImage) -> int:
-    height, width, _ = image.shape
-    return int(height * width)
-
-
-def _batch(images: list[RgbImage]) -> RgbBatch:
-    """Return (N, H, W, 3); one image by itself is not copied."""
-    return images[0][np.newaxis] if len(images) == 1 else np.stack(images)
-
-
-def _checked(result: BatchResult, form: tuple[int, ...]) -> BatchResult:
-    """Return what the model said of windows of `form`, (N, H, W); maps of another would be put together as they are.
-
-    Raises:
-        InferenceFailed: Its maps have another.
-    """
-    for maps in (result.class_maps, result.confidences):
-        if maps.shape != form:
-            raise InferenceFailed(f"the model answered maps of {maps.shape} for windows of {form}")
-    return result
-
-
-def _split(result: BatchResult) -> Iterator[WindowResult]:
-    for class_map, confidence, probabilities in zip(
-        result.class_maps, result.confidences, result.label_probabilities, strict=True
-    ):
-        yield WindowResult(class_map, confidence, probabilities)

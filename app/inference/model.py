@@ -11,7 +11,8 @@ from typing import TypeAlias
 import numpy as np
 
 from app.errors import InvalidBundle, ModelNotReady, OutOfMemory
-from app.inference.batcher import Batcher, BatchLimits, batch_sizes
+from app.inference.batch import BatchLimits, batch_sizes
+from app.inference.batcher import Batcher
 from app.inference.bundle import Bundle, check_golden, find_precision, load_bundle, precisions_of
 from app.inference.cores import Cores
 from app.inference.result import WindowResult

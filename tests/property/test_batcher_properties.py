@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from app.inference.batcher import Batcher, BatchLimits
+from app.inference.batch import BatchLimits
+from app.inference.batcher import Batcher
 from app.inference.result import BatchResult
 from app.telemetry.metrics import Metrics
 

@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry
 from app.errors import InferenceFailed, ModelNotReady, OutOfMemory
 from app.inference import batcher as batcher_module
 from app.inference import lanes
-from app.inference.batcher import Batcher, BatchLimits
+from app.inference.batch import BatchLimits
+from app.inference.batcher import Batcher
 from app.inference.cores import Cores
 from app.inference.result import BatchResult
 from app.telemetry.metrics import Metrics

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from app.errors import DeviceUnavailable, InvalidBundle, ModelNotReady, OutOfMemory
 from app.inference import model as model_module
 from app.inference import session as session_module
-from app.inference.batcher import BatchLimits
+from app.inference.batch import BatchLimits
 from app.inference.bundle import check_golden, find_precision, load_bundle
 from app.inference.model import load_segmenter
 from app.inference.segmenter import ModelChoice

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from app.errors import MODEL_GONE, STOPPING, InferenceFailed, InvalidBundle, ModelNotReady, OutOfMemory
 from app.inference import lanes
-from app.inference.batcher import BatchLimits
+from app.inference.batch import BatchLimits
 from app.inference.engine import Engine
 from app.inference.exchange import Asked, Exchange, Outcome, Verb
 from app.inference.model import BatchedSegmenter
