@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from app.pathology.arrays import ClassMap, Probabilities, RgbImage
+from app.pathology.arrays import ClassMap, ConfidenceMap, Probabilities, RgbImage
 from app.pathology.geometry import Size
 from app.pathology.manifest import MANIFEST_FILE, MODEL_FILE, ModelManifest, Precision
 from app.pathology.tiling import pad_to_stride, plan_windows
 from model_export.bundle import read_manifest, require_intact
 from model_export.errors import InvalidData
+from model_export.runtime import OnnxGraph
 from model_export.training.dataset import Sample
 from model_export.training.scores import Scores
-from model_export.verify import run_onnx
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,12 @@ class Answer:
 
     Attributes:
         class_map: (H, W) uint8.
+        confidence: (H, W) uint8, the winning class's probability times 255.
         label_probabilities: (L,) float32, of several windows the largest.
     """
 
     class_map: ClassMap
+    confidence: ConfidenceMap
     label_probabilities: Probabilities
 
 
@@ -54,32 +56,27 @@ def answers(model: Path, manifest: ModelManifest, images: Sequence[RgbImage]) ->
     Raises:
         VerificationFailed: ONNX Runtime does not load or run the graph.
     """
-    plan_of = (manifest.window_px, manifest.margin_px, manifest.stride)
-    plans = [plan_windows(Size.of(image), *plan_of) for image in images]
-    batches = [
-        pad_to_stride(image[window.read.slices], manifest.stride)[None]
-        for image, plan in zip(images, plans, strict=True)
-        for window in plan
-    ]
-    outputs = iter(run_onnx(model, batches))
+    graph = OnnxGraph(model)
     found = []
-    for image, plan in zip(images, plans, strict=True):
-        class_map = np.empty(image.shape[:2], np.uint8)
+    for image in images:
+        class_map, confidence = np.empty((2, *image.shape[:2]), np.uint8)
         probabilities = []
-        for window in plan:
-            said, _, of_labels = next(outputs)
-            class_map[window.keep.slices] = said[0][window.keep.within(window.read).slices]
+        for window in plan_windows(Size.of(image), manifest.window_px, manifest.margin_px, manifest.stride):
+            *maps, of_labels = graph.run(pad_to_stride(image[window.read.slices], manifest.stride)[None])
+            for whole, [part] in zip((class_map, confidence), maps, strict=True):
+                whole[window.keep.slices] = part[window.keep.within(window.read).slices]
             probabilities.append(of_labels[0])
-        found.append(Answer(class_map, np.max(probabilities, axis=0)))
+        found.append(Answer(class_map, confidence, np.max(probabilities, axis=0)))
     return found
 
 
 def scored(manifest: ModelManifest, samples: Sequence[Sample], found: Sequence[Answer]) -> Scores:
-    """Return the scores of what was `found` on each of `samples`, all with class maps; no confidences are counted."""
+    """Return the scores of what was `found` on each of `samples`, all with class maps."""
     total = Scores(manifest.classes)
     for sample, answer in zip(samples, found, strict=True):
         one = Scores(manifest.classes)
         one.add_class_map(sample.class_map, answer.class_map)
+        one.add_confidence(sample.class_map, answer.class_map, answer.confidence)
         known = [label for label in sample.labels if label is not None]
         if len(known) == len(sample.labels):
             one.labels.add(known, answer.label_probabilities.tolist())

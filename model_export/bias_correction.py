@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from app.pathology.arrays import RgbBatch
-from model_export.verify import run_onnx
+from model_export.runtime import OnnxGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,8 @@ def _means_of_what_is_lost(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lost.onnx"
         onnx.save(measuring, path)
-        found = run_onnx(path, images, names)
+        graph = OnnxGraph(path)
+        found = [graph.run(image, names) for image in images]
     weights = np.array([batch[..., 0].size for batch in images], np.float64)
     means = [[mean.mean(axis=(0, 2, 3), dtype=np.float64) for mean in of_image] for of_image in found]
     return [np.average(of_channels, axis=0, weights=weights) for of_channels in zip(*means, strict=True)]

@@ -48,13 +48,20 @@ class Reliability:
         log_probability = logits.log_softmax(dim=1)
         probability = log_probability.exp()
         confidence, winner = probability.max(dim=1)
-        bins = (confidence * BINS).long().clamp(max=BINS - 1)
-        self.count += torch.bincount(bins, minlength=BINS).numpy()
-        self.right += torch.bincount(bins[winner == truth], minlength=BINS).numpy()
-        self.confidence += torch.bincount(bins, confidence.double(), minlength=BINS).numpy()
+        self.add_winners(confidence, winner == truth)
         of_truth = log_probability.gather(1, truth[:, None]).double()
         self.log_loss -= float(of_truth.sum())
         self.squared += float(probability.double().square().sum() - 2 * of_truth.exp().sum()) + len(truth)
+
+    def add_winners(self, confidence: Tensor, right: Tensor) -> None:
+        """Count pixels of which no more is known: the winners' probabilities, float (P,), and whether they are right.
+
+        Of these follows `ece`, and neither `log_loss` nor `squared`: they need the other classes' too.
+        """
+        bins = (confidence * BINS).long().clamp(max=BINS - 1)
+        self.count += torch.bincount(bins, minlength=BINS).numpy()
+        self.right += torch.bincount(bins[right], minlength=BINS).numpy()
+        self.confidence += torch.bincount(bins, confidence.double(), minlength=BINS).numpy()
 
     def __add__(self, other: "Reliability") -> "Reliability":
         return Reliability(

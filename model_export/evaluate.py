@@ -56,8 +56,8 @@ def evaluate_bundle(
 ) -> dict[str, float]:
     """Score a bundle's graph on samples with class maps, its labels by the manifest's thresholds.
 
-    The graph gives the winner's confidence alone: what needs the other classes' (`ece`, scores with the background
-    given) is left out.
+    The graph gives the winner's confidence alone, in steps of 1/255, which is what `ece` needs. What needs the other
+    classes' too (`nll`, `brier`, scores with the background given) is left out.
 
     Args:
         model: The graph.
@@ -75,11 +75,12 @@ def evaluate_bundle(
     found = answers(model, manifest, [sample.image for sample in samples])
     scores = scored(manifest, samples, found)
     given = scores.labels.predicted(manifest.label_thresholds)
-    by_name = {**scores.pixel_scores(), **scores.labels.scores(given)}
+    by_name = {**scores.pixel_scores(), **scores.confidence_scores(), **scores.labels.scores(given)}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_grid(out / GRID_FILE, samples[:pictures], [one.class_map for one in found[:pictures]], manifest.classes)
-        parts = {name: part for name, part in _parts(scores).items() if name != "calibration"}
+        parts = _parts(scores)
+        parts["calibration"] = {name: parts["calibration"][name] for name in ("ece", "bins")}
         truth = np.array(scores.labels.truth, np.bool_).reshape(given.shape)
         by_thresholds = {"thresholds": list(manifest.label_thresholds), "f1": f1(truth, given)}
         labels = {**scores.labels.as_dict(), **by_thresholds}

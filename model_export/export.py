@@ -34,8 +34,10 @@ from model_export.errors import InvalidCheckpoint, InvalidData, first_fault
 from model_export.folding import fold_norms
 from model_export.labels import NEUTRAL
 from model_export.network import INPUT_MEAN, INPUT_STD, MARGIN_PX, STRIDE, WINDOW_PX, blockwise
+from model_export.runtime import OnnxGraph
 from model_export.serving_graph import ServingGraph
-from model_export.verify import Comparison, run_onnx, trial_batches, verify
+from model_export.trials import plan_trials
+from model_export.verify import Comparison, verify
 from model_export.views import with_views
 
 OPSET = 20
@@ -45,7 +47,7 @@ OPSET = 20
 class ModelCard:
     """What the exporter cannot read off the weights; the fields mean what `ModelManifest` says.
 
-    Without `label_thresholds`, a label is given from one half on.
+    Without `label_thresholds`, a label is given from one half on. `made_of` says of which weights, for `producer`.
     """
 
     name: str
@@ -65,6 +67,7 @@ class ModelCard:
     metrics: dict[str, float] = field(default_factory=dict)
     label_thresholds: tuple[float, ...] | None = None
     temperature: float = 1.0
+    made_of: dict[str, str] = field(default_factory=dict)
 
 
 def serving_graph(network: torch.nn.Module, card: ModelCard) -> ServingGraph:
@@ -106,7 +109,7 @@ def export_bundle(
         _write_onnx(serving_graph(blockwise(network), card), model)
         own = [pad_to_stride(image[: card.window_px, : card.window_px], graph.block_px)[None] for image in trials]
         comparisons = verify(graph, model, card.window_px, card.margin_px, own)
-        write_golden(own[0] if own else next(trial_batches(graph.block_px)), model, folder / GOLDEN_FILE)
+        write_golden(own[0] if own else next(plan_trials(graph.block_px)).batch, model, folder / GOLDEN_FILE)
         manifest = draft.model_copy(
             update={"sha256": sha256_of(model), "golden_sha256": sha256_of(folder / GOLDEN_FILE)}
         )
@@ -136,10 +139,19 @@ def _draft_manifest(card: ModelCard) -> ModelManifest:
             sha256="0" * 64,
             golden_sha256="0" * 64,
             opset=OPSET,
-            producer={name: version(name) for name in ("torch", "onnx", "onnxscript")},
+            producer={
+                **{name: version(name) for name in ("torch", "onnx", "onnxscript")},
+                **card.made_of,
+                **{name: _of_unit_range(values) for name, values in (("mean", card.mean), ("std", card.std))},
+            },
         )
     except ValidationError as error:
         raise InvalidData(first_fault(error, "manifest")) from error
+
+
+def _of_unit_range(values: Sequence[float]) -> str:
+    """Return numbers of 0 to 255 as `--mean` and `--std` take them."""
+    return ",".join(f"{value / 255:.8g}" for value in values)
 
 
 def _write_onnx(graph: ServingGraph, path: Path) -> None:
@@ -189,6 +201,6 @@ def strip_traces(graph: onnx.GraphProto) -> None:
 
 def write_golden(batch: RgbBatch, model: Path, path: Path) -> None:
     """Write `batch`, (N, H, W, 3) uint8 with sides that are multiples of the stride, and what `model` says of it."""
-    [outputs] = run_onnx(model, [batch])
+    outputs = OnnxGraph(model).run(batch)
     arrays: dict[str, Any] = {GRAPH_INPUT: batch, **dict(zip(GRAPH_OUTPUTS, outputs, strict=True))}
     np.savez_compressed(path, **arrays)

@@ -3,33 +3,29 @@
 import importlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from app.pathology.classes import TissueClass, label_indices
 from model_export.checkpoint import Checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData, first_fault, first_line
-from model_export.network import TissueNetwork
-
-_WRAPPERS = ("model", "state_dict", "model_state_dict", "averaged")
-"""Keys under which training programs commonly store the weights; the last is of the project's own `last.pth`."""
-
-_PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
-"""What wrappers put before each name, the outermost first; either may be around the other."""
-
-_ATTRIBUTES = ("model.", "net.", "network.")
-"""What a program's own module, as of Lightning, commonly calls the network inside it."""
+from model_export.network import network_for
+from model_export.weights import fitted, listed, others_that_fit, weights_of
 
 _OWN_PACKAGES = ("app", "model_export")
 
 
-def load_network(checkpoint: Checkpoint, classes: Sequence[TissueClass], factory: str | None = None) -> nn.Module:
+def load_network(
+    checkpoint: Checkpoint,
+    classes: Sequence[TissueClass],
+    factory: str | None = None,
+    key: str | None = None,
+    note: Callable[[str], None] = lambda _line: None,
+) -> nn.Module:
     """Return the network with the checkpoint's weights in float32, on the CPU and in evaluation mode.
 
     Args:
@@ -37,19 +33,20 @@ def load_network(checkpoint: Checkpoint, classes: Sequence[TissueClass], factory
             a run's `last.pth`, of which the averaged weights are taken.
         classes: The classes of the class map.
         factory: `package.module:callable` that returns an untrained network; None for the project's own.
+        key: What the weights lie under, where that is none of these, or not the first of them.
+        note: Told a line for each thing that was not taken and might have been meant.
 
     Raises:
-        InvalidCheckpoint: The factory does not import or run, or the checkpoint's weights do not fit its network.
+        InvalidCheckpoint: The factory does not import or run, the checkpoint's weights do not fit its network, or it
+            notes other classes.
+        InvalidData: The classes are none for the project's own network.
     """
     path = checkpoint.path
-    weights = _weights(path, checkpoint.state)
-    for name, value in weights.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise InvalidCheckpoint(f"{path}: {name} holds values that are no numbers, or infinite")
+    weights, taken = weights_of(checkpoint, key)
     if factory is None:
-        label_count = sum(tissue.label for tissue in classes)
+        _require_noted(checkpoint, classes)
         detail = any(".detail." in f".{name}" for name in weights)
-        network: nn.Module = TissueNetwork(len(classes), label_count, pretrained=False, detail=detail)
+        network: nn.Module = network_for(classes, pretrained=False, detail=detail)
     else:
         network = _call(factory)
     for name, value in (*network.named_parameters(), *network.named_buffers()):
@@ -60,21 +57,18 @@ def load_network(checkpoint: Checkpoint, classes: Sequence[TissueClass], factory
         if value.is_meta:
             raise InvalidCheckpoint(f"factory {factory}: {name} is on torch's meta device; build it on the CPU")
     network = network.cpu().float()  # as it is tried out and exported, whatever it was trained in
-    weights = _unwrapped(weights, network.state_dict())
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    for name, shape in wanted.items():
-        if name not in found:
-            other = next((other for other in found if other not in wanted), "")
-            raise InvalidCheckpoint(
-                f"{path}: does not fit the network: {name} is missing" + (f"; it holds {other}" if other else "")
-            )
-        if shape != found[name]:
-            raise InvalidCheckpoint(f"{path}: does not fit the network: {name} is {found[name]}, not {shape}")
-    unknown = sorted(found.keys() - wanted.keys())
-    if unknown:
-        raise InvalidCheckpoint(f"{path}: does not fit the network: {unknown[0]} is not one of its weights")
-    network.load_state_dict(dict(weights))
+    wanted = network.state_dict()
+    fitting, beside = fitted(path, weights, wanted)
+    for name, value in fitting.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InvalidCheckpoint(f"{path}: {name} holds values that are no numbers, or infinite")
+    if key is None and (others := others_that_fit(checkpoint, taken, wanted)):
+        note(
+            f"note: {path}: the weights under {taken} are taken; it also holds {listed(others)}: --weights takes those"
+        )
+    if beside:
+        note(f"note: {path}: left out, as no part of the network: {listed(beside)}")
+    network.load_state_dict(fitting)
     return network.eval()
 
 
@@ -98,31 +92,15 @@ def load_classes(path: Path) -> tuple[TissueClass, ...]:
     return classes
 
 
-def _weights(path: Path, state: dict[str, Any]) -> Mapping[str, Tensor]:
-    for key in _WRAPPERS:
-        if isinstance(state.get(key), dict):
-            state = state[key]
-            break
-    if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
-        raise InvalidCheckpoint(f"{path}: holds no dictionary of weights, at its top or under {', '.join(_WRAPPERS)}")
-    for name, value in state.items():
-        if value.is_meta:
-            raise InvalidCheckpoint(f"{path}: {name} is on torch's meta device, without values; save the real weights")
-        if value.layout is not torch.strided:
-            raise InvalidCheckpoint(f"{path}: {name} is a sparse tensor; save it as to_dense() gives it")
-    return {name: value for name, value in state.items() if name != "n_averaged"}  # AveragedModel's own, no weight
-
-
-def _unwrapped(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the weights under the network's names: DataParallel and `torch.compile` put their own before each."""
-    for prefix in _PREFIXES:
-        if weights.keys() != wanted.keys() and all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    for attribute in _ATTRIBUTES:
-        bare = {name.removeprefix(attribute): value for name, value in weights.items()}
-        if bare.keys() == wanted.keys():
-            return bare
-    return weights
+def _require_noted(checkpoint: Checkpoint, classes: Sequence[TissueClass]) -> None:
+    """Refuse other classes than those that a checkpoint of the project's own training notes, if it notes any."""
+    noted = checkpoint.state.get("classes")
+    wanted = [tissue.name for tissue in classes]
+    if isinstance(noted, list) and noted != wanted:
+        raise InvalidCheckpoint(
+            f"{checkpoint.path}: was trained with the classes {', '.join(map(str, noted))}, in this order, and not"
+            f" {', '.join(wanted)}"
+        )
 
 
 def _call(factory: str) -> nn.Module:

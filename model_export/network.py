@@ -10,6 +10,7 @@ No layer looks at the whole image except that last average, so a window's class 
 through the padding at its border, and windows can be stitched.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -18,8 +19,10 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from app.pathology.classes import TissueClass, label_indices
 from model_export.channels import planes, shares, total
 from model_export.detail import BlockwiseDetail, Detail
+from model_export.errors import InvalidData
 
 STRIDE = 32
 """Sides of an input are multiples of this, in px."""
@@ -138,6 +141,25 @@ class TissueNetwork(nn.Module):
             out = functional.interpolate(logits, scale_factor=float(stride), mode="bilinear", align_corners=False)
         activation_maps = self.classify(taps[-1])  # (N, label_count, H / 32, W / 32)
         return {"out": out, "labels": _pool_over_tissue(activation_maps, logits, stride)}
+
+
+def network_for(
+    classes: Sequence[TissueClass], *, dropout: float = 0.2, pretrained: bool = True, detail: bool = True
+) -> TissueNetwork:
+    """Return the network that these classes need; the rest is as in `TissueNetwork`.
+
+    Raises:
+        InvalidData: A class that is a label comes after one that is none: network, loss and labels of a patch count on
+            the label classes being the first.
+    """
+    labels = label_indices(classes)
+    if labels != tuple(range(len(labels))):
+        late = next(classes[index].name for position, index in enumerate(labels) if index != position)
+        raise InvalidData(
+            f"the project's own network has its label classes first: list {late} before those that are no labels, and"
+            " train it so"
+        )
+    return TissueNetwork(len(classes), len(labels), dropout=dropout, pretrained=pretrained, detail=detail)
 
 
 def blockwise(network: nn.Module) -> nn.Module:

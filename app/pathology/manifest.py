@@ -102,7 +102,8 @@ class ModelManifest(BaseModel):
         sha256: Digest of the model file.
         golden_sha256: Digest of the golden pair's file.
         opset: ONNX operator set of the graph.
-        producer: Versions of what made the bundle.
+        producer: Versions of what made the bundle, and what it was made of: `checkpoint_sha256`, and as `export` was
+            given them `factory`, `weights`, `mean` and `std`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -7,8 +7,9 @@ import numpy as np
 from app.pathology.classes import TissueClass
 from model_export.verify import Comparison
 
-_MAX_SEAM = 0.005
-"""Share of pixels that may be of another class in another window before it is told."""
+_MAX_SEAM, _MAX_OWN_SEAM = 0.005, 0.05
+"""Share of pixels that may be of another class in another window before it is told: of drawn tissue the sure ones
+alone, of images of one's own all; docs/decisions/0003-network-and-serving-graph.md."""
 
 _ONE_CLASS = 0.99
 """Share of all pixels from which one class leaves nothing to compare."""
@@ -31,6 +32,16 @@ def doubts_of_classes(classes: Sequence[TissueClass]) -> list[str]:
             " will be labelled with it"
         ]
     return []
+
+
+def doubts_of_spacing(um_per_px: float | None) -> list[str]:
+    """Return a line where the pixel spacing of the training images, in um/px, is not stated."""
+    if um_per_px is not None:
+        return []
+    return [
+        "note: without --um-per-px nothing is rescaled: patches are seen as they come, and of a slide the finest level;"
+        " state the um/px of the training images if you know it"
+    ]
 
 
 def doubts_of_comparisons(comparisons: Sequence[Comparison], classes: Sequence[TissueClass]) -> list[str]:
@@ -59,11 +70,20 @@ def doubts_of_comparisons(comparisons: Sequence[Comparison], classes: Sequence[T
             "note: all that the network says of the labels lies in 0 to 1, as after a sigmoid: if it is no logits,"
             " every patch gets every label; return what the sigmoid is given"
         )
-    seam = max((comparison.seam or 0 for comparison in comparisons), default=0)
-    if seam > _MAX_SEAM:
+    of_own, drawn = (
+        max((comparison.seam or 0 for comparison in comparisons if comparison.own is own), default=0)
+        for own in (True, False)
+    )
+    if of_own > _MAX_OWN_SEAM or drawn > _MAX_SEAM:
+        where = (
+            f"of {of_own:.1%} of the pixels inside the margins of two overlapping windows of an image of your own, the"
+            " network says one class in the one and another in the other"
+            if of_own > _MAX_OWN_SEAM
+            else f"of {drawn:.1%} of the pixels inside the margins of two overlapping windows, the network is sure in"
+            " the one and says another class in the other"
+        )
         notes.append(
-            f"note: of {seam:.1%} of the pixels inside the margins of two overlapping windows, the network is sure in"
-            " the one and says another class in the other: patches larger than a window will show seams; a larger"
-            " --margin helps, unless a layer sees all of its window, as global pooling and attention do"
+            f"note: {where}: patches larger than a window will show seams; a larger --margin helps, unless a layer sees"
+            " all of its window, as global pooling and attention do"
         )
     return notes

@@ -117,7 +117,7 @@ def _evaluate_one(pairs: Path, path: Path, out: Path, every: bool, views: Views)
     for note in chosen_by_score(checkpoint) if held_out else []:
         click.echo(note)
     click.echo(f"scored: {len(scored)} of {len(known)} pairs" + ("" if every or not held_out else ", those held out"))
-    network = with_views(load_network(checkpoint, WSSS4LUAD), views)
+    network = with_views(load_network(checkpoint, WSSS4LUAD, note=click.echo), views)
     require_writable(out)
     show_scores(score_and_draw(network, scored, WSSS4LUAD, out).as_dict())
 

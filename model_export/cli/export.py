@@ -10,9 +10,9 @@ import click
 
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import GOLDEN_FILE, HE, MODEL_FILE
-from model_export.bundle import read_manifest, require_intact
+from model_export.bundle import read_manifest, require_intact, sha256_of
 from model_export.checkpoint import read_checkpoint
-from model_export.cli.doubts import doubts_of_classes, doubts_of_comparisons
+from model_export.cli.doubts import doubts_of_classes, doubts_of_comparisons, doubts_of_spacing
 from model_export.cli.options import FILE, FOLDER, views_option
 from model_export.errors import InvalidData, VerificationFailed
 from model_export.export import ModelCard, export_bundle, serving_graph
@@ -44,6 +44,12 @@ def _day(_ctx: click.Context, _param: click.Parameter, when: datetime | None) ->
 def _network_options(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--checkpoint", required=True, type=FILE, help="Trained weights; reading them runs no code."),
+        click.option(
+            "--weights",
+            metavar="KEY",
+            help="Key of the checkpoint that the weights lie under; by default the first of model, state_dict,"
+            " model_state_dict, averaged.",
+        ),
         click.option("--factory", help="package.module:callable that returns the network; the project's by default."),
         click.option(
             "--classes",
@@ -130,6 +136,7 @@ def _card(
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def export(
     checkpoint: Path,
+    weights: str | None,
     factory: str | None,
     classes: Path | None,
     mean: tuple[float, ...] | None,
@@ -147,10 +154,13 @@ def export(
         card = replace(card, **asdict(read_measured(scores, card.classes, card.views)))
     images = [read_rgb(path) for path in trials]
     trained = read_checkpoint(checkpoint)
-    network = load_network(trained, card.classes, factory)
+    given = {"factory": factory, "weights": weights}
+    of_which = {"checkpoint_sha256": sha256_of(checkpoint), **{name: text for name, text in given.items() if text}}
+    card = replace(card, made_of=of_which)
+    network = load_network(trained, card.classes, factory, weights, click.echo)
     for note in of_others(scores, recipe_noted(trained), epoch_noted(trained)) if scores else []:
         click.echo(note)
-    for note in doubts_of_classes(card.classes):
+    for note in (*doubts_of_classes(card.classes), *doubts_of_spacing(card.um_per_px)):
         click.echo(note)
     _show(export_bundle(network, card, out, overwrite, images), card)
     if card.stain != HE:
@@ -163,6 +173,7 @@ def export(
 @click.option("--bundle", required=True, type=FOLDER, help="The bundle to compare with the weights.")
 def verify_command(
     checkpoint: Path,
+    weights: str | None,
     factory: str | None,
     classes: Path | None,
     mean: tuple[float, ...] | None,
@@ -183,12 +194,13 @@ def verify_command(
         raise InvalidData(f"{bundle}: its classes are {named}, and not {wanted}; state the network's by --classes")
     require_intact(bundle / MODEL_FILE, manifest.sha256)
     require_intact(bundle / GOLDEN_FILE, manifest.golden_sha256)
-    graph = serving_graph(load_network(read_checkpoint(checkpoint), card.classes, factory), card)
+    network = load_network(read_checkpoint(checkpoint), card.classes, factory, weights, click.echo)
+    graph = serving_graph(network, card)
     try:
         comparisons = verify(graph, bundle / MODEL_FILE, manifest.window_px, manifest.margin_px)
     except VerificationFailed as error:
         raise VerificationFailed(
-            f"{error}; is the bundle of this --checkpoint, and of the same --factory, --mean and --std?"
+            f"{error}; is the bundle of this --checkpoint, and of the same --weights, --factory, --mean and --std?"
         ) from error
     _show(comparisons, card)
     click.echo("verified")

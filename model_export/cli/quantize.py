@@ -29,7 +29,12 @@ from model_export.verify import verify
     type=FILE,
     help="The bundle's weights: the variant is then judged on the pairs that their training held out.",
 )
-@click.option("--unseen", is_flag=True, help="Say that the network, one of your own, never learned from these pairs.")
+@click.option(
+    "--unseen",
+    is_flag=True,
+    help="Say that the network, one of your own, never learned from these pairs. int8 is then calibrated on --patches"
+    " alone or, without them, on every other pair, and judged on the rest.",
+)
 @click.option(
     "--max-lost", default=MAX_LOST, type=FiniteRange(0, 100), help="Points of mean IoU that the variant may lose."
 )
@@ -59,20 +64,24 @@ def quantize(
     known = read_pairs(pairs, classes)
     beside = read_labelled_patches(patches, classes) if patches else []
     trained = read_checkpoint(checkpoint) if checkpoint else None
-    held_out = held_out_of(trained, known) if trained else []
+    if unseen:
+        held_out = known[::2] if precision == "int8" and not beside else known
+    else:
+        held_out = held_out_of(trained, known) if trained else []
     hidden = {sample.name for sample in held_out}
     seen = [sample.image for sample in [*known, *beside] if sample.name not in hidden]
     if precision == "int8" and not seen:
+        judged, more = ("is judged", "more pairs") if unseen else ("the training held out", "all pairs of the training")
         raise InvalidData(
-            f"{pairs}: holds nothing but what the training held out, and int8 takes its scales from other images;"
-            " pass all pairs of the training, or --patches"
+            f"{pairs}: holds nothing but what {judged}, and int8 takes its scales from other images;"
+            f" pass {more}, or --patches"
         )
     if trained and held_out:
         _check_weights(trained, bundle, manifest)
     for note in chosen_by_score(trained) if trained else []:
         click.echo(note)
-    if held_out or unseen:
-        measured_on = f"{len(held_out or known)} pairs that the network never saw"
+    if held_out:
+        measured_on = f"{len(held_out)} pairs that the network never saw"
     else:
         measured_on = f"{len(known)} pairs that the network may have learned from"
         click.echo("note: nothing was held out; what is lost is of images the network may have learned from")
@@ -90,7 +99,7 @@ def quantize(
 def _check_weights(checkpoint: Checkpoint, bundle: Path, manifest: ModelManifest) -> None:
     """Refuse a checkpoint that the bundle was not exported from: another's held-out pairs may be what it learned from.
 
-    A bundle does not say by which mean and deviation it was exported: the project's are taken.
+    The project's own mean and deviation are taken, whatever the bundle was exported by.
 
     Raises:
         InvalidCheckpoint: It answers otherwise.
@@ -104,7 +113,8 @@ def _check_weights(checkpoint: Checkpoint, bundle: Path, manifest: ModelManifest
         temperature=manifest.temperature,
     )
     try:
-        verify(serving_graph(load_network(checkpoint, manifest.classes), card), bundle / MODEL_FILE)
+        network = load_network(checkpoint, manifest.classes, note=click.echo)
+        verify(serving_graph(network, card), bundle / MODEL_FILE)
     except VerificationFailed as error:
         raise InvalidCheckpoint(
             f"{checkpoint.path}: not what {bundle} was exported from, or not by the default --mean: {error}"

@@ -22,7 +22,7 @@ from app.pathology.classes import TissueClass
 from model_export.checkpoint import load_checkpoint, save_checkpoint
 from model_export.config import Recipe, Source
 from model_export.errors import InvalidCheckpoint, InvalidRecipe
-from model_export.network import TissueNetwork
+from model_export.network import network_for
 from model_export.training import loggers
 from model_export.training.augment import Batch, BatchSource
 from model_export.training.dataset import IGNORE, Sample
@@ -102,8 +102,7 @@ class Trainer:
         self.held_out = held_out
         self.logger = logger
         self.source = BatchSource(training, classes, recipe)
-        label_count = sum(tissue.label for tissue in classes)
-        network = TissueNetwork(len(classes), label_count, dropout=recipe.dropout, detail=recipe.detail)
+        network = network_for(classes, dropout=recipe.dropout, detail=recipe.detail)
         network.to(self.hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # no stub
         average = get_ema_multi_avg_fn(recipe.average_decay)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
@@ -265,7 +264,11 @@ class Trainer:
 
     def _keep(self) -> None:
         """Save the run's state, and the averaged weights when they are the best so far."""
-        noted = {"asked": self.asked, "held_out": [sample.name for sample in self.held_out]}
+        noted = {
+            "asked": self.asked,
+            "classes": [tissue.name for tissue in self.classes],
+            "held_out": [sample.name for sample in self.held_out],
+        }
         loss = self.rows[-1]["loss"] if self.held_out else -float(self.epochs_done)  # nothing held out: the last wins
         if loss < self.best_loss:
             self.best_loss = loss

@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from app.pathology.arrays import ClassMap
+from app.pathology.arrays import ClassMap, ConfidenceMap
 from app.pathology.classes import TissueClass, label_indices
 from model_export.calibration import Calibration
 from model_export.labels import LabelScores
 from model_export.predict import labels_as_served, predict, segmentation_loss
 from model_export.training.dataset import IGNORE, Sample
 
-_CALIBRATION_STEP_PX = 4
+_THINNED = np.s_[::4, ::4]
 """Confidences are counted at every fourth row and column, to save time: neighbours say nearly the same."""
 
 
@@ -63,10 +63,16 @@ class Scores:
         is_tissue = np.isin(truth, tissue)
         place = np.searchsorted(tissue, truth[is_tissue])
         self.within_tissue += _counted(place, of_tissue[is_tissue], len(tissue))
-        thinned = torch.from_numpy(truth[::_CALIBRATION_STEP_PX, ::_CALIBRATION_STEP_PX].astype(np.int64))
+        thinned = torch.from_numpy(truth[_THINNED].astype(np.int64))
         known = thinned != IGNORE
-        self.calibration.add(
-            logits[:, ::_CALIBRATION_STEP_PX, ::_CALIBRATION_STEP_PX].permute(1, 2, 0)[known], thinned[known]
+        self.calibration.add(logits[:, *_THINNED].permute(1, 2, 0)[known], thinned[known])
+
+    def add_confidence(self, truth: ClassMap, predicted: ClassMap, confidence: ConfidenceMap) -> None:
+        """Count the confidences of one image, at the pixels that `add_logits` takes; all three are (H, W) uint8."""
+        known = truth[_THINNED] != IGNORE
+        right = (predicted == truth)[_THINNED][known]
+        self.calibration.unchanged.add_winners(
+            torch.from_numpy(confidence[_THINNED][known]) / 255, torch.from_numpy(right)
         )
 
     def __add__(self, other: "Scores") -> "Scores":
@@ -117,15 +123,19 @@ class Scores:
             "accuracy_background_given": float(np.diag(self.within_tissue).sum() / self.within_tissue.sum()),
         }
 
+    def confidence_scores(self) -> dict[str, float]:
+        """Return `ece`, the expected calibration error of the confidences, by name; without a confidence, none."""
+        confidences = self.calibration.unchanged
+        return {"ece": confidences.ece} if confidences.pixels else {}
+
     def as_dict(self) -> dict[str, float]:
         """Every score by name, each 0 to 1, without those that the images say nothing about.
 
-        Those of the class maps, those with the background given, `ece` (the expected calibration error of the
-        confidences, the one score that is better the smaller it is) and those of the labels.
+        Those of the class maps, those with the background given, `ece` (the one score that is better the smaller it
+        is) and those of the labels.
         """
-        confidences = self.calibration.unchanged
-        ece = {"ece": confidences.ece} if confidences.pixels else {}
-        return {**self.pixel_scores(), **self.background_given_scores(), **ece, **self.labels.scores()}
+        of_pixels = {**self.pixel_scores(), **self.background_given_scores(), **self.confidence_scores()}
+        return {**of_pixels, **self.labels.scores()}
 
 
 def _counted(truth: NDArray[Any], called: NDArray[Any], count: int) -> NDArray[np.int64]:

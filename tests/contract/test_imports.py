@@ -41,7 +41,7 @@ def test_the_command_line_tool_for_files_does_not_wait_for_the_web_stack():
     assert imported_by("app.cli").isdisjoint({"fastapi", "starlette", "uvicorn"})
 
 
-@pytest.mark.parametrize("module", ["app.inference.session", "model_export.verify"])
+@pytest.mark.parametrize("module", ["app.inference.session", "model_export.runtime"])
 def test_the_runtime_keeps_no_record_of_its_use(module, tmp_path):
     """ONNX Runtime's packages otherwise open a database of usage events under the home folder and send it home."""
     code = f"""

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import importlib
 import json
 import os
@@ -25,8 +26,9 @@ from model_export.cli import main
 from model_export.corruptions import CORRUPTIONS
 from model_export.measured import read_measured
 from model_export.synthetic import draw_patch
+from model_export.trials import plan_trials
 from model_export.variant import write_variant
-from model_export.verify import Comparison, trial_batches
+from model_export.verify import Comparison
 from tests.model_export_support import (
     hidden_files,
     one_thread,
@@ -126,11 +128,12 @@ def bundle(trained, scores, tmp_path_factory):
     """The trained network, exported by a process of its own. Read it, do not write to it."""
     target = tmp_path_factory.mktemp("exported") / "bundle"
     given = ("--checkpoint", trained / "best.pth", "--out", target, "--name", "tiny", "--version", "1.0")
+    given += ("--um-per-px", "1.0")
     process = as_process("export", *given, "--scores", scores / "scores.json")
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     lines = process.stdout.splitlines()
-    assert len(lines) == 1 + len(list(trial_batches(32, 1024))) + 1
+    assert len(lines) == 1 + len(list(plan_trials(32, 1024))) + 1
     assert lines[0].startswith(
         f"note: {scores / 'scores.json'} is of networks trained with epochs 1, these weights with 2:"
     )
@@ -155,7 +158,7 @@ FOREIGN = (
 )
 """A network that is none of the project's; its files lie in the current folder."""
 
-NAMED = ("--name", "foreign", "--version", "2.1", "--stride", 8, "--window", 64, "--margin", 8)
+NAMED = ("--name", "foreign", "--version", "2.1", "--stride", 8, "--window", 64, "--margin", 8, "--um-per-px", 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +172,7 @@ def abroad(tmp_path_factory):
         torch.manual_seed(0)
         save_checkpoint(folder / "foreign.pth", {"state_dict": importlib.import_module(MODULE).Foreign().state_dict()})
         lines = ran("export", *FOREIGN, *NAMED, "--out", "bundle")
-    assert len(lines) == len(list(trial_batches(8, 64))) + 1
+    assert len(lines) == len(list(plan_trials(8, 64))) + 1
     assert all("of pixels agree" in line for line in lines[:-1])
     assert lines[-1] == "written: bundle"
     return folder
@@ -657,6 +660,8 @@ def test_a_bundle_is_scored_by_its_own_classes_as_the_service_would_answer(forei
     assert written["scores"]["pixel_accuracy"] == written["scores"]["tissue_miou"] == 1.0
     assert written["classes"] == ["gland", "other"]
     assert np.array(written["confusion"]).sum() == 112 * 64 + 61 * 33
+    assert written["calibration"]["ece"] == written["scores"]["ece"]
+    assert sorted(written["calibration"]) == ["bins", "ece"]
     assert [line.split() for line in lines[:-1]] == [
         [name, f"{value:.4f}"] for name, value in written["scores"].items()
     ]
@@ -678,7 +683,7 @@ def test_the_labels_of_a_bundle_are_given_by_its_own_thresholds(foreign, tmp_pat
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "label_thresholds": [0.2]}))
     gland = np.zeros((16, 16), np.uint8)
     painted(tmp_path, gland, np.full((16, 16, 3), 90, np.uint8))
-    said = Answer(gland, np.array([0.3], np.float32))
+    said = Answer(gland, np.full_like(gland, 255), np.array([0.3], np.float32))
     monkeypatch.setattr(importlib.import_module("model_export.evaluate"), "answers", lambda *_: [said])
 
     ran("evaluate", "--pairs", tmp_path, "--bundle", "bundle", "--out", tmp_path / "out")
@@ -687,6 +692,27 @@ def test_the_labels_of_a_bundle_are_given_by_its_own_thresholds(foreign, tmp_pat
     assert (written["labels"]["thresholds"], written["labels"]["truth"]) == ([0.2], [[True]])
     assert written["labels"]["f1"] == [1.0]
     assert written["scores"]["label_accuracy"] == 1.0
+
+
+def test_the_confidences_of_a_bundle_are_scored_window_by_window(foreign, tmp_path):
+    """Against the confidences of its two windows, worked out by hand where all of the map is said to be gland."""
+    session = open_session(load_bundle(foreign / "bundle").model, "cpu")
+    image = draw_patch(3, Size(112, 64))[0]
+    said = session.run(np.stack([image[:, :64], image[:, 48:]]))
+    maps, confidences = (
+        np.hstack([both[0][:, :56], both[1][:, 8:]])[::4, ::4] for both in (said.class_maps, said.confidences)
+    )
+    painted(tmp_path, np.zeros((64, 112), np.uint8), image)
+
+    ran("evaluate", "--pairs", tmp_path, "--bundle", "bundle", "--out", tmp_path / "out")
+
+    confidence, right = confidences.ravel() / 255, maps.ravel() == 0
+    assert 0 < right.mean() < 1
+    found = np.minimum((confidence.astype(np.float32) * 15).astype(int), 14)
+    gaps = [abs((confidence - right)[found == one].sum()) for one in range(15)]
+    written = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert written["scores"]["ece"] == pytest.approx(sum(gaps) / confidence.size)
+    assert sum(one["count"] for one in written["calibration"]["bins"]) == confidence.size
 
 
 @pytest.mark.parametrize(
@@ -777,7 +803,7 @@ def test_a_foreign_network_becomes_a_bundle_that_the_service_takes(abroad):
 def test_verification_passes_for_the_right_weights(foreign):
     lines = ran("verify", *FOREIGN, "--bundle", "bundle")
 
-    assert len(lines) == len(list(trial_batches(8, 64))) + 1
+    assert len(lines) == len(list(plan_trials(8, 64))) + 1
     assert lines[-1] == "verified"
 
 
@@ -789,7 +815,9 @@ def test_verification_refuses_other_weights(foreign):
     line = refused("verify", *FOREIGN, "--bundle", "bundle")
 
     assert line.startswith("model.onnx: PyTorch and ONNX Runtime disagree: ")
-    assert line.endswith("; is the bundle of this --checkpoint, and of the same --factory, --mean and --std?")
+    assert line.endswith(
+        "; is the bundle of this --checkpoint, and of the same --weights, --factory, --mean and --std?"
+    )
 
 
 def test_verification_refuses_a_bundle_of_lower_precision(foreign):
@@ -962,6 +990,47 @@ def test_a_class_that_is_hardly_a_label_is_noted(foreign, monkeypatch, changes, 
     assert all(note.startswith(start) for note in notes)
 
 
+def test_a_bundle_that_names_no_pixel_spacing_is_noted(foreign, monkeypatch):
+    command = importlib.import_module("model_export.cli.export")
+    monkeypatch.setattr(command, "export_bundle", lambda *_: [Comparison((1, 64, 64, 3), 1.0, 0, 0.0)])
+
+    lines = ran("export", *FOREIGN, *NAMED[:-2], "--out", "new")
+
+    assert [line for line in lines if line.startswith("note: ")] == [
+        "note: without --um-per-px nothing is rescaled: patches are seen as they come, and of a slide the finest level;"
+        " state the um/px of the training images if you know it"
+    ]
+
+
+def test_averaged_weights_are_noted_and_exported_when_asked_for(foreign):
+    weights = load_checkpoint(foreign / "foreign.pth")["state_dict"]
+    averaged = {name: value + 0.5 for name, value in weights.items()}
+    save_checkpoint(foreign / "foreign.pth", {"state_dict": weights, "state_dict_ema": averaged})
+    other = "note: foreign.pth: the weights under state_dict are taken; it also holds state_dict_ema: --weights"
+    asked = ("--weights", "state_dict_ema")
+
+    lines = ran("export", *FOREIGN, *NAMED, "--out", "averaged", *asked)
+
+    assert not any(line.startswith("note: foreign.pth") for line in lines)
+    assert ran("verify", *FOREIGN, "--bundle", "averaged", *asked)[-1] == "verified"
+    assert ran("verify", *FOREIGN, "--bundle", "bundle")[0].startswith(other)
+    refused("verify", *FOREIGN, "--bundle", "averaged")
+    assert refused("export", *FOREIGN, *NAMED, "--out", "new", "--weights", "ema").endswith(
+        "holds no weights under ema; keys that --weights can take: state_dict, state_dict_ema"
+    )
+
+
+def test_a_manifest_says_which_weights_its_bundle_is_of(foreign, bundle):
+    foreign_ones = load_bundle(foreign / "bundle").manifest.producer
+    own = load_bundle(bundle).manifest.producer
+
+    assert foreign_ones["checkpoint_sha256"] == hashlib.sha256((foreign / "foreign.pth").read_bytes()).hexdigest()
+    assert foreign_ones["factory"] == f"{MODULE}:Foreign"
+    assert (foreign_ones["mean"], foreign_ones["std"]) == ("0.485,0.456,0.406", "0.229,0.224,0.225")
+    assert "factory" not in own
+    assert (own["mean"], own["std"]) == ("0.49803922,0.49803922,0.49803922", "0.50196078,0.50196078,0.50196078")
+
+
 @pytest.mark.parametrize(
     ("compared", "start"),
     [
@@ -973,6 +1042,11 @@ def test_a_class_that_is_hardly_a_label_is_noted(foreign, monkeypatch, changes, 
         ),
         ({"seam": 0.034}, "note: of 3.4% of the pixels inside the margins of two overlapping windows, the network is"),
         ({"seam": 0.004}, None),
+        (
+            {"seam": 0.117, "own": True},
+            "note: of 11.7% of the pixels inside the margins of two overlapping windows of an image of your own, the",
+        ),
+        ({"seam": 0.031, "own": True}, None),
         ({}, None),
     ],
 )
@@ -998,6 +1072,7 @@ def test_scores_beside_weights_they_may_not_be_of_are_noted(trained, scores, tmp
 
     def notes(checkpoint):
         given = ("--checkpoint", checkpoint, "--scores", table, "--name", "x", "--version", "1", "--out", "new")
+        given += ("--um-per-px", 1)
         return [line for line in ran("export", *given) if line.startswith("note: ")]
 
     [unfinished], [unknown] = notes(tmp_path / "last.pth"), notes(tmp_path / "bare.pth")

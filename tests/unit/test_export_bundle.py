@@ -18,7 +18,8 @@ from app.pathology.manifest import GRAPH_INPUT, GRAPH_OUTPUTS, ModelManifest
 from model_export.bundle import new_folder, read_manifest, sha256_of
 from model_export.errors import InvalidCheckpoint, InvalidData, VerificationFailed
 from model_export.export import ModelCard, export_bundle, serving_graph
-from model_export.verify import trial_batches, verify
+from model_export.trials import plan_trials
+from model_export.verify import verify
 from tests.full_disk import full_at
 from tests.model_export_support import TWO_CLASSES, hidden_files, one_thread, write_module
 
@@ -103,7 +104,7 @@ def test_the_manifest_says_what_the_card_said_and_what_the_files_are(exported):
     assert (manifest.label_thresholds, manifest.temperature) == ((0.5,), 1.0)
     assert manifest.sha256 == hashlib.sha256((exported / "model.onnx").read_bytes()).hexdigest()
     assert manifest.golden_sha256 == hashlib.sha256((exported / "golden.npz").read_bytes()).hexdigest()
-    assert set(manifest.producer) == {"torch", "onnx", "onnxscript"}
+    assert set(manifest.producer) == {"torch", "onnx", "onnxscript", "mean", "std"}
     assert {entry.domain: entry.version for entry in onnx.load(exported / "model.onnx").opset_import}[""] == 20
 
 
@@ -163,7 +164,7 @@ def test_the_same_weights_are_exported_to_the_same_bytes(exported, network, tmp_
 def test_verification_passes_for_the_weights_that_were_exported(exported, network):
     comparisons = verify(serving_graph(network(), card()), exported / "model.onnx")
 
-    assert [comparison.shape for comparison in comparisons] == [batch.shape for batch in trial_batches(8)]
+    assert [comparison.shape for comparison in comparisons] == [trial.batch.shape for trial in plan_trials(8)]
     assert all(comparison.passed for comparison in comparisons)
 
 

@@ -364,25 +364,6 @@ def test_torchscript_is_refused_without_a_warning(tmp_path):
     assert message.endswith(": it is a TorchScript program; save the network's state_dict()")
 
 
-@pytest.mark.parametrize("attribute", ["model.", "net."])
-def test_weights_of_a_module_that_holds_the_network_are_found(tmp_path, foreign, attribute):
-    path = tmp_path / "weights.pth"
-    save_checkpoint(path, {"state_dict": {attribute + name: value for name, value in weights_of(foreign).items()}})
-
-    network = load_network(path, TWO_CLASSES, f"{foreign}:Foreign")
-
-    assert torch.equal(network.first.weight, load_checkpoint(path)["state_dict"][f"{attribute}first.weight"])
-
-
-def test_names_that_do_not_fit_are_told(tmp_path, foreign):
-    path = tmp_path / "weights.pth"
-    save_checkpoint(path, {f"segmenter.{name}": value for name, value in weights_of(foreign).items()})
-
-    message = refusal(load_network, path, TWO_CLASSES, f"{foreign}:Foreign")
-
-    assert message.endswith("does not fit the network: first.weight is missing; it holds segmenter.first.weight")
-
-
 @pytest.mark.parametrize(
     ("value", "reason"),
     [

@@ -235,7 +235,11 @@ def test_the_graph_is_in_evaluation_mode():
         (nn.Conv2d(3, 4, 3), "logits of 14x14 do not divide an input of 16x16 px evenly"),
         (nn.Sequential(Network(), nn.Upsample(scale_factor=2)), "logits of 32x32 do not divide an input of 16x16"),
         (nn.Sequential(Network(), nn.AvgPool2d((2, 1))), "logits of 16x8 do not divide an input of 16x16 px evenly"),
-        (Raising(AssertionError("only 224 px\nplease")), "does not run on a 16x16 px image: only 224 px"),
+        (
+            Raising(AssertionError("only 224 px\nplease")),
+            "does not run on a 16x16 px image: only 224 px; inputs are any multiples of --stride up to --window, so a"
+            " network made for one size has to interpolate its learned positions",
+        ),
         (Raising(IndexError()), "does not run on a 16x16 px image: IndexError"),
         (Raising(ZeroDivisionError("by zero")), "does not run on a 16x16 px image: by zero"),
     ],

