@@ -5,6 +5,7 @@ is invented; UIDs depend on the arguments alone.
 """
 
 import math
+import struct
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -158,6 +159,16 @@ def rle_of(image: np.ndarray) -> bytes:
         pixel_representation=0,
         planar_configuration=0,
     )
+
+
+def over_one_another(frame: bytes, side: int, *, tile: int, syntax: UID) -> FileDataset:
+    """A slide of `side` px squared all of whose tiles are the same bytes, by its table of offsets (PS3.3, C.7.6.3)."""
+    slide = whole_slide(np.zeros((side, side, 3), np.uint8), tile=tile, syntax=syntax)
+    frame += bytes(len(frame) % 2)
+    slide.PixelData = encapsulate([frame], has_bot=False)
+    slide.ExtendedOffsetTable = bytes(8 * slide.NumberOfFrames)
+    slide.ExtendedOffsetTableLengths = struct.pack("<Q", len(frame)) * slide.NumberOfFrames
+    return slide
 
 
 def microscopic(image: np.ndarray, *, on_slide: bool = False, name: str = "field", **attributes: Any) -> FileDataset:

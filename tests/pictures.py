@@ -108,6 +108,88 @@ def grey_tiff(size: tuple[int, int], bits: int, pixels: bytes, *, counts_from_wh
     return tiff_of({**entries, 262: (SHORT, 1, 0 if counts_from_white else 1)}, pixels)
 
 
+def tiles_over(size: int, tile: bytes, compression: int, *, side: int = 16, lengths: bytes = b"") -> bytes:
+    """A TIFF of `size` px squared, RGB, all of whose tiles of `side` px are the same bytes (TIFF 6.0, section 15).
+
+    Args:
+        size: In px.
+        tile: Compressed.
+        compression: By the number that the tag of it has.
+        side: In px.
+        lengths: Another number for each tile, 4 bytes each.
+    """
+    count = (-(-size // side)) ** 2
+    lengths = lengths or struct.pack("<I", len(tile)) * count
+    data = tile + bytes(len(tile) % 2)
+    at = 8 + len(data)
+    entries = {256: (LONG, 1, size), 257: (LONG, 1, size), 258: (SHORT, 3, at + 8 * count), 277: (SHORT, 1, 3)}
+    entries |= {259: (SHORT, 1, compression), 262: (SHORT, 1, 2), 322: (LONG, 1, side), 323: (LONG, 1, side)}
+    places = (at, at + 4 * count) if count > 1 else (8, len(tile))
+    entries |= {324: (LONG, count, places[0]), 325: (LONG, count, places[1])}
+    data += struct.pack("<I", 8) * count + lengths + struct.pack("<3H", 8, 8, 8)
+    file = tiff_of(entries, data)
+    return without_tags(file, 8 + len(data), (273, 278, 279))
+
+
+def without_tags(tiff: bytes, at: int, left_out: tuple[int, ...]) -> bytes:
+    """A little-endian TIFF whose directory, which is its end, lacks some tags."""
+    (count,) = struct.unpack_from("<H", tiff, at)
+    entries = [tiff[at + 2 + 12 * number :][:12] for number in range(count)]
+    kept = [entry for entry in entries if struct.unpack_from("<H", entry)[0] not in left_out]
+    return tiff[:at] + struct.pack("<H", len(kept)) + b"".join(kept) + bytes(4)
+
+
+def run_length_bmp(size: tuple[int, int], codes: bytes) -> bytes:
+    """A BMP of RLE8, grey, of these codes."""
+    begin = 14 + 40 + 1024
+    palette = b"".join(bytes((grey, grey, grey, 0)) for grey in range(256))
+    header = struct.pack("<IiiHHIIiiII", 40, *size, 1, 8, 1, len(codes), 2835, 2835, 256, 0)
+    return b"BM" + struct.pack("<IHHI", begin + len(codes), 0, 0, begin) + header + palette + codes
+
+
+def codestream_of(
+    side: int,
+    levels: int = 0,
+    *,
+    precinct: int = 15,
+    block: int = 4,
+    tile: int = 0,
+    layers: int = 1,
+    channels: int = 3,
+    main: bytes = b"",
+    tiles: bytes = b"",
+) -> bytes:
+    """A JPEG 2000 codestream of `side` px squared and no pixels, cut as it is told (ITU-T T.800, annex A).
+
+    Args:
+        side: In px.
+        levels: Of decomposition.
+        precinct: Exponent of 2 of their sides at each level.
+        block: The same of code-blocks, less 2.
+        tile: Their side in px; 0 for one tile.
+        layers: Of quality.
+        channels: Of the image.
+        main: Segments at the end of the main header.
+        tiles: The same of a tile's header.
+    """
+    sides = struct.pack(">9IH", 0, side, side, 0, 0, tile or side, tile or side, 0, 0, channels)[2:]
+    style = struct.pack(">BBHB", 1, 0, layers, channels == 3) + coding_style(levels, precinct, block)
+    quantization = b"\x40" + bytes((64,)) * (1 + 3 * levels)
+    header = jpeg_2000_segment(0xFF51, sides + b"\7\1\1" * channels) + jpeg_2000_segment(0xFF52, style)
+    header += jpeg_2000_segment(0xFF5C, quantization) + main
+    first = jpeg_2000_segment(0xFF90, struct.pack(">HIBB", 0, 12 + len(tiles) + 2 + 64, 0, 1))
+    return b"\xff\x4f" + header + first + tiles + b"\xff\x93" + bytes(64) + b"\xff\xd9"
+
+
+def coding_style(levels: int, precinct: int, block: int) -> bytes:
+    """What a style of coding is from the number of levels on."""
+    return struct.pack("BBBBB", levels, block, block, 0, 1) + bytes((precinct | precinct << 4,)) * (levels + 1)
+
+
+def jpeg_2000_segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">HH", marker, 2 + len(content)) + content
+
+
 def opened(png: bytes) -> Image.Image:
     image = Image.open(BytesIO(png))
     image.load()

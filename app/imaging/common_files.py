@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ImageFile
 
 from app.imaging import png
-from app.imaging.structure import END, SCAN, jpeg_segments
+from app.imaging.jpeg import END, SCAN, jpeg_segments
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 

@@ -15,7 +15,8 @@ from PIL import ExifTags, Image, ImageFile, ImagePalette, TiffTags, Unidentified
 
 from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage, no_memory_to
 from app.imaging.common_files import common_pixels
-from app.imaging.structure import check_exif, check_scans, glance, looks_like_an_accepted_format
+from app.imaging.jpeg import check_scans
+from app.imaging.structure import check_exif, glance, looks_like_an_accepted_format
 from app.imaging.tiff import TIFFS_READ, check_kind, narrow_colours, tag_values, tags_of
 from app.imaging.tiff_spacing import tiff_um_per_px
 from app.pathology.arrays import RgbImage
@@ -44,6 +45,8 @@ _XMP = ("xmp", "XML:com.adobe.xmp")
 """Pillow's names of it."""
 TILE_FLOOR_PX = 1024
 """Tiles of so many px a side are read, whatever a patch's longest side."""
+_SLACK_BYTES = 2**16
+"""What a BMP may hold beside its pixels: its header and palette."""
 NO_MEMORY = no_memory_to("decode this image")
 _PNG_DEPTH_AT = 24
 """Where a PNG's header, which is always its first chunk, states the bits of a channel."""
@@ -133,6 +136,7 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
     try:
         with _identified(data) as image:
             _check(image, max_side_px)
+            _check_runs(data, image)
             _drop_xmp(image)
             _check_exif(image)
             if image.format == "TIFF":
@@ -173,6 +177,16 @@ def _check(image: Image.Image, max_side_px: int) -> None:
             raise ImageTooLarge(
                 f"the TIFF's tiles are {tile_px} px a side; each side may have at most {max_side_px} px"
             )
+
+
+def _check_runs(data: bytes, image: ImageFile.ImageFile) -> None:
+    """Refuse a BMP of more codes than its pixels need: Pillow goes through them in Python.
+
+    A code of two bytes makes a pixel or more, or ends a row. Source: Microsoft's "Bitmap Compression" of Windows GDI.
+    """
+    most_bytes = 2 * (image.width + 1) * image.height + _SLACK_BYTES
+    if any(tile.codec_name == "bmp_rle" for tile in image.tile) and len(data) > most_bytes:
+        raise UnreadableImage("the BMP has far more codes than its pixels need")
 
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:

@@ -7,6 +7,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -26,6 +28,14 @@ _PIECES = frozenset((273, 279, 324, 325))
 _COLOUR_MAP = 320
 _KEPT_AS_BYTES = frozenset((1, 2, 7))
 """Types of a tag whose values are not made into numbers; section 2."""
+_LENGTHS = frozenset((279, 325))
+"""Tags of those alone."""
+_SIDES = (256, 257, 322, 323)
+"""Tags of the image's width and height, and of its tiles'."""
+_MOST_PIXEL_BYTES = 8
+"""Four channels of 16 bits."""
+_WHOLE_NUMBERS = {1: "u1", 3: "u2", 4: "u4", 6: "u1", 8: "u2", 9: "u4", 16: "u8", 17: "u8"}
+"""Types of a tag that libtiff takes for a length, the signed ones too; section 2, and BigTIFF's."""
 _BYTE_ORDERS = {b"II": "<", b"MM": ">"}
 _BIG_ENDIAN_BIGTIFF = b"MM\0+"
 _BIG = 43
@@ -58,7 +68,7 @@ def check_parts(data: bytes) -> None:
 
 def _check_directory(data: bytes, byte_order: str, is_big: bool) -> None:
     """Source: section 2; BigTIFF has 8 bytes where that has 2 or 4."""
-    where, count, entry = ("Q", "Q", "HHQ8x") if is_big else ("I", "H", "HHI4x")
+    where, count, entry = ("Q", "Q", "HHQ8s") if is_big else ("I", "H", "HHI4s")
     try:
         (begin,) = struct.unpack_from(byte_order + where, data, 8 if is_big else 4)
         (tags,) = struct.unpack_from(byte_order + count, data, min(begin, len(data)))
@@ -69,8 +79,9 @@ def _check_directory(data: bytes, byte_order: str, is_big: bool) -> None:
     layout = struct.Struct(byte_order + entry)
     begin += struct.calcsize(byte_order + count)
     listed = data[begin : begin + tags * layout.size]
+    entries = list(layout.iter_unpack(listed[: len(listed) // layout.size * layout.size]))
     numbers, kept_bytes = 0, 0
-    for tag, kind, length in layout.iter_unpack(listed[: len(listed) // layout.size * layout.size]):
+    for tag, kind, length, _ in entries:
         if tag in _PIECES and length > _MOST_PIECES:
             raise UnreadableImage(f"the TIFF has more than {_MOST_PIECES} strips or tiles")
         if kind in _KEPT_AS_BYTES:
@@ -81,6 +92,37 @@ def _check_directory(data: bytes, byte_order: str, is_big: bool) -> None:
         raise UnreadableImage(f"the TIFF has more than {_MOST_NUMBERS} numbers in its tags")
     if kept_bytes > len(data):  # of tags over the same bytes, each would have its own copy
         raise UnreadableImage("the TIFF's tags state more bytes than it has")
+    _check_lengths(data, byte_order, entries)
+
+
+def _check_lengths(data: bytes, byte_order: str, entries: list[tuple[int, int, int, bytes]]) -> None:
+    """Refuse strips or tiles that overlap, of which each is decoded, but for as many bytes as pixels may have.
+
+    Some writers store one blank tile for all. Of a tag that is there twice the smaller number counts.
+    """
+    sides: dict[int, int] = {}
+    encoded_bytes = 0
+    for tag, kind, length, value in entries:
+        if tag in _LENGTHS:
+            lengths = _whole_numbers(data, byte_order, kind, length, value)
+            encoded_bytes += int(np.minimum(lengths, len(data)).sum())
+        elif tag in _SIDES:
+            for side in _whole_numbers(data, byte_order, kind, 1, value).tolist():
+                sides[tag] = min(side, sides.get(tag, side))
+    width, height, *tile = (sides.get(tag, 0) for tag in _SIDES)
+    across, down = (-(-side // (step or 1)) * (step or 1) for side, step in zip((width, height), tile, strict=True))
+    if encoded_bytes > len(data) + _MOST_PIXEL_BYTES * across * down:
+        raise UnreadableImage("the TIFF's strips or tiles overlap")
+
+
+def _whole_numbers(data: bytes, byte_order: str, kind: int, count: int, value: bytes) -> NDArray[np.uint64]:
+    """Return what a tag has of them, in its own `value` or where that says; none of another type."""
+    layout = np.dtype(byte_order + _WHOLE_NUMBERS.get(kind, "u8"))
+    if count * layout.itemsize > len(value):
+        begin = int.from_bytes(value, "little" if byte_order == "<" else "big")
+        value = data[begin : begin + count * layout.itemsize]
+    held = min(count, len(value) // layout.itemsize) if kind in _WHOLE_NUMBERS else 0
+    return np.frombuffer(value, layout, held).astype(np.uint64)
 
 
 def tags_of(file: BinaryIO) -> Mapping[int, Any]:

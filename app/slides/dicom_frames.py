@@ -6,7 +6,6 @@ PS3.5, annexes A.4 and G (RLE).
 
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from io import BytesIO
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.errors import UnreadableImage, UnsupportedImage
-from app.imaging.structure import SCAN, check_scans, glance, jpeg_segments
+from app.imaging.jpeg import check_scans, states_ycc
+from app.imaging.jpeg2000 import check_codestream, states_rgb
+from app.imaging.structure import glance
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 from app.slides.dicom_matrix import frame_count
@@ -33,15 +34,8 @@ _ITEM_HEADER = struct.Struct("<4sL")
 _EXTENDED_OFFSETS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 _SLACK_BYTES = 2**16
 """What an encoded frame may hold beside its pixels: a colour profile, comments."""
-_APP0, _APP14 = 0xE0, 0xEE
-_ADOBE_TRANSFORM_AT = 15
-"""Bytes after the marker's begin."""
-_CODESTREAM = b"\xff\x4f\xff\x51"
-"""How one of JPEG 2000 begins (ITU-T T.800, sections A.4.1 and A.5.1). Some frames have a JP2 file around it."""
-_COD, _SOT, _SEGMENT = 0xFF52, 0xFF90, struct.Struct(">HH")
-_TRANSFORM_AT = 8
-"""Bytes after the marker's begin."""
-_MOST_SEGMENTS = 1000
+_CODE = 2
+"""Bytes that one of RLE takes at most to make a pixel's."""
 
 
 def frames(dataset: "Dataset") -> Iterator[NDArray[Any]]:
@@ -81,51 +75,6 @@ def _jpeg_in_colour(encoded: bytes, is_rgb: bool) -> NDArray[np.uint8]:
     if pixels.shape[2:] != (3,):
         raise UnreadableImage("a frame of the DICOM image has more or fewer channels than its header states")
     return pixels
-
-
-def states_ycc(encoded: bytes) -> bool:
-    """Return whether a JPEG says of its three channels that they are YCbCr, by JFIF's or Adobe's marker.
-
-    Where both are, JFIF's counts, which knows no other colours. Source: ITU-T T.871 (JFIF), section 10.1, and ITU-T
-    T.872, section 6.5.3, where Adobe's transform 1 is YCbCr and 0 none.
-
-    Args:
-        encoded: A JPEG, or something else, which says nothing.
-    """
-    if not encoded.startswith(b"\xff\xd8"):
-        return False
-    by_adobe = False
-    with suppress(UnreadableImage):  # of too many segments, which the decoder judges
-        for marker, begin, end in jpeg_segments(encoded):
-            if marker == SCAN:
-                break
-            if marker == _APP0 and encoded.startswith(b"JFIF\0", begin + 4):
-                return True
-            if marker == _APP14 and end > begin + _ADOBE_TRANSFORM_AT and encoded.startswith(b"Adobe", begin + 4):
-                by_adobe = encoded[begin + _ADOBE_TRANSFORM_AT : begin + _ADOBE_TRANSFORM_AT + 1] == b"\1"
-    return by_adobe
-
-
-def states_rgb(encoded: bytes) -> bool:
-    """Return whether a JPEG 2000 frame says that its components were transformed from RGB, which a decoder undoes.
-
-    So it is in RGB once it is decoded, whatever the header says. Source: ITU-T T.800, section A.6.1, table A.17, and
-    DICOM PS3.5, section 8.2.4, which has the transformation with YBR_RCT, YBR_ICT and RGB alone.
-
-    Args:
-        encoded: A frame of JPEG 2000, or something else, which says nothing.
-    """
-    position = encoded.find(_CODESTREAM) + len(_CODESTREAM) // 2
-    for _ in range(_MOST_SEGMENTS if _CODESTREAM in encoded else 0):
-        if position + _TRANSFORM_AT >= len(encoded):
-            break
-        marker, length = _SEGMENT.unpack_from(encoded, position)
-        if marker == _COD:
-            return encoded[position + _TRANSFORM_AT] == 1
-        if marker == _SOT:
-            break
-        position += 2 + length
-    return False
 
 
 def to_rgb(dataset: "Dataset") -> Callable[[NDArray[Any]], RgbImage]:
@@ -185,24 +134,33 @@ def _palette(dataset: "Dataset") -> NDArray[np.uint8]:
 
 
 def _check_encoded(dataset: "Dataset") -> None:
-    """Refuse frames that decode to another size than the header's, which decoders would allocate all the same."""
+    """Refuse frames that decode to another size than the header's, which decoders would allocate all the same.
+
+    Tables of offsets may have frames overlap: each may be as long as the file, but not all together.
+    """
     from pydicom.uid import RLELossless  # noqa: PLC0415
 
     _check_offsets(dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
     size = Size(int(dataset.Columns), int(dataset.Rows))
-    decoded_bytes = size.pixels * int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated) // 8
-    is_rle = dataset.file_meta.TransferSyntaxUID == RLELossless
-    most_bytes = 2 * decoded_bytes + _SLACK_BYTES
+    planes = int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated) // 8
+    most_bytes = 2 * size.pixels * planes + _SLACK_BYTES
+    left_bytes = len(dataset.PixelData)
     for encoded in _encoded_frames(dataset):
-        if len(encoded) > most_bytes:  # offset tables may make each frame as long as the file
+        left_bytes -= len(encoded)
+        if left_bytes < 0:
+            raise UnreadableImage("the DICOM image's frames overlap")
+        if len(encoded) > most_bytes:
             matches = False
-        elif is_rle:
-            matches = _rle_decoded_bytes(encoded) <= decoded_bytes + _RLE_HEADER.size
+        elif syntax == RLELossless:
+            matches = _is_rle_of(encoded, size.pixels, planes)
         else:
             glance(encoded)
             check_scans(encoded)
             with Image.open(BytesIO(encoded), formats=("JPEG", "JPEG2000")) as image:
                 matches = image.size == (size.width_px, size.height_px)
+                if matches and image.format == "JPEG2000":
+                    check_codestream(encoded, size)
         if not matches:
             raise UnreadableImage("a frame of the DICOM image is not of the size that its header states")
 
@@ -228,19 +186,31 @@ def _check_offsets(dataset: "Dataset") -> None:
         raise UnreadableImage("the DICOM image's table of offsets does not have one entry for each frame")
 
 
-def _rle_decoded_bytes(encoded: bytes) -> int:
-    """Return how many bytes the segments of an RLE frame decode to: up to 64 times its own."""
+def _is_rle_of(encoded: bytes, plane_bytes: int, planes: int) -> bool:
+    """Return whether an RLE frame has so many segments, one behind the other, and each decodes to no more than a plane.
+
+    A code of two bytes makes one or more; those that make nothing may not be as many. Source: PS3.5, annexes G.3 to
+    G.5.
+    """
     segments, *offsets = _RLE_HEADER.unpack_from(encoded)
     borders = [*offsets[:segments], len(encoded)]
-    decoded = 0
-    for begin, end in pairwise(borders):
-        position = begin
-        while position < min(end, len(encoded)):
-            control = encoded[position]
-            if control < 128:
-                decoded += control + 1
-                position += control + 2
-            else:
-                decoded += (257 - control) % 129  # 128 does nothing
-                position += 1 if control == 128 else 2
+    return (
+        segments == planes
+        and borders[0] >= _RLE_HEADER.size
+        and all(0 <= end - begin <= _CODE * plane_bytes + _RLE_HEADER.size for begin, end in pairwise(borders))
+        and all(_rle_decoded_bytes(encoded, *ends) <= plane_bytes + _RLE_HEADER.size for ends in pairwise(borders))
+    )
+
+
+def _rle_decoded_bytes(encoded: bytes, begin: int, end: int) -> int:
+    """Return how many bytes a segment decodes to: up to 64 times its own."""
+    position, decoded = begin, 0
+    while position < end:
+        control = encoded[position]
+        if control < 128:
+            decoded += control + 1
+            position += control + 2
+        else:
+            decoded += (257 - control) % 129  # 128 does nothing
+            position += 1 if control == 128 else 2
     return decoded

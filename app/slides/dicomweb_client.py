@@ -13,7 +13,8 @@ from wsidicom import WsiDicomWebClient
 from wsidicom.instance import WsiDataset
 
 from app.errors import SlideUnreadable
-from app.slides.dicom_frames import states_rgb, states_ycc
+from app.imaging.jpeg import states_ycc
+from app.imaging.jpeg2000 import states_rgb
 
 _VOLUME = "VOLUME"
 """Image Type value 3 of a level (PS3.3, section C.8.12.4.1.1)."""

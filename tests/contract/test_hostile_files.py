@@ -17,11 +17,12 @@ from pydicom import uid
 
 from app.main import create_app
 from app.settings import Settings
-from tests.dicom_sources import file_of, whole_slide
+from tests.dicom_sources import file_of, over_one_another, whole_slide
 from tests.fakes import ColourSegmenter, classes_of
 from tests.pictures import (
     BLUE,
     WHITE,
+    codestream_of,
     encoded,
     exif,
     from_base64,
@@ -30,7 +31,9 @@ from tests.pictures import (
     png_chunk,
     png_of,
     quarters,
+    run_length_bmp,
     tiff_of,
+    tiles_over,
 )
 
 SIDE_PX = 2048
@@ -100,6 +103,11 @@ def nested(depth: int) -> bytes:
     return SLIDE[:at] + opened * depth + SLIDE[at:]
 
 
+def jpeg_2000_slide(**cut: int) -> bytes:
+    slide = over_one_another(codestream_of(1024, 1, **cut), 1024, tile=1024, syntax=uid.JPEG2000Lossless)
+    return file_of(slide)
+
+
 def text_of(*, zipped: bool, notes: int = 1) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     for number in range(notes):
@@ -118,6 +126,8 @@ def zeros() -> bytes:
 PICTURE = Image.fromarray(PATCH)
 OTHER = PICTURE.rotate(90)
 SLIDE = file_of(whole_slide(noise(40, 36), tile=20))
+RLE_OF_NOTHING = struct.pack("<16L", 3, *([64] * 3), *([0] * 12)) + b"\x80" * 60_000
+PHOTOSHOP = b"\xff\xed" + struct.pack(">H", 60) + b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 3 + bytes(8)
 
 BOMBS: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     "a PNG's pixels that inflate to 128 MiB": (lambda: png_with(pixels=bytes(2**27)), {200, 422}),
@@ -182,6 +192,27 @@ BOMBS: dict[str, tuple[Callable[[], bytes], set[int]]] = {
         lambda: encoded(noise(8, 8), "BMP").replace(struct.pack("<ii", 8, 8), struct.pack("<ii", -8, 8)),
         {413, 422},
     ),
+    "a BMP of 2 million ends of rows": (lambda: run_length_bmp((64, 64), b"\0\0" * 2_000_000), {422}),
+    "a TIFF of 4,096 tiles over a deflated megabyte of nothing": (
+        lambda: tiles_over(1024, zlib.compress(b"")[:2] + b"\0\0\0\xff\xff" * 200_000, 8),
+        {422},
+    ),
+    "a TIFF of 4,096 tiles over a JPEG of 250,000 comments": (
+        lambda: tiles_over(1024, jpeg_with(b"\xff\xfe\0\2" * 250_000), 7),
+        {422},
+    ),
+    "DICOM of 4,096 frames over the same RLE that makes nothing": (
+        lambda: file_of(over_one_another(RLE_OF_NOTHING, SIDE_PX, tile=32, syntax=uid.RLELossless)),
+        {422},
+    ),
+    "DICOM of 4,096 frames over the same 900 segments of a JPEG": (
+        lambda: file_of(over_one_another(jpeg_with(PHOTOSHOP * 900), SIDE_PX, tile=32, syntax=uid.JPEGBaseline8Bit)),
+        {422},
+    ),
+    "DICOM of JPEG 2000 in precincts of 2 px": (lambda: jpeg_2000_slide(precinct=1), {422}),
+    "DICOM of JPEG 2000 in code-blocks of 4 px": (lambda: jpeg_2000_slide(block=0), {422}),
+    "DICOM of JPEG 2000 in tiles of 8 px": (lambda: jpeg_2000_slide(tile=8), {422}),
+    "DICOM of JPEG 2000 in 65,535 layers": (lambda: jpeg_2000_slide(precinct=7, layers=65_535), {422}),
     "DICOM, deflated": (lambda: SLIDE.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99", 1), {415, 422}),
     "DICOM of sequences in sequences": (lambda: nested(5000), {422}),
     "DICOM of 2 billion frames": (lambda: SLIDE.replace(b"IS\x02\x004 ", b"IS\x0a\x002147483647", 1), {415, 422}),

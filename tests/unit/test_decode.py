@@ -11,7 +11,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from app.errors import ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage
-from app.imaging.decode import FORMATS, decode
+from app.imaging.decode import FORMATS, decode, opened
 from tests.pictures import (
     AFTER_HEADER,
     BEFORE_END,
@@ -23,6 +23,7 @@ from tests.pictures import (
     plain,
     png_chunk,
     png_of,
+    run_length_bmp,
     tiff_of,
     unfiltered,
     with_chunk,
@@ -350,3 +351,18 @@ def test_a_whole_tiff_of_a_kind_that_is_not_read_is_told_from_a_damaged_one(how,
     tifffile.imwrite(file, noise(600, 600), photometric="rgb", **how)
     with pytest.raises((UnsupportedImage, UnreadableImage), match=message):
         decode(file.getvalue(), 600)
+
+
+@pytest.mark.parametrize("size", [(1, 300), (64, 64), (300, 300)])
+def test_a_bmp_of_the_longest_codes_is_decoded(size):
+    """A code of two bytes for each pixel, and one that ends the row."""
+    pixels = noise(*size)[..., 0]
+    rows = (b"".join(bytes((1, value)) for value in row) + b"\0\0" for row in pixels[::-1])
+    data = run_length_bmp(size, b"".join(rows) + b"\0\1")
+    assert np.array_equal(decode(data, 300)[..., 0], pixels)
+
+
+def test_a_bmp_of_more_codes_than_its_pixels_need_is_refused_before_they_are_gone_through():
+    data = run_length_bmp((64, 64), b"\0\2\0\0" * 20_000)
+    with pytest.raises(UnreadableImage, match="far more codes"), opened(data, 64):
+        pytest.fail("a decoder would see it")

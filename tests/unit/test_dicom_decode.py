@@ -13,10 +13,10 @@ from pydicom import Dataset, dcmread, uid
 from pydicom.encaps import encapsulate
 
 from app.errors import ExtraMissing, ImageRejected, ImageTooLarge, OutOfMemory, UnreadableImage, UnsupportedImage
+from app.imaging.jpeg import states_ycc
 from app.interop.dicom_file import to_bytes
 from app.pathology.geometry import Size
 from app.slides import dicom
-from app.slides.dicom_frames import states_rgb, states_ycc
 from tests.conftest import ROOT
 from tests.dicom_pixels import decode_dicom
 from tests.dicom_results import segmentation_object
@@ -133,25 +133,6 @@ def test_of_a_jpeg_2000_that_was_not_transformed_the_header_says_the_colours(sta
     assert np.abs(decode_dicom(file_of(slide), LIMIT).astype(int) - tissue).mean() < 2
 
 
-@pytest.mark.parametrize("transforms", [False, True])
-def test_a_jpeg_2000_says_whether_it_was_transformed_also_in_a_file_of_its_own(transforms):
-    frame = jpeg_2000_of(cmu1(64, 64), transforms=transforms)
-    assert states_rgb(frame) == transforms
-    assert states_rgb(b"\0\0\0\x0cjP  \r\n\x87\n" + frame) == transforms
-    commented = frame[: frame.index(b"\xff\x52")] + b"\xff\x64\0\4\0\1" + frame[frame.index(b"\xff\x52") :]
-    assert states_rgb(commented) == transforms
-
-
-def test_what_is_no_whole_header_of_jpeg_2000_says_nothing():
-    frame = jpeg_2000_of(cmu1(64, 64), transforms=True)
-    said = [states_rgb(frame[:length]) for length in range(frame.index(b"\xff\x90"))]
-    assert said == [length > frame.index(b"\xff\x52") + 8 for length in range(len(said))]
-    start = frame[: frame.index(b"\xff\x52")]
-    assert not states_rgb(start + b"\xff\x90" + frame)  # tiles have begun
-    assert not states_rgb(start + 10_000 * b"\xff\x64\0\2" + frame)
-    assert not states_rgb(jpeg_of(cmu1(64, 64)))
-
-
 def test_a_jpeg_of_other_channels_than_the_header_states_is_refused():
     grey = encoded(cmu1(64, 64)[..., 0], "JPEG")
     slide = whole_slide(cmu1(64, 64), syntax=uid.JPEGBaseline8Bit)
@@ -232,40 +213,6 @@ def test_a_header_that_lies_allocates_nothing(attributes, words, syntax):
         assert tracemalloc.get_traced_memory()[1] < 60 * 2**20  # the largest image that may be
     finally:
         tracemalloc.stop()
-
-
-@pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEG2000Lossless])
-def test_a_frame_larger_than_its_header_says_is_refused_before_it_is_decoded(syntax):
-    slide = whole_slide(plain((1, 2, 3), 64, 64), syntax=syntax)
-    form = "JPEG" if syntax == uid.JPEGBaseline8Bit else "JPEG2000"
-    slide.PixelData = encapsulate([encoded(plain((1, 2, 3), 2000, 2000), form)])
-    with pytest.raises(UnreadableImage, match="size that its header states"):
-        decode_dicom(file_of(slide), LIMIT)
-
-
-def test_an_rle_frame_that_expands_beyond_its_header_is_refused_before_it_is_decoded():
-    slide = whole_slide(plain((1, 2, 3), 64, 64), syntax=uid.RLELossless)
-    bomb = b"\x81\0" * 10_000  # 2 bytes that become 128
-    offsets = [3, 64, 64 + len(bomb), 64 + 2 * len(bomb)]
-    slide.PixelData = encapsulate([np.array(offsets + [0] * 12, "<u4").tobytes() + bomb * 3])
-    with pytest.raises(UnreadableImage, match="size that its header states"):
-        decode_dicom(file_of(slide), LIMIT)
-
-
-def test_a_frame_far_longer_than_its_pixels_is_refused_before_it_is_looked_at():
-    slide = whole_slide(plain((1, 2, 3), 64, 64), syntax=uid.JPEGBaseline8Bit)
-    slide.PixelData = encapsulate([encoded(plain((1, 2, 3), 64, 64), "JPEG") + bytes(200_000)])
-    with pytest.raises(UnreadableImage, match="size that its header states"):
-        decode_dicom(file_of(slide), LIMIT)
-
-
-def test_a_jpeg_frame_of_endlessly_many_scans_is_refused():
-    whole = encoded(plain((1, 2, 3), 64, 64), "JPEG", progressive=True)
-    scan = whole[whole.rindex(b"\xff\xda") : -2]
-    slide = whole_slide(plain((1, 2, 3), 64, 64), syntax=uid.JPEGBaseline8Bit)
-    slide.PixelData = encapsulate([whole[:-2] + scan * 101 + whole[-2:]])
-    with pytest.raises(UnreadableImage, match="scans"):
-        decode_dicom(file_of(slide), LIMIT)
 
 
 def test_a_deflated_file_is_refused_before_it_is_inflated():

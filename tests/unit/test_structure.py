@@ -10,9 +10,19 @@ from PIL import Image, PngImagePlugin
 
 from app.errors import UnreadableImage
 from app.imaging.decode import decode, opened
-from app.imaging.structure import glance, jpeg_segments, png_chunks
+from app.imaging.jpeg import jpeg_segments
+from app.imaging.structure import glance, png_chunks
 from app.pathology.geometry import Size
-from tests.pictures import AFTER_HEADER, BEFORE_END, LONG, SHORT, encoded, exif, noise, png_chunk, tiff_of, with_chunk
+from tests.pictures import (
+    AFTER_HEADER,
+    BEFORE_END,
+    SHORT,
+    encoded,
+    exif,
+    noise,
+    png_chunk,
+    with_chunk,
+)
 
 
 def saved(kind: str, **options: object) -> bytes:
@@ -205,58 +215,3 @@ def test_compressed_exif_behind_the_pixels_is_refused_once_it_is_known():
     text = RAW_EXIF + b"\0" + zlib.compress(b"\nexif\n0\n" + bytes(2**17).hex().encode())
     with pytest.raises(UnreadableImage, match="EXIF has more than 128 KiB"):
         decode(with_chunk(encoded(noise(8, 8)), b"zTXt", text, at=BEFORE_END), 8)
-
-
-def directory(byte_order: str, entries: dict[int, tuple[int, int]], *, is_big: bool) -> bytes:
-    """A TIFF's beginning: a directory whose tags are of a type and a count."""
-    mark = (b"II" if byte_order == "<" else b"MM") + struct.pack(byte_order + "H", 43 if is_big else 42)
-    where, count, entry = ("HHQ", "Q", "HHQQ") if is_big else ("I", "H", "HHII")
-    begin = struct.pack(byte_order + where, *((8, 0, 16) if is_big else (8,)))
-    listed = b"".join(struct.pack(byte_order + entry, tag, *said, 0) for tag, said in entries.items())
-    return mark + begin + struct.pack(byte_order + count, len(entries)) + listed
-
-
-@pytest.mark.parametrize(("byte_order", "is_big"), [("<", False), ("<", True), (">", False)])
-@pytest.mark.parametrize(
-    ("entries", "said"),
-    [
-        ({273: (LONG, 2**16 + 1)}, "more than 65536 strips or tiles"),
-        ({325: (1, 2**16 + 1)}, "more than 65536 strips or tiles"),
-        ({282: (5, 2**17), 283: (5, 2**17 + 1)}, "more than 262144 numbers in its tags"),
-        ({320: (1, 2**18 + 1)}, "more than 262144 numbers in its tags"),
-        (dict.fromkeys(range(1001), (SHORT, 1)), "more than 1000 tags"),
-        ({270: (2, 200)}, "state more bytes than it has"),
-        ({700: (1, 200)}, "state more bytes than it has"),
-        ({40_000: (7, 60), 40_001: (7, 60), 40_002: (1, 60), 40_003: (2, 60)}, "state more bytes than it has"),
-    ],
-)
-def test_a_tiff_that_lists_more_than_an_image_needs_is_refused(byte_order, is_big, entries, said):
-    with pytest.raises(UnreadableImage, match=said):
-        glance(directory(byte_order, entries, is_big=is_big))
-
-
-@pytest.mark.parametrize(("byte_order", "is_big"), [("<", False), ("<", True), (">", False)])
-def test_a_tiff_of_as_much_as_images_need_is_left_to_the_decoder(byte_order, is_big):
-    entries = {273: (LONG, 2**16), 279: (LONG, 2**16), 270: (2, 2**20), 34675: (7, 2**20), 700: (1, 2**20)}
-    assert glance(directory(byte_order, entries, is_big=is_big) + bytes(3 * 2**20)) is None
-
-
-def test_a_tiff_of_a_strip_a_row_is_decoded():
-    rows = np.arange(8 * 200, dtype=np.uint32).astype(np.uint8).reshape(200, 8)
-    offsets = struct.pack("<200I", *range(8, 8 + rows.size, 8))
-    entries = {257: (LONG, 1, 200), 273: (LONG, 200, 8 + rows.size), 278: (LONG, 1, 1)}
-    data = tiff_of({**entries, 279: (LONG, 1, 8)}, rows.tobytes() + offsets)
-    assert np.array_equal(decode(data, 200)[..., 0], rows)
-
-
-@pytest.mark.parametrize("data", [b"II*\0", b"MM\0*\xff\xff\xff\xff", b"II+\0\x08\0\0\0" + b"\xff" * 8, b"II", b"MM"])
-def test_a_tiff_without_its_directory_is_left_to_the_decoder(data):
-    assert glance(data) is None
-
-
-def test_the_directories_that_a_tiffs_own_leads_to_are_not_read(monkeypatch):
-    read: list[int] = []
-    monkeypatch.setattr(Image.Exif, "get_ifd", lambda _, tag: read.append(tag))
-    leads = {34665: (LONG, 1, 8), 34853: (LONG, 1, 8), 40965: (LONG, 1, 8)}
-    assert decode(tiff_of({**leads, 274: (SHORT, 1, 6)}), 8).shape == (8, 8, 3)
-    assert read == []
