@@ -139,8 +139,9 @@ class Allowance:
         self._rates.take(self._caller, images, taken)
         self._taken = taken + images
 
-    def give_back(self) -> None:
-        """Count all of them out again."""
+    def give_back(self, images: int | None = None) -> None:
+        """Count so many of them out again, or all."""
         if self._rates is not None:
-            self._rates.give_back(self._caller, self._taken)
-            self._taken = 0
+            back = self._taken if images is None else images
+            self._rates.give_back(self._caller, back)
+            self._taken -= back

@@ -166,10 +166,8 @@ def problem_of(error: TesseraError) -> Problem:
 
 
 def count_rejection(error: TesseraError, metrics: Metrics) -> None:
-    """Count an error under its kind, and log the cause of one that is the service's own."""
+    """Count an error under its kind."""
     metrics.rejections.labels(kind_of(error)).inc()
-    if isinstance(error, InferenceFailed):
-        _log.error("inference failed", exc_info=error)
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:

@@ -14,6 +14,7 @@ from app.inference.segmenter import Segmenter
 from app.pathology.manifest import ModelManifest
 from app.segmentation.admission import Admission
 from app.segmentation.patch import PatchSegmentation
+from app.segmentation.workers import Workers
 from app.telemetry.merging import Snapshot
 from app.telemetry.metrics import Metrics
 
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 
 
 Reason: TypeAlias = Literal[
-    "starting", "stopping", "model-late", "model-stuck", "model-stopped", "keys-unavailable", "audit-unavailable"
+    "starting",
+    "stopping",
+    "model-late",
+    "model-stuck",
+    "model-stopped",
+    "workers-late",
+    "keys-unavailable",
+    "audit-unavailable",
 ]
 """Why the service takes no images, for programs. Whoever asks is told it, so it says nothing of files or callers."""
 
@@ -32,6 +40,7 @@ _WORDS: dict[Reason, str] = {
     "model-late": "the model takes much longer than it should; it is stuck, or something else uses the machine",
     "model-stuck": "the model does not answer any more; the service ends, and has to be started anew",
     "model-stopped": "the model has stopped; the service ends, and has to be started anew",
+    "workers-late": "each thread that decodes has been at one image for longer than a request may take",
 }
 
 _log = logging.getLogger(__name__)
@@ -53,6 +62,7 @@ class Service:
 
     segmenter: Segmenter
     patches: PatchSegmentation
+    workers: Workers
     admission: Admission
     metrics: Metrics
     limits: UploadLimits
@@ -128,7 +138,10 @@ class Running:
             return "model-stuck"
         if not self.service.segmenter.ready:
             return "model-stopped"
-        return "model-late" if self.service.segmenter.late else None
+        if self.service.segmenter.late:
+            return "model-late"
+        is_late = self.service.workers.busy_seconds > self.service.request_timeout_seconds
+        return "workers-late" if is_late else None
 
 
 def running_of(app: FastAPI) -> Running:

@@ -78,7 +78,10 @@ class ClassScore(BaseModel):
     name: str
     letter: str
     color: tuple[int, int, int] = Field(description="sRGB, 0 to 255.")
-    probability: Share | None = Field(description="Probability that the patch contains the class; null for background.")
+    probability: Share | None = Field(
+        description="Probability that the patch contains the class or, of a model without a label head, the largest"
+        " share that the class has of any block of the mask; null for a class that is no label, such as background."
+    )
 
 
 class ClassResult(ClassScore):

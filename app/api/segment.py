@@ -21,6 +21,7 @@ from app.errors import QueueFull, TesseraError
 from app.pathology.classes import code
 from app.segmentation.concurrently import all_of
 from app.segmentation.patch import SegmentedPatch
+from app.segmentation.reading import Upload
 from app.telemetry.logging import request_id
 
 JSON = "application/json"
@@ -112,10 +113,10 @@ async def segment(
 
         held_bytes = 0
 
-        async def answer(data: bytes) -> schemas.Segmentation:
+        async def answer(upload: Upload) -> schemas.Segmentation:
             nonlocal held_bytes
             manifest = service.segmenter.manifest
-            async with service.patches.segmented(data, how.mpp) as patch:
+            async with service.patches.segmented(upload) as patch:
                 pictures: dict[View, bytes] = {"mask": await service.patches.encode_mask(patch)}
                 if how.view != "mask":
                     pictures[how.view] = await service.patches.encode(
@@ -131,9 +132,10 @@ async def segment(
                 build = partial(schemas.segmentation, patch, manifest, _current_id(), pictures)
                 return await service.patches.put_together(build, size_bytes)
 
-        if len(images) == 1:
-            return await _json(service, await answer(images[0]), held_bytes)
-        results = await _each(request, service, images, answer)
+        uploads = [Upload(data, how.mpp) for data in images]
+        if len(uploads) == 1:
+            return await _json(service, await answer(uploads[0]), held_bytes)
+        results = await _each(request, service, uploads, answer)
         return await _json(service, schemas.Segmentations(results=results), held_bytes)
 
 
@@ -150,17 +152,18 @@ async def classify(
     choose(_accept(request), (JSON,))
     async with uploaded_images(request, service) as images:
 
-        async def answer(data: bytes) -> schemas.Classification:
-            async with service.patches.segmented(data, stated.mpp) as patch:
+        async def answer(upload: Upload) -> schemas.Classification:
+            async with service.patches.segmented(upload) as patch:
                 return schemas.classification(patch, service.segmenter.manifest, _current_id())
 
-        if len(images) == 1:
-            return await _json(service, await answer(images[0]))
-        return await _json(service, schemas.Classifications(results=await _each(request, service, images, answer)))
+        uploads = [Upload(data, stated.mpp) for data in images]
+        if len(uploads) == 1:
+            return await _json(service, await answer(uploads[0]))
+        return await _json(service, schemas.Classifications(results=await _each(request, service, uploads, answer)))
 
 
 async def _each(
-    request: Request, service: Service, images: list[bytes], answer: Callable[[bytes], Awaitable[_T]]
+    request: Request, service: Service, uploads: list[Upload], answer: Callable[[Upload], Awaitable[_T]]
 ) -> list[_T | Problem]:
     """Answer each image, in order; one that cannot be answered gets its problem and spares the others.
 
@@ -176,7 +179,7 @@ async def _each(
 
     async def one(index: int) -> _T | Problem | QueueFull:
         try:
-            return await answer(images[index])
+            return await answer(uploads[index])
         except AnswerTooLarge:  # whichever image is the last one too many
             raise
         except QueueFull as error:
@@ -185,13 +188,14 @@ async def _each(
             return refused(index, error)
 
     answers: dict[int, _T | Problem | QueueFull] = {}
-    waiting = list(range(len(images)))
+    waiting = list(range(len(uploads)))
     while True:
         answers |= zip(waiting, await all_of(map(one, waiting)), strict=True)
         without_place = [index for index in waiting if isinstance(answers[index], QueueFull)]
         if len(without_place) == len(waiting):
             break
         waiting = without_place
+    service.admission.leave_undone(len(without_place))
     return [
         refused(index, found) if isinstance(found, QueueFull) else found for index, found in sorted(answers.items())
     ]
@@ -199,7 +203,7 @@ async def _each(
 
 async def _rendered(service: Service, data: bytes, media_type: str, how: Rendering) -> Response:
     check_uploaded(media_type, data)
-    async with service.patches.segmented(data, how.mpp) as patch:
+    async with service.patches.segmented(Upload(data, how.mpp)) as patch:
         content = await render(service, media_type, data, patch, how)
         return Response(content, media_type=media_type, headers={**_headers(service, patch), "Vary": "Accept"})
 

@@ -82,7 +82,12 @@ class Visit:
         self._allowance.take(len(images) - 1)
 
     def refused(self, index: int, error: TesseraError) -> None:
-        """Take note that one of several images met an error, which spares the others."""
+        """Take note that one of several images met an error, which spares the others.
+
+        One that found no place is given back, as all are where that is the answer to the request.
+        """
+        if isinstance(error, QueueFull):
+            self._allowance.give_back(1)
         if self._is_audited:
             self.images[index].outcome = kind_of(error)
 

@@ -5,12 +5,13 @@ which is then dropped before it costs inference.
 """
 
 import asyncio
+import logging
 import time
 from bisect import insort
 from collections import deque
 from collections.abc import Callable
-from contextvars import Context
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 
@@ -20,6 +21,7 @@ from app.inference.cores import Cores
 from app.inference.lanes import Lanes, Patience
 from app.inference.result import BatchResult, WindowResult
 from app.pathology.arrays import RgbBatch, RgbImage
+from app.telemetry.logging import request_id
 from app.telemetry.metrics import SegmentationMetrics
 
 _AGAIN_SECONDS = 0.003
@@ -28,14 +30,17 @@ _SLOW, _SLOWEST = 3, 10
 """How many times what it should take a batch may take before it is late, and before its lane is taken to be stuck,
 where that is more than the stall's seconds: others may use the machine."""
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(eq=False, slots=True)
 class _Entry:
-    """A window that waits, and the reply its caller waits for."""
+    """A window that waits, the reply its caller waits for, and on whose behalf what becomes of it is logged."""
 
     image: RgbImage
     reply: asyncio.Future[WindowResult]
     queued_at: float
+    context: Context = field(default_factory=copy_context)
 
 
 class Batcher:
@@ -198,6 +203,7 @@ class Batcher:
         results = [outcome] * len(batch) if isinstance(outcome, BaseException) else outcome
         if not any(isinstance(result, BaseException) for result in results):
             self._known_forms.add((len(batch), *batch[0].image.shape))
+        told: set[tuple[str | None, str]] = set()
         for entry, result in zip(batch, results, strict=True):
             if isinstance(result, OutOfMemory):
                 _fail(entry, result)
@@ -205,6 +211,10 @@ class Batcher:
                 failure = InferenceFailed("the model failed on this image")
                 failure.__cause__ = result
                 _fail(entry, failure)
+                known = entry.context.get(request_id), repr(result)
+                if known not in told:  # once for a request whose windows fail alike
+                    entry.context.run(_log.error, "the model failed on a window", exc_info=result)
+                told.add(known)
             elif not entry.reply.done():
                 entry.reply.set_result(result)
         self._dispatch()

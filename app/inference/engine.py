@@ -78,7 +78,6 @@ class Engine:
         elif (error := reply.exception()) is None:
             outcome = self._put(exchange, slot, reply.result())
         elif isinstance(error, InferenceFailed):
-            _log.error("the model failed on a window", exc_info=error, extra=self._known(exchange, slot))
             outcome = Outcome.FAILED
         elif isinstance(error, OutOfMemory):
             outcome = Outcome.NO_MEMORY
@@ -93,13 +92,9 @@ class Engine:
         except MemoryError:
             return Outcome.NO_MEMORY
         except Exception as error:  # noqa: BLE001  whatever it is, somebody waits
-            _log.error("a window's result could not be handed over", exc_info=error, extra=self._known(exchange, slot))
+            _log.error("a window's result could not be handed over", exc_info=error)
             return Outcome.FAILED
         return Outcome.SEGMENTED
-
-    def _known(self, exchange: Exchange, slot: int) -> dict[str, int]:
-        """Return what tells the log which window it was."""
-        return {"front": self._exchanges.index(exchange), "slot": slot}
 
     def _say(self, exchange: Exchange, slot: int, outcome: Outcome) -> None:
         try:

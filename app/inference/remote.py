@@ -1,6 +1,7 @@
 """The model as a front process has it: a Segmenter whose windows are answered by the engine process."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,8 @@ from app.telemetry.metrics import SegmentationMetrics
 
 _FAILED = "the model failed on this image"
 _NO_ROOM = "the model takes no more images now; try again in a few seconds"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,9 @@ class RemoteSegmenter:
                 with suppress(ModelNotReady):  # else its answer is waited for
                     self._ask(Asked(Verb.WITHDRAW, slot, shape, queued_at))
             raise
+        except InferenceFailed as error:
+            _log.error("the model failed on a window", exc_info=error)
+            raise
 
     def give_back(self) -> None:
         """Do nothing: the windows' memory is the exchange's, which both processes have, and stays as it is."""
@@ -165,7 +171,7 @@ class RemoteSegmenter:
                     return _caused_by(error, InferenceFailed(_FAILED))
             case Outcome.FAILED:
                 failure = InferenceFailed(_FAILED)
-                failure.add_note(f"the engine's log has the cause, with the slot {slot}")
+                failure.add_note("the engine's log has the cause")
                 return failure
             case Outcome.NO_MEMORY:
                 return OutOfMemory(NO_MEMORY)

@@ -32,6 +32,13 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """From a child that tried the model: the contract of what it loaded, which may be a variant's."""
+
+    manifest: ModelManifest
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """From a child: it cannot start, and why, in one line for the user."""
 

@@ -12,6 +12,7 @@ from multiprocessing.context import ForkProcess
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
+from app.pathology.manifest import ModelManifest
 from app.processes.channel import AskOne, Everyones, Ping, Pipe, Ready, Retire, Stop
 from app.telemetry.merging import Snapshot, lasting, merged, snapshot
 
@@ -31,6 +32,7 @@ class Child:
 
     Attributes:
         ready: What it said when it was.
+        tried: The contract of the model that it loaded to try it.
         refused: Why it cannot start.
         stuck: Whether its model is.
         left: Whether it has said farewell.
@@ -47,6 +49,7 @@ class Child:
     process: ForkProcess
     pipe: Pipe
     ready: Ready | None = None
+    tried: ModelManifest | None = None
     refused: str | None = None
     stuck: bool = False
     left: bool = False

@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from app.access.gate import Access
 from app.connections.balancing import Balance
 from app.errors import InvalidBundle, StartupError
-from app.inference.bundle import read_manifest
+from app.inference.bundle import find_precision, read_manifest
 from app.inference.cores import Cores
 from app.inference.exchange import Exchange
 from app.inference.remote import RemoteSegmenter
 from app.inference.segmenter import Segmenter
-from app.pathology.manifest import ModelManifest
-from app.processes.channel import Pipe, Refused
+from app.pathology.manifest import ModelManifest, Precision
+from app.processes.channel import Pipe, Refused, Tried
 from app.processes.children import Child
 from app.processes.engine import run_engine
 from app.processes.layout import Layout
@@ -78,7 +78,6 @@ class Generation:
         self._suffix = f" of generation {number}" if number else ""
         self._exchanges: list[Exchange] = []
         self._balance: Balance | None = None
-        self._tried: ModelManifest | None = None
         self._leave_by: float | None = None
 
     def start(self) -> None:
@@ -99,7 +98,6 @@ class Generation:
             import app.inference.model  # noqa: PLC0415  once, for the trial and for what comes after it
             import app.processes.front  # noqa: F401, PLC0415  likewise
 
-            self._tried = read_manifest(shared.settings.bundle)
             self._trial = shared.begin(f"model trial{self._suffix}", self._be_trial)
 
     @property
@@ -136,10 +134,10 @@ class Generation:
         Raises:
             StartupError, OSError: As `start` does.
         """
-        if self._trial is not None and self._trial.exit_code == 0 and self._trial.refused is None:
+        if self._trial is not None and self._trial.exit_code == 0 and (tried := self._trial.tried) is not None:
             self._trial.bury()
             self._trial = None
-            self._fork_fronts(self._front_with_model())
+            self._fork_fronts(self._front_with_model(tried))
         if self.engine is not None and self.engine.ready is not None and not self.fronts:
             facts = self.engine.ready.facts
             # They were made before it loaded.
@@ -151,12 +149,12 @@ class Generation:
 
             self._fork_fronts(be)
 
-    def _front_with_model(self) -> _BeFront:
-        """Load the model before forking: its memory is shared."""
+    def _front_with_model(self, tried: ModelManifest) -> _BeFront:
+        """Load the model that was tried, or its variant that was, before forking: its memory is shared."""
         shared = self._shared
-        if read_manifest(shared.settings.bundle) != self._tried:
+        if read_manifest(find_precision(shared.settings.bundle, tried.precision)) != tried:
             raise InvalidBundle(f"{shared.settings.bundle}: was changed while it was tried; try again")
-        segmenter = self._load()
+        segmenter = self._load(tried.precision)
         cores = Cores(shared.settings.cores, len(shared.listeners))
 
         def be(index: int, pipe: Pipe) -> None:
@@ -164,11 +162,11 @@ class Generation:
 
         return be
 
-    def _load(self) -> "BatchedSegmenter":
+    def _load(self, precision: Precision | Literal["auto"]) -> "BatchedSegmenter":
         from app.inference.model import load_segmenter  # noqa: PLC0415
 
-        choice = replace(self._shared.settings.model, device="cpu")  # to ask for a GPU here would be to start CUDA
-        return load_segmenter(choice)
+        # To ask for a GPU here would be to start CUDA.
+        return load_segmenter(replace(self._shared.settings.model, device="cpu", precision=precision))
 
     def _fork_fronts(self, be: _BeFront) -> None:
         gc.collect()
@@ -189,9 +187,11 @@ class Generation:
             listener.close()
         signal.alarm(_TRIAL_SECONDS)  # also where nobody waits for it any more
         try:
-            self._load()
+            segmenter = self._load(self._shared.settings.model.precision)
         except StartupError as error:
             pipe.send(Refused(str(error)))
+        else:
+            pipe.send(Tried(segmenter.manifest))
 
     def _be_engine(self, pipe: Pipe) -> None:
         for listener in self._shared.listeners:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
@@ -61,6 +62,19 @@ async def give_back_at_rest(of_model: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(done.set)
 
+    has_warned = False
+    while True:
+        try:
+            await _at_each_rest(give_back)
+        except (OSError, RuntimeError):  # no thread is to be had now, or /proc cannot be read
+            if not has_warned:
+                _log.warning("memory that is not used is not given back for now", exc_info=True)
+            has_warned = True
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _at_each_rest(give_back: Callable[[asyncio.Event], None]) -> NoReturn:
+    """Call `give_back` in a thread of its own, with what it sets when it is done, whenever there is reason to."""
     needed, given_back_at = _resident_bytes(), 0.0
     while True:
         before = time.process_time()

@@ -27,6 +27,7 @@ from app.processes.channel import (
     Refused,
     Reloaded,
     Stuck,
+    Tried,
 )
 from app.processes.children import Child, Gathering
 from app.processes.generation import Generation, Shared
@@ -220,6 +221,8 @@ class _Supervisor:
         match child.receive():
             case Ready() as ready:
                 child.ready = ready
+            case Tried(manifest):
+                child.tried = manifest
             case Refused(reason):
                 child.refused = reason
             case Pong():

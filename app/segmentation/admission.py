@@ -89,6 +89,7 @@ class Admission:
         self._work = _WorkingTime()
         self._images_done = _Rate(self._places.fronts, self._work)
         self._pixels_done = _Rate(self._places.fronts, self._work)
+        self._undone = 0
         metrics.images_in_flight.set_function(lambda: self._places.own_images)
         metrics.pixels_in_flight.set_function(lambda: self._places.own_pixels)
 
@@ -121,7 +122,13 @@ class Admission:
             raise
         finally:
             self._places.take(images=-images)
-            self._images_done.note(finished)
+            undone = min(self._undone, finished)
+            self._undone -= undone
+            self._images_done.note(finished - undone)
+
+    def leave_undone(self, images: int) -> None:
+        """Note that with so many of the images that are in nothing was done, when they leave: there was no place."""
+        self._undone += images
 
     def expect_place(self) -> None:
         """Go on where one more image would find a place in this moment; none is taken.

@@ -24,6 +24,7 @@ from app.segmentation.folder import (
     result_path,
 )
 from app.segmentation.patch import PatchSegmentation, SegmentedPatch
+from app.segmentation.reading import Upload
 from app.segmentation.results_table import MODEL_COLUMNS, model_fields
 
 TABLE_FILE = "labels.csv"
@@ -78,7 +79,8 @@ async def _segment_file(
         return FileResult(path, problem=_AS_SLIDES)
     try:
         with all_or_none(out, path, ENDINGS):
-            async with patches.segmented(await asyncio.to_thread(_read, path, patches.limits.side_px), mpp) as patch:
+            upload = Upload(await asyncio.to_thread(_read, path, patches.limits.side_px), mpp)
+            async with patches.segmented(upload) as patch:
                 await patches.encode(partial(_write, patch, patches.manifest, opacity, out, path))
                 row, warnings = _row(patch, patches.manifest), tuple(warning.message for warning in patch.warnings)
     except (UnsupportedImage, ImageTooLarge) as error:

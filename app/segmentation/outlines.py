@@ -14,8 +14,9 @@ from app.imaging.resampling import resample_map
 from app.pathology.arrays import ClassMap, ConfidenceMap
 from app.pathology.geometry import Size
 
-_TOLERANCE_PX = 2.0
-_LEAST_REGION_PX = 64
+TOLERANCE_PX = 2.0
+"""How far simplified outlines may lie from the borders of pixels."""
+LEAST_REGION_PX = 64
 """Smaller regions join their neighbours. At 1 um/px that leaves a fifteenth of them, and a class's area within some 3 %
 (docs/decisions/0020)."""
 _MOST_TRACED_PIXELS = 2**28
@@ -44,14 +45,14 @@ def slide_outlines(
     """
     height, width = class_map.shape
     corner, end = np.zeros(2), np.array([slide.width_px, slide.height_px], float)
-    merged = merge_small(class_map, _LEAST_REGION_PX)
+    merged = merge_small(class_map, LEAST_REGION_PX)
     step = 1
     while True:  # to its end, which comes: a map of one pixel has one region
         size = Size(-(-width // step), -(-height // step))
         if size.pixels <= _MOST_TRACED_PIXELS:
             coarse, sure = (values if step == 1 else resample_map(values, size) for values in (merged, confidence))
             with suppress(TooManyRegions):
-                regions = polygonise(coarse, sure, keep, _TOLERANCE_PX, max(1, _LEAST_REGION_PX // step**2))
+                regions = polygonise(coarse, sure, keep, TOLERANCE_PX, max(1, LEAST_REGION_PX // step**2))
                 scale = downsample * np.array([width / size.width_px, height / size.height_px])
                 return [placed(region, corner, scale, end) for region in regions], step
         step *= 2

@@ -1,5 +1,6 @@
 """One patch, from uploaded bytes to class map, labels and pictures."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
@@ -19,7 +20,7 @@ from app.pathology.geometry import Region, Size
 from app.pathology.manifest import ModelManifest
 from app.segmentation.admission import Admission
 from app.segmentation.budget import PixelBudget
-from app.segmentation.reading import SMALL_PIXELS, Reader, ReadUpload
+from app.segmentation.reading import SMALL_PIXELS, Expected, Reader, ReadUpload, Upload
 from app.segmentation.scale import Scale
 from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
@@ -29,6 +30,8 @@ _T = TypeVar("_T")
 
 _SMALL_ANSWER_BYTES = 2**18
 """Put together in some 0.3 ms."""
+_QUICK_SECONDS = 0.0005
+"""For a glance at an upload: a hundred times what one at a patch as encoders write it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class PatchSegmentation:
         self._mask_text = picture_text(segmenter.manifest)
         self._reader = Reader(segmenter.manifest, limits.side_px)
         self._workers = workers
+        self._glancing = asyncio.Lock()
         self._metrics = metrics
         for code in WARNING_CODES:
             metrics.warnings.labels(code)  # at 0 from the start: a rate sees the first one
@@ -107,12 +111,11 @@ class PatchSegmentation:
         return self._segmenter.manifest
 
     @asynccontextmanager
-    async def segmented(self, data: bytes, mpp: float | None = None) -> AsyncIterator[SegmentedPatch]:
-        """Give the segmented image in `data`; its memory is accounted for until the block ends.
+    async def segmented(self, upload: Upload) -> AsyncIterator[SegmentedPatch]:
+        """Give the segmented image in `upload`; its memory is accounted for until the block ends.
 
         Args:
-            data: An image file.
-            mpp: Its pixel spacing in um/px; None leaves that to its DICOM header or its TIFF's tags, if it has such.
+            upload: An image file. It takes note of its size, which is not looked for again where it found no place.
 
         Raises:
             ImageRejected: It does not decode, or is too large, or would be at the model's pixel spacing.
@@ -122,25 +125,35 @@ class PatchSegmentation:
             ModelNotReady: The model is stopping, or stuck.
         """
         try:
-            expected = self._reader.glance(data, mpp)
-            if expected is None:
-                needed, is_small = await self._workers.run(None, partial(self._reader.measure, data, mpp)), False
-            else:
-                needed, is_small = expected.pixels, expected.is_small
+            upload.expected = upload.expected or await self._expected(upload)
             while True:
-                budget = self._small if needed <= 2 * self.manifest.window_px**2 else self._large
-                with self._weigh(needed):
+                pixels = upload.expected.pixels
+                budget = self._small if pixels <= 2 * self.manifest.window_px**2 else self._large
+                with self._weigh(pixels):
                     asked = time.perf_counter()
-                    async with budget.hold(needed):
+                    async with budget.hold(pixels):
                         self._metrics.stage_duration.labels("wait").observe(time.perf_counter() - asked)
-                        read = partial(self._reader.read, data, mpp, needed)
-                        found = await self._workers.run("decode", read, is_small=is_small)
+                        read = partial(self._reader.read, upload, pixels)
+                        found = await self._workers.run("decode", read, is_small=upload.expected.is_small)
                         if isinstance(found, ReadUpload):
                             yield await self._segment(found)
                             return
-                needed, is_small = found, False  # the first look at its header was wrong, the decoder's is not
+                upload.expected = found  # the first look at its header was wrong, the decoder's is not
         except MemoryError:  # of any step, or of what the block makes of the patch
             raise OutOfMemory(no_memory_to("segment this image")) from None
+
+    async def _expected(self, upload: Upload) -> Expected:
+        """Return what an upload will weigh. Of glances that are not quick the event loop has one a turn."""
+        async with self._glancing:
+            begun = time.perf_counter()
+            try:
+                glanced = self._reader.glance(upload)
+            finally:
+                if time.perf_counter() - begun > _QUICK_SECONDS:
+                    await asyncio.sleep(0)  # those behind it in the queue, and whatever else is due, have theirs
+        if glanced is not None:
+            return glanced
+        return await self._workers.run(None, partial(self._reader.measure, upload))
 
     async def _segment(self, found: ReadUpload) -> SegmentedPatch:
         image, seen = found.image, found.seen

@@ -24,7 +24,7 @@ _SMALL_FILE_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a glance at an upload tells, perhaps wrongly.
+    """What is known of an upload before it is decoded; a glance may be wrong.
 
     Attributes:
         pixels: How many it will have, as it is and as the model sees it.
@@ -54,8 +54,24 @@ class ReadUpload:
     warnings: tuple[InputWarning, ...]
 
 
+@dataclass(slots=True)
+class Upload:
+    """An image file as it came.
+
+    Attributes:
+        data: Its bytes.
+        mpp: Its pixel spacing in um/px, as whoever sent it states; None leaves that to its DICOM header or its TIFF's
+            tags, if it has such.
+        expected: What is known of it already, by a glance or better.
+    """
+
+    data: bytes
+    mpp: float | None = None
+    expected: Expected | None = None
+
+
 class Reader:
-    """Reads uploads for a model. `mpp` is what a request states of one, in um/px; None leaves it to the file.
+    """Reads uploads for a model.
 
     `measure` and `read` take time, and raise ImageRejected where the upload does not decode, is too large, or would be
     at the model's pixel spacing.
@@ -70,48 +86,51 @@ class Reader:
         self._max_side_px = max_side_px
         self._rules = rules_for(manifest.stain)
 
-    def glance(self, data: bytes, mpp: float | None) -> Expected | None:
-        """Return what the first bytes of `data` tell, at next to no cost; None where they do not."""
+    def glance(self, upload: Upload) -> Expected | None:
+        """Return what the file's structure tells, at next to no cost where an encoder wrote it; None where it does not.
+
+        Raises:
+            ImageRejected: See `app.imaging.structure.glance`.
+        """
+        data = upload.data
         glanced = None if dicom.is_dicom(data) else glance(data)
         if glanced is None:
             return None
         size = glanced.size
-        scale = plan_scale(mpp, None, self._model_um_per_px, size, "file")
+        scale = plan_scale(upload.mpp, None, self._model_um_per_px, size, "file")
         if max(size.longest_px, scale.seen(size).longest_px) > self._max_side_px:
             return None
         pixels = _pixels(size, scale)
         is_small = glanced.is_plain and pixels <= SMALL_PIXELS and len(data) <= _SMALL_FILE_BYTES
         return Expected(pixels, is_small)
 
-    def measure(self, data: bytes, mpp: float | None) -> int:
-        """Return how many pixels `data` will have, as it is and as the model sees it; none is decoded."""
-        with self._opened(data, mpp) as (file, scale):
-            return _pixels(file.size, scale)
+    def measure(self, upload: Upload) -> Expected:
+        """Return what its header tells; no pixel is decoded."""
+        with self._opened(upload) as (file, scale):
+            return Expected(_pixels(file.size, scale), is_small=False)
 
-    def read(self, data: bytes, mpp: float | None, most_pixels: int) -> ReadUpload | int:
-        """Return the image in `data`; or how many pixels it has, where these are more than `most_pixels`."""
-        with self._opened(data, mpp) as (file, scale):
+    def read(self, upload: Upload, most_pixels: int) -> ReadUpload | Expected:
+        """Return the image; or what its header tells, where that is more than `most_pixels`."""
+        with self._opened(upload) as (file, scale):
             if (pixels := _pixels(file.size, scale)) > most_pixels:
-                return pixels
+                return Expected(pixels, is_small=False)
             image = file.pixels()
         del file  # an instance holds its encoded pixels
         size = Size.of(image)
         wanted = scale.seen(size)
         seen = image if wanted == size else resample_image(image, wanted)
         warnings = self._rules.of_patch(appearance(seen))
-        return ReadUpload(image, seen, hashlib.sha256(data).hexdigest(), scale, warnings)
+        return ReadUpload(image, seen, hashlib.sha256(upload.data).hexdigest(), scale, warnings)
 
     @contextmanager
-    def _opened(
-        self, data: bytes, mpp: float | None
-    ) -> Iterator[tuple[files.OpenedFile | dicom.OpenedInstance, Scale]]:
+    def _opened(self, upload: Upload) -> Iterator[tuple[files.OpenedFile | dicom.OpenedInstance, Scale]]:
         """Give the upload between its header and its pixels, and the scale at which the model will see it."""
-        if dicom.is_dicom(data):
-            instance = dicom.opened(data, self._max_side_px)
-            yield instance, self._scale(instance, mpp, "dicom")
+        if dicom.is_dicom(upload.data):
+            instance = dicom.opened(upload.data, self._max_side_px)
+            yield instance, self._scale(instance, upload.mpp, "dicom")
         else:
-            with files.opened(data, self._max_side_px) as file:
-                yield file, self._scale(file, mpp, "file")
+            with files.opened(upload.data, self._max_side_px) as file:
+                yield file, self._scale(file, upload.mpp, "file")
 
     def _scale(self, file: files.OpenedFile | dicom.OpenedInstance, mpp: float | None, kind: FileKind) -> Scale:
         stated = file.um_per_px() if mpp is None else None

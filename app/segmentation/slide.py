@@ -72,11 +72,11 @@ def choose_view(slide: Slide, um_per_px: float | None, fits: Callable[[Level], b
 def scale_warning(view: View, um_per_px: float | None) -> str | None:
     """Return a sentence if the model will not see `um_per_px`, or not with the detail that belongs to that; or None.
 
-    A slide is answered all the same.
+    Where `um_per_px` is None, nothing says what it should see. A slide is answered all the same.
     """
     own = view.source.um_per_px
     if um_per_px is None:
-        return None
+        return "at which um/px the model was trained is not known: it sees the slide's finest level that fits, as it is"
     if view.step == 1 and not is_near(own or math.inf, um_per_px):
         return (
             "the slide's pixel spacing is not known, not a microscope's, or its pixels are not square: the model, which"

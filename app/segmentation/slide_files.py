@@ -136,7 +136,7 @@ class SlideFileSegmentation:
     def _spacing_warnings(self, slide: WholeSlideFile, view: View) -> Iterator[str]:
         own, stated = slide.levels[0].um_per_px, self._options.mpp
         if (scale := scale_warning(view, self._um_per_px)) is not None:
-            yield scale if own is not None else f"{scale}; --mpp states it"
+            yield scale if own is not None or self._um_per_px is None else f"{scale}; --mpp states it"
         if own is not None and stated is not None and not is_near(own, stated):
             yield f"the file states {own:.4g} um/px, which counts; --mpp {stated:g} is not used"
 

@@ -1,9 +1,12 @@
 """Bounded threads for image work, so that the event loop does none but what is small, and that where it must."""
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import get_ident
 from typing import Any, TypeVar
 
 from app.telemetry.metrics import SegmentationMetrics, Stage
@@ -25,10 +28,18 @@ class Workers:
     """
 
     def __init__(self, count: int, metrics: SegmentationMetrics, *, is_left: bool = False) -> None:
+        self._count = count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
+        self._begun: dict[int, float] = {}
         self._metrics = metrics
         self._turn = asyncio.Lock() if count == 1 else None
         self._is_left = is_left
+
+    @property
+    def busy_seconds(self) -> float:
+        """For how long all have been at what each does now: 0 where one is free."""
+        begun = list(self._begun.values())
+        return max(0.0, time.monotonic() - max(begun)) if len(begun) == self._count else 0.0
 
     async def run(self, stage: Stage | None, work: Callable[[], _T], *, is_small: bool = False) -> _T:
         """Return what `work` returns; a cancelled call not yet begun never will be.
@@ -50,7 +61,7 @@ class Workers:
                 done = timed()
                 await asyncio.sleep(0)
                 return done
-        begun = self._threads.submit(timed)
+        begun = self._threads.submit(self._in_thread, timed)
         ended = asyncio.wrap_future(begun)
         try:
             return await asyncio.shield(ended)
@@ -59,6 +70,14 @@ class Workers:
             if not begun.cancel() and not self._is_left:
                 await _last(ended)
             raise
+
+    def _in_thread(self, work: Callable[[], _T]) -> _T:
+        """Work, and keep since when this thread does; see `busy_seconds`."""
+        self._begun[get_ident()] = time.monotonic()
+        try:
+            return work()
+        finally:
+            self._begun[get_ident()] = math.inf  # and not taken away: another thread may be looking
 
     async def close(self) -> None:
         """Finish what has begun."""

@@ -1,6 +1,7 @@
 """What `/health/ready` answers, and what the log says when that changes."""
 
 import logging
+import math
 
 import pytest
 
@@ -40,6 +41,11 @@ def stopped(running, is_so):
     running.service.segmenter.ready = not is_so
 
 
+def held_up(running, is_so):
+    workers = running.service.workers
+    workers._begun = dict.fromkeys(range(workers._count), -math.inf if is_so else math.inf)
+
+
 def leaving(running, is_so):
     running.phase = Phase.LEAVING if is_so else Phase.SERVING
 
@@ -50,6 +56,7 @@ def leaving(running, is_so):
         (late, "model-late", "WARNING", "takes much longer than it should"),
         (stuck, "model-stuck", "WARNING", "does not answer any more"),
         (stopped, "model-stopped", "WARNING", "the model has stopped"),
+        (held_up, "workers-late", "WARNING", "each thread that decodes"),
         (leaving, "stopping", "INFO", "the service stops"),
     ],
 )

@@ -97,6 +97,7 @@ def test_json_holds_the_overlay_when_asked(client):
         ("image/tiff", "TIFF"),
         ("image/bmp", "BMP"),
         ("image/jpeg", "JPEG"),
+        ("image/jpg", "JPEG"),
         ("image/webp", "WEBP"),
     ],
 )
@@ -207,7 +208,7 @@ def test_classify_gives_labels_without_masks(client):
     assert [result["code"] for result in several["results"]] == ["T", "T"]
 
 
-def test_a_failing_image_fails_alone(client, caplog):
+def test_a_failing_image_fails_alone(client):
     bad = plain(WHITE, 40, 40)
     bad[0, 0] = POISON
     parts = [("file", encoded(plain(BLUE, 40, 40))), ("file", encoded(bad))]
@@ -215,7 +216,6 @@ def test_a_failing_image_fails_alone(client, caplog):
     assert good["code"] == "T"
     assert failed["status"] == 500
     assert failed["type"] == "urn:problem-type:tessera:inference-failed"
-    assert "inference failed" in caplog.text
 
 
 def test_the_same_upload_gives_the_same_bytes(client):

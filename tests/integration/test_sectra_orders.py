@@ -20,6 +20,7 @@ from app.interop import sectra
 from app.main import create_app
 from app.segmentation import backoff as backoff_module
 from app.segmentation.sectra import whole_slide as whole_slide_module
+from app.segmentation.sectra.area import AreaSegmentation
 from tests.fakes import POISON, ColourSegmenter
 from tests.sectra_pacs import (
     SectraPacs,
@@ -103,6 +104,20 @@ def test_a_whole_slide_that_fails_says_so_where_it_was_on_its_way(pacs, client):
     pacs.wait_for(lambda: "not segmented" in pacs.results(slide)[0].displayResult)
     assert "the model failed on this image" in pacs.results(slide)[0].displayResult
     until(lambda: not_served(client) == {"inference-failed": 1})
+
+
+def test_a_fault_in_segmenting_a_whole_slide_is_told_and_its_cause_is_logged(pacs, client, monkeypatch, caplog):
+    cause = RuntimeError("a bug")
+
+    async def broken(*arguments: object) -> None:
+        raise cause
+
+    monkeypatch.setattr(AreaSegmentation, "result", broken)
+    slide = pacs.add_image(landscape())
+    post(client, whole_slide(pacs, slide)).raise_for_status()
+    pacs.wait_for(lambda: "a fault of the service; its log has the cause" in pacs.results(slide)[0].displayResult)
+    until(lambda: not_served(client) == {"inference-failed": 1})
+    assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [cause]
 
 
 def test_a_result_that_the_user_deleted_while_it_was_on_its_way_stays_deleted(pacs):

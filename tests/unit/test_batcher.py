@@ -12,6 +12,7 @@ from app.inference.batch import BatchLimits
 from app.inference.batcher import Batcher
 from app.inference.cores import Cores
 from app.inference.result import BatchResult
+from app.telemetry.logging import request_id
 from app.telemetry.metrics import Metrics
 
 
@@ -248,6 +249,38 @@ def test_a_failure_reaches_its_callers_and_the_engine_goes_on():
         await engine.close()
 
     asyncio.run(scenario())
+
+
+def test_a_failure_is_logged_with_its_cause_once_for_each_request(monkeypatch):
+    """Whoever asks: of a command's images no answer says why."""
+    cause = RuntimeError("cannot do this image")
+
+    async def scenario() -> None:
+        lane = Lane()
+        lane.failure = cause
+        engine = batcher(lane, max_batch_size=4)
+
+        async def ask(identity: str) -> list[object]:
+            request_id.set(identity)
+            return await asyncio.gather(*(engine.submit(window(1)) for _ in range(2)), return_exceptions=True)
+
+        first = asyncio.create_task(engine.submit(window(0)))  # of no request
+        await entered(lane)
+        asking = [asyncio.create_task(ask(identity)) for identity in ("one", "other")]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        lane.open.set()
+        with pytest.raises(InferenceFailed):
+            await first
+        await asyncio.gather(*asking)
+        assert [len(batch) for batch in lane.batches[:2]] == [1, 4]
+        await engine.close()
+
+    noted: list[tuple[str | None, str, Exception]] = []
+    note = lambda said, exc_info: noted.append((request_id.get(), said, exc_info))  # noqa: E731
+    monkeypatch.setattr(batcher_module._log, "error", note)
+    asyncio.run(scenario())
+    assert noted == [(known, "the model failed on a window", cause) for known in (None, "one", "other")]
 
 
 def test_an_answer_with_too_few_windows_is_a_failure_not_a_mix_up():

@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_export.folding import fold_norms
-from model_export.verify import run_onnx
+from model_export.runtime import OnnxGraph
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.integers(0, 256, (2, 3, 8, 8)).astype(np.float32)
@@ -35,11 +35,11 @@ def convolution(reads, makes, *constants, **attributes):
 def check(made, path, outputs, left):
     """Fold; the outputs stay, and so many norms and constants are left."""
     onnx.save(made, path)
-    [before] = run_onnx(path, [IMAGES], outputs)
+    before = OnnxGraph(path).run(IMAGES, outputs)
     fold_norms(made.graph)
     onnx.checker.check_model(made)
     onnx.save(made, path)
-    [after] = run_onnx(path, [IMAGES], outputs)
+    after = OnnxGraph(path).run(IMAGES, outputs)
     for was, now in zip(before, after, strict=True):
         np.testing.assert_allclose(now, was, rtol=1e-4)
     norms = sum(node.op_type == "BatchNormalization" for node in made.graph.node)

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import errno
 import gc
 import logging
 import sys
@@ -79,6 +80,39 @@ def test_a_runtime_that_fails_is_named_in_the_log_and_the_rest_is_given_back(cap
     with caplog.at_level(logging.WARNING):
         assert asyncio.run(_let_go_of_much(fail)) > 64
     assert caplog.messages == ["the model's runtime gave no memory back"]
+
+
+def test_what_cannot_be_begun_or_measured_now_is_done_later_and_named_once(monkeypatch, caplog):
+    start, measure, calls = threading.Thread.start, memory._resident_bytes, 0
+
+    def start_later(thread: threading.Thread) -> None:
+        nonlocal calls
+        calls += thread.name == "at rest"
+        if thread.name == "at rest" and calls <= 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def measure_later() -> int:
+        nonlocal measured
+        measured += 1
+        if measured == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return measure()
+
+    measured = 0
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    monkeypatch.setattr(memory, "_resident_bytes", measure_later)
+    asked = asyncio.Event()
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        watch = asyncio.create_task(give_back_at_rest(lambda: loop.call_soon_threadsafe(asked.set)))
+        await asyncio.wait_for(asked.wait(), 20)
+        watch.cancel()
+
+    asyncio.run(scenario())
+    assert calls == 3
+    assert caplog.messages == ["memory that is not used is not given back for now"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from model_export import checkpoint
 from model_export.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from model_export.errors import InvalidCheckpoint, VerificationFailed, first_fault, first_line
 from model_export.factory import load_network
-from model_export.verify import run_onnx
+from model_export.runtime import OnnxGraph
 from tests.model_export_support import TWO_CLASSES
 
 
@@ -34,7 +34,7 @@ def test_an_exception_without_text_is_told_in_one_line_wherever_it_comes_from(tm
     save_checkpoint(path, {})
     monkeypatch.setattr("onnxruntime.InferenceSession", raising(MemoryError()))
     with pytest.raises(VerificationFailed, match=r"^model\.onnx: ONNX Runtime refuses it: MemoryError$"):
-        run_onnx(tmp_path / "model.onnx", [])
+        OnnxGraph(tmp_path / "model.onnx")
 
     monkeypatch.setattr(checkpoint.torch, "load", raising(MemoryError()))
     with pytest.raises(InvalidCheckpoint, match=r": not a checkpoint of tensors: MemoryError$"):

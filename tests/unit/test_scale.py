@@ -12,6 +12,7 @@ from app.imaging.resampling import resample_image, resample_map
 from app.pathology.geometry import Size
 from app.segmentation.budget import PixelBudget
 from app.segmentation.patch import PatchLimits, PatchSegmentation, SegmentedPatch
+from app.segmentation.reading import Upload
 from app.segmentation.scale import Scale, check_seen, plan_scale
 from app.segmentation.workers import Workers
 from app.slides import dicom
@@ -38,7 +39,7 @@ def segment(data: bytes, mpp: float | None, model: ColourSegmenter | None = None
         await used.start(metrics)
         try:
             patches = PatchSegmentation(used, workers, metrics, PatchLimits(SIDE_PX, 4 * SIDE_PX**2))
-            async with patches.segmented(data, mpp) as patch:
+            async with patches.segmented(Upload(data, mpp)) as patch:
                 return patch
         finally:
             await workers.close()

@@ -11,6 +11,7 @@ from app.errors import AreaOutside, ImageTooLarge, TooManyRegions
 from app.interop.sectra import AreaTissue
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
+from app.segmentation.outlines import LEAST_REGION_PX
 from app.segmentation.sectra import area as area_module
 from app.segmentation.sectra.area import AreaSegmentation
 from app.segmentation.windows import SegmentedArea
@@ -128,10 +129,10 @@ def tissue_in(outline: shapely.Polygon, image: RgbImage) -> AreaTissue:
 
 def test_tissue_ends_at_the_line_however_little_lies_beyond_it():
     """The corners that a round line leaves are smaller than the regions that join others, and were tissue before."""
-    round_line = shapely.box(30, 30, 70, 70).buffer(30)
+    round_line = shapely.box(16, 16, 84, 84).buffer(16)
     beyond = shapely.box(*round_line.bounds) - round_line
     assert len(beyond.geoms) == 4
-    assert all(0 < corner.area < 256 for corner in beyond.geoms)
+    assert all(0 < corner.area < LEAST_REGION_PX for corner in beyond.geoms)
     found = tissue_in(round_line, plain(BLUE, 100, 100))
     [region] = found.tissue
     assert region.outline.area == pytest.approx(found.pixel_counts[0], rel=0.01)
@@ -140,14 +141,23 @@ def test_tissue_ends_at_the_line_however_little_lies_beyond_it():
 
 def test_tissue_that_goes_on_beyond_the_line_is_there_however_little_lies_within():
     image = plain(BLUE, 100, 100)
-    image[:40, :40] = GREEN
-    image[60:70, 60:70] = GREEN  # of 100 px, all of it within
-    found = tissue_in(shapely.box(30, 30, 90, 90) | shapely.box(60, 0, 90, 30), image)  # 400 px of it are seen
-    assert found.pixel_counts[:2] == [60 * 60 + 30 * 30 - 200, 200]
+    image[:37, :37] = GREEN
+    image[60:67, 60:67] = GREEN  # of 49 px, all of it within
+    found = tissue_in(shapely.box(30, 30, 90, 90) | shapely.box(60, 0, 90, 30), image)  # 259 px of it are seen
+    assert found.pixel_counts[:2] == [60 * 60 + 30 * 30 - 98, 98]
     by_class = {region.class_index: region.outline for region in found.tissue}
     assert len(found.tissue) == 2
-    assert by_class[1].bounds == (30, 30, 40, 40)
-    assert by_class[0].area == 60 * 60 + 30 * 30 - 100
+    assert by_class[1].bounds == (30, 30, 37, 37)
+    assert by_class[0].area == 60 * 60 + 30 * 30 - 49
+
+
+def test_regions_join_others_where_they_would_in_a_slides_file():
+    image = plain(BLUE, 100, 100)
+    image[20:28, 20:28] = GREEN  # of 64 px
+    image[60:67, 60:69] = GREEN  # of 63 px
+    found = tissue_in(shapely.box(0, 0, 100, 100), image)
+    assert found.pixel_counts[1] == 64 + 63
+    assert [region.outline.bounds for region in found.tissue if region.class_index == 1] == [(20, 20, 28, 28)]
 
 
 def test_what_is_too_tangled_to_be_traced_is_not_merged_either(monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from app.segmentation.files import segment_files
 from app.segmentation.patch import PatchLimits
+from app.segmentation.reading import Upload
 
 
 class Patches:
@@ -22,9 +23,9 @@ class Patches:
         self.working = 0
 
     @asynccontextmanager
-    async def segmented(self, data: bytes, mpp: float | None) -> AsyncIterator[None]:
+    async def segmented(self, upload: Upload) -> AsyncIterator[None]:
         self.begun += 1
-        if data in self.fail:
+        if upload.data in self.fail:
             while self.begun < 3:
                 await asyncio.sleep(0)
             raise ZeroDivisionError

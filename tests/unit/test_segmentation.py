@@ -4,7 +4,10 @@ import gc
 import hashlib
 import struct
 import threading
+import time
 import tracemalloc
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -12,17 +15,21 @@ from prometheus_client import CollectorRegistry
 
 from app.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, QueueFull, UnreadableImage
 from app.imaging.decode import OpenedFile
-from app.imaging.structure import Glance
+from app.imaging.structure import Glance, glance
 from app.pathology.geometry import Size
+from app.segmentation import patch as patch_module
 from app.segmentation.admission import Admission, Places
 from app.segmentation.budget import PixelBudget
 from app.segmentation.concurrently import all_of
 from app.segmentation.deadline import answered_within
 from app.segmentation.patch import PatchLimits, PatchSegmentation, SegmentedPatch
+from app.segmentation.reading import Reader, Upload
 from app.segmentation.workers import Workers
 from app.telemetry.metrics import Metrics
 from tests.fakes import POISON, ColourSegmenter, classes_of, manifest
 from tests.pictures import BLUE, WHITE, encoded, noise, plain, quarters, with_chunk
+
+T = TypeVar("T")
 
 
 def segment(data: bytes, segmenter: ColourSegmenter | None = None, metrics: Metrics | None = None) -> SegmentedPatch:
@@ -32,7 +39,8 @@ def segment(data: bytes, segmenter: ColourSegmenter | None = None, metrics: Metr
         model = segmenter or ColourSegmenter()
         await model.start(measured)
         try:
-            async with PatchSegmentation(model, workers, measured, PatchLimits(1000, 1000**2)).segmented(data) as patch:
+            patches = PatchSegmentation(model, workers, measured, PatchLimits(1000, 1000**2))
+            async with patches.segmented(Upload(data)) as patch:
                 return patch
         finally:
             await workers.close()
@@ -158,6 +166,27 @@ def test_work_that_fails_when_nobody_waits_for_it_is_not_logged(caplog, is_left)
     assert caplog.records == []
 
 
+def test_workers_are_busy_for_as_long_as_all_of_them_are():
+    async def scenario() -> None:
+        workers, one, other = Workers(2, Metrics(CollectorRegistry())), Held(), Held()
+        seen = [workers.busy_seconds]
+        working = []
+        for held in (one, other):
+            working.append(asyncio.create_task(workers.run(None, held)))
+            assert await asyncio.to_thread(held.begun.wait, 10)
+            await asyncio.sleep(0.001)
+            seen.append(workers.busy_seconds)
+        one.let_go.set()
+        await working[0]
+        seen.append(workers.busy_seconds)
+        other.let_go.set()
+        await working[1]
+        await workers.close()
+        assert [seconds > 0 for seconds in seen] == [False, False, True, False]
+
+    asyncio.run(scenario())
+
+
 def test_a_deadline_that_passes_in_the_middle_of_a_decoding_is_told_at_its_end():
     async def scenario() -> None:
         workers, held = Workers(1, Metrics(CollectorRegistry())), Held()
@@ -195,7 +224,7 @@ def test_the_pixels_of_a_patch_whose_client_left_are_held_until_its_decoding_end
         patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(100, 4 * 50 * 50), door)
 
         async def one() -> None:
-            async with patches.segmented(encoded(noise(50, 50))):
+            async with patches.segmented(Upload(encoded(noise(50, 50)))):
                 pass
 
         gone = asyncio.create_task(one())
@@ -263,6 +292,78 @@ def test_a_png_with_a_second_header_is_not_decoded_on_the_event_loop(told_small)
     with pytest.raises(UnreadableImage):  # of the second header's 900 rows there are nine
         segment(with_chunk(encoded(noise(9, 9)), b"IHDR", header))
     assert told_small == [True, False]
+
+
+def test_of_glances_that_take_long_the_event_loop_has_one_a_turn(monkeypatch):
+    """A list's images come in one turn, and each may be a file of a hundred thousand chunks."""
+    turn, glanced_in = 0, []
+
+    def slow(data: bytes) -> Glance | None:
+        glanced_in.append(turn)
+        time.sleep(2 * patch_module._QUICK_SECONDS)
+        if len(glanced_in) % 2:
+            raise UnreadableImage("the PNG has too many chunks")
+        return glance(data)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        metrics = Metrics(CollectorRegistry())
+        workers, model = Workers(1, metrics), ColourSegmenter()
+        await model.start(metrics)
+        patches = PatchSegmentation(model, workers, metrics, PatchLimits(100, 100**2))
+
+        async def one() -> None:
+            async with patches.segmented(Upload(encoded(noise(9, 9)))):
+                pass
+
+        counting = asyncio.create_task(count_turns())
+        found = await asyncio.gather(*(one() for _ in range(6)), return_exceptions=True)
+        counting.cancel()
+        assert [type(error) for error in found] == [UnreadableImage, type(None)] * 3
+        await workers.close()
+
+    monkeypatch.setattr("app.segmentation.reading.glance", slow)
+    asyncio.run(scenario())
+    assert len(set(glanced_in)) == 6
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "BMP"])
+def test_an_upload_that_found_no_place_is_not_measured_again(monkeypatch, image_format):
+    looked: list[str] = []
+    monkeypatch.setattr(Reader, "glance", noted(looked, Reader.glance))
+    monkeypatch.setattr(Reader, "measure", noted(looked, Reader.measure))
+
+    async def scenario() -> None:
+        metrics = Metrics(CollectorRegistry())
+        workers, model, door = Workers(2, metrics), ColourSegmenter(), Admission(9, 100, metrics)
+        await model.start(metrics)
+        patches = PatchSegmentation(model, workers, metrics, PatchLimits(100, 100**2), door)
+        upload = Upload(encoded(noise(9, 9), image_format))
+        for _ in range(2):
+            with door.weigh(100), pytest.raises(QueueFull):
+                async with patches.segmented(upload):
+                    pass
+        async with patches.segmented(upload) as patch:
+            assert patch.size == Size(9, 9)
+        await workers.close()
+
+    asyncio.run(scenario())
+    assert looked == ["glance", "measure"][: 1 + (image_format == "BMP")]
+
+
+def noted(calls: list[str], function: Callable[..., T]) -> Callable[..., T]:
+    """Return the same function, which takes note of each call."""
+
+    def call(*given: object) -> T:
+        calls.append(function.__name__)
+        return function(*given)
+
+    return call
 
 
 def test_fractions_add_up_and_labels_follow():
@@ -497,7 +598,7 @@ def test_no_more_pixels_are_decoded_at_once_than_allowed():
         data = encoded(noise(50, 50))
 
         async def one() -> None:
-            async with patches.segmented(data):
+            async with patches.segmented(Upload(data)):
                 pass
 
         tasks = [asyncio.create_task(one()) for _ in range(6)]
@@ -528,7 +629,7 @@ def test_a_small_patch_does_not_queue_behind_a_crowd_of_large_ones():
         patches = PatchSegmentation(segmenter, workers, metrics, PatchLimits(200, 200**2))
 
         async def one(side: int) -> None:
-            async with patches.segmented(encoded(noise(side, side))):
+            async with patches.segmented(Upload(encoded(noise(side, side)))):
                 pass
 
         large = [asyncio.create_task(one(200)) for _ in range(5)]
@@ -561,7 +662,7 @@ def test_a_patch_that_fails_leaves_no_image_behind():
         async def fail(times: int) -> None:
             for _ in range(times):
                 with contextlib.suppress(InferenceFailed):
-                    async with patches.segmented(data):
+                    async with patches.segmented(Upload(data)):
                         raise AssertionError("it should have failed")
 
         await fail(2)
@@ -601,6 +702,19 @@ def test_the_first_failure_ends_the_others():
         assert ended == [True, True]
 
     asyncio.run(scenario())
+
+
+def test_images_of_a_list_that_found_no_place_do_not_count_as_work_done():
+    door = Admission(9, 10**6, Metrics(CollectorRegistry()))
+    with door.admit(1), door.admit(3, is_rest=True):
+        door.leave_undone(3)
+    assert [amount for _, amount in door._images_done._done] == [1]
+    with door.admit(1), door.admit(3, is_rest=True):
+        door.leave_undone(4)
+    assert [amount for _, amount in door._images_done._done] == [1]
+    with door.admit(2):
+        pass
+    assert [amount for _, amount in door._images_done._done] == [1, 2]
 
 
 def test_a_list_that_found_no_place_does_not_count_as_work_done():

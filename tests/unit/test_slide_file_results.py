@@ -224,6 +224,20 @@ def test_a_slide_of_unknown_spacing_is_seen_at_its_finest_level_that_is_not_too_
     assert row(segmented(path, tmp_path / "out", max_pixels=65_536))["level"] == "1"
 
 
+@pytest.mark.parametrize("mpp", [0.5, None])
+def test_where_no_spacing_says_how_the_model_is_to_see_a_slide_the_message_says_so(tmp_path, mpp):
+    """To state the slide's own would not help; to state the model's does."""
+    path, model = write_svs(tmp_path / "x.svs", quarters(512, 512), mpp=mpp), ColourSegmenter(manifest())
+
+    unknown = segmented(path, tmp_path / "out", model)
+    stated = segmented(path, tmp_path / "out", model, um_per_px=1.0)
+
+    about = "at which um/px the model was trained is not known: it sees the slide's finest level that fits, as it is"
+    assert about in unknown.warnings
+    assert not any("--mpp" in warning for warning in unknown.warnings)
+    assert about not in stated.warnings
+
+
 def test_a_coarser_spacing_can_be_asked_for(tmp_path):
     found = row(segmented(write_svs(tmp_path / "x.svs", quarters(512, 512)), tmp_path / "out", um_per_px=2.0))
     assert [found["seen_um_per_px"], found["mask_downsample"]] == ["2", "4"]

@@ -224,7 +224,8 @@ def test_a_slide_that_is_too_large_is_refused_with_its_size_in_px_and_mm():
         ((1.4, 2.8), 1.0, "finest level has 1.4 um/px and is enlarged to the model's 1"),
         ((None, None), 1.0, "not square"),
         ((50.0, 100.0), 1.0, "not a microscope's"),
-        ((None, None), None, None),
+        ((0.25, 1.0), None, "at which um/px the model was trained is not known: it sees the slide's finest level"),
+        ((None, None), None, "the model was trained is not known"),
     ],
 )
 def test_what_the_model_lacks_is_said(caplog, spacings, wanted, words):

@@ -5,16 +5,17 @@ import multiprocessing
 import os
 import signal
 import socket
+from contextlib import nullcontext
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric
 
-from app.errors import MetricsIncomplete, ReloadRefused
+from app.errors import InvalidBundle, MetricsIncomplete, ReloadRefused
+from app.inference.bundle import read_manifest
 from app.inference.cores import Cores
 from app.inference.remote import EngineFacts
 from app.processes import channel as channel_module
 from app.processes import children as children_module
-from app.processes import generation as generation_module
 from app.processes.channel import (
     AskAll,
     AskOne,
@@ -36,7 +37,7 @@ from app.processes.children import Child, Gathering
 from app.processes.generation import Generation, Shared
 from app.processes.layout import Layout
 from app.segmentation.admission import Places
-from app.settings import Settings
+from app.settings import DEFAULT_BUNDLE, Settings
 from app.telemetry.metrics import Metrics
 from tests.fakes import ColourSegmenter, manifest
 
@@ -309,10 +310,9 @@ def test_each_front_counts_its_batches_in_a_place_of_its_own(monkeypatch):
     fronts = []
     coming = generation()
     coming._shared.listeners.extend([socket.socket(), socket.socket()])
-    monkeypatch.setattr(coming, "_load", Loaded)
+    monkeypatch.setattr(coming, "_load", lambda precision: Loaded())
     monkeypatch.setattr(coming, "_be_front", lambda index, cores, pipe: fronts.append(cores))
-    monkeypatch.setattr(generation_module, "read_manifest", lambda bundle: coming._tried)
-    be = coming._front_with_model()
+    be = coming._front_with_model(read_manifest(DEFAULT_BUNDLE))
     for index in range(2):
         be(index, None)
     one, other = fronts
@@ -321,6 +321,23 @@ def test_each_front_counts_its_batches_in_a_place_of_its_own(monkeypatch):
     assert (one.count, one.free, other.free) == (2, 0, 1)
     for listener in coming._shared.listeners:
         listener.close()
+
+
+@pytest.mark.parametrize(("changes", "is_loaded"), [({}, True), ({"sha256": "0" * 64}, False)])
+def test_what_was_tried_is_loaded_and_no_other_variant(play, monkeypatch, changes, is_loaded):
+    """On a CPU the bundle's int8 is tried, and its own manifest stays as it is whatever becomes of that."""
+    loaded = []
+    coming = generation()
+    coming._trial = play("model trial", ready=None)
+    coming._trial.tried = read_manifest(DEFAULT_BUNDLE / "int8").model_copy(update=changes)
+    coming._trial.exit_code = 0
+    coming._shared.listeners.append(None)
+    monkeypatch.setattr(coming, "_load", loaded.append)
+    monkeypatch.setattr(coming, "_fork_fronts", lambda be: None)
+    refusal = nullcontext() if is_loaded else pytest.raises(InvalidBundle, match="was changed while it was tried")
+    with refusal:
+        coming.go_on()
+    assert loaded == ["int8"] * is_loaded
 
 
 def test_an_engine_that_still_loads_does_not_keep_the_service_from_ending(play):

@@ -19,7 +19,7 @@ from model_export.cli import main
 from model_export.errors import InvalidCheckpoint
 from model_export.export import ModelCard, serving_graph
 from model_export.reduced_precision import to_int8
-from model_export.verify import trial_batches
+from model_export.trials import plan_trials
 from model_export.views import AveragedViews, with_views
 from tests.model_export_support import one_thread
 
@@ -180,7 +180,7 @@ def test_a_bundle_of_views_holds_the_weights_once(bundle):
 
 
 def test_int8_of_views_corrects_each_views_biases_for_itself(bundle, capfd):
-    batches = [batch for batch in trial_batches(32) if len(batch) < 3]
+    batches = [trial.batch for trial in plan_trials(32) if len(trial.batch) < 3]
     int8 = to_int8(bundle / MODEL_FILE, batches)
     assert capfd.readouterr() == ("", "")
 

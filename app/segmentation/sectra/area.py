@@ -25,7 +25,7 @@ from app.pathology.geometry import Region, Size
 from app.pathology.manifest import ModelManifest
 from app.segmentation.budget import PixelBudget
 from app.segmentation.concurrently import all_of
-from app.segmentation.outlines import placed
+from app.segmentation.outlines import LEAST_REGION_PX, TOLERANCE_PX, placed
 from app.segmentation.slide import choose_view, warn_of
 from app.segmentation.stain import stain_warnings
 from app.segmentation.windows import SegmentedArea, segment_windows
@@ -34,9 +34,6 @@ from app.slides.slide import Level, Slide
 from app.slides.view import View
 from app.telemetry.metrics import SegmentationMetrics
 
-_TOLERANCE_PX = 2.0
-_LEAST_REGION_PX = 256
-"""Smaller regions join their neighbours; a nucleus at 0.25 um/px has about three times as many pixels."""
 _OUTSIDE = 255
 """Stands for no class; a model has at most 255, counted from 0."""
 
@@ -173,8 +170,8 @@ def _found(
     tissue = label_indices(manifest.classes)
     try:
         check_borders(np.where(inside, segmented.class_map, np.uint8(_OUTSIDE)))
-        class_map = np.where(inside, merge_small(segmented.class_map, _LEAST_REGION_PX), np.uint8(_OUTSIDE))
-        regions = polygonise(class_map, segmented.confidence, tissue, _TOLERANCE_PX, min_area_px=0)
+        class_map = np.where(inside, merge_small(segmented.class_map, LEAST_REGION_PX), np.uint8(_OUTSIDE))
+        regions = polygonise(class_map, segmented.confidence, tissue, TOLERANCE_PX, min_area_px=0)
     except TooManyRegions as error:
         raise TooManyRegions("an area's tissue falls into too many regions; order a smaller one") from error
     return regions, pixel_counts(segmented.class_map[inside], len(manifest.classes))

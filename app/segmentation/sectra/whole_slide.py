@@ -133,9 +133,9 @@ class WholeSlides:
             lack = OutOfMemory(no_memory_to("segment this slide"))
             _log.warning("order of a whole slide failed", extra={"problem": str(lack)})
             return self._message(ordered, slide, f"not segmented: {lack}"), lack
-        except Exception as error:  # noqa: BLE001  nobody awaits this task; its log, its user and the metrics are told
+        except Exception:  # noqa: BLE001  nobody awaits this task; its log, its user and the metrics are told
+            _log.exception("unforeseen error in an order of a whole slide")
             fault = InferenceFailed("a fault of the service; its log has the cause")
-            fault.__cause__ = error
             return self._message(ordered, slide, f"not segmented: {fault}"), fault
 
     def _message(self, ordered: WholeSlide, slide: SectraSlide, text: str) -> dict[str, Any]:
