@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
@@ -17,7 +18,7 @@ from app.access.gate import Access
 from app.access_settings import access_of
 from app.api import admin, operations, problems, segment
 from app.api.access import AccessControl
-from app.api.middleware import RequestScope
+from app.api.middleware import CLIENT_LEFT_STATUS, RequestScope
 from app.api.openapi import describe_common
 from app.api.running import Running, Service
 from app.api.security_headers import SecurityHeaders
@@ -93,6 +94,8 @@ def create_app(
         everyones_metrics=front.everyones_metrics if front else partial(_own_metrics, metrics),
     )
     metrics.ready.set_function(lambda: float(running.is_ready))
+    if (keys := access.keys) is not None:
+        metrics.keys_faulty_lines.set_function(lambda: keys.faulty_lines)
 
     def stalled() -> None:
         _log.error("the model does not answer any more")
@@ -108,6 +111,7 @@ def create_app(
         running.service = service = Service(
             segmenter=model,
             patches=PatchSegmentation(model, workers, metrics, limits, admission),
+            workers=workers,
             admission=admission,
             metrics=metrics,
             limits=UploadLimits(settings.max_upload_bytes, settings.max_files),
@@ -140,6 +144,9 @@ def create_app(
     for router in routers:
         app.include_router(router)
     problems.install(app, metrics)
+    for route in segment.router.routes:
+        if isinstance(route, APIRoute):  # at 0 from the start: an alert's rate sees the first one
+            metrics.requests.labels(route.path, str(CLIENT_LEFT_STATUS))
     app.state.load_shedding = LoadShedding(running, segment.router.routes)
     routes = [route for router in routers for route in router.routes]
     # The last added is the outermost.
@@ -159,6 +166,7 @@ def _foreign_pages(origins: tuple[str, ...]) -> dict[str, Any]:
         "allow_methods": ("GET", "POST"),
         "allow_headers": ("Authorization", "X-API-Key", "Content-Type", "X-Request-ID", "X-Request-Timeout"),
         "expose_headers": ("*",),
+        "allow_private_network": True,  # a page from elsewhere may ask a service within the hospital
     }
 
 

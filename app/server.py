@@ -89,6 +89,8 @@ class Server(uvicorn.Server):
         self._limits = limits
         self._connection = connection
         self._tls = certificate.context() if certificate else None
+        if certificate is not None and (expiry := certificate.expires_at_seconds()) is not None:
+            running.metrics.show_certificate(expiry)
         self._balancer = balancer
         self._listeners: list[Listener] = []
         self._running = running

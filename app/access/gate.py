@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.access.audit import AuditLog
 from app.access.callers import Caller
+from app.access.expiry import expiry_of
 from app.access.keys import KeyFile
 from app.access.rates import Rates
 from app.errors import AccessUnusable, CredentialsRejected
@@ -50,6 +51,10 @@ class Certificate:
                 f"{both} no certificate in PEM and the key of it without a passphrase ({error}){elsewhere}"
             ) from error
         return context
+
+    def expires_at_seconds(self) -> float | None:
+        """Return when it expires, in seconds since 1970; None where that cannot be told."""
+        return expiry_of(self.chain.read_bytes())
 
 
 def _no_passphrase() -> str:

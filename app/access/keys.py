@@ -135,6 +135,7 @@ class KeyFile:
         self._version: _Version | None = None
         self._trouble: str | None = None
         self._keys: tuple[_Key, ...] = ()
+        self._faulty_lines = 0
         self.read()
 
     def read(self) -> None:
@@ -146,7 +147,7 @@ class KeyFile:
         version, keys, complaints = _read(self._path)
         if complaints:
             raise AccessUnusable(complaints[0])
-        self._version, self._keys, self._trouble = version, keys, None
+        self._version, self._keys, self._trouble, self._faulty_lines = version, keys, None, 0
 
     def caller_of(self, key: str) -> Caller | None:
         """Return whose key it is. Every key is compared, each in constant time: how long it takes tells nothing.
@@ -172,6 +173,12 @@ class KeyFile:
         self._look()
         return self._trouble
 
+    @property
+    def faulty_lines(self) -> int:
+        """How many lines do not count for now: with one of them, no service starts. 0 of a file that cannot be read."""
+        self._look()
+        return self._faulty_lines
+
     def _look(self) -> None:
         now = self._clock()
         if now - self._looked_at < _LOOK_SECONDS:
@@ -185,8 +192,9 @@ class KeyFile:
             if self._version is not None:
                 _log.error("no API key is taken: %s", error)
             self._version, self._keys, self._trouble = None, (), f"no API key is taken: {error}"
+            self._faulty_lines = 0
             return
-        self._version, self._keys, self._trouble = version, keys, None
+        self._version, self._keys, self._trouble, self._faulty_lines = version, keys, None, len(complaints)
         for complaint in complaints:
             _log.error("an API key does not count: %s", complaint)
         _log.info("API keys read again", extra={"keys": len(keys)})

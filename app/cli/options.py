@@ -1,6 +1,7 @@
 """Flags made from the settings, so that each is described in one place."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -15,6 +16,8 @@ from app.settings import Settings
 
 MODEL_SETTINGS = ("bundle", "device", "precision", "cores", "max_batch_size")
 """Of every command that runs a model by itself."""
+_LINKED = re.compile(r"tcp://.+:\d+")
+_OF_A_LINK = "; Kubernetes sets this for a service: enableServiceLinks: false in the pod turns that off"
 
 _S = TypeVar("_S", bound=BaseSettings)
 
@@ -92,4 +95,5 @@ def settings_as(kind: type[_S], given: dict[str, Any]) -> _S:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         where = f"--{name.replace('_', '-')} ({kind.model_config['env_prefix']}{name.upper()}): " if name else ""
-        raise _BadSetting(where + first["msg"].removeprefix("Value error, ")) from error
+        hint = _OF_A_LINK if _LINKED.match(str(first["input"])) else ""
+        raise _BadSetting(where + first["msg"].removeprefix("Value error, ") + hint) from error

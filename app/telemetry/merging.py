@@ -9,10 +9,15 @@ from prometheus_client import CollectorRegistry, Metric
 Snapshot: TypeAlias = list[Metric]
 """What one process counts at a moment; it can be sent to another."""
 
-_LEAST = frozenset({"tessera_ready", "process_start_time_seconds", "process_max_fds"})
+_LEAST = frozenset(
+    {
+        *("tessera_ready", "tessera_tls_certificate_expiry_timestamp_seconds"),
+        *("process_start_time_seconds", "process_max_fds"),
+    }
+)
 """Not sums: ready when all are, started when the first was, and the limit is each process's own."""
-_FIRST = frozenset({"tessera_device_info", "tessera_model_info"})
-"""1 wherever it is said."""
+_MOST = frozenset({"tessera_device_info", "tessera_model_info", "tessera_keys_faulty_lines"})
+"""1 wherever it is said; and each process reads the same file of keys."""
 
 
 def snapshot(registry: CollectorRegistry) -> Snapshot:
@@ -52,4 +57,4 @@ def _merged(families: Sequence[Metric]) -> Metric:
 def _rule(family: Metric, sample_name: str) -> Callable[[Iterable[float]], float]:
     if family.name in _LEAST or sample_name.endswith("_created"):
         return min
-    return max if family.name in _FIRST else sum
+    return max if family.name in _MOST else sum

@@ -94,3 +94,18 @@ class Metrics(SegmentationMetrics):
             "tessera_rejections", "Images and requests not served, by reason.", ["reason"], registry=registry
         )
         self.ready = Gauge("tessera_ready", "1 while the service takes images.", registry=registry)
+        self.keys_faulty_lines = Gauge(
+            "tessera_keys_faulty_lines",
+            "Lines of the file of keys that do not count; with one of them, no service starts.",
+            registry=registry,
+        )
+        self.certificate_expiry = Gauge(
+            "tessera_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate that is served expires.",
+            registry=None,  # without TLS there is no such moment
+        )
+
+    def show_certificate(self, expires_at_seconds: float) -> None:
+        """Report from now on when the certificate that is served expires."""
+        self.certificate_expiry.set(expires_at_seconds)
+        self.registry.register(self.certificate_expiry)

@@ -277,6 +277,18 @@ def test_images_that_found_no_place_are_not_counted():
         assert post(client).status_code == 429
 
 
+def test_images_of_a_list_that_found_no_place_are_not_counted_while_the_others_are():
+    with running(rate_limit=3, queue_pixels=100 * 100, queue_capacity=4, max_files=3) as client:
+        admission = client.app.state.running.service.admission
+        parts = [("file", encoded(noise(100, side))) for side in (60, 9, 60)]
+        with admission.weigh(6000):
+            results = client.post("/classify", files=parts).json()["results"]
+        assert [result.get("status", 200) for result in results] == [429, 200, 429]
+        assert [amount for _, amount in admission._images_done._done] == [1]
+        assert client.post("/classify", files=parts[:2]).status_code == 200
+        assert kind(post(client)) == "rate-exceeded"
+
+
 def test_a_full_service_asks_for_the_key_first_and_writes_down_whom_it_refuses(keys_file, tmp_path):
     log = tmp_path / "audit.jsonl"
     with (
@@ -499,9 +511,9 @@ def test_an_unforeseen_error_has_the_headers_too():
 ORIGIN = "https://lis.example"
 
 
-def preflight(client, origin):
+def preflight(client, origin, **more):
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "Authorization, Content-Type"}
-    return client.options("/segment", headers={"Origin": origin, **asked})
+    return client.options("/segment", headers={"Origin": origin, **asked, **more})
 
 
 def test_pages_of_other_origins_may_not_ask_unless_they_are_named(keys_file):
@@ -514,6 +526,11 @@ def test_pages_of_other_origins_may_not_ask_unless_they_are_named(keys_file):
         assert allowed.headers["access-control-allow-origin"] == ORIGIN
         assert "access-control-allow-credentials" not in allowed.headers
         assert preflight(client, "https://elsewhere.example").status_code == 400
+        assert preflight(client, ORIGIN, **{"Access-Control-Request-Headers": "X-Other"}).status_code == 400
+        within = {"Access-Control-Request-Private-Network": "true"}  # as browsers ask for an address of a hospital
+        assert preflight(client, ORIGIN, **within).headers["access-control-allow-private-network"] == "true"
+        assert preflight(client, ORIGIN, **within).status_code == 200
+        assert preflight(client, "https://elsewhere.example", **within).status_code == 400
         for headers, status in ((bearer("segment"), 200), ({}, 401)):
             answer = post(client, {"Origin": ORIGIN, **headers})
             assert answer.status_code == status
@@ -594,6 +611,23 @@ def test_a_service_that_cannot_tell_which_keys_are_valid_is_not_ready_until_it_c
     assert level == "WARNING"
     assert said.startswith(f"not ready: no API key is taken: {keys_file}: others may write to it")
     assert returned == ("INFO", "ready again")
+
+
+def test_a_slip_in_the_file_of_keys_is_counted_until_it_is_mended(keys_file):
+    with running(keys_file=keys_file) as client:
+        whole = keys_file.read_text()
+
+        def counted():
+            time.sleep(1.1)  # it is looked at once a second
+            return client.app.state.running.metrics.registry.get_sample_value("tessera_keys_faulty_lines")
+
+        assert counted() == 0
+        keys_file.write_text(whole + "a slip\n")
+        assert counted() == 1
+        assert post(client, bearer("segment")).status_code == 200
+        assert ready(client) == 200
+        keys_file.write_text(whole)
+        assert counted() == 0
 
 
 def test_a_path_that_is_not_there_and_a_method_that_does_not_fit_say_what_would(client):

@@ -1,4 +1,4 @@
-"""What wakes somebody and what does not. There is no Prometheus here: four kinds of rules are worked out by hand."""
+"""What wakes somebody and what does not. There is no Prometheus here: rules of several kinds are worked out by hand."""
 
 import re
 from itertools import pairwise
@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
+from app.api.middleware import CLIENT_LEFT_STATUS
 from app.processes.children import Child
 from tests.conftest import ROOT
 from tests.tables import rows_of
@@ -48,31 +49,33 @@ def most_spans(value_at: dict[int, float]) -> int:
     return max(sum(spans[at : at + 6]) for at in range(len(spans)))
 
 
-def wakes_by_share(requests_a_minute: float, failed_every: int, minutes: int) -> bool:
-    """Return whether failures of the service itself page.
+def fires_by_share(name: str, requests_a_minute: float, failed_every: int, minutes: int) -> bool:
+    """Return whether an alert on a share of requests fires.
 
     Args:
+        name: Which.
         requests_a_minute: To the routes that take images, evenly, for an hour.
         failed_every: Each so-manieth of them fails, the first one too.
         minutes: For how long they do; afterwards none does.
     """
     of_failed = r"tessera_requests_total\{[^}]*, status=[^}]*\}"
     found = re.fullmatch(
-        rf"sum by \(instance\) \(rate\(({of_failed})\[5m\]\)\)\s+"
-        r"/ sum by \(instance\) \(rate\(tessera_requests_total\{[^}]*\}\[5m\]\)\)\s+> ([\d.]+)\s+"
+        rf"sum by \(instance\) \(rate\(({of_failed})\[(\d+)m\]\)\)\s+"
+        r"/ sum by \(instance\) \(rate\(tessera_requests_total\{[^}]*\}\[\2m\]\)\)\s+> ([\d.]+)\s+"
         r"and sum by \(instance\) \(increase\(\1\[1h\]\)\)\s+>= (\d+)\n",
-        RULES["TesseraServerErrors"]["expr"],
+        RULES[name]["expr"],
     )
     assert found
+    lasts_minutes = int(RULES[name]["for"].removesuffix("m"))
     begins = [60 * number / requests_a_minute for number in range(round(60 * requests_a_minute))]
     fails = [second for second in begins[::failed_every] if second < 60 * minutes]
-    window, lasts = 300 // SCRAPE_SECONDS, 300 // SCRAPE_SECONDS
+    window, lasts = (60 * number // SCRAPE_SECONDS for number in (int(found[2]), lasts_minutes))
     firing = []
     for at in range(window, 3600 // SCRAPE_SECONDS):
         since, until = (at - window + 1) * SCRAPE_SECONDS, at * SCRAPE_SECONDS
         failed, asked = (sum(since < second <= until for second in seconds) for seconds in (fails, begins))
         in_the_hour = sum(0 < second <= until for second in fails)  # before this hour none did
-        firing.append(failed > float(found[2]) * asked and in_the_hour >= int(found[3]))
+        firing.append(failed > float(found[3]) * asked and in_the_hour >= int(found[4]))
     return any(all(firing[at : at + lasts + 1]) for at in range(len(firing) - lasts))
 
 
@@ -123,7 +126,7 @@ def test_one_image_that_fails_wakes_nobody_and_a_model_that_fails_does() -> None
     ],
 )
 def test_failures_of_an_idle_service_and_few_among_many_wake_nobody(requests_a_minute, failed_every, minutes) -> None:
-    assert not wakes_by_share(requests_a_minute, failed_every, minutes)
+    assert not fires_by_share("TesseraServerErrors", requests_a_minute, failed_every, minutes)
 
 
 @pytest.mark.parametrize(
@@ -131,17 +134,68 @@ def test_failures_of_an_idle_service_and_few_among_many_wake_nobody(requests_a_m
     [(2, 1, 15), (6, 3, 15), (600, 10, 15), (1, 2, 60), (1 / 4, 1, 60)],
 )
 def test_failures_that_go_on_wake_somebody(requests_a_minute, failed_every, minutes) -> None:
-    assert wakes_by_share(requests_a_minute, failed_every, minutes)
+    assert fires_by_share("TesseraServerErrors", requests_a_minute, failed_every, minutes)
     assert RULES["TesseraServerErrors"]["labels"] == {"severity": "page"}
+
+
+@pytest.mark.parametrize(
+    ("requests_a_minute", "failed_every", "minutes"),
+    [
+        (1 / 15, 1, 60),  # four of the few that come
+        (6, 6, 60),  # one in six
+        (600, 1, 4),  # a run that is broken off
+    ],
+)
+def test_clients_that_leave_now_and_then_are_no_ticket(requests_a_minute, failed_every, minutes) -> None:
+    assert not fires_by_share("TesseraClientsLeave", requests_a_minute, failed_every, minutes)
+
+
+@pytest.mark.parametrize(("requests_a_minute", "failed_every", "minutes"), [(1 / 4, 1, 60), (6, 4, 60), (600, 1, 30)])
+def test_clients_that_go_on_leaving_make_a_ticket(requests_a_minute, failed_every, minutes) -> None:
+    assert fires_by_share("TesseraClientsLeave", requests_a_minute, failed_every, minutes)
+    assert RULES["TesseraClientsLeave"]["labels"] == {"severity": "ticket"}
+    assert 'status="499"' in RULES["TesseraClientsLeave"]["expr"]
+    assert CLIENT_LEFT_STATUS == 499
+
+
+def of_the_stuck() -> tuple[set[str], int]:
+    """Return which labels the alert on a stuck watcher ignores, and for how many seconds it remembers progress."""
+    found = re.fullmatch(
+        r"time\(\) - max without \(([^)]*)\) \(\s+max_over_time\(\w+\{[^}]*\}\[(\d+)([hd])\]\)\s+\) > 1800\n",
+        RULES["TesseraWatcherStuck"]["expr"],
+    )
+    assert found
+    return set(found[1].split(", ")), int(found[2]) * SECONDS[found[3]]
+
+
+def stuck_since(*progress: tuple[dict[str, str], float]) -> list[float]:
+    """Return for how long each watcher has been stuck that the alert tells of.
+
+    Args:
+        progress: The labels that a target has or had, and how many seconds ago its last progress was.
+    """
+    ignored, kept_seconds = of_the_stuck()
+    least: dict[frozenset[tuple[str, str]], float] = {}
+    for labels, seconds in progress:
+        if seconds < kept_seconds:
+            left = frozenset(item for item in labels.items() if item[0] not in ignored)
+            least[left] = min(seconds, least.get(left, seconds))
+    return sorted(seconds for seconds in least.values() if seconds > 1800)
+
+
+def test_a_watcher_that_moved_to_another_pod_is_not_stuck_and_one_that_is_stuck_is() -> None:
+    before = {"job": "tessera-watcher", "instance": "10.1.0.7:9464", "pod": "watcher-a"}
+    now = {"job": "tessera-watcher", "instance": "10.1.0.9:9464", "pod": "watcher-b"}
+    assert stuck_since((before, 7200), (now, 20)) == []
+    assert stuck_since((before, 7200)) == [7200]
+    assert stuck_since((before, 9000), (now, 7200)) == [7200]
+    of_two = ({**before, "archive": "west"}, 7200), ({**now, "archive": "east"}, 20)
+    assert stuck_since(*of_two) == [7200]  # two watchers, told apart by a label
 
 
 def test_a_watcher_that_is_gone_is_told_of_until_somebody_comes() -> None:
     """Friday evening to Monday, and a holiday: the alert has not said meanwhile that all is well."""
-    found = re.fullmatch(
-        r"time\(\) - max_over_time\(\w+\{[^}]*\}\[(\d+)([hd])\]\) > 1800", RULES["TesseraWatcherStuck"]["expr"]
-    )
-    assert found
-    kept_seconds = int(found[1]) * SECONDS[found[2]]
+    _, kept_seconds = of_the_stuck()
     assert kept_seconds >= 5 * 86400
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     [retention_days] = re.findall(r"retention\.time=(\d+)d", compose)
@@ -156,10 +210,22 @@ def test_the_line_that_a_killed_front_leaves_is_quoted() -> None:
 def test_a_service_that_cannot_be_scraped_is_not_said_to_take_no_images() -> None:
     """It may only ask for a key."""
     about_up = [name for name, rule in RULES.items() if re.search(r"\bup\{", rule["expr"])]
-    assert about_up == ["TesseraNotScraped"]
+    assert about_up == ["TesseraNotScraped", "TesseraNoTarget"]
+    assert RULES["TesseraNoTarget"]["expr"] == 'absent(up{job="tessera"})'
     assert RULES["TesseraNotScraped"]["expr"] == 'up{job="tessera"} == 0'
     assert "the key for /metrics" in RULES["TesseraNotScraped"]["annotations"]["description"]
     assert RULES["TesseraNotReady"]["expr"] == 'tessera_ready{job="tessera"} == 0'
+
+
+def test_what_would_end_in_an_outage_makes_a_ticket_before() -> None:
+    found = re.fullmatch(
+        r"(\w+)\{job=\"tessera\"\} - time\(\) < (\d+) \* 86400", RULES["TesseraCertificateExpires"]["expr"]
+    )
+    assert found
+    assert int(found[2]) >= 14
+    assert RULES["TesseraKeysFaulty"]["expr"] == 'tessera_keys_faulty_lines{job="tessera"} > 0'
+    for name in ("TesseraCertificateExpires", "TesseraKeysFaulty"):
+        assert RULES[name]["labels"] == {"severity": "ticket"}
 
 
 def test_memory_of_a_gpu_is_spoken_of_where_its_lack_is_counted() -> None:

@@ -1,6 +1,7 @@
 """A service that speaks TLS, asks for keys and writes down who asked; several processes of it."""
 
 import json
+import re
 import signal
 import ssl
 import urllib.error
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from app.access.callers import Caller, Scope
+from app.access.expiry import expiry_of
 from app.access.gate import Certificate
 from app.access.keys import new_key
 from app.access_settings import AccessSettings, access_of
@@ -128,9 +130,9 @@ def test_an_address_that_is_forwarded_is_believed_of_a_trusted_proxy_alone(tmp_p
 
 def test_a_reload_takes_a_renewed_certificate_and_refuses_files_that_cannot_be_used(tmp_path):
     admin = new_key()
-    keys = write_keys(tmp_path / "keys", {admin: Caller("admin", frozenset({Scope.ADMIN}))})
+    keys = write_keys(tmp_path / "keys", {admin: Caller("admin", frozenset({Scope.ADMIN, Scope.METRICS}))})
     chain, own_key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    first, second = signed_by_itself(), signed_by_itself()
+    first, second = signed_by_itself(), signed_by_itself(hours=2)
 
     def install(key, certificate: bytes) -> None:
         chain.write_bytes(certificate)
@@ -141,9 +143,17 @@ def test_a_reload_takes_a_renewed_certificate_and_refuses_files_that_cannot_be_u
         where = urlsplit(service.url)
         return {ssl.get_server_certificate((where.hostname, where.port), timeout=10).encode() for _ in range(8)}
 
-    def reload() -> httpx.Response:
+    def ask(method: str, path: str) -> httpx.Response:
         with httpx.Client(verify=False, timeout=30) as client:
-            return client.post(f"{service.url}/admin/reload", headers={"Authorization": f"Bearer {admin}"})
+            return client.request(method, f"{service.url}{path}", headers={"Authorization": f"Bearer {admin}"})
+
+    def reload() -> httpx.Response:
+        return ask("POST", "/admin/reload")
+
+    def said_to_expire_at() -> list[float]:
+        said = ask("GET", "/metrics").text
+        found = re.findall(r"^tessera_tls_certificate_expiry_timestamp_seconds (\S+)$", said, re.MULTILINE)
+        return [float(value) for value in found]
 
     install(*first)
     with RunningService(
@@ -153,8 +163,10 @@ def test_a_reload_takes_a_renewed_certificate_and_refuses_files_that_cannot_be_u
         assert shown() == {first[1]}
         install(*second)
         assert shown() == {first[1]}  # as long as nobody asks for it
+        assert said_to_expire_at() == [expiry_of(first[1])]
         assert reload().status_code == 200
         until(lambda: shown() == {second[1]}, tell=service.said)
+        until(lambda: said_to_expire_at() == [expiry_of(second[1])], tell=service.said)
 
         chain.write_bytes(b"no certificate")
         refused = reload()

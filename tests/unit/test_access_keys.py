@@ -127,6 +127,25 @@ def test_a_mark_of_its_encoding_before_the_first_line_locks_nobody_out(path):
     assert KeyFile(path).caller_of(key)
 
 
+def test_how_many_lines_do_not_count_is_known_until_they_are_mended(path):
+    """A reload refuses such a file and so does the next start: by a restart, hours later, all would be down."""
+    line, clock = line_of(new_key(), Caller("west", SEGMENT)), Clock()
+    write(path, line)
+    keys = KeyFile(path, clock)
+    seen = []
+    for number, lines in enumerate(((line,), (line, "a slip", line), (line,), (line, "another"), None, (line, "it"))):
+        path.unlink() if lines is None else write(path, *lines)
+        clock.now = number + 1.0
+        seen.append(keys.faulty_lines)
+    assert seen == [0, 2, 0, 1, 0, 1]
+    with pytest.raises(AccessUnusable):
+        keys.read()
+    assert keys.faulty_lines == 1
+    write(path, line)
+    keys.read()
+    assert keys.faulty_lines == 0
+
+
 def test_a_slip_locks_out_nobody_else_and_lets_nobody_in_again(path, caplog):
     """The process missed the version in which the key was taken out and all else was right."""
     caplog.set_level(logging.WARNING)  # whatever a test before set

@@ -52,6 +52,17 @@ def test_the_service_is_ready_when_all_are(states, together):
     assert value(merged(taken), "tessera_ready") == together
 
 
+def test_of_files_that_all_read_the_worst_counts():
+    taken = []
+    for lines, expiry in ((2, 500.0), (0, 900.0), (2, 900.0)):
+        metrics = Metrics(CollectorRegistry())
+        metrics.keys_faulty_lines.set(lines)
+        metrics.show_certificate(expiry)
+        taken.append(snapshot(metrics.registry))
+    assert value(merged(taken), "tessera_keys_faulty_lines") == 2
+    assert value(merged(taken), "tessera_tls_certificate_expiry_timestamp_seconds") == 500
+
+
 def test_what_is_known_of_the_model_is_1_whoever_says_it():
     taken = []
     for _ in range(3):

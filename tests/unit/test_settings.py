@@ -58,6 +58,7 @@ def test_every_setting_is_a_flag_with_its_own_help():
     ("arguments", "env", "message"),
     [
         (["--port", "70000"], {}, "--port (TESSERA_PORT): Input should be less than or equal to 65535"),
+        ([], {"TESSERA_PORT": "tcp://10.0.0.1:8000"}, "Kubernetes sets this for a service: enableServiceLinks: false"),
         ([], {"TESSERA_DEVICE": "tpu"}, "--device (TESSERA_DEVICE): Input should be 'auto', 'cpu' or 'cuda'"),
         ([], {"TESSERA_QUEUE_CAPACITY": "3"}, "Error: --max-files (64) must not exceed --queue-capacity (3)"),
         (
