@@ -7,7 +7,14 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from app.api.problems import InvalidRequest
@@ -41,6 +48,17 @@ class Stated(BaseModel):
         " of the request. If the model's own spacing is known, the image is rescaled to that for the model; the answer"
         " keeps the upload's pixels. If mpp is left out, a DICOM upload's header is read, and a TIFF's tags.",
     )
+
+    @field_validator("mpp", mode="wrap")
+    @classmethod
+    def _in_words(cls, value: object, validated: ValidatorFunctionWrapHandler) -> object:
+        """Say what a pixel size is, where pydantic would say what its parser or one of its bounds found."""
+        try:
+            return validated(value)
+        except ValidationError as error:
+            raise PydanticCustomError(
+                "mpp", f"the pixel size is a number from {LEAST_UM_PER_PX:g} to {MOST_UM_PER_PX:g} um/px, as in 0.5"
+            ) from error
 
     @field_validator("*", mode="before")
     @classmethod

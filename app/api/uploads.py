@@ -19,6 +19,10 @@ PART = "file"
 UPLOADED = (*MEDIA_TYPES, DICOM)
 """What a body of one image may be declared as."""
 
+_MEANT = {"image/jpg": "image/jpeg"}
+"""What clients declare that is no registered type, and what they mean."""
+_AS_IN = f'as in name="{PART}"; filename="patch.png"'
+
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 4096
 _LITTLE_BYTES = 2**20
@@ -60,7 +64,7 @@ async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type == FORM:
         return await _read_form(request, limits)
-    if media_type in UPLOADED:
+    if _MEANT.get(media_type, media_type) in UPLOADED:
         return [b"".join([chunk async for chunk in _bounded(request, limits)])]
     raise UnsupportedMediaType(f"send {FORM} with {PART} parts, or one of {', '.join(UPLOADED)}")
 
@@ -139,7 +143,7 @@ async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
         if error.message.startswith("Part exceeded maximum size"):
             raise InvalidRequest(
                 f"a part of the form has more than {_MAX_FIELD_BYTES} bytes and no file name; that of an image has one,"
-                f' as in name="{PART}"; filename="patch.png"'
+                f" {_AS_IN}"
             ) from error
         if error.message.startswith("Too many files"):
             raise UploadTooLarge(f"more than {limits.max_files} files; send them in several requests") from error
@@ -149,7 +153,10 @@ async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
     try:
         parts = [part for part in form.getlist(PART) if isinstance(part, UploadFile)]
         if not parts:
-            raise InvalidRequest(f"the form has no file in a part named {PART!r}")
+            raise InvalidRequest(
+                f"the form has no file in a part named {PART!r}; a file's part has just this name, and a filename,"
+                f" {_AS_IN}"
+            )
         if len(parts) < len(form.multi_items()):
             raise InvalidRequest(
                 f"the form has parts that are no file named {PART!r}; mpp and all else that a request states are query"

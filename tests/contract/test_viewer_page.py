@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from app.main import create_app
+from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.settings import Settings
 from tests.conftest import ROOT
 from tests.fakes import ColourSegmenter
@@ -87,6 +88,12 @@ def test_no_file_of_ours_names_another_server(path):
     text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
     assert "://" not in text
     assert not re.search(r"""["'(]//""", text)
+
+
+def test_the_page_takes_the_pixel_sizes_that_the_service_takes():
+    script = (STATIC / "spacing.js").read_text(encoding="utf-8")
+    bounds = {name: float(value) for name, value in re.findall(r"const (\w+_UM_PER_PX) = ([0-9.]+);", script)}
+    assert bounds == {"LEAST_UM_PER_PX": LEAST_UM_PER_PX, "MOST_UM_PER_PX": MOST_UM_PER_PX}
 
 
 def test_the_page_has_no_inline_script_or_style():

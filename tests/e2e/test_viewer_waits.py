@@ -16,6 +16,7 @@ from tests.e2e.viewer_page import (
     MASK,
     QUARTERS,
     SURE_200,
+    arrived,
     assert_seen,
     behind_gateway,
     blended,
@@ -49,16 +50,6 @@ def held(page: Page, pattern: str) -> Iterator[list[Route]]:
     released = True
     for route in routes:
         route.continue_()
-
-
-def arrived(page: Page, routes: list[Route], count: int) -> None:
-    """Wait for requests; what is caught is only told of while Playwright is waited for."""
-
-    def check() -> None:
-        page.wait_for_timeout(20)
-        assert len(routes) == count
-
-    eventually(check)
 
 
 def at_rest(pane: Locator) -> RgbImage:

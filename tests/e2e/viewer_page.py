@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from app.main import create_app
 from app.pathology.arrays import RgbImage
@@ -111,3 +111,13 @@ def behind_gateway(browser: Browser, segmenter: ColourSegmenter | None = None, *
 
 def equal(one: int, other: int) -> None:
     assert one == other
+
+
+def arrived(page: Page, routes: list[Route], count: int) -> None:
+    """Wait for requests; what is caught is only told of while Playwright is waited for."""
+
+    def check() -> None:
+        page.wait_for_timeout(20)
+        assert len(routes) == count
+
+    eventually(check)

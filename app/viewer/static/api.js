@@ -6,13 +6,24 @@ const LONGEST_WAIT_SECONDS = 60;
 
 /** What went wrong, in words: a problem document's title and detail, or this page's own. */
 export class Problem extends Error {
-  constructor(title, detail, status = 0) {
+  constructor(title, detail, status = 0, type = "") {
     super(detail ? `${title}: ${detail}` : title);
     this.status = status;
+    this.type = type;
   }
 
   get wantsKey() {
     return this.status === 401;
+  }
+
+  /** Whether the service, or a proxy before it, gave up waiting for the answer. */
+  get cameTooLate() {
+    return this.status === 504;
+  }
+
+  /** Whether it is the caller who has sent too much, and not the service that has too much to do. */
+  get isOfRate() {
+    return this.type.endsWith(":rate-exceeded");
   }
 }
 
@@ -38,9 +49,9 @@ export class Service {
   /**
    * Segment one image.
    * @param {Blob} image - Sent under a neutral name: its own may name a patient.
-   * @param {{accept: string, query?: Object, model?: {sha256: string}, signal?: AbortSignal, onWait?: function(number)}}
-   *   wanted - `model` is the only one whose answer is wanted, where one of it is kept already; `onWait` is told the
-   *   seconds until the next try when the service is busy.
+   * @param {{accept: string, query?: Object, model?: {sha256: string}, signal?: AbortSignal,
+   *   onWait?: function(number, Problem)}} wanted - `model` is the only one whose answer is wanted, where one of it is kept
+   *   already; `onWait` is told the seconds until the next try, and what is waited for.
    * @returns {Promise<Blob>} The answer.
    * @throws {Problem} The service refused, or could not be reached, or another model answered.
    */
@@ -73,7 +84,7 @@ export class Service {
       if (answer.wantsKey && key !== this.#key) continue; // it says nothing of the key given meanwhile
       if (!RETRIED.has(response.status) || tries >= MOST_TRIES) throw answer;
       const seconds = secondsToWait(response, tries);
-      onWait(seconds);
+      onWait(seconds, answer);
       await pause(seconds, request.signal);
     }
   }
@@ -88,8 +99,8 @@ async function problemOf(response, hadKey) {
     );
   }
   if (isA(response, "application/problem+json")) {
-    const { title, detail } = await response.json();
-    return new Problem(title, detail, response.status);
+    const { title, detail, type } = await response.json();
+    return new Problem(title, detail, response.status, type);
   }
   return new Problem(`The service answered ${response.status} ${response.statusText}`.trim(), "", response.status);
 }

@@ -24,8 +24,9 @@ export const capitalised = (name) => name.charAt(0).toUpperCase() + name.slice(1
 /** "1 warning", "2 warnings". */
 export const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
-/** What is said while the service is busy. */
-export const waiting = (seconds) => `the service is busy; trying again in ${seconds} s`;
+/** What is said until a request is sent again that met `problem`. */
+export const waiting = (seconds, { isOfRate }) =>
+  `${isOfRate ? "the limit of images a minute is reached" : "the service is busy"}; trying again in ${seconds} s`;
 
 /** The classes' shares in one bar, for the eye alone: the numbers stand elsewhere. */
 export function strip(classes, look = "") {

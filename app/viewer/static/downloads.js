@@ -33,7 +33,7 @@ export function enableDownloads(service, current, onProblem) {
     const name = button.firstChild.data.trim();
     const wait = element("p", { class: "hint", role: "status" });
     byId("downloads").append(wait);
-    const onWait = (seconds) => (wait.textContent = `${name}: ${waiting(seconds)}.`);
+    const onWait = (...until) => (wait.textContent = `${name}: ${waiting(...until)}.`);
     button.addEventListener("click", async () => {
       if (button.getAttribute("aria-busy") === "true") return;
       const { patch, opacity } = current();
@@ -41,6 +41,7 @@ export function enableDownloads(service, current, onProblem) {
       try {
         const [end, content] = await FILES[button.dataset.download](service, patch, opacity, onWait);
         save(content, `${patch.path.replace(/\.[^./]*$/, "").replaceAll("/", "_")}_${end}`);
+        patch.saved = true;
       } catch (error) {
         onProblem(error, patch);
       } finally {

@@ -29,7 +29,7 @@ export function enableLooking(service, patches) {
   const opacities = { classes: 40, outlines: 100, confidence: 80 }; // in percent; lines and heat say little when they are faint
   const ruler = new Ruler(byId("ruler"));
   const view = new View(byId("panes"), byId("left"), byId("right"), sayWhatIsAt, (pixel) => (ruler.pixel = pixel));
-  const scene = new Scene(service, view, look, (seconds) => latest && say(`${capitalised(waiting(seconds))}.`));
+  const scene = new Scene(service, view, look, (...wait) => latest && say(`${capitalised(waiting(...wait))}.`));
   const result = new Result(look, repaint);
   let opened = null; // the answer that is in the view, or on its way there
   let latest = null; // the attempt that is under way and says so

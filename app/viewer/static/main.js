@@ -6,31 +6,33 @@ import { byId, waiting } from "./dom.js";
 import { enableDownloads, save } from "./downloads.js";
 import { filesOf, found, isDicom } from "./files.js";
 import { enableKey } from "./key.js";
+import { askBeforeLeaving } from "./leaving.js";
 import { showList, tabStop } from "./list.js";
 import { enableLooking } from "./looking.js";
 import { Patches, State } from "./patches.js";
 import { Queue } from "./queue.js";
-import { enableSpacing, stated } from "./spacing.js";
+import { checkSpacing, enableSpacing, stated } from "./spacing.js";
 import { tableOf } from "./table.js";
 
 const AT_ONCE = 3;
 
 const service = new Service();
 const patches = new Patches();
-const queue = new Queue(segment, AT_ONCE);
+const queue = new Queue(segment, AT_ONCE, ({ late }) => late === true);
 const { result, tissueOpacity } = enableLooking(service, patches);
 
 async function segment(patch, signal) {
   if (signal.aborted) return;
   patches.update(patch, { state: State.RUNNING });
-  const onWait = (seconds) => patches.update(patch, { note: waiting(seconds) });
+  const onWait = (...until) => patches.update(patch, { note: waiting(...until) });
   try {
     // What a DICOM file's header says of its pixel size may not be outvoted.
     if (!patch.corrected && (await isDicom(patch.file))) patch.stated = {};
+    checkSpacing(patch.stated);
     const wanted = { accept: "application/json", query: patch.stated, signal, onWait };
     const json = await service.segment(patch.file, wanted);
     const answer = JSON.parse(await json.text());
-    patches.update(patch, { state: State.DONE, json, answer, before: undefined });
+    patches.update(patch, { state: State.DONE, json, answer, before: undefined, saved: false });
     if (!result.isExplained(answer)) readModel().catch(unlessRefused);
   } catch (error) {
     if (error.name === "AbortError") {
@@ -39,6 +41,9 @@ async function segment(patch, signal) {
       queue.hold(patch);
       patches.update(patch, { state: State.WAITING, note: "waits for an API key" });
       tell(error);
+    } else if (error.cameTooLate && !patch.late && !signal.aborted) {
+      patches.update(patch, { state: State.WAITING, note: "took too long; waits to be sent alone", late: true });
+      queue.add([patch]);
     } else {
       leave(patch, { state: State.FAILED, note: error.message });
       tell(error, patch);
@@ -121,6 +126,7 @@ byId("clear").addEventListener("click", () => {
   byId("files").focus();
 });
 byId("table").addEventListener("click", () => {
+  for (const patch of patches.in(State.DONE)) patch.saved = true;
   // Excel takes text that does not begin with this mark for the system's own encoding.
   save(new Blob(["\uFEFF", tableOf(patches.all)], { type: "text/csv" }), "labels.csv");
 });
@@ -137,4 +143,5 @@ enableSpacing(patches, (patch) => {
   tabStop().focus(); // the button has gone
 });
 showList(patches);
+askBeforeLeaving(patches);
 readModel().catch(tell);

@@ -17,6 +17,8 @@ export const State = Object.freeze({
  * @property {boolean} [corrected] - It was said of this patch alone, which had turned out to state nothing itself:
  *   then it holds for DICOM, too.
  * @property {Object} [before] - What is put back when it is sent once more and no new answer comes.
+ * @property {boolean} [late] - It was not answered in time: from then on it is sent alone.
+ * @property {boolean} [saved] - Something of its answer was saved.
  * @property {string} state - One of State.
  * @property {string} note - What there is to say beside the state: a problem, or a wait.
  * @property {Object} [answer] - The service's answer.

@@ -31,7 +31,7 @@ export class Scene {
    * @param {Service} service
    * @param {View} view
    * @param {Look} look - Read at each painting.
-   * @param {function(number)} onWait - Told the seconds until the next try when the service is busy.
+   * @param {function(number, Problem)} onWait - Told the seconds until the next try, and what is waited for.
    */
   constructor(service, view, look, onWait) {
     this.#service = service;

@@ -3,7 +3,7 @@
 const OVERLAY = "overlay";
 const PATTERN_OPACITY = 0.6; // patterns stay readable over a faint mask
 const ZOOM_STEP = 1.5;
-const NARROW = matchMedia("(max-width: 60rem)"); // as in the style sheets
+const NARROW = matchMedia(document.querySelector('link[href$="/narrow.css"]').media);
 
 const OPTIONS = {
   drawer: "canvas", // exact colours, and layers that can be painted anew in place
