@@ -37,6 +37,8 @@ _PIXELS_A_PART, _PARTS_OF_ANY = 24, 1024
 finest level, half of that at the next and so on, and three channels. Usual ones are four times as large."""
 _TILE_PARTS = 16
 """A tile costs as much as so many parts, however empty."""
+_LAYERS_A_PART = 16
+"""Layers cost hardly anything: 1024 px squared in precincts of 64 px take 0.53 s with one, and 0.59 s with 80."""
 _DAMAGED = "the JPEG 2000 image's header is damaged"
 _Bounds = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Where each of a row, or column, of tiles begins and ends."""
@@ -165,7 +167,10 @@ def _check_parts(sizes: bytes, size: Size, styles: Collection[_Style], layers: i
         places = _shrunk(columns, steps[3 * component + 1]), _shrunk(rows, steps[3 * component + 2])
         parts += max(_parts(style, layers, *places) for style in styles)
     if parts > size.pixels // _PIXELS_A_PART + _PARTS_OF_ANY:
-        raise UnreadableImage("the JPEG 2000 image is cut into far more tiles, blocks or packets than its pixels need")
+        raise UnreadableImage(
+            "the JPEG 2000 image is cut into far more tiles, blocks or packets than its pixels need;"
+            " encode it with larger tiles and precincts"
+        )
 
 
 def _tiles(begin: int, end: int, first: int, side: int, count: int) -> _Bounds:
@@ -193,7 +198,7 @@ def _parts(style: _Style, layers: int, columns: _Bounds, rows: _Bounds) -> int:
         halved = 0 if resolution == 0 else 1
         block = [min(side, max(0, whole - halved)) for side, whole in zip(style.block, precinct, strict=True)]
         precincts = _cells(_shrunk(columns, step), precinct[0]) * _cells(_shrunk(rows, step), precinct[1])
-        parts += precincts * (len(bands) + layers)
+        parts += precincts * (len(bands) + -(-layers // _LAYERS_A_PART))
         for right, below in bands:
             across = _cells(_shrunk(columns, step << halved, right * step), block[0])
             parts += across * _cells(_shrunk(rows, step << halved, below * step), block[1])

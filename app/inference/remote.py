@@ -14,6 +14,7 @@ from app.inference.result import NO_MEMORY, WindowResult
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import RgbImage
 from app.pathology.manifest import ModelManifest
+from app.telemetry.logging import request_id
 from app.telemetry.metrics import SegmentationMetrics
 
 _FAILED = "the model failed on this image"
@@ -63,6 +64,7 @@ class RemoteSegmenter:
         self._waiting = 0
         self._open = False
         self._why_closed = STOPPING
+        self._told_of: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -120,7 +122,9 @@ class RemoteSegmenter:
                     self._ask(Asked(Verb.WITHDRAW, slot, shape, queued_at))
             raise
         except InferenceFailed as error:
-            _log.error("the model failed on a window", exc_info=error)
+            if request_id.get() is None or request_id.get() != self._told_of:  # once for all windows of a request
+                _log.error("the model failed on a window", exc_info=error)
+            self._told_of = request_id.get()
             raise
 
     def give_back(self) -> None:

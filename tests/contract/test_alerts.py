@@ -49,14 +49,17 @@ def most_spans(value_at: dict[int, float]) -> int:
     return max(sum(spans[at : at + 6]) for at in range(len(spans)))
 
 
-def fires_by_share(name: str, requests_a_minute: float, failed_every: int, minutes: int) -> bool:
+def fires_by_share(
+    name: str, requests_a_minute: float, failed_every: int, minutes: int, asked_minutes: int = 60
+) -> bool:
     """Return whether an alert on a share of requests fires.
 
     Args:
         name: Which.
-        requests_a_minute: To the routes that take images, evenly, for an hour.
+        requests_a_minute: To the routes that take images, evenly.
         failed_every: Each so-manieth of them fails, the first one too.
         minutes: For how long they do; afterwards none does.
+        asked_minutes: For how long there are requests, of the hour that is looked at.
     """
     of_failed = r"tessera_requests_total\{[^}]*, status=[^}]*\}"
     found = re.fullmatch(
@@ -67,7 +70,7 @@ def fires_by_share(name: str, requests_a_minute: float, failed_every: int, minut
     )
     assert found
     lasts_minutes = int(RULES[name]["for"].removesuffix("m"))
-    begins = [60 * number / requests_a_minute for number in range(round(60 * requests_a_minute))]
+    begins = [60 * number / requests_a_minute for number in range(round(asked_minutes * requests_a_minute))]
     fails = [second for second in begins[::failed_every] if second < 60 * minutes]
     window, lasts = (60 * number // SCRAPE_SECONDS for number in (int(found[2]), lasts_minutes))
     firing = []
@@ -148,6 +151,10 @@ def test_failures_that_go_on_wake_somebody(requests_a_minute, failed_every, minu
 )
 def test_clients_that_leave_now_and_then_are_no_ticket(requests_a_minute, failed_every, minutes) -> None:
     assert not fires_by_share("TesseraClientsLeave", requests_a_minute, failed_every, minutes)
+
+
+def test_many_that_leave_at_once_and_silence_after_them_are_no_ticket() -> None:
+    assert not fires_by_share("TesseraClientsLeave", 16, 1, 1, asked_minutes=1)
 
 
 @pytest.mark.parametrize(("requests_a_minute", "failed_every", "minutes"), [(1 / 4, 1, 60), (6, 4, 60), (600, 1, 30)])

@@ -44,9 +44,11 @@ def proxy(service, tmp_path):
     port, there = free_port(), urlsplit(service.url).netloc
     location = location.replace("127.0.0.1:8000", there)
     (tmp_path / "nginx.conf").write_text(CONFIGURATION.format(folder=tmp_path, port=port, location=location))
-    user = f"{pwd.getpwuid(os.geteuid()).pw_name} {grp.getgrgid(os.getegid()).gr_name}"
+    user = ""
+    if os.geteuid() == 0:  # else it is said to make no sense
+        user = f"user {pwd.getpwuid(os.geteuid()).pw_name} {grp.getgrgid(os.getegid()).gr_name};"
     command = [program("nginx"), "-e", str(tmp_path / "error.log"), "-p", str(tmp_path)]
-    process = subprocess.Popen([*command, "-c", str(tmp_path / "nginx.conf"), "-g", f"daemon off; user {user};"])
+    process = subprocess.Popen([*command, "-c", str(tmp_path / "nginx.conf"), "-g", f"daemon off; {user}"])
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + START_SECONDS

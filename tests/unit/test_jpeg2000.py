@@ -26,6 +26,8 @@ TOO_MANY = "far more tiles, blocks or packets"
         {"codeblock_size": (32, 32)},
         {"codeblock_size": (16, 16), "precinct_size": (64, 64)},
         {"codeblock_size": (32, 32), "precinct_size": (128, 128), "quality_layers": [80, 40, 20, 10, 5]},
+        {"precinct_size": (64, 64), "quality_layers": [*range(60, 0, -5)]},
+        {"codeblock_size": (16, 16), "precinct_size": (64, 64), "quality_layers": [60, 40, 20, 10]},
         {"precinct_size": (256, 256), "num_resolutions": 1},
         {"tile_size": (128, 128), "num_resolutions": 6},
         {"tile_size": (256, 256), "progression": "RPCL", "plt": True},
@@ -61,7 +63,7 @@ TINY = coding_style(1, precinct=1, block=0)
         codestream_of(512, 0, block=0),
         codestream_of(512, 0, tile=16),
         codestream_of(512, 0, tile=1),
-        codestream_of(512, 5, precinct=7, layers=500),
+        codestream_of(512, 5, precinct=7, layers=2**16 - 1),
         codestream_of(512, main=jpeg_2000_segment(COD, b"\1\0\0\1\1" + TINY)),
         codestream_of(512, main=jpeg_2000_segment(COC, b"\0\1" + TINY)),
         codestream_of(512, tiles=jpeg_2000_segment(COD, b"\1\0\0\1\1" + TINY)),
@@ -193,7 +195,7 @@ def slow_parts(tiles, steps, levels, precinct, block, layers):
         scale, halved = 2 ** (levels - resolution), int(resolution > 0)
         bands = [(1, 0), (0, 1), (1, 1)] if resolution else [(0, 0)]
         held = [cells(parted(side, scale), exponent) for side, exponent in zip(sides, precinct, strict=True)]
-        parts += held[0] * held[1] * (len(bands) + layers)
+        parts += held[0] * held[1] * (len(bands) + -(-layers // 16))
         for band in bands:
             across, down = (
                 cells(parted(sides[i], scale << halved, scale * band[i]), min(block[i], precinct[i] - halved))

@@ -37,11 +37,12 @@ export function enableDownloads(service, current, onProblem) {
     button.addEventListener("click", async () => {
       if (button.getAttribute("aria-busy") === "true") return;
       const { patch, opacity } = current();
+      const { json } = patch;
       button.setAttribute("aria-busy", "true");
       try {
         const [end, content] = await FILES[button.dataset.download](service, patch, opacity, onWait);
         save(content, `${patch.path.replace(/\.[^./]*$/, "").replaceAll("/", "_")}_${end}`);
-        patch.saved = true;
+        if (patch.json === json) patch.saved = true; // and not what the service said since
       } catch (error) {
         onProblem(error, patch);
       } finally {
