@@ -1,7 +1,9 @@
 """Checkpoints: files of tensors and plain values, read with `weights_only=True` and replaced in one step."""
 
+import argparse
 import errno
 import pickle
+import re
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -28,6 +30,9 @@ class Checkpoint:
 
 
 _LFS_POINTER, _ZIP = b"version https://git-lfs", b"PK\x03\x04"
+
+_REFUSED = re.compile(r"GLOBAL ([\w.]+) was not an allowed global")
+"""How torch names what a file holds beside tensors and plain values."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -61,7 +66,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         InvalidCheckpoint: The file is missing, damaged, holds more than tensors and plain values, or no dictionary.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # timm's plain `args`
             warnings.simplefilter("ignore")  # of kinds of files that are refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -88,5 +93,10 @@ def _reason(path: Path, error: Exception) -> str:
     if "TorchScript" in str(error):
         return "it is a TorchScript program; save the network's state_dict()"
     if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
-        return "it holds more than tensors and plain values, such as a whole model; save its state_dict()"
+        named = _REFUSED.search(str(error))
+        what = f": {named[1]}" if named else ", such as a whole model"
+        return (
+            f"it holds more than tensors and plain values{what}; save the weights alone, as in"
+            ' torch.save(checkpoint["state_dict"], "weights.pth"), of a whole model its state_dict()'
+        )
     return first_line(error)

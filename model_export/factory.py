@@ -58,16 +58,21 @@ def load_network(
             raise InvalidCheckpoint(f"factory {factory}: {name} is on torch's meta device; build it on the CPU")
     network = network.cpu().float()  # as it is tried out and exported, whatever it was trained in
     wanted = network.state_dict()
-    fitting, beside = fitted(path, weights, wanted)
+    fitting, before, beside = fitted(path, weights, wanted)
     for name, value in fitting.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise InvalidCheckpoint(f"{path}: {name} holds values that are no numbers, or infinite")
-    if key is None and (others := others_that_fit(checkpoint, taken, wanted)):
-        note(
-            f"note: {path}: the weights under {taken} are taken; it also holds {listed(others)}: --weights takes those"
-        )
+    if key is None:
+        also = f"note: {path}: the weights under {taken} are taken; it also holds"
+        whole, parts = others_that_fit(checkpoint, taken, network)
+        if whole:
+            note(f"{also} {listed(whole)}: `export --weights KEY` takes those")
+        if parts:
+            which = "which is not a whole state_dict" if len(parts) == 1 else "none of them a whole state_dict"
+            note(f"{also} {listed(parts)}, {which}: save it as one if you mean it")
     if beside:
-        note(f"note: {path}: left out, as no part of the network: {listed(beside)}")
+        whose = "its name does" if len(beside) == 1 else "their names do"
+        note(f"note: {path}: ignored: {listed(beside)} ({whose} not start with `{before}`)")
     network.load_state_dict(fitting)
     return network.eval()
 

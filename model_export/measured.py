@@ -14,6 +14,9 @@ from model_export.training.environment import differing
 
 _DIGITS = 4
 
+_SCORED = ("model", "averaged")
+"""Keys of the project's own checkpoints with the averaged weights, which alone are scored."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -68,18 +71,21 @@ def read_measured(path: Path, classes: Sequence[TissueClass], views: Views) -> M
     return measured
 
 
-def of_others(path: Path, recipe: Mapping[str, Any], epoch: int | None) -> list[str]:
+def of_others(path: Path, recipe: Mapping[str, Any], epoch: int | None, key: str | None = None) -> list[str]:
     """Return a line for each reason why a `scores.json`, which `read_measured` read, may not be of these weights.
 
     Args:
         path: The file, of finished trainings; those of earlier versions do not say by which recipe.
         recipe: What the network was trained by; empty where that is not known.
         epoch: How many of the recipe's epochs it was trained for; None where that is not known.
+        key: What the weights were asked for under, of a checkpoint of the project's own; None where they were not.
     """
     doubt = "its scores, thresholds and temperature may not be theirs"
     if not recipe:
         return [f"note: these weights do not note by which recipe they were trained, as those of {path} were: {doubt}"]
     notes = []
+    if key not in (None, *_SCORED):
+        notes.append(f"note: {path} is of averaged weights, these are under {key}: {doubt}")
     scored = json.loads(path.read_text(encoding="utf-8")).get("recipe")
     if isinstance(scored, dict) and (name := differing(recipe, scored)):
         notes.append(

@@ -127,8 +127,9 @@ class ServingGraph(nn.Module):
             raise
         except Exception as error:  # whatever a user's own network raises is that network's fault, said in one line
             raise InvalidCheckpoint(
-                f"the network does not run on a {side}x{side} px image: {first_line(error)}; inputs are any multiples"
-                " of --stride up to --window, so a network made for one size has to interpolate its learned positions"
+                f"the network does not run on a {side}x{side} px image: {first_line(error)}; try a larger --stride;"
+                " inputs are any multiples of it up to --window, so a network made for one size has to interpolate its"
+                " learned positions"
             ) from error
         if logits.shape[1] != class_count:
             if logits.shape[1] == 1:

@@ -45,7 +45,7 @@ def plan_trials(stride: int, window_px: int | None = None, own: Sequence[RgbBatc
     passed = 0
     for trial in chain(
         map(Trial, drawn),
-        (Trial(batch, f"; on image {number} of one's own", own=True, seams=True) for number, batch in numbered),
+        (Trial(batch, f"; on --trial image {number}", own=True, seams=True) for number, batch in numbered),
     ):
         yield trial
         passed = max(passed, *trial.batch.shape[1:3])

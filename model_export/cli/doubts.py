@@ -6,6 +6,7 @@ import numpy as np
 
 from app.pathology.classes import TissueClass
 from model_export.verify import Comparison
+from model_export.weights import listed
 
 _MAX_SEAM, _MAX_OWN_SEAM = 0.005, 0.05
 """Share of pixels that may be of another class in another window before it is told: of drawn tissue the sure ones
@@ -70,6 +71,14 @@ def doubts_of_comparisons(comparisons: Sequence[Comparison], classes: Sequence[T
             "note: all that the network says of the labels lies in 0 to 1, as after a sigmoid: if it is no logits,"
             " every patch gets every label; return what the sigmoid is given"
         )
+    small = [
+        str(number)
+        for number, comparison in enumerate((one for one in comparisons if one.own), start=1)
+        if comparison.seam is None
+    ]
+    if small and any(comparison.seam is not None for comparison in comparisons if not comparison.own):
+        which = f"image {small[0]} is" if len(small) == 1 else f"images {listed(small)} are"
+        notes.append(f"note: trial {which} too small to look for seams: both sides must exceed 2 x --margin + --stride")
     of_own, drawn = (
         max((comparison.seam or 0 for comparison in comparisons if comparison.own is own), default=0)
         for own in (True, False)

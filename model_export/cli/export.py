@@ -158,7 +158,7 @@ def export(
     of_which = {"checkpoint_sha256": sha256_of(checkpoint), **{name: text for name, text in given.items() if text}}
     card = replace(card, made_of=of_which)
     network = load_network(trained, card.classes, factory, weights, click.echo)
-    for note in of_others(scores, recipe_noted(trained), epoch_noted(trained)) if scores else []:
+    for note in of_others(scores, recipe_noted(trained), epoch_noted(trained), weights) if scores else []:
         click.echo(note)
     for note in (*doubts_of_classes(card.classes), *doubts_of_spacing(card.um_per_px)):
         click.echo(note)

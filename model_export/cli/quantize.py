@@ -113,7 +113,7 @@ def _check_weights(checkpoint: Checkpoint, bundle: Path, manifest: ModelManifest
         temperature=manifest.temperature,
     )
     try:
-        network = load_network(checkpoint, manifest.classes, note=click.echo)
+        network = load_network(checkpoint, manifest.classes, key=manifest.producer.get("weights"), note=click.echo)
         verify(serving_graph(network, card), bundle / MODEL_FILE)
     except VerificationFailed as error:
         raise InvalidCheckpoint(

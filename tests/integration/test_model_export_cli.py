@@ -23,6 +23,7 @@ from app.pathology.geometry import Size
 from model_export.answers import Answer
 from model_export.checkpoint import load_checkpoint, save_checkpoint
 from model_export.cli import main
+from model_export.cli.doubts import doubts_of_comparisons
 from model_export.corruptions import CORRUPTIONS
 from model_export.measured import read_measured
 from model_export.synthetic import draw_patch
@@ -785,6 +786,19 @@ def test_the_pairs_that_a_checkpoint_held_out_are_judged_and_not_calibrated_on(
     assert load_bundle(copied / "int8").manifest.variant.measured_on == "2 pairs that the network never saw"
 
 
+def test_a_checkpoint_is_checked_by_the_weights_that_its_bundle_was_asked_for(data, trained, tmp_path):
+    given = ("--checkpoint", trained / "last.pth")
+    named = ("--out", tmp_path / "bundle", "--name", "x", "--version", "1", "--window", 128, "--margin", 32)
+    ran("export", *given, *named, "--weights", "network")
+
+    lines = ran(
+        *("quantize", tmp_path / "bundle", "--precision", "fp16", "--pairs", data / "pairs", *given),
+        *("--max-lost", 100, "--max-labels-changed", 100),
+    )
+
+    assert lines[-1].startswith("written: ")
+
+
 # export and verify, of anyone's network
 
 
@@ -1006,7 +1020,7 @@ def test_averaged_weights_are_noted_and_exported_when_asked_for(foreign):
     weights = load_checkpoint(foreign / "foreign.pth")["state_dict"]
     averaged = {name: value + 0.5 for name, value in weights.items()}
     save_checkpoint(foreign / "foreign.pth", {"state_dict": weights, "state_dict_ema": averaged})
-    other = "note: foreign.pth: the weights under state_dict are taken; it also holds state_dict_ema: --weights"
+    other = "note: foreign.pth: the weights under state_dict are taken; it also holds state_dict_ema: `export "
     asked = ("--weights", "state_dict_ema")
 
     lines = ran("export", *FOREIGN, *NAMED, "--out", "averaged", *asked)
@@ -1062,6 +1076,26 @@ def test_what_is_odd_in_a_comparison_is_noted(foreign, monkeypatch, compared, st
     assert all(note.startswith(start) for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("seams", "of_window", "told"),
+    [
+        ([None], 0.0, "image 1 is"),
+        ([0.0, None], 0.0, "image 2 is"),
+        ([None, 0.0, None], 0.0, "images 1, 3 are"),
+        ([0.0], 0.0, None),
+        ([None], None, None),
+        ([], 0.0, None),
+    ],
+)
+def test_images_of_ones_own_that_are_too_small_to_show_seams_are_noted(seams, of_window, told):
+    own = [Comparison((1, 64, 64, 3), 1.0, 0, 0.0, own=True, seam=seam) for seam in seams]
+    found = [Comparison((1, 96, 96, 3), 1.0, 0, 0.0), *own, Comparison((1, 512, 512, 3), 1.0, 0, 0.0, seam=of_window)]
+
+    assert doubts_of_comparisons(found, WSSS4LUAD) == [
+        f"note: trial {told} too small to look for seams: both sides must exceed 2 x --margin + --stride"
+    ] * (told is not None)
+
+
 def test_scores_beside_weights_they_may_not_be_of_are_noted(trained, scores, tmp_path, monkeypatch):
     command = importlib.import_module("model_export.cli.export")
     monkeypatch.setattr(command, "export_bundle", lambda *_: [Comparison((1, 64, 64, 3), 1.0, 0, 0.0)])
@@ -1070,8 +1104,8 @@ def test_scores_beside_weights_they_may_not_be_of_are_noted(trained, scores, tmp
     save_checkpoint(tmp_path / "bare.pth", {"averaged": state["averaged"]})
     table = scores / "scores.json"
 
-    def notes(checkpoint):
-        given = ("--checkpoint", checkpoint, "--scores", table, "--name", "x", "--version", "1", "--out", "new")
+    def notes(checkpoint, *more):
+        given = (*more, "--checkpoint", checkpoint, "--scores", table, "--name", "x", "--version", "1", "--out", "new")
         given += ("--um-per-px", 1)
         return [line for line in ran("export", *given) if line.startswith("note: ")]
 
@@ -1080,6 +1114,11 @@ def test_scores_beside_weights_they_may_not_be_of_are_noted(trained, scores, tmp
     assert unfinished.startswith(f"note: {table} is of finished trainings, these weights of epoch 0 of 1: ")
     assert unknown.startswith("note: these weights do not note by which recipe they were trained")
     assert notes(scores / "fold-1" / "last.pth") == []
+    assert notes(scores / "fold-1" / "last.pth", "--weights", "averaged") == []
+    assert notes(scores / "fold-1" / "last.pth", "--weights", "network") == [
+        f"note: {table} is of averaged weights, these are under network: its scores, thresholds and temperature may"
+        " not be theirs"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import argparse
 import importlib
 import json
 import pickle
@@ -154,8 +155,28 @@ def test_a_whole_model_is_refused_with_what_would_be_right(tmp_path):
 
     message = refusal(load_checkpoint, path)
 
-    reason = "it holds more than tensors and plain values, such as a whole model; save its state_dict()"
-    assert message == f"{path}: not a checkpoint of tensors: {reason}"
+    assert message == (
+        f"{path}: not a checkpoint of tensors: it holds more than tensors and plain values:"
+        ' torch.nn.modules.linear.Linear; save the weights alone, as in torch.save(checkpoint["state_dict"],'
+        ' "weights.pth"), of a whole model its state_dict()'
+    )
+
+
+def test_the_arguments_of_a_timm_training_are_plain_values(tmp_path):
+    path = tmp_path / "timm.pth"
+    arguments = argparse.Namespace(lr=0.1, betas=[0.9, 0.99])
+    torch.save({"args": arguments, "state_dict": {"weight": torch.ones(2)}}, path)
+
+    assert load_checkpoint(path)["args"] == arguments
+    assert argparse.Namespace not in torch.serialization.get_safe_globals(), "for this file alone"
+
+
+def test_code_among_the_arguments_of_a_training_is_refused_and_not_run(tmp_path):
+    path, marker = tmp_path / "evil.pth", tmp_path / "was-run"
+    torch.save({"args": argparse.Namespace(evil=Payload(marker))}, path)
+
+    assert refusal(load_checkpoint, path).startswith(f"{path}: not a checkpoint of tensors: it holds more than")
+    assert not marker.exists()
 
 
 def test_a_checkpoint_that_cannot_be_written_names_its_file(tmp_path):
@@ -364,10 +385,17 @@ def test_torchscript_is_refused_without_a_warning(tmp_path):
     assert message.endswith(": it is a TorchScript program; save the network's state_dict()")
 
 
+def nested():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch tells that they are a prototype
+        return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
         (torch.zeros(1, device="meta"), "is on torch's meta device, without values; save the real weights"),
+        (nested(), "is a nested tensor; save a plain one"),
         (torch.zeros(2, 2).to_sparse(), "is a sparse tensor; save it as to_dense() gives it"),
     ],
 )

@@ -237,8 +237,8 @@ def test_the_graph_is_in_evaluation_mode():
         (nn.Sequential(Network(), nn.AvgPool2d((2, 1))), "logits of 16x8 do not divide an input of 16x16 px evenly"),
         (
             Raising(AssertionError("only 224 px\nplease")),
-            "does not run on a 16x16 px image: only 224 px; inputs are any multiples of --stride up to --window, so a"
-            " network made for one size has to interpolate its learned positions",
+            "does not run on a 16x16 px image: only 224 px; try a larger --stride; inputs are any multiples of it up"
+            " to --window, so a network made for one size has to interpolate its learned positions",
         ),
         (Raising(IndexError()), "does not run on a 16x16 px image: IndexError"),
         (Raising(ZeroDivisionError("by zero")), "does not run on a 16x16 px image: by zero"),

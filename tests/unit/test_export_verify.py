@@ -187,7 +187,7 @@ def test_which_image_of_ones_own_is_wrong_is_said(tmp_path):
     network = foreign(no_number_on_white)
     export_bundle(network, CARD, tmp_path / "bundle")
     own = [np.full((1, 64, 64, 3), grey, np.uint8) for grey in (128, 255)]
-    with pytest.raises(InvalidCheckpoint, match=r"is no number, or infinite; .*; on image 2 of one's own$"):
+    with pytest.raises(InvalidCheckpoint, match=r"is no number, or infinite; .*; on --trial image 2$"):
         verify(serving_graph(network, CARD), tmp_path / "bundle" / "model.onnx", 512, own=own)
 
 

@@ -63,15 +63,82 @@ def test_averaged_weights_beside_those_that_are_taken_are_noted_and_can_be_asked
 
     assert same(found, plain)
     assert notes == [
-        f"note: {path}: the weights under state_dict are taken; it also holds {averaged}: --weights takes those"
+        f"note: {path}: the weights under state_dict are taken; it also holds {averaged}: `export --weights KEY` takes"
+        " those"
     ]
     assert same(asked, mean)
     assert none == []
 
 
 def test_other_tensors_than_the_networks_need_no_note(path):
-    _, notes = loaded(path, {"model": drawn(), "criterion": {"weight": torch.ones(2)}, "empty": {}, "lr": 0.1})
+    network = importlib.import_module(MODULE).Foreign()
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.zeros(1, 3, 8, 8))["out"].sum().backward()
+    optimizer.step()
+    beside = {"optimizer": optimizer.state_dict(), "criterion": {"weight": torch.ones(2)}, "empty": {}, "lr": 0.1}
 
+    _, notes = loaded(path, {"model": drawn(), **beside})
+
+    assert notes == []
+
+
+NORMALISED = """
+    from torch import nn
+
+    class Normalised(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+"""
+
+
+@pytest.mark.parametrize("form", ["parameters", "nested", "with a decay", "nested parameters"])
+def test_averaged_weights_that_cannot_be_taken_as_they_are_are_noted(path, form):
+    write_module(path.parent, MODULE, NORMALISED)
+    network = importlib.import_module(MODULE).Normalised()
+    whole, parameters = network.state_dict(), {name: value.detach() for name, value in network.named_parameters()}
+    averaged = {
+        "parameters": parameters,
+        "nested": {"module": whole, "updates": 5},
+        "with a decay": {"decay": 0.99, **whole},
+        "nested parameters": {"decay": 0.99, "shadow": {f"module.{name}": one for name, one in parameters.items()}},
+    }[form]
+    save_checkpoint(path, {"model": whole, "ema": averaged, "criterion": {"weight": torch.ones(2)}})
+    notes = []
+
+    load_network(read_checkpoint(path), TWO_CLASSES, f"{MODULE}:Normalised", note=notes.append)
+
+    assert notes == [
+        f"note: {path}: the weights under model are taken; it also holds ema, which is not a whole state_dict: save it"
+        " as one if you mean it"
+    ]
+
+
+def test_several_that_cannot_be_taken_are_noted_in_one_line(path):
+    _, notes = loaded(path, {"model": drawn(), "ema": {"decay": 0.9, **drawn()}, 3: {"net": drawn()}})
+
+    assert [note.split("holds ")[1] for note in notes] == [
+        "ema, 3, none of them a whole state_dict: save it as one if you mean it"
+    ]
+
+
+def test_keys_that_are_no_text_are_named_and_taken_as_text(path):
+    first, second = drawn(), {name: value + 1 for name, value in drawn().items()}
+
+    found, notes = loaded(path, {"model": first, 1: second})
+
+    assert same(found, first)
+    assert notes[0].endswith("it also holds 1: `export --weights KEY` takes those")
+    assert same(loaded(path, {0: first, 1: second}, "1")[0], second)
+    assert refusal(path, {0: first, 1: second}).endswith("takes those under another key: 0, 1")
+
+
+@pytest.mark.parametrize("model", [{"arch": "unet"}, {}, "unet", {"state_dict": {"scale": torch.ones(1)}}])
+def test_a_well_known_key_without_weights_is_passed_over(path, model):
+    weights = drawn()
+
+    found, notes = loaded(path, {"model": model, "state_dict": weights})
+
+    assert same(found, weights)
     assert notes == []
 
 
@@ -93,13 +160,16 @@ def test_a_key_without_weights_is_refused_with_those_that_have_some(path):
         assert refusal(path, state, key) == (
             f"holds no weights under {key}; keys that --weights can take: state_dict, state_dict_ema"
         )
-    assert refusal(path, drawn(), "ema").endswith("; keys that --weights can take: none")
+    assert refusal(path, {"epoch": 3}, "ema").endswith("; keys that --weights can take: none")
+    assert refusal(path, drawn(), "ema") == (
+        "holds no weights under ema; this file has its weights at the top: leave --weights out"
+    )
 
 
 def test_weights_under_an_uncommon_key_alone_are_offered(path):
     state = {"net": drawn(), "ema": drawn()}
 
-    assert refusal(path, state).endswith("averaged; --weights takes those under another key: net, ema")
+    assert refusal(path, state).endswith("averaged; `export --weights KEY` takes those under another key: net, ema")
     assert same(loaded(path, state, "net")[0], state["net"])
 
 
@@ -116,9 +186,9 @@ def test_a_network_is_found_under_whatever_name_its_training_gave_it(path, prefi
 @pytest.mark.parametrize(
     ("count", "told"),
     [
-        (1, "criterion.0"),
-        (3, "criterion.0, criterion.1, criterion.2"),
-        (5, "criterion.0, criterion.1, criterion.2 and 2 more"),
+        (1, "criterion.0 (its name does not start with `unet.`)"),
+        (3, "criterion.0, criterion.1, criterion.2 (their names do not start with `unet.`)"),
+        (5, "criterion.0, criterion.1, criterion.2 and 2 more (their names do not start with `unet.`)"),
     ],
 )
 def test_what_lies_outside_the_network_is_left_out_and_named(path, count, told):
@@ -128,7 +198,7 @@ def test_what_lies_outside_the_network_is_left_out_and_named(path, count, told):
     found, notes = loaded(path, {"state_dict": {**beside, **weights}})
 
     assert same(found, weights)
-    assert notes == [f"note: {path}: left out, as no part of the network: {told}"]
+    assert notes == [f"note: {path}: ignored: {told}"]
 
 
 @pytest.mark.parametrize("prefix", ["", "unet.", "module."])
@@ -148,8 +218,33 @@ def test_more_of_a_network_than_the_factory_builds_is_refused(path, prefix, extr
 )
 def test_weights_that_are_there_twice_are_refused(path, first, second, places):
     assert refusal(path, {**drawn(first), **drawn(second)}) == (
-        f"does not fit the network: all of its weights are there {places}; save those that count alone"
+        f"does not fit the network: the network's weights are there twice, {places}; save the ones to export in a file"
+        " of their own"
     )
+
+
+@pytest.mark.parametrize(("first", "second"), [("model.", "fast._orig_mod."), ("", "copy."), ("copy.", "")])
+def test_the_same_weights_at_two_places_are_taken(path, first, second):
+    weights = drawn()
+    both = {place + name: value.clone() for place in (first, second) for name, value in weights.items()}
+
+    found, notes = loaded(path, both)
+
+    assert same(found, weights)
+    assert notes == []
+    assert refusal(path, {**both, f"{min(first, second, key=len)}extra": torch.ones(1)}).endswith(
+        "extra is not one of its weights"
+    )
+
+
+@pytest.mark.parametrize("teacher_first", [True, False])
+def test_a_larger_teacher_of_the_same_names_is_no_second_place(path, teacher_first):
+    student, teacher = drawn("student."), {name: torch.zeros(9) for name in [*drawn("teacher."), "teacher.more"]}
+
+    found, notes = loaded(path, {**teacher, **student} if teacher_first else {**student, **teacher})
+
+    assert same(found, student)
+    assert notes[0].startswith(f"note: {path}: ignored: teacher.first.weight, ")
 
 
 def test_where_nothing_fits_the_nearest_is_named(path):
