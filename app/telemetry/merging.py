@@ -11,8 +11,10 @@ Snapshot: TypeAlias = list[Metric]
 
 _LEAST = frozenset(
     {
-        *("tessera_ready", "tessera_tls_certificate_expiry_timestamp_seconds"),
-        *("process_start_time_seconds", "process_max_fds"),
+        "tessera_ready",
+        "tessera_tls_certificate_expiry_timestamp_seconds",
+        "process_start_time_seconds",
+        "process_max_fds",
     }
 )
 """Not sums: ready when all are, started when the first was, and the limit is each process's own."""
