@@ -1,29 +1,32 @@
-"""The supervisor's children as it sees them: what they say, and the metrics that it gathers from all of them."""
+"""The supervisor's children as it sees them: how one begins, what it says, what it is told, and how it ends."""
 
 import logging
 import math
+import multiprocessing
+import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkProcess
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.process_collector import ProcessCollector
+from typing import TypeAlias
 
 from app.pathology.manifest import ModelManifest
-from app.processes.channel import AskOne, Everyones, Ping, Pipe, Ready, Retire, Stop
-from app.telemetry.merging import Snapshot, lasting, merged, snapshot
+from app.processes.channel import Ping, Pipe, Ready, Retire, Stop
+from app.processes.signals import StopSignals
+from app.telemetry.merging import Snapshot
 
-_GATHERING_SECONDS = 5.0
-"""A process that is alive answers within milliseconds; Prometheus waits for ten seconds."""
 _MOST_UNANSWERED = 10
 """Pings, one a second: an event loop that has not come round for so long is not slow, it stands."""
 _LAST_SECONDS = 5.0
 """In which the system ends a process that is killed, also on a busy machine; one that waits in a driver it does not."""
 
+Be: TypeAlias = Callable[[Pipe], None]
+"""Is what a process is for, in it, until it ends; the pipe leads to the supervisor."""
+
 _log = logging.getLogger(__name__)
+_fork = multiprocessing.get_context("fork")
 
 
 @dataclass(eq=False)
@@ -143,64 +146,37 @@ class Child:
         self.pipe.close()
 
 
-class Gathering:
-    """Collects the metrics of all children when a front asks; whoever asks meanwhile gets the same answer.
+Begin: TypeAlias = Callable[[str, Be], Child]
+"""Starts a process of this name."""
 
-    What a child that has left had counted stays counted, so that no total ever falls.
+
+def begin(name: str, be: Be, siblings: Sequence[Child], signals: StopSignals) -> Child:
+    """Fork a process.
+
+    Args:
+        name: Its name.
+        be: What it is for.
+        siblings: Those that are there, of whose pipes it must not hold the supervisor's ends.
+        signals: The supervisor's.
+
+    Raises:
+        OSError: The system has no room for it.
     """
+    ours, theirs = multiprocessing.Pipe()
+    not_its = [ours, *(sibling.pipe for sibling in siblings)]
+    process = _fork.Process(target=_become, args=(be, not_its, theirs, signals), name=name)
+    process.start()
+    theirs.close()
+    return Child(name, process, ours)
 
-    def __init__(self) -> None:
-        self._children: Sequence[Child] = ()
-        self._asking: list[Child] = []
-        self._found: dict[Child, Snapshot] = {}
-        self._departed: Snapshot = []
-        self._departed_before: Snapshot = []
-        self._number = 0
-        self._deadline = 0.0
-        # The supervisor's own: its memory and time are the service's, and its start is, whenever another model came.
-        self._own = CollectorRegistry()
-        ProcessCollector(registry=self._own)
 
-    def begin(self, front: Child, children: Sequence[Child]) -> None:
-        """Ask each of `children` that serves for its metrics, for `front`."""
-        self._asking.append(front)
-        if len(self._asking) > 1:
-            return
-        self._children = [child for child in children if child.ready is not None and not child.left]
-        self._departed_before = self._departed
-        self._number += 1
-        self._found = {}
-        self._deadline = time.monotonic() + _GATHERING_SECONDS
-        for child in self._children:
-            child.send(AskOne(self._number))
-
-    def add(self, child: Child, number: int, metrics: Snapshot) -> None:
-        """Take what a child sent."""
-        child.last = metrics
-        if number == self._number:  # not that of a child which was late before
-            self._found[child] = metrics
-
-    def keep(self, child: Child, metrics: Snapshot) -> None:
-        """Take what a child leaves behind; of one that could say no farewell, what it sent last."""
-        child.left = True
-        self._departed = merged([self._departed, lasting(metrics)])
-        self._found.setdefault(child, metrics)
-
-    def seconds_left(self) -> float | None:
-        """Return how long to wait for what is missing; None when nothing is."""
-        return max(0.0, self._deadline - time.monotonic()) if self._asking else None
-
-    def end_if_due(self) -> None:
-        """Answer those who asked, once all is there; once it cannot come any more, without metrics."""
-        if not self._asking:
-            return
-        missing = [child for child in self._children if child not in self._found]
-        if missing and self.seconds_left():
-            return
-        if missing:
-            _log.error("no metrics from: %s", ", ".join(child.name for child in missing))
-        found = [self._found[child] for child in self._children if child in self._found]
-        metrics = None if missing else merged([snapshot(self._own), *found, self._departed_before])
-        for front in self._asking:
-            front.send(Everyones(metrics))
-        self._asking = []
+def _become(be: Be, not_its: Sequence[Pipe], pipe: Pipe, signals: StopSignals) -> None:
+    """In the child: let go of what is the supervisor's, and be what it is for."""
+    os.setpgid(0, 0)  # a terminal's Ctrl-C is the supervisor's to hand on
+    signals.leave_to_parent()
+    for other in not_its:
+        other.close()
+    try:
+        be(pipe)
+    finally:
+        logging.shutdown()  # multiprocessing ends a process without it

@@ -1,42 +1,22 @@
-"""The processes that serve one model: fronts, and the engine where they share one. A reload makes the next of them."""
+"""The processes that serve one model, from their beginning to their end. A reload makes the next of them."""
 
 import gc
 import signal
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from app.access.gate import Access
 from app.connections.balancing import Balance
-from app.errors import InvalidBundle, StartupError
-from app.inference.bundle import find_precision, read_manifest
-from app.inference.cores import Cores
-from app.inference.exchange import Exchange
-from app.inference.remote import RemoteSegmenter
-from app.inference.segmenter import Segmenter
-from app.pathology.manifest import ModelManifest, Precision
-from app.processes.channel import Pipe, Refused, Tried
-from app.processes.children import Child
-from app.processes.engine import run_engine
+from app.pathology.manifest import ModelManifest
+from app.processes.channel import Pipe
+from app.processes.children import Be, Begin, Child
 from app.processes.layout import Layout
+from app.processes.sources import OwnModel, SegmenterOf, SharedEngine
 from app.segmentation.admission import Places
 from app.server import MARGIN_SECONDS, RETIRED_SECONDS
 from app.settings import Settings
-
-if TYPE_CHECKING:
-    from app.inference.model import BatchedSegmenter
-
-_SLOTS = 64
-"""Windows that one front may have with the engine at once; they take memory only once they are used."""
-
-_TRIAL_SECONDS = 300
-"""For loading a model, which takes a second; then the system ends who does."""
-
-_BeFront: TypeAlias = Callable[[int, Pipe], None]
-"""Is the front of an index, in its process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +29,7 @@ class Shared:
         listeners: One for each front, which outlive it: a connection that no front has taken yet is the next one's.
         places: Where the fronts count their images.
         access: Who may ask, how often over all fronts, and where it is written down.
-        begin: Starts a process of this name that is what it is told to be.
+        begin: Starts a process.
     """
 
     settings: Settings
@@ -57,7 +37,7 @@ class Shared:
     listeners: list[socket.socket]
     places: Places
     access: Access
-    begin: Callable[[str, Callable[[Pipe], None]], Child]
+    begin: Begin
 
 
 class Generation:
@@ -71,44 +51,34 @@ class Generation:
 
     def __init__(self, shared: Shared, number: int, taken: set[int]) -> None:
         self.group = shared.places.free_group(taken)
-        self.engine: Child | None = None
-        self._trial: Child | None = None
         self.fronts: list[Child] = []
         self._shared = shared
         self._suffix = f" of generation {number}" if number else ""
-        self._exchanges: list[Exchange] = []
+        of = (shared.settings, shared.listeners, self._begin)
+        self._source: SharedEngine | OwnModel = SharedEngine(*of) if shared.layout.shared_engine else OwnModel(*of)
         self._balance: Balance | None = None
         self._leave_by: float | None = None
 
     def start(self) -> None:
-        """Start its processes; `go_on` and `is_ready` say how that goes on.
+        """Start its first process; `go_on` and `is_ready` say how that goes on.
 
         Raises:
             StartupError: The bundle or the device cannot be used; no process was started.
-            OSError: The system lacks what a process takes; some of them may have been started.
+            OSError: The system lacks what a process takes.
         """
-        shared = self._shared
-        if shared.layout.shared_engine:
-            manifest = read_manifest(shared.settings.bundle)
-            self._exchanges = [Exchange(manifest, _SLOTS) for _ in shared.listeners]
-            self.engine = shared.begin(f"engine{self._suffix}", self._be_engine)
-            # While the model loads: what the fronts need is imported here once, and they share its memory.
-            import app.processes.front  # noqa: PLC0415
-        else:
-            import app.inference.model  # noqa: PLC0415  once, for the trial and for what comes after it
-            import app.processes.front  # noqa: F401, PLC0415  likewise
-
-            self._trial = shared.begin(f"model trial{self._suffix}", self._be_trial)
+        self._source.start()
+        # While that loads the model: what the fronts need is imported here once, and they share its memory.
+        import app.processes.front  # noqa: F401, PLC0415
 
     @property
     def children(self) -> list[Child]:
         """All of its processes."""
-        return [child for child in (self.engine, self._trial, *self.fronts) if child is not None]
+        return [child for child in (self._source.child, *self.fronts) if child is not None]
 
     @property
     def is_ready(self) -> bool:
-        """Whether it serves."""
-        return bool(self.fronts) and all(front.ready for front in self.fronts)
+        """Whether it serves, with all of its processes."""
+        return bool(self.fronts) and all(front.ready for front in self.fronts) and self.fault is None
 
     @property
     def refusal(self) -> str | None:
@@ -118,8 +88,7 @@ class Generation:
     @property
     def fault(self) -> str | None:
         """What is wrong with one of its processes, while all should serve."""
-        faults = (child.fault for child in self.children if child is not self._trial or child.exit_code != 0)
-        return next((fault for fault in faults if fault is not None), None)
+        return next((fault for child in self.children if (fault := child.fault) is not None), None)
 
     @property
     def manifest(self) -> ModelManifest:
@@ -129,87 +98,37 @@ class Generation:
         return ready.facts.manifest
 
     def go_on(self) -> None:
-        """Start the fronts once the engine, which has to tell them about its model, is there, or the trial is over.
+        """Start the fronts once there is a model for them.
 
         Raises:
-            StartupError, OSError: As `start` does.
+            StartupError, OSError: As `start` does; some of them may have been started.
         """
-        if self._trial is not None and self._trial.exit_code == 0 and (tried := self._trial.tried) is not None:
-            self._trial.bury()
-            self._trial = None
-            self._fork_fronts(self._front_with_model(tried))
-        if self.engine is not None and self.engine.ready is not None and not self.fronts:
-            facts = self.engine.ready.facts
-            # They were made before it loaded.
-            if not all(exchange.fits(facts.manifest) for exchange in self._exchanges):
-                raise InvalidBundle(f"{self._shared.settings.bundle}: was changed while it was loaded; try again")
+        if not self.fronts and (segmenter_of := self._source.segmenters()) is not None:
+            self._fork_fronts(segmenter_of)
 
-            def be(index: int, pipe: Pipe) -> None:
-                self._be_front(index, RemoteSegmenter(facts, self._exchanges[index]), pipe)
+    def _begin(self, name: str, be: Be) -> Child:
+        return self._shared.begin(f"{name}{self._suffix}", be)
 
-            self._fork_fronts(be)
-
-    def _front_with_model(self, tried: ModelManifest) -> _BeFront:
-        """Load the model that was tried, or its variant that was, before forking: its memory is shared."""
-        shared = self._shared
-        if read_manifest(find_precision(shared.settings.bundle, tried.precision)) != tried:
-            raise InvalidBundle(f"{shared.settings.bundle}: was changed while it was tried; try again")
-        segmenter = self._load(tried.precision)
-        cores = Cores(shared.settings.cores, len(shared.listeners))
-
-        def be(index: int, pipe: Pipe) -> None:
-            self._be_front(index, segmenter.sharing(cores.seen_by(index)), pipe)
-
-        return be
-
-    def _load(self, precision: Precision | Literal["auto"]) -> "BatchedSegmenter":
-        from app.inference.model import load_segmenter  # noqa: PLC0415
-
-        # To ask for a GPU here would be to start CUDA.
-        return load_segmenter(replace(self._shared.settings.model, device="cpu", precision=precision))
-
-    def _fork_fronts(self, be: _BeFront) -> None:
+    def _fork_fronts(self, segmenter_of: SegmenterOf) -> None:
         gc.collect()
         gc.freeze()  # what all fronts share is not looked at by their collectors, whose marks would unshare it
         count = len(self._shared.listeners)
         self._balance = Balance(count) if count > 1 else None
         try:
             for index in range(count):
-                self.fronts.append(self._shared.begin(f"front {index}{self._suffix}", partial(be, index)))
+                self.fronts.append(self._begin(f"front {index}", partial(self._be_front, index, segmenter_of)))
         finally:
             if self._balance is not None:
                 self._balance.close()
-        self._close_exchanges()
+        self._source.close()
 
-    def _be_trial(self, pipe: Pipe) -> None:
-        """Load the model and end: a graph that ends its process, or holds it up, must not do so to the supervisor."""
-        for listener in self._shared.listeners:
-            listener.close()
-        signal.alarm(_TRIAL_SECONDS)  # also where nobody waits for it any more
-        try:
-            segmenter = self._load(self._shared.settings.model.precision)
-        except StartupError as error:
-            pipe.send(Refused(str(error)))
-        else:
-            pipe.send(Tried(segmenter.manifest))
-
-    def _be_engine(self, pipe: Pipe) -> None:
-        for listener in self._shared.listeners:
-            listener.close()
-        for exchange in self._exchanges:
-            exchange.front_end.close()
-        run_engine(self._shared.settings, self._exchanges, pipe)
-
-    def _be_front(self, index: int, segmenter: Segmenter, pipe: Pipe) -> None:
+    def _be_front(self, index: int, segmenter_of: SegmenterOf, pipe: Pipe) -> None:
         from app.processes.front import run_front  # noqa: PLC0415
 
+        segmenter = segmenter_of(index)
         for other, listener in enumerate(self._shared.listeners):
             if other != index:
                 listener.close()
-        for other, exchange in enumerate(self._exchanges):
-            exchange.engine_end.close()
-            if other != index:
-                exchange.front_end.close()
         shared = self._shared
         places = shared.places.seen_by(index, self.group)
         balancer = None
@@ -246,14 +165,10 @@ class Generation:
         for child in self.children:
             if child.ready is None:
                 child.give_up()
-        self._close_exchanges()
+        self._source.close()
         for_requests = self._shared.settings.request_timeout if request_seconds is None else request_seconds
         leave_by = time.monotonic() + grace_seconds + for_requests + 2 * MARGIN_SECONDS
         self._leave_by = leave_by if self._leave_by is None else min(leave_by, self._leave_by)
-
-    def _close_exchanges(self) -> None:
-        for exchange in self._exchanges:
-            exchange.close()
 
     def seconds_left(self) -> float | None:
         """Return for how long it may still be there; None where it serves, or no more can be done to end it."""

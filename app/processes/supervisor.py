@@ -4,14 +4,12 @@ It serves nothing itself and has one thread, so that it can be forked from at an
 """
 
 import logging
-import multiprocessing
-import os
 import signal
 import socket
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from app.access_settings import access_of
 from app.errors import STOPPING, ProcessEnded, ReloadRefused, StartupError, TesseraError
@@ -21,7 +19,6 @@ from app.processes.channel import (
     AskReload,
     Farewell,
     Own,
-    Pipe,
     Pong,
     Ready,
     Refused,
@@ -29,7 +26,8 @@ from app.processes.channel import (
     Stuck,
     Tried,
 )
-from app.processes.children import Child, Gathering
+from app.processes.children import Be, Child, begin
+from app.processes.gathering import Gathering
 from app.processes.generation import Generation, Shared
 from app.processes.layout import Layout
 from app.processes.signals import StopSignals
@@ -44,8 +42,6 @@ _READY_SECONDS = 300.0
 """For which a start waits, and a reload, and others behind it: who loads a model may also hang, as may a driver."""
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-_fork = multiprocessing.get_context("fork")
 
 
 def serve_with(settings: Settings, layout: Layout) -> None:
@@ -125,7 +121,7 @@ class _Supervisor:
             ProcessEnded: Likewise, but it could not say why.
         """
         self._shared.access.look_again()  # what is forked now must not believe a key that was revoked meanwhile
-        coming = _grow(lambda: Generation(self._shared, self._made, {other.group for other in self._generations}))
+        coming = Generation(self._shared, self._made, {other.group for other in self._generations})
         self._made += 1
         self._generations.append(coming)
         due = time.monotonic() + _READY_SECONDS
@@ -172,24 +168,8 @@ class _Supervisor:
         for front in asked:
             front.send(Reloaded(outcome))
 
-    def _begin(self, name: str, be: Callable[[Pipe], None]) -> Child:
-        ours, theirs = multiprocessing.Pipe()
-        others = [child.pipe for child in self._children]
-        process = _fork.Process(target=self._become, args=(be, [ours, *others], theirs), name=name)
-        process.start()
-        theirs.close()
-        return Child(name, process, ours)
-
-    def _become(self, be: Callable[[Pipe], None], not_its: list[Pipe], pipe: Pipe) -> None:
-        """In the child: let go of what is the supervisor's, and be what it is for."""
-        os.setpgid(0, 0)  # a terminal's Ctrl-C is the supervisor's to hand on
-        self._signals.leave_to_parent()
-        for other in not_its:
-            other.close()
-        try:
-            be(pipe)
-        finally:
-            logging.shutdown()  # multiprocessing ends a process without it
+    def _begin(self, name: str, be: Be) -> Child:
+        return begin(name, be, self._children, self._signals)
 
     def _attend(self) -> None:
         """Wait for what comes next, and see to it."""
@@ -276,14 +256,14 @@ class _Supervisor:
         end_at_once()
 
 
-def _grow(step: Callable[[], _T]) -> _T:
-    """Do what begins processes, and return what it does.
+def _grow(step: Callable[[], None]) -> None:
+    """Do what begins processes.
 
     Raises:
         ProcessEnded: The system has no room for another.
     """
     try:
-        return step()
+        step()
     except (OSError, MemoryError) as error:
         reason = str(error) or "out of memory"  # of which the system's own error says nothing
         raise ProcessEnded(f"the system has no room for another process ({reason})") from error

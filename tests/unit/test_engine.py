@@ -17,8 +17,7 @@ from app.inference.exchange import Asked, Exchange, Outcome, Verb
 from app.inference.model import BatchedSegmenter
 from app.inference.remote import EngineFacts, RemoteSegmenter
 from app.inference.result import BatchResult, WindowResult
-from app.processes.generation import Generation
-from app.segmentation.admission import Places
+from app.processes.sources import SharedEngine
 from app.telemetry.metrics import Metrics
 from tests.fakes import manifest
 
@@ -510,11 +509,9 @@ def test_a_stuck_model_does_not_look_ready_to_the_fronts_until_the_service_has_e
 @pytest.mark.parametrize("loaded", [manifest(window_px=128), KNOWN.model_copy(update={"classes": KNOWN.classes[1:]})])
 def test_an_engine_that_loaded_a_model_of_other_windows_gets_no_fronts(loaded):
     """A bundle was swapped after the places for windows were made, and before the engine read it."""
-    settings = SimpleNamespace(bundle="bundle", cores=1)
-    generation = Generation(SimpleNamespace(settings=settings, places=Places()), 0, set())
-    generation._exchanges = [Exchange(KNOWN, 1)]
-    generation.engine = SimpleNamespace(ready=SimpleNamespace(facts=EngineFacts(loaded, "cpu", "ColourProvider", 4)))
+    shared = SharedEngine(SimpleNamespace(bundle="bundle"), [], lambda name, be: None)
+    shared._exchanges = [Exchange(KNOWN, 1)]
+    shared.child = SimpleNamespace(ready=SimpleNamespace(facts=EngineFacts(loaded, "cpu", "ColourProvider", 4)))
     with pytest.raises(InvalidBundle, match="bundle: was changed while it was loaded; try again"):
-        generation.go_on()
-    assert not generation.fronts
-    generation._exchanges[0].close()
+        shared.segmenters()
+    shared.close()

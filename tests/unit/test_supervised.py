@@ -4,7 +4,6 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import socket
 from contextlib import nullcontext
 
 import pytest
@@ -14,8 +13,11 @@ from app.errors import InvalidBundle, MetricsIncomplete, ReloadRefused
 from app.inference.bundle import read_manifest
 from app.inference.cores import Cores
 from app.inference.remote import EngineFacts
+from app.pathology.manifest import ModelManifest
 from app.processes import channel as channel_module
 from app.processes import children as children_module
+from app.processes import gathering as gathering_module
+from app.processes import sources, supervisor
 from app.processes.channel import (
     AskAll,
     AskOne,
@@ -33,9 +35,11 @@ from app.processes.channel import (
     Stop,
     Stuck,
 )
-from app.processes.children import Child, Gathering
+from app.processes.children import Child
+from app.processes.gathering import Gathering
 from app.processes.generation import Generation, Shared
 from app.processes.layout import Layout
+from app.processes.sources import OwnModel
 from app.segmentation.admission import Places
 from app.settings import DEFAULT_BUNDLE, Settings
 from app.telemetry.metrics import Metrics
@@ -228,7 +232,7 @@ def test_what_one_that_was_killed_had_told_stays_counted(play):
 
 
 def test_who_does_not_tell_its_metrics_in_time_is_named_and_its_answer_comes_too_late(play, monkeypatch, caplog):
-    monkeypatch.setattr(children_module, "_GATHERING_SECONDS", 0.0)
+    monkeypatch.setattr(gathering_module, "_GATHERING_SECONDS", 0.0)
     gathering = Gathering()
     front, hung = play(), play("front 1")
     gathering.begin(front, [front, hung])
@@ -258,21 +262,23 @@ def generation(shared_engine: bool = False) -> Generation:
     settings = Settings(cores=2, request_timeout=30, shutdown_grace=3)
     places = Places(fronts=2, groups=3)
 
-    def never(name: str, be: object) -> Child:
-        raise AssertionError(name)
-
-    shared = Shared(settings, Layout(2, shared_engine, True), [], places, None, never)
+    shared = Shared(settings, Layout(2, shared_engine, True), [], places, None, begin_none)
     return Generation(shared, 0, set())
 
 
+def begin_none(name: str, be: object) -> Child:
+    raise AssertionError(name)
+
+
 def test_a_generation_that_is_stopped_tells_its_fronts_and_ends_whoever_is_not_there_yet(play):
-    ending = generation()
-    ending.engine, ending.fronts = play("engine"), [play(), play(ready=None)]
+    ending = generation(shared_engine=True)
+    engine = ending._source.child = play("engine")
+    ending.fronts = [play(), play(ready=None)]
     there, coming = ending.fronts
     ending.stop(signal.SIGTERM)
     assert there.told() == [Stop(signal.SIGTERM)]
-    assert ending.engine.told() == []  # which ends when its fronts have
-    assert (there.fake.kills, coming.fake.kills, ending.engine.fake.kills) == (0, 1, 0)
+    assert engine.told() == []  # which ends when its fronts have
+    assert (there.fake.kills, coming.fake.kills, engine.fake.kills) == (0, 1, 0)
     assert 43 - 1 < ending.seconds_left() <= 43
 
 
@@ -302,50 +308,78 @@ def test_one_that_is_killed_and_does_not_end_is_a_fault_of_the_service(play, mon
     assert not held.lasts
 
 
-def test_each_front_counts_its_batches_in_a_place_of_its_own(monkeypatch):
+def tried(play, manifest: ModelManifest) -> Played:
+    trial = play("model trial", ready=None)
+    trial.tried = manifest
+    trial.exit()
+    return trial
+
+
+def test_each_front_counts_its_batches_in_a_place_of_its_own(play, monkeypatch):
     class Loaded:
         def sharing(self, cores: Cores) -> Cores:
             return cores
 
-    fronts = []
-    coming = generation()
-    coming._shared.listeners.extend([socket.socket(), socket.socket()])
-    monkeypatch.setattr(coming, "_load", lambda precision: Loaded())
-    monkeypatch.setattr(coming, "_be_front", lambda index, cores, pipe: fronts.append(cores))
-    be = coming._front_with_model(read_manifest(DEFAULT_BUNDLE))
-    for index in range(2):
-        be(index, None)
-    one, other = fronts
+    model = OwnModel(Settings(cores=2), [None, None], begin_none)
+    model.child = tried(play, read_manifest(DEFAULT_BUNDLE))
+    monkeypatch.setattr(model, "_load", lambda precision: Loaded())
+    segmenter_of = model.segmenters()
+    one, other = segmenter_of(0), segmenter_of(1)
     for _ in range(2):
         one.begin()
     assert (one.count, one.free, other.free) == (2, 0, 1)
-    for listener in coming._shared.listeners:
-        listener.close()
 
 
 @pytest.mark.parametrize(("changes", "is_loaded"), [({}, True), ({"sha256": "0" * 64}, False)])
 def test_what_was_tried_is_loaded_and_no_other_variant(play, monkeypatch, changes, is_loaded):
     """On a CPU the bundle's int8 is tried, and its own manifest stays as it is whatever becomes of that."""
     loaded = []
-    coming = generation()
-    coming._trial = play("model trial", ready=None)
-    coming._trial.tried = read_manifest(DEFAULT_BUNDLE / "int8").model_copy(update=changes)
-    coming._trial.exit_code = 0
-    coming._shared.listeners.append(None)
-    monkeypatch.setattr(coming, "_load", loaded.append)
-    monkeypatch.setattr(coming, "_fork_fronts", lambda be: None)
+    model = OwnModel(Settings(), [None], begin_none)
+    model.child = tried(play, read_manifest(DEFAULT_BUNDLE / "int8").model_copy(update=changes))
+    monkeypatch.setattr(model, "_load", loaded.append)
     refusal = nullcontext() if is_loaded else pytest.raises(InvalidBundle, match="was changed while it was tried")
     with refusal:
-        coming.go_on()
+        assert model.segmenters() is not None
     assert loaded == ["int8"] * is_loaded
+    assert model.child is None
+
+
+def test_a_trial_that_ends_well_and_says_nothing_is_a_fault(play):
+    """As of a runtime that ends its process by itself; nothing would come of it any more."""
+    coming = generation()
+    trial = coming._source.child = play("model trial", ready=None)
+    assert coming.fault is None
+    trial.exit()
+    coming.go_on()
+    assert coming.fault == "the process model trial ended by itself (exit status 0)"
+
+
+def test_the_supervisor_gives_up_a_trial_before_the_system_ends_it():
+    """Or it would not say that the trial took too long, but that it ended by itself."""
+    assert sources._TRIAL_SECONDS > supervisor._READY_SECONDS + supervisor._PING_SECONDS
+
+
+@pytest.mark.parametrize("shared_engine", [False, True])
+def test_one_whose_process_said_that_it_is_ready_and_ended_takes_nobodys_place(play, shared_engine):
+    coming = generation(shared_engine)
+    coming.fronts = [play(), play("front 1", ready=None)]
+    last = coming.fronts[1]
+    if shared_engine:
+        coming._source.child = last = play("engine")
+    assert not coming.is_ready
+    coming.fronts[1].ready = READY
+    assert coming.is_ready
+    last.exit(-signal.SIGSEGV)
+    assert not coming.is_ready
+    assert coming.fault == f"the process {last.name} ended by itself (signal SIGSEGV)"
 
 
 def test_an_engine_that_still_loads_does_not_keep_the_service_from_ending(play):
-    ending = generation()
-    ending.engine = play("engine", ready=None)
+    ending = generation(shared_engine=True)
+    engine = ending._source.child = play("engine", ready=None)
     ending.stop(signal.SIGTERM)
-    assert ending.engine.fake.kills == 1
-    ending.engine.exit(-signal.SIGKILL)
+    assert engine.fake.kills == 1
+    engine.exit(-signal.SIGKILL)
     assert ending.is_gone()
 
 
