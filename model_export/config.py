@@ -25,6 +25,9 @@ TeacherScale = Annotated[float, Field(ge=0.25, le=4.0)]
 Source = Literal["wsss4luad", "stas", "ebhi_seg", "lc25000"]
 """Data sets that training crops come from; see `training/sources.py`."""
 
+EncoderName = Literal["efficientnet-lite0", "efficientnet-lite2"]
+"""Encoders of the network; see `encoders.py`."""
+
 
 class Teacher(BaseModel):
     """A first network, trained before, whose class maps label what the sources leave unknown.
@@ -65,6 +68,7 @@ class Recipe(BaseModel):
         encoder_rate: The encoder's rate as a fraction of `learning_rate`.
         warmup: Fraction of all steps spent warming up.
         weight_decay: AdamW's decoupled weight decay.
+        encoder: The network's encoder, which starts from its ImageNet weights.
         dropout: Dropout before each head.
         detail: Whether the decoder reads half and full resolution too, or stops at a quarter.
         dice_weight: Weight of the Dice loss beside the cross-entropy.
@@ -104,6 +108,7 @@ class Recipe(BaseModel):
     encoder_rate: Positive = 0.5
     warmup: Fraction = 0.05
     weight_decay: NotNegative = 1e-2
+    encoder: EncoderName = "efficientnet-lite0"
     dropout: Below1 = 0.2
     detail: bool = True
     dice_weight: NotNegative = 0.5

@@ -7,6 +7,7 @@ stains of another laboratory.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -32,17 +33,16 @@ class Corruption:
     restore: Callable[[ClassMap], ClassMap] = lambda class_map: class_map
 
 
-def _jpeg(quality: int) -> Callable[[RgbImage], RgbImage]:
-    def change(image: RgbImage) -> RgbImage:
-        buffer = BytesIO()
-        Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-        return np.asarray(Image.open(buffer))
-
-    return change
+def jpeg(image: RgbImage, quality: int) -> RgbImage:
+    """Return the image as it is after a JPEG of `quality`."""
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
 
 
-def _blur(sigma_px: float) -> Callable[[RgbImage], RgbImage]:
-    return lambda image: np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma_px)))
+def blurred(image: RgbImage, sigma_px: float) -> RgbImage:
+    """Return the image out of focus: Gaussian blur."""
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma_px)))
 
 
 def _brightness(factor: float) -> Callable[[RgbImage], RgbImage]:
@@ -77,9 +77,9 @@ CORRUPTIONS = (
     Corruption("none", lambda image: image),
     Corruption("mirrored", lambda image: image[:, ::-1].copy(), lambda class_map: class_map[:, ::-1]),
     Corruption("turned by 90 degrees", lambda image: np.rot90(image).copy(), lambda class_map: np.rot90(class_map, -1)),
-    Corruption("JPEG quality 50", _jpeg(50)),
-    Corruption("Gaussian blur, sigma 1 px", _blur(1)),
-    Corruption("Gaussian blur, sigma 2 px", _blur(2)),
+    Corruption("JPEG quality 50", partial(jpeg, quality=50)),
+    Corruption("Gaussian blur, sigma 1 px", partial(blurred, sigma_px=1)),
+    Corruption("Gaussian blur, sigma 2 px", partial(blurred, sigma_px=2)),
     Corruption("brightness x 0.8", _brightness(0.8)),
     Corruption("brightness x 1.2", _brightness(1.2)),
     Corruption("haematoxylin x 0.6", _stain(0.6, 1)),

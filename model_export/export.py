@@ -30,10 +30,11 @@ from app.pathology.manifest import (
 )
 from app.pathology.tiling import pad_to_stride
 from model_export.bundle import new_folder, sha256_of
+from model_export.encoders import INPUT_MEAN, INPUT_STD
 from model_export.errors import InvalidCheckpoint, InvalidData, first_fault
 from model_export.folding import fold_norms
 from model_export.labels import NEUTRAL
-from model_export.network import INPUT_MEAN, INPUT_STD, MARGIN_PX, STRIDE, WINDOW_PX, blockwise
+from model_export.network import MARGIN_PX, STRIDE, WINDOW_PX, blockwise
 from model_export.runtime import OnnxGraph
 from model_export.serving_graph import ServingGraph
 from model_export.trials import plan_trials

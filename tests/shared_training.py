@@ -19,7 +19,8 @@ def train(run: Path, hardware: Hardware) -> None:
     training = {"wsss4luad": [*samples[:2], label_only_sample((True, False, False))]}
     asked = recipe(batch_size=4, dropout=0.0, stain_sigma=0.3)
     trainer = Trainer(run, WSSS4LUAD, asked, training, samples[2:], Fold(0, 3), hardware)
-    trainer.network._kept = tuple(m for m in trainer.network.modules() if isinstance(m, nn.BatchNorm2d))
+    network = trainer.learner.network
+    network._kept = tuple(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
     trainer.train(Silent())
 
 

@@ -14,12 +14,13 @@ from model_export.bundle import read_manifest, require_intact, sha256_of
 from model_export.checkpoint import read_checkpoint
 from model_export.cli.doubts import doubts_of_classes, doubts_of_comparisons, doubts_of_spacing
 from model_export.cli.options import FILE, FOLDER, views_option
+from model_export.encoders import INPUT_MEAN, INPUT_STD
 from model_export.errors import InvalidData, VerificationFailed
 from model_export.export import ModelCard, export_bundle, serving_graph
 from model_export.factory import load_classes, load_network
 from model_export.held_out import epoch_noted, recipe_noted
 from model_export.measured import of_others, read_measured
-from model_export.network import INPUT_MEAN, INPUT_STD, MARGIN_PX, STRIDE, WINDOW_PX
+from model_export.network import MARGIN_PX, STRIDE, WINDOW_PX
 from model_export.training.dataset import read_rgb
 from model_export.verify import Comparison, verify
 

@@ -14,7 +14,7 @@ from model_export.errors import InvalidData
 from model_export.training.corpus import Corpus, read_corpus
 from model_export.training.environment import RECIPE_FILE
 from model_export.training.folds import FOLD_FOLDER
-from model_export.training.loop import LAST_FILE
+from model_export.training.run_state import LAST_FILE
 from model_export.training.slides import is_shipped, load_slides, require_named
 
 FOLDER = click.Path(path_type=Path, file_okay=False)

@@ -26,8 +26,8 @@ from model_export.training.environment import RECIPE_FILE
 from model_export.training.folds import FOLD_FOLDER, Fold, untaught, without_slides
 from model_export.training.hardware import opened
 from model_export.training.loggers import Kind, require
-from model_export.training.loop import BEST_FILE, LAST_FILE
 from model_export.training.pipeline import seen_by, train_recipe
+from model_export.training.run_state import BEST_FILE, LAST_FILE
 
 
 @click.command()

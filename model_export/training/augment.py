@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from app.pathology.classes import TissueClass, label_indices
 from model_export.config import Recipe, Source
+from model_export.encoders import INPUT_MEAN, INPUT_STD
 from model_export.errors import InvalidData
-from model_export.network import INPUT_MEAN, INPUT_STD
 from model_export.training.dataset import IGNORE, LABEL_MIN_FRACTION, Sample
 
 _RGB_FROM_HED = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])

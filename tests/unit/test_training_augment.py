@@ -8,8 +8,8 @@ from PIL import Image
 from torch.nn import functional
 
 from app.pathology.classes import WSSS4LUAD
+from model_export.encoders import INPUT_MEAN, INPUT_STD
 from model_export.errors import InvalidData
-from model_export.network import INPUT_MEAN, INPUT_STD
 from model_export.training.augment import MAX_BLUR_PX, BatchSource, blurred, jitter_stain, normalise, sampling_weights
 from model_export.training.dataset import IGNORE
 from tests.model_export_support import drawn_samples, label_only_sample, masked_sample, recipe

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from app.pathology.classes import WSSS4LUAD
+from model_export.encoders import ENCODERS
 from model_export.network import TissueNetwork
 from model_export.training.augment import BatchSource
 from tests.model_export_support import drawn_samples, objective, one_thread, recipe
@@ -76,6 +77,28 @@ def sharpest_edge(detail):
 def test_detail_lets_neighbouring_pixels_differ_as_much_as_far_ones():
     assert sharpest_edge(detail=True) > 0.9
     assert sharpest_edge(detail=False) < 0.5
+
+
+@pytest.mark.parametrize("name", list(ENCODERS))
+def test_an_encoders_taps_end_its_strides_and_its_weights_are_on_hand(name):
+    """A tap one block early or late often has the channels of the right one: the mistake would only cost accuracy."""
+    encoder = ENCODERS[name]
+    network = TissueNetwork(name, pretrained=True).eval()
+    random = TissueNetwork(name, pretrained=False)
+    x = torch.zeros(1, 3, 64, 64)
+    after = []
+    with torch.no_grad():
+        x = network.stem(x)
+        for block in network.blocks:
+            x = block(x)
+            after.append(tuple(x.shape[1:3]))
+
+    ends = [at for at, (_, side) in enumerate(after) if at + 1 == len(after) or after[at + 1][1] != side]
+    assert ends == [encoder.half, *encoder.taps]
+    assert [after[at] for at in ends] == list(
+        zip((encoder.half_channels, *encoder.tap_channels), (32, 16, 8, 4, 2), strict=True)
+    )
+    assert not torch.equal(network.stem[0].weight, random.stem[0].weight)
 
 
 @pytest.mark.parametrize("detail", [True, False])

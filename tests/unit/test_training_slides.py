@@ -9,7 +9,7 @@ def test_no_table_says_nothing():
     assert load_slides(None) == {}
 
 
-@pytest.mark.parametrize("recipe", ["luad-lite0", "luad-lite0-0.1", "luad-labels", "luad-weak"])
+@pytest.mark.parametrize("recipe", ["luad-lite0", "luad-lite0-0.1", "luad-lite2", "luad-labels", "luad-weak"])
 def test_the_shipped_recipes_know_the_slides_of_the_pairs(recipe):
     slides = load_slides(load_recipe(recipe).slides)
 
