@@ -11,12 +11,11 @@ from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
-from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
 from app.access.gate import Access
 from app.access_settings import access_of
-from app.api import admin, operations, problems, segment
+from app.api import admin, documentation, operations, problems, segment
 from app.api.access import AccessControl
 from app.api.middleware import CLIENT_LEFT_STATUS, RequestScope
 from app.api.openapi import describe_common
@@ -124,19 +123,21 @@ def create_app(
             await model.close()
             await workers.close()
 
-    # Documentation from packaged files: a hospital's network does not reach the usual content delivery networks.
-    app: FastAPI = FastAPIOffline(
+    app = FastAPI(
         title="tessera",
         version=software_version(),
         summary="Tissue maps of H&E patches.",
         description="Research use only. Errors are RFC 9457 problem documents, `application/problem+json`.",
+        servers=[documentation.SERVER],
+        docs_url=None,
+        redoc_url=None,
         lifespan=lifespan,
         separate_input_output_schemas=False,
         redirect_slashes=False,  # a redirect would repeat the query, and name the host that the client did
         telemetry=_NO_TRACES,
     )
     app.state.running = running
-    routers = [segment.router, operations.router, admin.router, page.router]
+    routers = [segment.router, operations.router, admin.router, page.router, documentation.router]
     if settings.sectra_hosts:
         routers.append(_sectra_router())
         if access.is_guarded and "sectra" not in access.public:

@@ -1,7 +1,9 @@
-"""H&E patches spoiled in ways that a warning should notice, and pictures that never were H&E."""
+"""H&E patches spoiled in ways that a warning should notice, and pictures that never were H&E.
+
+JPEG and blur are in `model_export/corruptions.py`.
+"""
 
 from collections.abc import Callable, Iterator
-from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -16,21 +18,9 @@ _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
 
 
-def jpeg(image: RgbImage, quality: int) -> RgbImage:
-    """Return the image as it is after a JPEG of `quality`."""
-    file = BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
-
-
 def brighter(image: RgbImage, factor: float) -> RgbImage:
     """Return the image under light that is `factor` times as strong."""
     return np.clip(image * factor, 0, 255).astype(np.uint8)
-
-
-def blurred(image: RgbImage, sigma_px: float) -> RgbImage:
-    """Return the image out of focus: Gaussian blur."""
-    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma_px)))
 
 
 def marked(image: RgbImage, ink: str, share: float, rng: np.random.Generator) -> RgbImage:

@@ -23,6 +23,7 @@ from app.imaging.appearance import appearance
 from app.imaging.plausibility import WARNING_CODES, input_warnings
 from app.pathology.arrays import RgbImage
 from benchmarks import impostors
+from model_export.corruptions import blurred, jpeg
 from model_export.training.augment import jitter_stain
 
 _SIDE_PX = 224
@@ -76,8 +77,8 @@ def main() -> None:
     for order in ("grb", "rbg", "gbr", "brg", "bgr"):
         _report(f"channels as {order.upper()}", map(impostors.swapped(order), base))
     for sigma_px in (1, 2, 4, 8):
-        _report(f"blur, sigma {sigma_px} px", (impostors.blurred(image, sigma_px) for image in base))
-    _report("blur, sigma 3 px, JPEG 50", (impostors.jpeg(impostors.blurred(image, 3), 50) for image in base))
+        _report(f"blur, sigma {sigma_px} px", (blurred(image, sigma_px) for image in base))
+    _report("blur, sigma 3 px, JPEG 50", (jpeg(blurred(image, 3), 50) for image in base))
     for ink in impostors.INKS:
         for share in (0.02, 0.05, 0.1, 0.3):
             _report(f"{ink} pen, {share:.0%}", (impostors.marked(image, ink, share, rng) for image in base))
@@ -96,7 +97,7 @@ def _report_he(name: str, paths_or_images: Iterable[Path | RgbImage], rng: np.ra
 
     _report(name, images())
     changes = (
-        partial(impostors.jpeg, quality=50),
+        partial(jpeg, quality=50),
         partial(impostors.brighter, factor=0.85),
         partial(impostors.brighter, factor=1.15),
         partial(_restained, rng=rng),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -33,6 +34,7 @@ def write_tiff(
     levels: Sequence[RgbImage],
     um_per_px: tuple[float, float] | None = None,
     description: str | None = None,
+    **how: Any,
 ) -> Path:
     """Write levels, finest first, as a tiled TIFF without loss.
 
@@ -41,8 +43,9 @@ def write_tiff(
         levels: (H, W, 3) uint8 each.
         um_per_px: Across and down, for the finest level's tags of resolution.
         description: The finest level's; an Aperio scanner's makes it an SVS.
+        how: What else tifffile shall do: `byteorder`, `bigtiff`.
     """
-    with tifffile.TiffWriter(path) as file:
+    with tifffile.TiffWriter(path, **how) as file:
         for number, level in enumerate(levels):
             resolution = None if um_per_px is None else tuple(10_000 / side / 2**number for side in um_per_px)
             file.write(

@@ -157,12 +157,19 @@ class Problem(BaseModel):
     status: int = Field(description="The HTTP status code.", ge=400, le=599)
     detail: str = Field(description="What is wrong in this occurrence, and what would be right.")
     request_id: str | None = Field(description="The request's id, as in the X-Request-ID header and the logs.")
+    retry_after_seconds: int | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Seconds after which a new try makes sense; absent where that is not known.",
+        ge=1,
+    )
 
 
 def problem_of(error: TesseraError) -> Problem:
     """Return the problem document of an error."""
     title = kind_of(error).replace("-", " ").capitalize()
-    return _problem(_STATUSES[type(error)], title, str(error))
+    wait_seconds = error.retry_after_seconds if isinstance(error, ComeBackLater) else None
+    return _problem(_STATUSES[type(error)], title, str(error), wait_seconds)
 
 
 def count_rejection(error: TesseraError, metrics: Metrics) -> None:
@@ -253,9 +260,15 @@ def _headers_of(error: TesseraError) -> dict[str, str]:
     return _HEADERS.get(type(error), {})
 
 
-def _problem(status: int, title: str, detail: str) -> Problem:
-    kind = _TYPE_PREFIX + _slug(title)
-    return Problem(type=kind, title=title, status=status, detail=detail, request_id=request_id.get())
+def _problem(status: int, title: str, detail: str, retry_after_seconds: int | None = None) -> Problem:
+    return Problem(
+        type=_TYPE_PREFIX + _slug(title),
+        title=title,
+        status=status,
+        detail=detail,
+        request_id=request_id.get(),
+        retry_after_seconds=retry_after_seconds,
+    )
 
 
 @cache

@@ -135,7 +135,10 @@ def tags_of(file: BinaryIO) -> Mapping[int, Any]:
         Exception: Whatever Pillow raises on damaged bytes.
     """
     begin = file.read(8)
-    tags = ImageFileDirectory_v2(begin + file.read(8) if begin[2] == _BIG else begin)
+    byte_order = begin[:2]
+    if _BIG in begin[2:4]:  # Pillow looks for it in the third byte alone, where a big-endian file does not have it
+        begin = b"II+\0" + begin[4:] + file.read(8)
+    tags = ImageFileDirectory_v2(begin, byte_order)
     file.seek(tags.next)
     tags.load(file)
     return tags

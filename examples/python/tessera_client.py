@@ -475,7 +475,10 @@ def _one(response: httpx.Response) -> Segmentation:
 def _each(response: httpx.Response) -> list[Segmentation | Problem]:
     answer = response.json()
     answers = answer.get("results", [answer])  # one file is answered without a list
-    return [_segmentation(each) if "mask" in each else _kind(each["status"])(each) for each in answers]
+    return [
+        _segmentation(each) if "mask" in each else _kind(each["status"])(each, each.get("retry_after_seconds"))
+        for each in answers
+    ]
 
 
 def _card(response: httpx.Response) -> ModelCard:

@@ -157,6 +157,31 @@ def test_each_bad_request_has_its_problem(client, request_, status, kind, words)
     assert problem["request_id"] == response.headers["x-request-id"]
 
 
+EXTENDED = "filename*=UTF-8''gr%C3%B6%C3%9Fe.png"
+"""Which forms may not have: RFC 7578, section 4.2."""
+
+
+def form(disposition: str, data: bytes) -> dict[str, Any]:
+    head = f'--x\r\nContent-Disposition: form-data; name="file"; {disposition}\r\n\r\n'.encode()
+    return {
+        "content": head + data + b"\r\n--x--\r\n",
+        "headers": {"Content-Type": "multipart/form-data; boundary=x"},
+    }
+
+
+@pytest.mark.parametrize("disposition", [f'filename="a.png"; {EXTENDED}', f'{EXTENDED}; filename="a.png"'])
+def test_a_file_name_in_the_extended_form_is_ignored_beside_a_plain_one(client, disposition):
+    assert post(client, **form(disposition, encoded(noise(4, 4)))).status_code == 200
+
+
+@pytest.mark.parametrize("side", [4, 99], ids=["little", "much"])
+def test_a_file_name_in_the_extended_form_alone_is_none_and_the_answer_shows_a_plain_one(client, side):
+    refused = post(client, **form(EXTENDED, encoded(noise(side, side))))
+    assert refused.status_code == 400
+    assert 'as in name="file"; filename="patch.png"' in refused.json()["detail"]
+    assert "UTF-8" not in refused.text
+
+
 def test_a_body_of_undeclared_length_is_bounded_as_it_comes(client):
     def endless():
         for _ in range(10_000):
@@ -224,7 +249,7 @@ def test_a_full_queue_refuses_with_a_time_to_come_back():
         with a_place_taken(client):
             refused = post(client, content=data, headers=PNG)
         assert refused.status_code == 429
-        assert int(refused.headers["retry-after"]) >= 1
+        assert int(refused.headers["retry-after"]) == refused.json()["retry_after_seconds"] >= 1
         assert refused.json()["type"] == "urn:problem-type:tessera:queue-full"
         gate.set()
         assert post(client, content=data, headers=PNG).status_code == 200
@@ -378,6 +403,7 @@ def test_images_of_more_pixels_than_the_service_may_hold_at_once_are_told_to_com
             results = post(client, files=parts).json()["results"]
             refused = post(client, content=parts[0][1], headers=PNG)
         assert [result["status"] for result in results] == [429, 429]
+        assert [result["retry_after_seconds"] for result in results] == [1, 1]
         assert results[1]["detail"] == "the queue is full (6000 of 10000 pixels); try again later"
         assert refused.status_code == 429
         assert post(client, content=encoded(noise(100, 60)), headers=PNG).status_code == 200

@@ -1,7 +1,10 @@
 """Promises of the project's files: locks, documentation, package data."""
 
+import json
 import re
+import ssl
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -9,8 +12,11 @@ import pytest
 from app.archive_settings import ArchiveSettings
 from app.settings import Settings
 from benchmarks.serving.environments import DEFAULT_FOLDER
+from tests.certificates import signed_by_itself
 from tests.conftest import ROOT
+from tests.issuer import pem
 from tests.programs import program
+from tests.web import sends, serving
 
 LOCKS = ROOT / "requirements"
 
@@ -90,6 +96,26 @@ def test_the_containers_first_process_is_the_service_which_so_hears_of_its_end()
     """A shell in its place would keep SIGTERM to itself."""
     commands = re.findall(r"^(?:ENTRYPOINT|CMD) (.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert commands == ['["tessera"]', '["serve"]']
+
+
+@pytest.mark.parametrize("status", [200, 503])
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_the_images_health_check_asks_for_readiness_where_the_variables_say(tmp_path, has_tls, status):
+    """As docs/configuration.md has it."""
+    [command] = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.*)$", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+    environment = {}
+    tls = None
+    if has_tls:
+        key, certificate = signed_by_itself()
+        (tmp_path / "both.pem").write_bytes(certificate + pem(key))
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(tmp_path / "both.pem")
+        environment["TESSERA_TLS_CERT"] = str(tmp_path / "both.pem")
+    with serving(sends(status), tls) as server:
+        environment["TESSERA_PORT"] = str(server.http.server_port)
+        done = subprocess.run([sys.executable, *json.loads(command)[1:]], env=environment, check=False)
+    assert done.returncode == (status != 200)
+    assert [path for path, _ in server.seen] == ["/health/ready"]
 
 
 def test_the_architecture_page_names_every_room():

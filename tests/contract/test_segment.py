@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import tempfile
 import threading
 from types import SimpleNamespace
@@ -295,10 +296,16 @@ def test_a_refused_type_of_answer_says_what_the_choice_went_by(client):
 def test_health_and_documentation_answer_without_reaching_outside(client):
     assert client.get("/health/live").json() == {"status": "live"}
     assert client.get("/health/ready").json() == {"status": "ready"}
-    page = client.get("/docs").text
-    assert "https://" not in page
-    script = page.split('src="')[1].split('"')[0]
-    assert client.get(script).status_code == 200
+    for path in ("/docs", "/redoc"):
+        page = client.get(path).text
+        assert "https://" not in page
+        addresses = re.findall(r'(?:src|href|spec-url)="([^"]+)"', page)
+        assert len(addresses) == 3
+        for address in addresses:
+            assert not address.startswith("/"), "a proxy may add a prefix"
+            loaded = client.get(address)
+            assert loaded.status_code == 200
+            assert b"https://cdn." not in loaded.content
 
 
 def test_a_service_whose_model_is_late_is_not_ready_and_takes_what_comes_all_the_same(client):

@@ -502,6 +502,15 @@ def test_several_images_go_in_one_request_and_a_bad_one_has_its_problem(ask):
     assert script.requests[0].content.count(b'name="file"') == 3
 
 
+def test_an_image_of_a_list_that_found_no_place_says_when_to_come_back(ask):
+    full = {**json.loads(problem(429).content), "retry_after_seconds": 7}
+    gone = json.loads(problem(503).content)
+    script = Script(httpx.Response(200, json={"results": [answer(FOUND), full, gone]}))
+    _, second, third = ask(script, lambda client: client.segment_many([PATCH] * 3))
+    assert (type(second), second.retry_after_seconds) == (Busy, 7)
+    assert (type(third), third.retry_after_seconds) == (Busy, None)
+
+
 def test_a_list_of_one_is_answered_as_a_list(ask):
     assert [result.code for result in ask(Script(segmented()), lambda client: client.segment_many([PATCH]))] == ["T"]
 

@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+import tifffile
 from PIL import Image, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
 from app.errors import UnreadableImage
@@ -199,6 +200,27 @@ def test_another_programs_unit_is_not_imagejs():
 )
 def test_a_resolution_counts_where_no_printer_or_screen_has_it(px, unit, expected):
     assert read(tiff(None, px, unit)) == (None if expected is None else pytest.approx(expected, abs=1e-4))
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize(
+    ("px", "unit", "description"),
+    [
+        (20_000, "CENTIMETER", None),
+        (50_800, "INCH", None),
+        (2, "NONE", IMAGEJ.format("micron")),
+        (20_000, "CENTIMETER", OME.format('PhysicalSizeX="0.5" PhysicalSizeY="0.5" ')),
+    ],
+)
+def test_it_is_read_in_either_byte_order(tmp_path, bigtiff, byteorder, px, unit, description):
+    path = tmp_path / "x.tif"
+    how = {"photometric": "rgb", "metadata": None, "description": description}
+    where = {"bigtiff": bigtiff, "byteorder": byteorder}
+    tifffile.imwrite(path, noise(WIDTH, HEIGHT), resolution=(px, px), resolutionunit=unit, **how, **where)
+    assert tiff_file_um_per_px(path, Size(WIDTH, HEIGHT)) == 0.5
+    if not (bigtiff and byteorder == ">"):  # of which uploads are refused, since Pillow opens none
+        assert read(path.read_bytes()) == 0.5
 
 
 def test_the_first_to_state_it_decides():

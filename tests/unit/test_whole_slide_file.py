@@ -106,6 +106,14 @@ def test_a_tiff_of_no_scanners_kind_is_believed_as_a_patch_is(tmp_path, tags_um,
         assert slide.levels[0].um_per_px == (None if expected is None else pytest.approx(expected))
 
 
+@pytest.mark.parametrize(("across_and_down", "description"), [((0.25, 0.25), None), (None, ome_of(512, 0.25))])
+def test_a_big_endian_bigtiff_is_believed_too(tmp_path, across_and_down, description):
+    how = {"byteorder": ">", "bigtiff": True}
+    path = write_tiff(tmp_path / "x.tif", pyramid(noise(512, 384)), across_and_down, description, **how)
+    with WholeSlideFile(path) as slide:
+        assert slide.levels[0].um_per_px == 0.25
+
+
 def test_the_files_own_spacing_wins_and_that_of_nearly_square_pixels_is_the_mean(tmp_path):
     path = write_tiff(tmp_path / "x.tif", pyramid(noise(512, 384)), (0.5, 0.505))
     with WholeSlideFile(path, 0.25) as slide:
