@@ -29,7 +29,7 @@ $(VENV)/.dev: requirements/dev.txt requirements/train.txt $(VENV)/.serve
 setup: $(VENV)/.serve ## Virtual environment with what the service needs
 setup-dev: $(VENV)/.dev ## The same with what training and the tests need
 
-programs: ## Debian packages with the programs that some tests run: archive, browser, DICOM validator (needs root)
+programs: ## Debian packages with the programs that some tests run: archive, browser, Prometheus and more (needs root)
 	@dpkg-query --show $$(cat requirements/debian.txt) >/dev/null 2>&1 || { apt-get update --quiet=2 && \
 		DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends \
 		$$(cat requirements/debian.txt); }

@@ -13,6 +13,7 @@ from app.inference.cores import Cores
 from app.processes.layout import layout_of
 from app.settings import Settings
 from tests.conftest import ROOT
+from tests.prometheus import CONFIGURATION, with_access
 
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
@@ -70,9 +71,8 @@ def test_prometheus_finds_what_it_is_offered_for_a_service_with_tls_and_keys() -
     bare = re.sub(r"^( *)# (?=- \./\w+:/etc/prometheus/)", r"\1", TEXT, flags=re.MULTILINE)
     volumes = yaml.safe_load(bare)["services"]["prometheus"]["volumes"]
     folders = [PurePosixPath(volume.split(":")[1]) for volume in volumes]
-    text = (ROOT / "docker/prometheus.yml").read_text(encoding="utf-8")
-    text = re.sub(r"^( *)# (?=(scheme|tls_config|authorization): )", r"\1", text, flags=re.MULTILINE)
-    [job] = [job for job in yaml.safe_load(text)["scrape_configs"] if job["job_name"] == "tessera"]
+    configuration = yaml.safe_load(with_access(CONFIGURATION))
+    [job] = [job for job in configuration["scrape_configs"] if job["job_name"] == "tessera"]
     assert job["scheme"] == "https"
     assert job["tls_config"]["server_name"]
     for file in (job["tls_config"]["ca_file"], job["authorization"]["credentials_file"]):
