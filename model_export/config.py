@@ -28,6 +28,9 @@ Source = Literal["wsss4luad", "stas", "ebhi_seg", "lc25000"]
 EncoderName = Literal["efficientnet-lite0", "efficientnet-lite2"]
 """Encoders of the network; see `encoders.py`."""
 
+BLOCKS: dict[EncoderName, int] = {"efficientnet-lite0": 16, "efficientnet-lite2": 21}
+"""How many blocks each encoder has."""
+
 
 class Teacher(BaseModel):
     """A first network, trained before, whose class maps label what the sources leave unknown.
@@ -122,7 +125,7 @@ class Recipe(BaseModel):
     brightness: Fraction = 0.15
     rarity: Fraction = 0.5
     shares: dict[Source, Positive] = Field(default={"wsss4luad": 1.0}, min_length=1)
-    frozen_blocks: int = Field(default=0, ge=0, le=16)
+    frozen_blocks: int = Field(default=0, ge=0)
     frozen_statistics: bool = False
     cutmix: Fraction = 0.0
     blur: Fraction = 0.1
@@ -135,6 +138,8 @@ class Recipe(BaseModel):
     def _ordered(self) -> Self:
         if self.scale[0] > self.scale[1]:
             raise ValueError("scale must go from the smaller to the larger zoom")
+        if self.frozen_blocks > BLOCKS[self.encoder]:
+            raise ValueError(f"frozen_blocks must be at most {BLOCKS[self.encoder]}, the blocks of {self.encoder}")
         if self.statistics_batches and (self.frozen_statistics or self.frozen_blocks):
             raise ValueError("statistics_batches must be 0 where statistics are frozen: it would replace them")
         return self

@@ -4,6 +4,7 @@ From packaged files: a hospital's network does not reach the usual content deliv
 that the pages also work behind a proxy that adds a prefix.
 """
 
+from functools import cache
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
@@ -49,11 +50,16 @@ async def redoc() -> Response:
 @router.get(f"/{_FILES}/{_REDOC}")
 def redoc_script() -> Response:
     """Give ReDoc, without what it would load from outside."""
-    path, _ = _STATIC.lookup_path(_REDOC)
-    return Response(Path(path).read_bytes().replace(_REDOCS_LOGO, _NO_PICTURE), media_type="text/javascript")
+    return Response(_redoc(), media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
 
 
 @router.get(f"/{_FILES}/{{path:path}}")
 async def file(path: str, request: Request) -> Response:
     """Give one of the pages' scripts, styles or pictures."""
     return await _STATIC.get_response(path, request.scope)
+
+
+@cache
+def _redoc() -> bytes:
+    path, _ = _STATIC.lookup_path(_REDOC)
+    return Path(path).read_bytes().replace(_REDOCS_LOGO, _NO_PICTURE)

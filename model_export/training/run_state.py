@@ -79,7 +79,6 @@ class RunState:
         }
         counts = {name: len(samples) for name, samples in training.items()}
         self._environment = {**describe(hardware), "images": counts, "held_out": len(held_out), "data": self.data}
-        self._started = time.monotonic()
 
     def resume(self, learner: Learner) -> bool:
         """Go on from the run folder's last epoch, with `learner` as it was then; return whether there was one.

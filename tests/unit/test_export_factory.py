@@ -282,7 +282,9 @@ def test_a_checkpoint_says_itself_how_fine_its_decoder_is(tmp_path, detail):
 def test_a_checkpoint_says_itself_which_encoder_it_has(tmp_path, encoder):
     path = tmp_path / "weights.pth"
     saved = TissueNetwork(encoder, pretrained=False)
-    save_checkpoint(path, {"model": {f"module.{name}": value for name, value in saved.state_dict().items()}})
+    weights = {f"net.{name}": value for name, value in saved.state_dict().items()}
+    of_a_loss = {f"loss.vit.blocks.{index}.norm.weight": torch.ones(1) for index in range(24)}
+    save_checkpoint(path, {"model": of_a_loss | weights})
 
     loaded = load_network(path, WSSS4LUAD)
 

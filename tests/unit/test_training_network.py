@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from app.pathology.classes import WSSS4LUAD
+from model_export.config import BLOCKS
 from model_export.encoders import ENCODERS
 from model_export.network import TissueNetwork
 from model_export.training.augment import BatchSource
@@ -95,6 +96,7 @@ def test_an_encoders_taps_end_its_strides_and_its_weights_are_on_hand(name):
 
     ends = [at for at, (_, side) in enumerate(after) if at + 1 == len(after) or after[at + 1][1] != side]
     assert ends == [encoder.half, *encoder.taps]
+    assert len(network.blocks) == BLOCKS[name]
     assert [after[at] for at in ends] == list(
         zip((encoder.half_channels, *encoder.tap_channels), (32, 16, 8, 4, 2), strict=True)
     )
