@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from app.access.gate import Access
 from app.access_settings import access_of
-from app.api import admin, documentation, operations, problems, segment
+from app.api import admin, documentation, operations, problems, redirects, segment
 from app.api.access import AccessControl
 from app.api.middleware import CLIENT_LEFT_STATUS, RequestScope
 from app.api.openapi import describe_common
@@ -137,7 +137,7 @@ def create_app(
         telemetry=_NO_TRACES,
     )
     app.state.running = running
-    routers = [segment.router, operations.router, admin.router, page.router, documentation.router]
+    routers = [segment.router, operations.router, admin.router, redirects.router, page.router, documentation.router]
     if settings.sectra_hosts:
         routers.append(_sectra_router())
         if access.is_guarded and "sectra" not in access.public:

@@ -60,7 +60,11 @@ class Rates:
             wait = moment + images * each - (now + _MINUTE_NS)
             self._memory[at + 1] = moment + images * each if wait <= 0 else moment - already * each
         if wait > 0:
-            raise RateExceeded(f"{limit} images a minute are this caller's limit", math.ceil(wait / 10**9))
+            seconds = math.ceil(wait / 10**9)
+            raise RateExceeded(
+                f"{limit} images a minute are this caller's limit; in {seconds} s there is room for {already + images}",
+                seconds,
+            )
 
     def give_back(self, caller: Caller, images: int) -> None:
         """Count `images` out again, with which nothing was done."""

@@ -74,7 +74,7 @@ class AccessControl:
             await self._app(scope, receive, send)
             return
         path = path_of(scope)
-        part = _PARTS.get(path.split("/", 2)[1] if path.startswith("/") else "", _IMAGES)
+        part = _part_of(path)
         audit = self._access.audit if part in _AUDITED else None
         if audit is None:
             await self._serve(scope, receive, send, part, is_audited=False)
@@ -178,6 +178,12 @@ class _Writing:
                 "model": _model(scope),
             }
         )
+
+
+def _part_of(path: str) -> str:
+    if path == "/":
+        return "viewer"  # where it leads to
+    return _PARTS.get(path.split("/", 2)[1] if path.startswith("/") else "", _IMAGES)
 
 
 def _address(scope: Scope) -> str | None:

@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 
 router = APIRouter(include_in_schema=False)
 
-SERVER = {"url": ".", "description": "The service that gives this description."}
+SERVER = {"url": ".", "description": "This service; the dot is where its openapi.json lies."}
 """As the description names it: relative to where that lies itself (OpenAPI 3.1.1, section 4.8.5)."""
 _DESCRIPTION = "openapi.json"
 _FILES = "static-offline-docs"

@@ -198,11 +198,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where, *names = (str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":  # its name is the client's own text
-            detail = f"the {where} has a parameter that is not known; /docs lists those that are"
-        else:
-            detail = f"{' '.join((where, *names))}: {first['msg']}"
-        return refuse(request.scope, InvalidRequest(detail), metrics)
+        return refuse(request.scope, InvalidRequest(f"{' '.join((where, *names))}: {first['msg']}"), metrics)
 
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> Response:

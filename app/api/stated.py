@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +15,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     field_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.api.problems import InvalidRequest
@@ -30,7 +31,7 @@ _TIMEOUT = {
     "in": "header",
     "required": False,
     "description": "Seconds after which the answer is of no use; the request then gets 504, or 408 if its body had not"
-    " arrived. Can only lower the service's own request_timeout.",
+    " arrived. Can only lower the service's own limit, TESSERA_REQUEST_TIMEOUT.",
     "schema": {"type": "number", "exclusiveMinimum": 0},
 }
 
@@ -38,12 +39,10 @@ _TIMEOUT = {
 class Stated(BaseModel):
     """What a request states of its images: query parameters. One that is not known is refused: it may be misspelt."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
-    mpp: float | None = Field(
+    mpp: Annotated[float, Field(ge=LEAST_UM_PER_PX, le=MOST_UM_PER_PX)] | SkipJsonSchema[None] = Field(
         default=None,
-        ge=LEAST_UM_PER_PX,
-        le=MOST_UM_PER_PX,
         description="Pixel spacing of the upload, in um/px (a 20x objective gives about 0.5); it applies to every image"
         " of the request. If the model's own spacing is known, the image is rescaled to that for the model; the answer"
         " keeps the upload's pixels. If mpp is left out, a DICOM upload's header is read, and a TIFF's tags.",
@@ -73,10 +72,11 @@ def stated_as(kind: type[_S]) -> Callable[[Request], Awaitable[_S]]:
     """Return a dependency that reads `kind` off the query; FastAPI's own costs a tenth of a request's whole time.
 
     Raises:
-        InvalidRequest: A parameter is there twice.
-        RequestValidationError: A parameter is not known or makes no sense.
+        InvalidRequest: A parameter is there twice, or is not known.
+        RequestValidationError: A parameter makes no sense.
     """
     nothing = kind()
+    known = ", ".join(kind.model_fields)
 
     async def read(request: Request) -> _S:
         if not request.scope["query_string"]:
@@ -84,6 +84,8 @@ def stated_as(kind: type[_S]) -> Callable[[Request], Awaitable[_S]]:
         names = [name for name, _ in request.query_params.multi_items()]
         if len(set(names)) < len(names):
             raise InvalidRequest("the query has a parameter more than once; which of its values is meant?")
+        if not kind.model_fields.keys() >= set(names):  # the unknown name is the client's own text
+            raise InvalidRequest(f"the query has a parameter that is not known; known here: {known}")
         try:
             return kind.model_validate(dict(request.query_params))
         except ValidationError as error:

@@ -66,7 +66,10 @@ async def read_images(request: Request, limits: UploadLimits) -> list[bytes]:
         return await _read_form(request, limits)
     if _MEANT.get(media_type, media_type) in UPLOADED:
         return [b"".join([chunk async for chunk in _bounded(request, limits)])]
-    raise UnsupportedMediaType(f"send {FORM} with {PART} parts, or one of {', '.join(UPLOADED)}")
+    raise UnsupportedMediaType(
+        f"the request declares no type that is accepted (Content-Type); send {FORM} with {PART} parts, or one of"
+        f" {', '.join(UPLOADED)}"
+    )
 
 
 def comes_soon(headers: Headers) -> bool:

@@ -112,7 +112,7 @@ class Admission:
         inside = self._places.images
         if inside > most:
             self._places.take(images=-images)
-            raise self._full_of_images(inside - images, images)
+            raise self._full_of_images(inside - images, images, most)
         finished = images
         try:
             with self._work:
@@ -137,8 +137,9 @@ class Admission:
             QueueFull: It would find none.
         """
         inside = self._places.images
-        if inside >= self._most_to_begin():
-            raise self._full_of_images(inside, 1)
+        most = self._most_to_begin()
+        if inside >= most:
+            raise self._full_of_images(inside, 1, most)
 
     @contextmanager
     def weigh(self, pixels: int) -> Iterator[None]:
@@ -153,7 +154,8 @@ class Admission:
         if inside > self._most_pixels:
             self._places.take(pixels=-share)
             raise QueueFull(
-                f"the queue is full ({inside - share} of {self._most_pixels} pixels); try again later",
+                f"there is no room now: {inside - share} of {self._most_pixels} pixels are taken, and this needs"
+                f" {share} more; try again later",
                 self._pixels_done.seconds_for(inside - self._most_pixels),
             )
         try:
@@ -171,9 +173,11 @@ class Admission:
         has_more = self._places.own_images * self._places.fronts > self._most_images
         return self._most_images - has_more
 
-    def _full_of_images(self, inside: int, more: int) -> QueueFull:
+    def _full_of_images(self, inside: int, more: int, most: int) -> QueueFull:
+        kept = " one is kept for others," if inside <= most < self._most_images else ""
         return QueueFull(
-            f"the queue is full ({inside} of {self._most_images} images); try again later",
+            f"there is no room now: {inside} of {self._most_images} places for images are taken,{kept} and this needs"
+            f" {more} more; try again later",
             self._images_done.seconds_for(inside + more - self._most_images),
         )
 

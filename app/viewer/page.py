@@ -1,9 +1,11 @@
-"""The page and its files. It talks to the service's own API, and to nothing else; nothing is kept here."""
+"""The page and its files. It talks to the service's own API, and to nothing else; nothing is kept here.
+
+Its links are relative, so that it also works behind a proxy that adds a prefix.
+"""
 
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 router = APIRouter(prefix="/viewer", include_in_schema=False)
@@ -28,12 +30,6 @@ _HEADERS = {
 async def page(request: Request) -> Response:
     """Give the page."""
     return await _file("index.html", request)
-
-
-@router.get("/")
-async def page_with_slash() -> Response:
-    """Lead to the page: its links are relative, so that it also works behind a proxy that adds a prefix."""
-    return RedirectResponse("../viewer", 308)
 
 
 @router.get("/{path:path}")

@@ -46,6 +46,15 @@ def test_every_operation_has_words_and_documents_its_problems():
         assert "image/tiff" in operation["requestBody"]["content"]
 
 
+def test_what_a_request_may_state_is_optional_and_never_null():
+    for operations in json.loads(document())["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                assert not parameter["required"]
+                assert {"enum", "minimum", "exclusiveMinimum"} & set(parameter["schema"]), parameter["name"]
+                assert parameter["schema"]["type"] in ("number", "integer", "string"), parameter["name"]
+
+
 def test_every_operation_but_health_says_that_a_key_may_be_asked_for():
     found = json.loads(document())
     assert set(found["components"]["securitySchemes"]) == {"bearer", "key"}

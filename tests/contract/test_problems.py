@@ -42,7 +42,7 @@ def post(client: TestClient, **request):
     [
         ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported-media-type", "image/webp"),
         ({"content": b"x", "headers": {"Content-Type": "image/gif"}}, 415, "unsupported-media-type", "image/png"),
-        ({"content": b"x"}, 415, "unsupported-media-type", "multipart/form-data"),
+        ({"content": b"x"}, 415, "unsupported-media-type", "no type that is accepted (Content-Type); send multipart/"),
         (
             {"content": gzip.compress(encoded(noise(4, 4))), "headers": {**PNG, "Content-Encoding": "gzip"}},
             415,
@@ -73,7 +73,7 @@ def post(client: TestClient, **request):
             'as in name="file"; filename="patch.png"',
         ),
         ({"content": b"", "headers": PNG}, 422, "unreadable-image", "empty"),
-        ({"content": b"GIF89a...", "headers": PNG}, 415, "unsupported-image", "PNG, JPEG, TIFF, WEBP, BMP or DICOM"),
+        ({"content": b"GIF89a...", "headers": PNG}, 415, "unsupported-image", "PNG, JPEG, TIFF, WebP, BMP or DICOM"),
         ({"content": encoded(noise(9, 9))[:200], "headers": PNG}, 422, "unreadable-image", "truncated"),
         ({"content": encoded(plain((1, 1, 1), 301, 2)), "headers": PNG}, 413, "image-too-large", "at most 300 px"),
         ({"content": bytes(200_001), "headers": PNG}, 413, "upload-too-large", "200000 bytes"),
@@ -120,7 +120,12 @@ def post(client: TestClient, **request):
             "invalid-request",
             "'overlay' or 'confidence'",
         ),
-        ({"params": {"downsampel": 4}, "content": b"x", "headers": PNG}, 400, "invalid-request", "not known; /docs"),
+        (
+            {"params": {"downsampel": 4, "mpp": 0}, "content": b"x", "headers": PNG},
+            400,
+            "invalid-request",
+            "not known; known here: mpp, view, opacity, x, y, downsample, simplify, min_area, dicom",
+        ),
         (
             {"params": {"mpp": "40"}, "content": b"x", "headers": PNG},
             400,
@@ -404,7 +409,9 @@ def test_images_of_more_pixels_than_the_service_may_hold_at_once_are_told_to_com
             refused = post(client, content=parts[0][1], headers=PNG)
         assert [result["status"] for result in results] == [429, 429]
         assert [result["retry_after_seconds"] for result in results] == [1, 1]
-        assert results[1]["detail"] == "the queue is full (6000 of 10000 pixels); try again later"
+        assert results[1]["detail"] == (
+            "there is no room now: 6000 of 10000 pixels are taken, and this needs 6000 more; try again later"
+        )
         assert refused.status_code == 429
         assert post(client, content=encoded(noise(100, 60)), headers=PNG).status_code == 200
 

@@ -139,7 +139,7 @@ def test_what_would_be_too_large_for_the_model_is_a_problem(scaled):
 def test_classify_refuses_what_it_does_not_know(scaled, query):
     response = scaled.post(f"/classify?{query}", content=encoded(noise(8, 8)), headers=PNG)
     assert (response.status_code, response.json()["type"]) == (400, "urn:problem-type:tessera:invalid-request")
-    assert "not known" in response.json()["detail"]
+    assert response.json()["detail"] == "the query has a parameter that is not known; known here: mpp"
 
 
 def test_spacings_are_rounded_alike_in_every_form():

@@ -54,10 +54,24 @@ def test_scripts_and_styles_have_the_types_that_browsers_insist_on(client):
     assert client.get("/viewer/mark.svg").headers["content-type"].startswith("image/svg+xml")
 
 
-def test_a_trailing_slash_leads_to_the_page_also_behind_a_prefix(client):
-    answer = client.get("/viewer/", follow_redirects=False)
-    assert (answer.status_code, answer.headers["location"]) == (308, "../viewer")
-    assert client.get("/viewer/").status_code == 200
+@pytest.mark.parametrize(
+    ("address", "status", "location", "page"),
+    [
+        ("/", 307, "viewer", "/viewer"),
+        ("/viewer/", 308, "../viewer", "/viewer"),
+        ("/docs/", 308, "../docs", "/docs"),
+        ("/redoc/", 308, "../redoc", "/redoc"),
+    ],
+)
+def test_what_people_type_leads_to_a_page_also_behind_a_prefix(client, address, status, location, page):
+    answer = client.get(f"{address}?name=x", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (status, location)
+    followed = client.get(address)
+    assert (followed.status_code, followed.url.path) == (200, page)
+    assert client.head(address, follow_redirects=False).status_code == status
+    assert client.app.state.running.metrics.registry.get_sample_value(
+        "tessera_requests_total", {"route": address, "status": str(status)}
+    )
 
 
 @pytest.mark.parametrize("path", ["none.js", "vendor", "..%2fpage.py", "%2e%2e/page.py", "..%2f..%2fmain.py"])

@@ -63,6 +63,7 @@ def test_where_the_rest_of_a_request_is_too_much_its_first_is_given_back_and_the
     with pytest.raises(RateExceeded) as caught:
         allowance.take(4)
     assert caught.value.retry_after_seconds == 3
+    assert str(caught.value) == "60 images a minute are this caller's limit; in 3 s there is room for 5"
     rates.take(ONE, 2)
     clock.now += 5 * SECOND
     rates.take(ONE, 5)

@@ -271,7 +271,7 @@ def test_no_memory_is_said_and_may_pass(monkeypatch, step, data):
     ids=["PDF", "GIF", "whole GIF", "zeros", "HEIC", "AVIF"],
 )
 def test_other_formats_are_unsupported(data):
-    with pytest.raises(UnsupportedImage, match="PNG, JPEG, TIFF, WEBP, BMP"):
+    with pytest.raises(UnsupportedImage, match="PNG, JPEG, TIFF, WebP, BMP"):
         decode(data, LIMIT)
 
 
