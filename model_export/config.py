@@ -1,6 +1,7 @@
 """Recipes: everything that decides a training's outcome besides the images, as one TOML file."""
 
 import tomllib
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -42,12 +43,12 @@ class Teacher(BaseModel):
         scales: The zooms at which each image is seen, and over which the probabilities are averaged.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     recipe: str
-    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, strict=False)  # TOML has lists and no tuples
     confidence: Fraction = 0.8
-    scales: tuple[TeacherScale, ...] = Field(default=(1.0,), min_length=1)
+    scales: tuple[TeacherScale, ...] = Field(default=(1.0,), min_length=1, strict=False)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -100,7 +101,7 @@ class Recipe(BaseModel):
         teacher: How the unknown pixels of the sources get a class, if at all.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     seed: Seed = 0
     epochs: int = Field(default=10, ge=1)
@@ -119,7 +120,7 @@ class Recipe(BaseModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     average_decay: Below1 = 0.99
     statistics_batches: int = Field(default=0, ge=0)
-    scale: tuple[Zoom, Zoom] = (0.7, 1.5)
+    scale: tuple[Zoom, Zoom] = Field(default=(0.7, 1.5), strict=False)
     overhang: float = Field(default=0.0, ge=0.0, le=0.5)
     stain_sigma: float = Field(default=0.1, ge=0.0, le=1.0)
     brightness: Fraction = 0.15
@@ -178,15 +179,29 @@ def load_recipe(name_or_path: str) -> Recipe:
     """Load a recipe that ships with the project, by name, or a TOML file, by path.
 
     Raises:
-        InvalidRecipe: There is no such recipe, or a value in it is unknown or out of range.
+        InvalidRecipe: There is no such recipe, or a value in it is unknown, of another type or out of range.
     """
-    shipped = files("model_export") / "recipes" / f"{name_or_path}.toml"
+    folder = files("model_export") / "recipes"
+    shipped = folder / f"{name_or_path}.toml"
     source = shipped if shipped.is_file() else Path(name_or_path)
     try:
         return Recipe.model_validate(tomllib.loads(source.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise InvalidRecipe(f"{name_or_path}: neither a recipe of the project nor a file") from None
+        names = sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+        raise InvalidRecipe(
+            f"{name_or_path}: neither a recipe of the project ({', '.join(names)}) nor a file"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InvalidRecipe(f"{name_or_path}: not readable as TOML: {error}") from error
     except ValidationError as error:
-        raise InvalidRecipe(f"{name_or_path}: {first_fault(error)}") from error
+        raise InvalidRecipe(f"{name_or_path}: {first_fault(error)}{_meant(error)}") from error
+
+
+def _meant(error: ValidationError) -> str:
+    """Return how to go on where the first fault of a recipe is a name that no field has; else nothing."""
+    fault = error.errors()[0]
+    if fault["type"] != "extra_forbidden":
+        return ""
+    *table, name = fault["loc"]
+    near = get_close_matches(str(name), (Teacher if table else Recipe).model_fields, cutoff=0.7)
+    return f"; nearest: {', '.join(near)}" if near else "; model_export/config.py lists them"

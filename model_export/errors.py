@@ -61,4 +61,5 @@ def first_fault(error: ValidationError, *within: str) -> str:
     """
     fault = error.errors()[0]
     where = ".".join(map(str, (*within, *fault["loc"])))
-    return f"{where}: {fault['msg']}" if where else fault["msg"]
+    what = "no such field" if fault["type"] == "extra_forbidden" else fault["msg"]
+    return f"{where}: {what}" if where else what

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.pathology.classes import TissueClass
+from model_export.labels import NEUTRAL
 from model_export.verify import Comparison
 from model_export.weights import listed
 
@@ -42,6 +43,16 @@ def doubts_of_spacing(um_per_px: float | None) -> list[str]:
     return [
         "note: without --um-per-px nothing is rescaled: patches are seen as they come, and of a slide the finest level;"
         " state the um/px of the training images if you know it"
+    ]
+
+
+def doubts_of_scores(given: bool) -> list[str]:
+    """Return a line where a network of the project's is exported without the scores of a cross-validation."""
+    if given:
+        return []
+    return [
+        f"note: without --scores the threshold of each label is {NEUTRAL:g}, the temperature is 1 and the bundle states"
+        " no scores: pass the scores.json of a cross-validation of the same recipe"
     ]
 
 

@@ -12,7 +12,7 @@ from app.pathology.classes import WSSS4LUAD
 from app.pathology.manifest import GOLDEN_FILE, HE, MODEL_FILE
 from model_export.bundle import read_manifest, require_intact, sha256_of
 from model_export.checkpoint import read_checkpoint
-from model_export.cli.doubts import doubts_of_classes, doubts_of_comparisons, doubts_of_spacing
+from model_export.cli.doubts import doubts_of_classes, doubts_of_comparisons, doubts_of_scores, doubts_of_spacing
 from model_export.cli.options import FILE, FOLDER, views_option
 from model_export.encoders import INPUT_MEAN, INPUT_STD
 from model_export.errors import InvalidData, VerificationFailed
@@ -160,6 +160,8 @@ def export(
     card = replace(card, made_of=of_which)
     network = load_network(trained, card.classes, factory, weights, click.echo)
     for note in of_others(scores, recipe_noted(trained), epoch_noted(trained), weights) if scores else []:
+        click.echo(note)
+    for note in doubts_of_scores(bool(scores)) if factory is None else []:
         click.echo(note)
     for note in (*doubts_of_classes(card.classes), *doubts_of_spacing(card.um_per_px)):
         click.echo(note)

@@ -70,7 +70,7 @@ def train(
         if resume and not begun:
             progress.line(f"{run}: nothing to resume, this is the start")
         corpus = corpus_of(asked, pairs, patches, folders)
-        progress.line(f"pairs: {len(corpus.pairs)}, of {corpus.slides} slides")
+        progress.line(str(corpus))
         sources, held_out = corpus.part(held)
         counts = ", ".join(f"{len(samples)} of {name}" for name, samples in sources.items())
         progress.line(f"images to learn from: {counts}; held out: {len(held_out)}")
@@ -130,7 +130,7 @@ def cross_validate_command(
     asked = recipe_of(recipe, epochs, seed)
     require(logger)
     corpus = corpus_of(asked, pairs, patches, folders)
-    click.echo(f"pairs: {len(corpus.pairs)}, of {corpus.slides} slides")
+    click.echo(str(corpus))
     for note in without_slides(corpus.pairs, Fold(count=folds)):
         click.echo(note)
     if jobs > 1:

@@ -18,6 +18,8 @@ from model_export.report.record import Record
 
 CURVES_FILE = "curves.png"
 _DPI = 110
+_MIN_SHARE = 0.001
+"""Share of the pixels that a range of confidences holds at least, if its accuracy is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def curves(records: Sequence[Record], theme: Theme) -> Figure:
     The loss that is learned from adds terms to the cross-entropy, and validation's does not: cross-entropy stands
     against cross-entropy, and the total is a line of its own, the only one of a training that did not log the other.
     """
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.9), layout="constrained")
     loss, scores, rate = figure.subplots(1, 3)
     _axes(loss, "epoch", "loss")
     _axes(scores, "epoch", "score")
@@ -76,15 +78,17 @@ def curves(records: Sequence[Record], theme: Theme) -> Figure:
         _line(rate, record.step_series("learning_rate"), theme.third, None)
     for axes in (loss, scores):
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    loss.set_ylim(bottom=0)
+            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))  # above the axes
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    loss.set_ylim(0, 1.05 * loss.get_ylim()[1])
     rate.set_ylim(bottom=0)
     return figure
 
 
 def reliability(calibration: Mapping[str, Any], theme: Theme) -> Figure:
     """Draw accuracy by confidence, with the diagonal of a perfect one, over where the pixels lie.
+
+    A bin with few of the pixels counts below, and has no bar above: the accuracy of a handful says nothing.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, figure 1.
 
@@ -94,26 +98,32 @@ def reliability(calibration: Mapping[str, Any], theme: Theme) -> Figure:
     """
     bins = [one for one in calibration["bins"] if one["count"]]
     total = sum(one["count"] for one in bins)
-    left, width = [one["low"] for one in bins], [one["high"] - one["low"] for one in bins]
-    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+    telling = [one for one in bins if one["count"] >= _MIN_SHARE * total]
+    figure = Figure(figsize=(4.6, 4.8), layout="constrained")
     accuracy, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _axes(accuracy, "", "accuracy")
     _axes(counts, "confidence", "share of pixels")
-    accuracy.bar(left, [one["accuracy"] for one in bins], width, align="edge", color=theme.first, alpha=0.75)
+    _bars(accuracy, telling, [one["accuracy"] for one in telling], theme)
     accuracy.plot([0, 1], [0, 1], color=theme.ink, linestyle="--", linewidth=1, label="perfectly calibrated")
     accuracy.plot(
-        [one["confidence"] for one in bins],
-        [one["accuracy"] for one in bins],
+        [one["confidence"] for one in telling],
+        [one["accuracy"] for one in telling],
         color=theme.second,
         marker="o",
         markersize=4,
         linewidth=1,
         label="this network",
     )
-    accuracy.legend(frameon=False, loc="upper left")
+    accuracy.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     accuracy.set(xlim=(0, 1), ylim=(0, 1))
-    counts.bar(left, [one["count"] / total for one in bins], width, align="edge", color=theme.first, alpha=0.75)
+    _bars(counts, bins, [one["count"] / total for one in bins], theme)
     return figure
+
+
+def _bars(axes: Axes, bins: Sequence[Mapping[str, Any]], heights: Sequence[float], theme: Theme) -> None:
+    """Draw a bar over the range of each bin."""
+    left, width = [one["low"] for one in bins], [one["high"] - one["low"] for one in bins]
+    axes.bar(left, heights, width, align="edge", color=theme.first, alpha=0.75)
 
 
 def _line(axes: Axes, points: tuple[list[int], list[float]], color: str, label: str | None, style: str = "-") -> None:
@@ -121,7 +131,8 @@ def _line(axes: Axes, points: tuple[list[int], list[float]], color: str, label: 
     if points[0]:
         label = None if label in axes.get_legend_handles_labels()[1] else label
         marker = "o" if len(points[0]) == 1 else ""
-        axes.plot(*points, color=color, label=label, marker=marker, linestyle=style, linewidth=1.6, alpha=0.8)
+        (line,) = axes.plot(*points, color=color, label=label, marker=marker, linestyle=style, linewidth=1.6, alpha=0.8)
+        line.set_markerfacecolor("none" if style == ":" else color)  # a point does not show its line's style
 
 
 def _axes(axes: Axes, x: str, y: str) -> None:

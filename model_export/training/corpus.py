@@ -8,7 +8,7 @@ from app.pathology.classes import TissueClass
 from model_export.config import Source
 from model_export.errors import InvalidData
 from model_export.training.dataset import Sample, read_labelled_patches, read_pairs
-from model_export.training.folds import Fold, split
+from model_export.training.folds import Fold, knows_slides, split
 from model_export.training.sources import read_ebhi_seg, read_lc25000, read_stas
 
 _READERS: dict[Source, Callable[[Path, Sequence[TissueClass]], list[Sample]]] = {
@@ -31,10 +31,11 @@ class Corpus:
     pairs: Sequence[Sample]
     beside: Mapping[Source, Sequence[Sample]]
 
-    @property
-    def slides(self) -> int:
-        """How many slides the pairs are of, as far as is known."""
-        return len({sample.slide for sample in self.pairs})
+    def __str__(self) -> str:
+        """Say how many pairs there are, and of how many slides, if a table names any of them."""
+        if not knows_slides(self.pairs):
+            return f"pairs: {len(self.pairs)}; no table names their slides"
+        return f"pairs: {len(self.pairs)}, of {len({sample.slide for sample in self.pairs})} slides"
 
     def part(self, fold: Fold) -> tuple[dict[Source, list[Sample]], list[Sample]]:
         """Return the training samples of `fold` by source, and what it holds out.

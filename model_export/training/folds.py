@@ -32,7 +32,7 @@ class Fold:
             return cls()
         part, slash, count = text.partition("/")
         if not (slash and part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count) and int(count) > 1):
-            raise InvalidRecipe(f"fold {text!r}: write all, or K/N with K from 1 to N, such as 1/4")
+            raise InvalidRecipe(f"fold {text!r} is neither 'all' nor K/N with K from 1 to N, such as '1/4'")
         return cls(int(part) - 1, int(count))
 
     def __str__(self) -> str:
@@ -68,9 +68,14 @@ def split(pairs: Sequence[Sample], fold: Fold) -> tuple[list[Sample], list[Sampl
     return [*ordered[:start], *ordered[end:]], ordered[start:end]
 
 
+def knows_slides(pairs: Sequence[Sample]) -> bool:
+    """Whether a table says of one of `pairs`, at least, which slide it is of."""
+    return any(sample.slide != sample.name for sample in pairs)
+
+
 def without_slides(pairs: Sequence[Sample], fold: Fold) -> list[str]:
     """Return a line where some are held out, and nothing says which of `pairs` are of one slide."""
-    if not fold.count or any(sample.slide != sample.name for sample in pairs):
+    if not fold.count or knows_slides(pairs):
         return []
     return [
         "note: every image counts as a slide of its own: if several are of one slide, scores on what is held out come"

@@ -93,6 +93,7 @@ class Trainer:
             return
         loggers.require(self.logger)
         state.start()
+        progress.line(f"a row for each step: {state.run / loggers.STEPS_FILE}")
         steps_done = state.epochs_done * steps_per_epoch
         with loggers.opened(self.logger, state.run, state.asked, state.rows, steps_done) as told:
             for epoch in left:

@@ -26,6 +26,7 @@ from model_export.cli import main
 from model_export.cli.doubts import doubts_of_comparisons
 from model_export.corruptions import CORRUPTIONS
 from model_export.measured import read_measured
+from model_export.network import network_for
 from model_export.synthetic import draw_patch
 from model_export.trials import plan_trials
 from model_export.variant import write_variant
@@ -195,8 +196,10 @@ def test_training_leaves_a_checkpoint_and_says_where(data, tmp_path):
 
     lines = ran(*training(data, folder, "--patches", data / "patches", "--fold", "1/2", "--threads", 1))
 
-    assert lines[:2] == ["pairs: 4, of 4 slides", "images to learn from: 4 of wsss4luad; held out: 2"]
+    counted = "pairs: 4; no table names their slides"
+    assert lines[:2] == [counted, "images to learn from: 4 of wsss4luad; held out: 2"]
     assert lines[2].startswith("note: every image counts as a slide of its own: ")
+    assert f"a row for each step: {folder / 'steps.csv'}" in lines
     assert lines[-1] == f"kept: {folder / 'best.pth'}"
     assert sum(line.startswith("epoch 2/2  validate  loss ") for line in lines) == 1
     assert {path.name for path in folder.iterdir()} == {
@@ -297,8 +300,8 @@ def cut(path):
         (lambda root: shutil.rmtree(root / "patches"), "patches", "no such folder"),
         (lambda root: write_patches(root / "patches", "9.png"), "patches/9.png", "does not end in labels"),
         (lambda root: write_patches(root / "patches", "9-[1].png"), "patches/9-[1].png", "1 labels in the name"),
-        (lambda root: (root / "tiny.toml").unlink(), "tiny.toml", "neither a recipe of the project nor a file"),
-        (lambda root: write_recipe(root / "tiny.toml", momentum=0.9), "tiny.toml", "momentum: Extra inputs"),
+        (lambda root: (root / "tiny.toml").unlink(), "tiny.toml", "neither a recipe of the project (luad-labels,"),
+        (lambda root: write_recipe(root / "tiny.toml", momentum=0.9), "tiny.toml", "momentum: no such field"),
         (lambda root: (root / "tiny.toml").write_text("epochs"), "tiny.toml", "not readable as TOML"),
         (lambda root: (root / "run").write_text("a file"), "run/fold", "Not a directory"),
     ],
@@ -1094,6 +1097,20 @@ def test_images_of_ones_own_that_are_too_small_to_show_seams_are_noted(seams, of
     assert doubts_of_comparisons(found, WSSS4LUAD) == [
         f"note: trial {told} too small to look for seams: both sides must exceed 2 x --margin + --stride"
     ] * (told is not None)
+
+
+def test_an_export_of_the_projects_network_without_scores_says_what_the_bundle_lacks(tmp_path, monkeypatch):
+    command = importlib.import_module("model_export.cli.export")
+    monkeypatch.setattr(command, "export_bundle", lambda *_: [Comparison((1, 64, 64, 3), 1.0, 0, 0.0)])
+    save_checkpoint(tmp_path / "new.pth", {"model": network_for(WSSS4LUAD, pretrained=False).state_dict()})
+    named = ("--name", "x", "--version", "1", "--out", "new", "--um-per-px", 1)
+
+    lines = ran("export", "--checkpoint", tmp_path / "new.pth", *named)
+
+    assert [line for line in lines if line.startswith("note: ")] == [
+        "note: without --scores the threshold of each label is 0.5, the temperature is 1 and the bundle states no"
+        " scores: pass the scores.json of a cross-validation of the same recipe"
+    ]
 
 
 def test_scores_beside_weights_they_may_not_be_of_are_noted(trained, scores, tmp_path, monkeypatch):

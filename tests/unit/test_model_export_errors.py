@@ -1,5 +1,5 @@
 import pytest
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from model_export import checkpoint
 from model_export.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
@@ -54,6 +54,8 @@ def test_a_factory_that_raises_without_a_word_is_told_by_the_type_alone(tmp_path
 
 
 class Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     sizes: list[int]
 
 
@@ -73,6 +75,7 @@ class Outer(BaseModel):
     [
         ({"inner": {"sizes": [1, "x"]}, "first": "y"}, (), "inner.sizes.1: Input should be a valid integer"),
         ({"inner": {"sizes": [1, "x"]}}, ("manifest",), "manifest.inner.sizes.1: Input should be a valid integer"),
+        ({"inner": {"sizes": [], "size": 1}}, ("manifest",), "manifest.inner.size: no such field"),
         ({"inner": {"sizes": []}, "first": 2}, (), "Value error, first must be small"),
         ({"inner": {"sizes": []}, "first": 2}, ("manifest",), "manifest: Value error, first must be small"),
     ],

@@ -173,7 +173,16 @@ def test_a_run_without_scores_has_a_page_too(tmp_path):
     (run / "steps.csv").unlink()
     (run / "environment.json").unlink()
 
-    assert "no scores.json" in text_of(page_of(run, tmp_path)).replace("  ", " ")
+    text = text_of(page_of(run, tmp_path))
+    assert "One training; nothing is held out. It has no scores: those are of images that were held out." in text
+    assert "scores.json" not in text
+
+
+def test_a_run_that_is_not_scored_yet_says_no_more_than_that(tmp_path):
+    for run in (write_run(tmp_path / "run"), write_validation(tmp_path / "cv")):
+        (run / "scores.json").unlink(missing_ok=True)
+
+        assert "There is no scores.json in this folder yet." in text_of(page_of(run, tmp_path))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -231,7 +240,7 @@ LABELS = {"classes": ["tumor"], "thresholds": [0.5], "f1": [1.0], "truth": [[Tru
         ),
         ("recipe.json", {"recipe": []}, "recipe: Input should be a valid dictionary"),
         ("recipe.json", {"fold": 1}, "fold: Input should be a valid string"),
-        ("recipe.json", {"fold": "5/4"}, "fold: Value error, fold '5/4': write all, or K/N with K from 1 to N"),
+        ("recipe.json", {"fold": "5/4"}, "fold: Value error, fold '5/4' is neither 'all' nor K/N with K from 1 to N"),
         ("environment.json", {"seconds": "1"}, "seconds: Input should be a valid number"),
         ("environment.json", '{"seconds": NaN}', "seconds: Input should be less than or equal to 1000000000"),
     ],
@@ -353,6 +362,41 @@ def test_empty_bins_are_left_out_of_the_reliability_diagram():
     assert [bar.get_height() for bar in accuracy.patches] == [0.75]
     assert [bar.get_height() for bar in counts.patches] == [1.0]
     assert accuracy.lines[1].get_xydata().tolist() == [[0.8, 0.75]]
+
+
+def test_bins_with_hardly_a_pixel_are_counted_and_say_nothing_of_the_accuracy():
+    wide = {"count": 999, "confidence": 0.8, "accuracy": 0.75}
+    bins = [{**BIN, "high": 0.5, "count": 1}, {**BIN, **wide, "low": 0.5}]
+
+    few, counts = reliability({"bins": bins}, LIGHT).axes
+    assert len(few.patches) == 2  # one of a thousand does
+    assert len(counts.patches) == 2
+
+    few, counts = reliability({"bins": [bins[0], {**bins[1], "count": 1000}]}, LIGHT).axes
+    assert [bar.get_height() for bar in few.patches] == [0.75]
+    assert few.lines[1].get_xydata().tolist() == [[0.8, 0.75]]
+    assert len(counts.patches) == 2
+
+
+def test_epochs_are_whole_numbers_even_if_there_is_but_one(tmp_path):
+    run = write_run(tmp_path / "run")
+    rows = [{"epoch": 1, "phase": phase, "loss": 2, "tissue_miou": 0.5} for phase in ("train", "validate")]
+    write_csv(run / "metrics.csv", rows)
+
+    loss, scores, _ = curves([read_record(run)], LIGHT).axes
+
+    for axes in (loss, scores):
+        assert all(tick.is_integer() for tick in axes.get_xticks())
+    assert [line.get_markerfacecolor() for line in scores.lines] == ["none", LIGHT.second]  # of train, and of validate
+
+
+def test_no_legend_lies_on_the_data(tmp_path):
+    for figure in (curves([read_record(write_run(tmp_path / "run"))], LIGHT), reliability(CALIBRATION, LIGHT)):
+        figure.draw_without_rendering()
+        legends = [axes for axes in figure.axes if axes.get_legend()]
+        assert legends
+        for axes in legends:
+            assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1
 
 
 def test_a_chart_is_the_same_each_time_and_follows_the_theme():

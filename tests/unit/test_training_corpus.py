@@ -40,6 +40,14 @@ def test_a_fold_holds_out_pairs_and_nothing_else():
     assert sources["stas"] == [field]
 
 
+def test_a_corpus_tells_its_slides_only_if_a_table_names_them():
+    pairs = drawn_samples(4)
+    of_slides = [replace(pair, slide=slide) for pair, slide in zip(pairs, "AABC", strict=True)]
+
+    assert str(Corpus(pairs, {})) == "pairs: 4; no table names their slides"
+    assert str(Corpus(of_slides, {})) == "pairs: 4, of 3 slides"
+
+
 def test_taking_a_part_leaves_the_corpus_as_it_was():
     corpus = Corpus(drawn_samples(4), {"wsss4luad": [label_only_sample((True, False, False))]})
 

@@ -49,7 +49,7 @@ def test_anything_else_is_refused_in_one_line(text):
     with pytest.raises(InvalidRecipe) as caught:
         Fold.parse(text)
 
-    assert str(caught.value) == f"fold {text!r}: write all, or K/N with K from 1 to N, such as 1/4"
+    assert str(caught.value) == f"fold {text!r} is neither 'all' nor K/N with K from 1 to N, such as '1/4'"
 
 
 def test_all_holds_nothing_out():

@@ -144,7 +144,9 @@ def test_a_run_folder_tells_what_was_asked_and_what_came_of_it(finished):
     ]
     assert all(float(row["loss"]) > 0 for row in rows)
     assert all(0 <= float(row["tissue_miou"]) <= 1 for row in rows if row["phase"] == "validate")
-    assert [line.split()[:3] for line in lines] == [["epoch", f"{row['epoch']}/2", row["phase"]] for row in rows]
+    first, *told = lines
+    assert first == f"a row for each step: {run / 'steps.csv'}"
+    assert [line.split()[:3] for line in told] == [["epoch", f"{row['epoch']}/2", row["phase"]] for row in rows]
 
 
 def test_the_weights_of_the_least_validation_loss_are_kept(tmp_path):

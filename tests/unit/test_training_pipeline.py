@@ -107,10 +107,13 @@ def test_teachers_come_first_and_leave_their_runs_and_labels(finished):
     phases = [line for line in lines if "validate" not in line]
     assert [line.split("  ")[0] for line in phases] == [
         "teacher with seed 0",
+        f"a row for each step: {run / 'teacher' / 'seed-0' / 'steps.csv'}",
         "epoch 1/1",
         "teacher with seed 1",
+        f"a row for each step: {run / 'teacher' / 'seed-1' / 'steps.csv'}",
         "epoch 1/1",
         f"what the teachers are sure of: {run / 'teacher' / 'labels'}",
+        f"a row for each step: {run / 'steps.csv'}",
         "epoch 1/2",
         "epoch 2/2",
     ]

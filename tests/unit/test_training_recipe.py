@@ -1,8 +1,9 @@
+import json
 from importlib.resources import files
 
 import pytest
 
-from model_export.config import DEFAULT_RECIPE, Recipe, load_recipe, sources_of, teachers_of
+from model_export.config import DEFAULT_RECIPE, Recipe, Teacher, load_recipe, sources_of, teachers_of
 from model_export.errors import InvalidRecipe
 from tests.model_export_support import TINY, write_recipe
 
@@ -65,7 +66,7 @@ def test_a_recipe_that_is_its_own_teacher_is_refused(tmp_path, teachers):
 
 
 def test_a_teacher_whose_recipe_is_nowhere_is_refused_by_name(tmp_path):
-    with pytest.raises(InvalidRecipe, match=r"b\.toml: neither a recipe of the project nor a file"):
+    with pytest.raises(InvalidRecipe, match=r"b\.toml: neither a recipe of the project .* nor a file"):
         sources_of(chain(tmp_path, a="b"))
 
 
@@ -76,10 +77,36 @@ def test_a_recipe_loads_from_a_file_and_fills_in_what_it_leaves_out(tmp_path):
     assert loaded.rarity == Recipe().rarity
 
 
+def test_a_whole_number_and_a_list_do_where_a_recipe_has_a_float_and_a_tuple(tmp_path):
+    path = tmp_path / "whole.toml"
+    text = 'dropout = 0\nscale = [1, 2]\nshares = { stas = 1 }\n[teacher]\nrecipe = "a"\nseeds = [1]\nscales = [1, 2]\n'
+    path.write_text(text, encoding="utf-8")
+
+    loaded = load_recipe(str(path))
+
+    assert (loaded.dropout, loaded.scale, loaded.shares) == (0.0, (1.0, 2.0), {"stas": 1.0})
+    assert loaded.teacher == Teacher(recipe="a", seeds=(1,), scales=(1.0, 2.0))
+
+
+def test_what_a_run_keeps_of_its_recipe_reads_back_as_it():
+    weak = load_recipe("luad-weak")
+
+    assert Recipe.model_validate(json.loads(json.dumps(weak.model_dump(mode="json")))) == weak
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("colour = 3", "colour: Extra inputs are not permitted"),
+        ("colour = 3", "colour: no such field; model_export/config.py lists them"),
+        ("crop_pix = 64", "crop_pix: no such field; nearest: crop_px"),
+        ('[teacher]\nrecipe = "a"\nsedes = [1]', "teacher.sedes: no such field; nearest: seeds"),
+        ('epochs = "3"', "epochs: Input should be a valid integer"),
+        ('detail = "yes"', "detail: Input should be a valid boolean"),
+        ("detail = 1", "detail: Input should be a valid boolean"),
+        ("dropout = true", "dropout: Input should be a valid number"),
+        ('scale = ["0.5", 1.0]', "scale.0: Input should be a valid number"),
+        ('shares = { stas = "1" }', "shares.stas: Input should be a valid number"),
+        ('[teacher]\nrecipe = "a"\nseeds = ["1"]', "teacher.seeds.0: Input should be a valid integer"),
         ("epochs = 0", "epochs: Input should be greater than or equal to 1"),
         ("epochs = 1.5", "epochs: Input should be a valid integer"),
         ('learning_rate = "fast"', "learning_rate: Input should be a valid number"),
@@ -138,7 +165,8 @@ def test_a_recipe_that_is_nowhere_is_refused_by_name(tmp_path):
     for name in ("luad-lite9", str(tmp_path / "none.toml")):
         with pytest.raises(InvalidRecipe) as caught:
             load_recipe(name)
-        assert str(caught.value) == f"{name}: neither a recipe of the project nor a file"
+        shipped = "luad-labels, luad-lite0, luad-lite0-0.1, luad-lite2, luad-weak"
+        assert str(caught.value) == f"{name}: neither a recipe of the project ({shipped}) nor a file"
 
 
 def test_a_folder_or_bytes_are_no_recipe(tmp_path):
