@@ -24,8 +24,8 @@ from app.pathology.geometry import Size
 
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/tiff", "image/webp", "image/bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
-_SAID = ", ".join(FORMATS).replace("WEBP", "WebP")
 """Pillow's names of the same formats."""
+_SAID = ", ".join(FORMATS).replace("WEBP", "WebP")
 
 GLASS = 255
 """In each channel, what shows where nothing is: in brightfield microscopy, the empty slide."""
