@@ -11,6 +11,7 @@ from app.cli.options import setting_options, settings_of
 from app.errors import ExtraMissing, ProcessEnded, StartupError
 from app.processes.layout import layout_of
 from app.processes.memory import give_back_large_pieces
+from app.processes.memory_limit import warn_of_little_memory
 from app.settings import unknown_variables
 from app.telemetry import logging
 
@@ -28,6 +29,7 @@ def serve(**given: Any) -> None:
         _log.warning("the environment variable %s is not a setting", name)
     give_back_large_pieces()
     layout = layout_of(settings)
+    warn_of_little_memory(settings, layout)
     if sys.platform != "win32":  # which has no such limit
         from app.processes.descriptors import allow_connections  # noqa: PLC0415
 

@@ -18,11 +18,13 @@ class Layout:
         fronts: How many take requests.
         shared_engine: Whether another one has the model for all of them; else each has it.
         supervised: Whether a process that has no other task watches over them; else there is one process in all.
+        on_gpu: Whether a GPU is expected to run the model.
     """
 
     fronts: int
     shared_engine: bool
     supervised: bool
+    on_gpu: bool = False
 
 
 def layout_of(settings: Settings) -> Layout:
@@ -37,4 +39,4 @@ def layout_of(settings: Settings) -> Layout:
     alone = not supervised or settings.cores == 1 or bool(settings.sectra_hosts)
     suited = 1 if alone else max(2, min(settings.cores - 2 if on_gpu else settings.cores // 8, MOST_FRONTS))
     shared_engine = supervised and (on_gpu or settings.engine == "shared")
-    return Layout(settings.fronts or suited, shared_engine, supervised)
+    return Layout(settings.fronts or suited, shared_engine, supervised, on_gpu)

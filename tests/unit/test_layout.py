@@ -29,13 +29,15 @@ def test_on_a_cpu_each_front_has_the_model(cores, fronts):
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(("cores", "fronts"), [(1, 1), (2, 2), (16, 14), (64, 16)])
 def test_with_a_gpu_one_engine_has_it(cores, fronts):
-    assert layout_of(Settings(cores=cores)) == Layout(fronts, shared_engine=True, supervised=True)
+    assert layout_of(Settings(cores=cores)) == Layout(fronts, shared_engine=True, supervised=True, on_gpu=True)
 
 
 @pytest.mark.parametrize("few", [{"fronts": 1}, {"sectra_hosts": "pacs.example"}])
 def test_cuda_is_never_forked_nor_loaded_by_a_front_that_is_alone(gpu, few):
     for device in ("auto", "cuda"):
-        assert layout_of(Settings(cores=8, device=device, **few)) == Layout(1, shared_engine=True, supervised=True)
+        assert layout_of(Settings(cores=8, device=device, **few)) == Layout(
+            1, shared_engine=True, supervised=True, on_gpu=True
+        )
 
 
 @pytest.mark.usefixtures("gpu")
@@ -52,7 +54,7 @@ def test_an_engine_may_be_asked_for_on_a_cpu():
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_elsewhere_than_on_linux_it_is_one_process(monkeypatch, device):
     monkeypatch.setattr(module.sys, "platform", "win32")
-    assert layout_of(Settings(cores=8, device=device)) == Layout(1, shared_engine=False, supervised=False)
+    assert layout_of(Settings(cores=8, device=device)) == Layout(1, shared_engine=False, supervised=False, on_gpu=True)
 
 
 @pytest.mark.usefixtures("no_gpu")
