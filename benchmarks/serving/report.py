@@ -68,7 +68,8 @@ def _targets(result: dict[str, Any]) -> str:
         ("target", "wanted", "measured", ""),
         ((target.what, target.wanted, target.found, target.verdict) for target in targets(result)),
     )
-    return f"## Targets\n\n{table}"
+    said = "Medians of the visits; in brackets the least and the most that one visit alone would have.\n"
+    return f"## Targets\n\n{table}\n{said}"
 
 
 def _network(kind: str, measured: dict[str, Any], settings: dict[str, Any]) -> str:

@@ -223,11 +223,11 @@ def test_servers_are_compared_by_what_the_machine_could_do_when_they_were_visite
     slow = [visit(29.0, speed=0.5), visit(58.0), visit(63.8, speed=1.1)]
     measured["networks"]["default"]["servers"]["peer"]["visits"] = slow
     assert {row.name: round(row.in_fp32, 2) for row in rows(measured["networks"]["default"])}["peer"] == 1.16
-    assert [target.found for target in targets(measured)][1] == "1.00"
+    assert [target.found for target in targets(measured)][1].startswith("1.00 ")
 
 
 def test_a_peer_that_is_tessera_is_no_peer():
-    assert [target.found for target in targets(result(own=58.0, peer=29.0))][1] == "2.00"
+    assert [target.found for target in targets(result(own=58.0, peer=29.0))][1] == "2.00 (1.97 to 2.00)"
 
 
 @pytest.mark.parametrize(("variants", "visited"), [((), ["tessera"]), (("int8",), ["tessera", "tessera-fp32"])])
@@ -258,13 +258,26 @@ def test_tessera_is_visited_once_for_each_precision(tmp_path, monkeypatch, varia
 def test_targets_are_judged_or_not_measured():
     judged = [(target.found, target.verdict) for target in targets(result())]
     assert judged[:4] == [
-        ("0.94", "reached"),
-        ("1.16", "reached"),
+        ("0.94 (0.93 to 0.96)", "reached"),
+        ("1.16 (1.14 to 1.16)", "undecided"),
         ("", "not measured"),
         ("2.00", "reached"),
     ]
     assert judged[-1] == ("", "not measured")
     assert targets(result(own=50.0))[0].verdict == "not reached"
+
+
+def test_a_target_that_one_visit_reaches_and_another_does_not_is_undecided():
+    measured = result()
+    measured["networks"]["default"]["servers"]["tessera"]["visits"] = [visit(p99_ms=40.0), visit(p99_ms=90.0)]
+    p99 = targets(measured)[3]
+    assert (p99.found, p99.verdict) == ("2.17 (1.33 to 3.00)", "undecided")
+
+
+def test_without_a_visit_targets_of_tessera_alone_are_judged():
+    measured = result(big={"ratio": 0.5})
+    measured["networks"] = {}
+    assert [target.verdict for target in targets(measured)] == [*["not measured"] * 7, "reached", "not measured"]
 
 
 def test_a_gpu_target_is_not_measured_on_a_cpu():
