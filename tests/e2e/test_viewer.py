@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from app.pathology.arrays import RgbImage
 from app.pathology.classes import TissueClass
@@ -750,6 +750,24 @@ def test_no_accessibility_rule_is_broken(browser, url, scheme, width):
         assert_accessible(page)
         page.get_by_role("option").last.click()
         assert_accessible(page)
+
+
+def test_forced_colours_leave_what_a_colour_says(browser, url):
+    def background(found: Locator) -> str:
+        return str(found.evaluate("found => getComputedStyle(found).backgroundColor"))
+
+    with visiting(browser, url, "/viewer", forced_colors="active") as visit:
+        show(visit.page)
+        button = visit.page.get_by_role("button", name="Hide overlay")
+        shown = background(button)
+        button.click()
+        visit.page.mouse.move(0, 0)
+        assert background(button) != shown
+        button.click()
+        pick(visit.page, "Side by side")
+        pick(visit.page, "Confidence")
+        grey = "rgb(158, 158, 158)"
+        assert [background(visit.page.locator(one)) for one in (".unshown .swatch", "#right")] == [grey, grey]
 
 
 @pytest.mark.parametrize("width", [320, 390, 800, 1280])
