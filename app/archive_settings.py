@@ -28,7 +28,9 @@ class ArchiveSettings(BaseSettings):
         default=None, description="File of certificates to trust, PEM; by default those of the certifi package."
     )
     timeout: Seconds = Field(
-        default=30.0, description="Seconds to wait for the archive's answer to begin, and for each further part of it."
+        default=30.0,
+        description="Seconds to wait for the archive to take each part of a result, to begin its answer, and to send"
+        " each part of that.",
     )
     token: SecretStr | None = Field(default=None, description="Bearer token for the archive.")
     username: str | None = Field(default=None, description="User name for the archive (HTTP Basic).")

@@ -25,7 +25,8 @@ class Exchanges:
     """What several threads ask of one service.
 
     Args:
-        head_seconds: The longest that an answer's status and headers may take, all of them, once it was asked for.
+        head_seconds: The longest that an answer's status and headers may take, all of them, once it was asked for, and
+            the longest wait for the service to take a part of what is sent.
         answer_seconds: The same of the whole answer.
 
     Attributes:
@@ -132,6 +133,9 @@ class _Plain(HTTPConnection):
     def request(self, method: str, *arguments: Any, **options: Any) -> None:
         if method == "GET":
             self._exchanges.check()
+        if self.is_closed:
+            self.connect()
+        self.timeout = self._exchanges.head_seconds  # else urllib3 sends within the time that it has for connecting
         super().request(method, *arguments, **options)
 
 

@@ -1,1 +1,1 @@
-"""Results in the forms that viewers and archives read. Nothing here knows HTTP routes or models."""
+"""Results in the forms that viewers and archives read, and clients of archives. Nothing here knows routes or models."""

@@ -17,7 +17,7 @@ from app.pathology.manifest import ModelManifest
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:tessera:annotation")
 _DIGITS = 3
-"""Of a coordinate, in full-resolution pixels."""
+"""Decimals of a coordinate in full-resolution pixels."""
 _PROBABILITY_DIGITS = 4
 
 

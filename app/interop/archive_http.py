@@ -26,12 +26,13 @@ from app.outbound import AnswerTooSlow, Exchanges
 
 _CONNECTIONS = 32
 _CONNECT_SECONDS = 5.0
+"""For a connection and its handshake; what is sent over it has the time that the answer has."""
 _MOST_BYTES = 2**29
-"""Of one answer: the header of an instance of 100,000 frames has about 2**28."""
+"""The largest answer that is read: the header of an instance of 100,000 frames has about 2**28 bytes."""
 _MOST_TIMEOUTS = 20
-"""That a whole answer may take; its status and headers may take one."""
+"""A whole answer may take this many times the timeout; its status and headers may take it once."""
 _PAUSES_SECONDS = (0.0, 1.0, 2.0)
-"""Before a read is repeated: longer waits are not for here."""
+"""The waits before a read is repeated; whoever wants longer ones has to repeat it."""
 _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _NOT_NOW = (
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -40,7 +41,9 @@ _NOT_NOW = (
     HTTPStatus.GATEWAY_TIMEOUT,
 )
 _MOST_EPILOGUE_BYTES = 256
-"""What may follow the mark that closes an answer's parts (RFC 2046, section 5.1.1): a line's end, as a rule."""
+"""The most that may follow the mark that closes an answer's parts (RFC 2046, section 5.1.1); usually a line's end."""
+_STORED = "application/dicom+json"
+"""In which form to say what was stored (PS3.18, section 10.5)."""
 _BREAKS_OFF = "the archive breaks off in the middle of an answer"
 _UNAVAILABLE = "the archive cannot be reached, or does not answer within --timeout"
 _TLS = {
@@ -71,7 +74,8 @@ class ArchiveAccess:
         hosts: Names, or addresses, that the archive's host may have.
         allow_http: Whether a host other than this machine may be spoken to in the clear.
         ca_bundle: File of the certificates to trust; certifi's when None.
-        timeout_seconds: The longest wait for the archive's answer to begin, and for each part of it.
+        timeout_seconds: The longest wait for the archive to take a part of what is sent, for its answer to begin, and
+            for each part of that.
         token: Bearer token (RFC 6750), or None.
         username: For HTTP Basic (RFC 7617), or None.
         password: For HTTP Basic, or None.
@@ -132,14 +136,22 @@ class ArchiveSession(requests.Session):
         self.mount(f"{parts.scheme}://{parts.netloc}/", _ArchiveAdapter(access.timeout_seconds))
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        """Return the answer to a request, whose timeout is the session's unless another is given."""
+        """Return the answer to a request, whose timeout is the session's unless another is given.
+
+        Of the answer to what stores, a Content-Type of JSON or XML has lost its parameters, as `charset`, with which
+        dicomweb_client does not know it.
+        """
         options["timeout"] = options.get("timeout") or self.timeout
         if request.method == "GET":
             return super().send(request, **options)
+        request.headers["Accept"] = _STORED
         response = super().send(request, **{**options, "allow_redirects": False})  # else it would become a GET
         if response.is_redirect:
             response.close()
             raise ArchiveRefused("the archive redirects what is to be stored; --url must be where it takes it itself")
+        media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type.endswith(("json", "xml")):
+            response.headers["Content-Type"] = media_type
         return response
 
     def get_adapter(self, url: str) -> BaseAdapter:

@@ -26,11 +26,11 @@ MANUFACTURER = "tessera"
 _NAMESPACE = uuid.UUID("c1c4ac4e-5c3f-5b0e-9d0b-7d2f5d3f8a61")
 _UTF_8 = "ISO_IR 192"
 _RESEARCH = ", research use only"
-_LONG_STRING = 64
+LONG_STRING = 64
 """Characters in a value of representation LO (PS3.5, section 6.2)."""
 
 _TYPE_2 = ("PatientID", "PatientName", "AccessionNumber", "StudyID", "ReferringPhysicianName")
-"""What a source must have but may leave empty; metadata from an archive may lack it altogether."""
+"""Attributes that a source must have but may leave empty; metadata from an archive may lack them altogether."""
 _DATE = r"\d{8}"
 _FORMS = {
     "PatientBirthDate": _DATE,
@@ -38,10 +38,10 @@ _FORMS = {
     "StudyDate": _DATE,
     "StudyTime": r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?",
 }
-"""The same, and what values look like; one that does not is left empty, since no object may repeat it."""
+"""More of them, with the form of their values; a value of another form is left empty, since no object may repeat it."""
 _IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _IDENTIFIER = r"\d+(\.\d+)+"
-"""What one looks like. Archives hold some with a part that begins with 0, against PS3.5, section 9.1: they identify."""
+"""The form of an identifier. In archives some have a part that begins with 0, against PS3.5, section 9.1."""
 _MOMENTS = (
     ("ContentDate", "ContentTime"),
     ("AcquisitionDateTime",),
@@ -49,10 +49,10 @@ _MOMENTS = (
     ("StudyDate", "StudyTime"),
 )
 _SERIES_NUMBERS = {"SEG": 901, "SR": 902}
-"""Beyond what scanners count to."""
+"""By modality, beyond what scanners count to."""
 _UNKNOWN = datetime(1900, 1, 1)
 _OFFSET = r"\+(0\d|1[0-4])[0-5]\d|-(?!0000)(0\d|1[0-2])[0-5]\d"
-"""Of a time zone, hours and minutes from UTC (PS3.3, section C.12.1.1.8)."""
+"""The form of a time zone: hours and minutes from UTC (PS3.3, section C.12.1.1.8)."""
 _OF_A_PLACE = (
     "DeviceSerialNumber",
     "InstitutionAddress",
@@ -70,10 +70,10 @@ def derived_uid(*parts: str) -> str:
 
 def series_uid(source: "Dataset", manifest: ModelManifest) -> str:
     """Return the Series Instance UID of a model's Segmentations for a source series; known beforehand."""
-    return derived_uid("series", "SEG", str(source.SeriesInstanceUID), maker(manifest))
+    return derived_uid("series", "SEG", str(source.SeriesInstanceUID), result_key(manifest))
 
 
-def maker(manifest: ModelManifest) -> str:
+def result_key(manifest: ModelManifest) -> str:
     """Return all that a result depends on beside its source: the model, its classes, and this version of tessera."""
     unsaid = {"stain"} if manifest.stain == HE else set()  # as results were named before manifests could say it
     return f"{MANUFACTURER} {software_version()} {manifest.model_dump_json(exclude=unsaid)}"
@@ -86,7 +86,7 @@ def parameters_of(manifest: ModelManifest, conditions: Conditions) -> dict[str, 
 
 def description(what: str, manifest: ModelManifest) -> str:
     """Return a Series Description, cut to what one may hold."""
-    return f"{what} by {manifest.name} {manifest.version}"[: _LONG_STRING - len(_RESEARCH)] + _RESEARCH
+    return f"{what} by {manifest.name} {manifest.version}"[: LONG_STRING - len(_RESEARCH)] + _RESEARCH
 
 
 def moment(source: "Dataset") -> datetime:
@@ -138,7 +138,9 @@ def _is_day(digits: str) -> bool:
     return True
 
 
-def instance(source: "Dataset", manifest: ModelManifest, what: str, modality: str, of_series: str) -> dict[str, Any]:
+def common_arguments(
+    source: "Dataset", manifest: ModelManifest, what: str, modality: str, of_series: str
+) -> dict[str, Any]:
     """Return highdicom's arguments that say who made an object: series, equipment, time, character set.
 
     The device's serial number is the digest of the model file: it is what tells one device from another.
@@ -160,10 +162,11 @@ def instance(source: "Dataset", manifest: ModelManifest, what: str, modality: st
     }
 
 
-def settle(dataset: "Dataset", source: "Dataset", manifest: ModelManifest) -> None:
+def make_reproducible(dataset: "Dataset", source: "Dataset", manifest: ModelManifest) -> None:
     """Replace what highdicom took from the clock or from chance: creation times, dimension organization.
 
-    Also take away what it tells of where the source's scanner stands, and add the time zone that the source states.
+    Also take away what it tells of where the source's scanner stands, add the time zone that the source states, and
+    have all texts written in the object's own character set.
     """
     from pydicom.valuerep import DA, DT, TM  # noqa: PLC0415
 
@@ -180,6 +183,13 @@ def settle(dataset: "Dataset", source: "Dataset", manifest: ModelManifest) -> No
     for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in dataset.get(keyword, ()):
             item.DimensionOrganizationUID = organization
+    # Of what the source's sequences hold, pydicom would write the bytes that it has not parsed yet as they are, in the
+    # source's character set. Places of frames are the result's own, and may be many.
+    for element in dataset:
+        if element.VR == "SQ" and element.keyword != "PerFrameFunctionalGroupsSequence":
+            for item in element.value:
+                for _ in item.iterall():
+                    pass
 
 
 @contextmanager

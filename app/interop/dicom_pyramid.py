@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.imaging.dicom_packages import require_dicom
-from app.interop.dicom_identity import derived_uid, maker, parameters_of, repeating_the_source
+from app.interop.dicom_identity import derived_uid, parameters_of, repeating_the_source, result_key
 from app.interop.dicom_seg import PyramidLevel, segmentation_object
 from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
@@ -39,7 +39,7 @@ def pyramid_series_uid(source: "Dataset", manifest: ModelManifest, spans: Spans)
     Each level that is a pyramid's finest has a series of its own, and so has each spacing at which the model saw the
     slide: viewers take all instances of a series for one pyramid.
     """
-    return derived_uid("pyramid series", str(source.SOPInstanceUID), maker(manifest), *_named(spans))
+    return derived_uid("pyramid series", str(source.SOPInstanceUID), result_key(manifest), *_named(spans))
 
 
 def level_spans(fine: "Dataset", coarse: "Dataset") -> Spans:
@@ -101,7 +101,7 @@ def segmentation_pyramid(
     conditions = conditions_of(levels[0], spans, warnings)
     content = hashlib.sha256(np.ascontiguousarray(class_map).data).hexdigest()
     stated = str(parameters_of(manifest, conditions))
-    pyramid_uid = derived_uid("pyramid", *origins, maker(manifest), content, *_named(spans), stated)
+    pyramid_uid = derived_uid("pyramid", *origins, result_key(manifest), content, *_named(spans), stated)
     last = next((index for index, size in enumerate(sizes) if np.less_equal(size, tiles[index]).all()), len(levels) - 1)
     result = []
     for index in range(last + 1):

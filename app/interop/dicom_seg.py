@@ -14,20 +14,21 @@ from numpy.typing import NDArray
 from app.imaging.dicom_packages import require_dicom
 from app.interop.dicom_codes import coding_of, concept, private_schemes
 from app.interop.dicom_identity import (
+    LONG_STRING,
     MANUFACTURER,
+    common_arguments,
     complete,
     derived_uid,
-    instance,
-    maker,
+    make_reproducible,
     parameters_of,
     repeating_the_source,
+    result_key,
     series_uid,
-    settle,
 )
 from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
 from app.pathology.classes import label_indices
-from app.pathology.manifest import ModelManifest
+from app.pathology.manifest import HE, ModelManifest
 from app.software import software_version
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def segmentation_object(
         shape = (
             (placed.TotalPixelMatrixRows, placed.TotalPixelMatrixColumns) if is_tiled else (placed.Rows, placed.Columns)
         )
-        identity = instance(source, manifest, "Tissue classes", "SEG", series_uid(source, manifest))
+        identity = common_arguments(source, manifest, "Tissue classes", "SEG", series_uid(source, manifest))
         if level is None:
             tracked = uid = _content_uid(source, class_map, manifest, conditions)
         else:
@@ -117,22 +118,28 @@ def segmentation_object(
             sop_instance_uid=uid,
             tile_pixel_array=is_tiled,
             content_label=_CONTENT_LABEL,
-            content_description="Tissue classes of an H&E image",
+            content_description=_content_description(manifest),
             coding_schemes=private_schemes(manifest),
             **identity,
         )
         result.PatientOrientation = None  # type 2C, and highdicom leaves it out (PS3.3, section C.7.6.1)
-        settle(result, source, manifest)
+        make_reproducible(result, source, manifest)
     if is_empty:
         result.PixelData = bytes(len(result.PixelData))
     return result
+
+
+def _content_description(manifest: ModelManifest) -> str:
+    if manifest.stain == HE:
+        return "Tissue classes of an H&E image"
+    return f"Tissue classes, stain {manifest.stain}"[:LONG_STRING].replace("\\", "/")  # which would part two values
 
 
 def _content_uid(source: "Dataset", class_map: ClassMap, manifest: ModelManifest, conditions: Conditions) -> str:
     """Return a UID for this very content: on another device the model may give another map of the same slide."""
     origin = str(source.SOPInstanceUID)
     content = hashlib.sha256(np.ascontiguousarray(class_map).data).hexdigest()
-    return derived_uid("segmentation", origin, maker(manifest), content, str(parameters_of(manifest, conditions)))
+    return derived_uid("segmentation", origin, result_key(manifest), content, str(parameters_of(manifest, conditions)))
 
 
 def _placed(source: "Dataset") -> "Dataset":

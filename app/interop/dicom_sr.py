@@ -10,13 +10,13 @@ from app.imaging.dicom_packages import require_dicom
 from app.interop.dicom_codes import AREA, PIXEL_FRACTION, coding_of, concept, private_scheme
 from app.interop.dicom_identity import (
     MANUFACTURER,
+    common_arguments,
     complete,
     derived_uid,
-    instance,
-    maker,
+    make_reproducible,
     parameters_of,
     repeating_the_source,
-    settle,
+    result_key,
 )
 from app.interop.provenance import Conditions
 from app.pathology.classes import TissueClass, label_indices
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _DIGITS = 6
-"""Of an area, significant ones."""
+"""Significant digits of an area."""
 
 
 def measurement_report(
@@ -67,7 +67,7 @@ def measurement_report(
         observer = sr.ObserverContext(
             observer_type=codes.DCM.Device,
             observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-                uid=derived_uid("device", maker(manifest)),
+                uid=derived_uid("device", result_key(manifest)),
                 name=MANUFACTURER,
                 manufacturer_name=MANUFACTURER,
                 model_name=manifest.name,
@@ -90,9 +90,9 @@ def measurement_report(
             sop_instance_uid=derived_uid("report", str(seg.SOPInstanceUID), *map(repr, (*fractions, image_mm2))),
             is_complete=True,
             coding_schemes=[private_scheme()],
-            **instance(source, manifest, "Tissue fractions", "SR", of_series),
+            **common_arguments(source, manifest, "Tissue fractions", "SR", of_series),
         )
-        settle(report, source, manifest)
+        make_reproducible(report, source, manifest)
     return report
 
 

@@ -49,7 +49,7 @@ class Archive:
             SeriesNotFound: The archive does not hold it.
             ArchiveRefused: The archive does not answer the query.
         """
-        with answered("the search for the series"):
+        with naming_archive_errors("the search for the series"):
             found = self.client.search_for_series(study_uid, search_filters={"SeriesInstanceUID": series_uid})
             if not found:
                 raise SeriesNotFound("the archive holds no such series in that study")
@@ -64,7 +64,7 @@ class Archive:
         Raises:
             ArchiveRefused: The archive does not answer the query.
         """
-        with answered("the search for an earlier result"):
+        with naming_archive_errors("the search for an earlier result"):
             if not self.client.search_for_series(study_uid, search_filters={"SeriesInstanceUID": results_uid}):
                 return None
             found = self.client.search_for_instances(
@@ -84,7 +84,7 @@ class Archive:
         """
         for instance in instances:
             to_bytes(instance)  # a trial: what the client fails to write would pass for an answer of the archive's
-        with answered("the result"):
+        with naming_archive_errors("the result"):
             outcome = self._outcome(instances)
             if failed := outcome.get("FailedSOPSequence"):
                 reason = int(failed[0].get("FailureReason", 0))
@@ -116,12 +116,12 @@ class Archive:
 
 
 def _is_json(answer: requests.Response) -> bool:
-    return answer.headers.get("Content-Type", "").partition(";")[0].strip() in _JSON
+    return answer.headers.get("Content-Type", "") in _JSON
 
 
 @contextmanager
-def answered(what: str) -> Iterator[None]:
-    """Name what an archive answers that is not an answer to `what`."""
+def naming_archive_errors(what: str) -> Iterator[None]:
+    """Raise what goes wrong with an archive's answer as an error of this project, which names `what` was asked for."""
     try:
         yield
     except requests.HTTPError as error:

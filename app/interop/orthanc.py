@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from app.errors import ArchiveRefused
 from app.interop.archive_http import ArchiveSession
-from app.interop.dicomweb import answered
+from app.interop.dicomweb import naming_archive_errors
 
 NEW_SERIES = "NewSeries"
 """The first instance of a series has arrived."""
@@ -126,7 +126,7 @@ class Orthanc:
         return found
 
     def _get(self, place: str, what: str, kind: type[_T]) -> _T | None:
-        with answered(what):
+        with naming_archive_errors(what):
             response = self._session.get(self._url + place)
             if response.status_code == HTTPStatus.NOT_FOUND:
                 return None

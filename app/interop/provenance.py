@@ -7,7 +7,7 @@ from app.pathology.manifest import ModelManifest
 from app.software import software_version
 
 DIGITS = 6
-"""Of a spacing and of a factor."""
+"""Decimals of a spacing and of a scale factor."""
 _DIGEST_DIGITS = 12
 
 

@@ -43,7 +43,7 @@ USE = "research use only"
 _AREA_COLOR = "#808080"
 _STROKE_PX = 2
 _DIGITS = 8
-"""Of a coordinate: a hundredth of a pixel on the widest slides."""
+"""Decimals of a coordinate, in slide widths: a hundredth of a pixel on the widest slides."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from app.errors import AreaOutside, ImageTooLarge
 from app.pathology.geometry import Size
 
 _MOST_POINTS = 5000
-"""Of an area: one drawn by hand has some thousand. Cutting off what lies beside the slide can take their square."""
+"""The most points of an area. One drawn by hand has about a thousand; cutting it at the slide's borders can take time
+that grows with their square."""
 _MOST_CROSSINGS = 1000
-"""Of an area's line with itself: one drawn by hand has some ten. What it encloses takes time and memory for each."""
+"""The most crossings of an area's line with itself. One drawn by hand has about ten; each costs time and memory."""
 _BLOCK = 64
-"""Pieces of a line whose crossings are counted before the count is looked at."""
+"""How many pieces of a line are searched for crossings before their number is compared with the most."""
 _FARTHEST = 1000
 
 

@@ -8,13 +8,21 @@ from functools import partial
 
 from pydicom import Dataset
 
-from app.errors import ImageRejected, ImageTooLarge, NotASlide, SlideUnreadable, UnsupportedImage
+from app.errors import (
+    ArchiveUnavailable,
+    ImageRejected,
+    ImageTooLarge,
+    NotASlide,
+    SlideUnreadable,
+    UnsupportedImage,
+)
 from app.imaging.plausibility import WARNING_CODES, InputWarning, rules_for
 from app.inference.segmenter import Segmenter
 from app.interop.dicom_pyramid import Spans, conditions_of, level_spans, pyramid_series_uid, segmentation_pyramid
 from app.interop.dicom_sr import measurement_report
 from app.interop.dicomweb import Archive
 from app.pathology.geometry import area_mm2, of_microscope
+from app.segmentation.backoff import Backoff
 from app.segmentation.slide import (
     Progress,
     Seen,
@@ -37,6 +45,8 @@ from app.telemetry.metrics import SegmentationMetrics
 
 MICROSCOPY = "SM"
 
+_STORE_TRIES = 5
+"""With some 10 seconds of waits: an archive that is away for longer costs the result, which is then segmented again."""
 _UNREADABLE = (SlideUnreadable, UnsupportedImage)
 """What may be wrong with one scanned area while the others can be answered."""
 
@@ -193,17 +203,30 @@ class ArchiveSegmentation:
             return None if plans else answered[0]
 
     async def store(self, area: AreaResult) -> None:
-        """Store a result; once begun, that is finished even if the caller is cancelled.
+        """Store a result; a request that has begun is finished even if the caller is cancelled, and not repeated.
 
         The finest level goes last: were the archive to end in the middle, the series would not count as answered, and
-        the next try completes it with the same instances.
+        the next try completes it with the same instances. So where the archive does not answer, the same request is
+        repeated after a wait, whatever came of the one before.
 
         Raises:
             ArchiveRefused: The archive does not take it.
             NotServed: The archive does not answer now.
         """
         beside = () if area.report is None else (area.report,)
-        await asyncio.to_thread(self._archive.store, (*area.pyramid[:0:-1], *beside, area.pyramid[0]))
+        store = partial(self._archive.store, (*area.pyramid[:0:-1], *beside, area.pyramid[0]))
+        backoff = Backoff()
+        for tries_left in reversed(range(_STORE_TRIES)):
+            try:
+                await asyncio.to_thread(store)
+            except ArchiveUnavailable as error:
+                if not tries_left:
+                    raise
+                wait_seconds = backoff.next_seconds()
+                _log.warning("%s; storing the result again in %.1f s", error, wait_seconds)
+                await asyncio.sleep(wait_seconds)
+            else:
+                return
 
     def _plan(self, number: int, area: ScannedArea) -> _Plan:
         view = choose_view(area, self._um_per_px, lambda level: level.size.pixels <= self._max_pixels)

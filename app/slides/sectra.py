@@ -64,7 +64,7 @@ class SectraSlide:
                 f" {_LEAST_TILE_PX} to {_MOST_TILE_PX} px a side are read"
             )
         if len(info.opticalPaths) > 1:
-            raise SlideUnreadable("the slide has several optical paths, as in fluorescence; the model reads H&E")
+            raise SlideUnreadable("the slide has several optical paths, as in fluorescence; slides of one are read")
         self._folder = path_of("images", f"{slide_id}_files")
         self._tile = Size(tile.width, tile.height)
         most_bytes = 4 * self._tile.pixels + _TILE_OVERHEAD_BYTES

@@ -142,6 +142,29 @@ def test_all_instances_go_in_one_request_in_their_order():
     assert 0 < body.index(f"{UID}.9.1".encode()) < body.index(f"{UID}.9.2".encode())
 
 
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/dicom+json", "application/dicom+json; charset=utf-8", "Application/JSON;charset=UTF-8"],
+)
+def test_a_result_is_stored_where_the_archive_says_so_in_json_of_any_parameters(content_type):
+    stored = sends(200, names(result().SOPInstanceUID), Content_Type=content_type)
+    with serving(stored) as server, ArchiveSession(server.url, LOCAL) as session:
+        Archive(server.url, session).store([result()])
+        [(_, headers)] = server.seen
+    assert headers["Accept"] == "application/dicom+json"
+
+
+def test_a_result_is_stored_where_the_archive_says_so_in_xml():
+    body = (
+        '<NativeDicomModel><DicomAttribute tag="00081199" vr="SQ" keyword="ReferencedSOPSequence"><Item number="1">'
+        '<DicomAttribute tag="00081155" vr="UI" keyword="ReferencedSOPInstanceUID">'
+        f'<Value number="1">{result().SOPInstanceUID}</Value></DicomAttribute></Item></DicomAttribute>'
+        "</NativeDicomModel>"
+    )
+    stored = sends(200, body.encode(), Content_Type="application/dicom+xml; charset=utf-8")
+    with_archive(stored, lambda archive: archive.store([result()]))
+
+
 def test_an_archive_that_goes_away_while_it_stores_has_not_stored(monkeypatch):
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.close_connection = True

@@ -1,9 +1,11 @@
 """What leaves for an archive, and for none but it."""
 
 import base64
+import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
@@ -309,6 +311,49 @@ def test_every_request_has_a_timeout(monkeypatch):
         session.get("http://127.0.0.1:1/")
         session.post("http://127.0.0.1:1/", b"", timeout=3)
     assert given == [(5, 17), 3]
+
+
+@contextmanager
+def reading_late(pause_seconds: float, tls: SSLContext | None) -> Iterator[str]:
+    """Give the URL of an archive that takes little of a body before it has paused; GETs are answered at once."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(60)
+        listener.listen()
+
+        def answer() -> None:
+            accepted, _ = listener.accept()
+            with accepted if tls is None else tls.wrap_socket(accepted, server_side=True) as sock:
+                stream = sock.makefile("rb")
+                while head := list(iter(stream.readline, b"\r\n")):
+                    if head[0].startswith(b"POST"):
+                        threading.Event().wait(pause_seconds)
+                        stream.read(next(int(line[15:]) for line in head if line.startswith(b"Content-Length:")))
+                    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                    if head[0].startswith(b"POST"):
+                        return
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            thread.join()
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("kept", [False, True], ids=["new connection", "kept connection"])
+def test_what_is_stored_may_be_taken_slowly(monkeypatch, certificate, kept, encrypted):
+    """Connecting has its own limit, which is shorter; before, what was sent over the connection had it too."""
+    monkeypatch.setattr(archive_http, "_CONNECT_SECONDS", 1.0)
+    tls = SSLContext(PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    access = ArchiveAccess(LOCAL.hosts, ca_bundle=Path(f"{certificate}.crt"), timeout_seconds=60)
+    with reading_late(1.5, tls if encrypted else None) as url, ArchiveSession(url, access) as session:
+        if kept:
+            assert session.get(url).content == b"ok"
+        assert session.post(url, bytes(2**24)).content == b"ok"
 
 
 def _answer() -> requests.Response:

@@ -138,7 +138,7 @@ def test_a_report_is_off_unless_asked_for_and_is_not_for_a_file(tmp_path: Path):
 
 @pytest.mark.parametrize("package", ["wsidicom", "dicomweb_client", "pydicom", "highdicom"])
 def test_the_extras_are_named_together_whichever_is_missing(monkeypatch, package):
-    monkeypatch.setattr(archive, "find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr("app.libraries.find_spec", lambda name: None if name == package else object())
     for command in (SEGMENT, WATCH):
         result = run(*command, "--allow-host", "127.0.0.1")
         assert result.exit_code == 1

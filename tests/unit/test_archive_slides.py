@@ -5,7 +5,8 @@ A real archive is in tests/integration/test_dicomweb_segment.py.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any, Self
@@ -15,7 +16,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydicom import Dataset
 
-from app.errors import ImageRejected, ImageTooLarge, OutOfMemory, SlideUnreadable, UnsupportedImage
+from app.errors import (
+    ArchiveUnavailable,
+    ImageRejected,
+    ImageTooLarge,
+    OutOfMemory,
+    SlideUnreadable,
+    UnsupportedImage,
+)
+from app.interop.dicom_file import to_bytes
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Region, Size
 from app.segmentation.archive import MICROSCOPY, ArchiveSegmentation, AreaResult
@@ -289,6 +298,71 @@ def test_what_does_not_say_where_it_lies_is_an_area_of_its_own():
 def test_a_level_begins_with_another_within_one_of_its_own_pixels(shift_um, begins):
     fine, coarse = header((600, 400), 1.0), header((150, 100), 4.0, at_mm=(20.0, 40.0 + shift_um / 1000))
     assert begins_with(coarse, fine) is begins
+
+
+@pytest.mark.parametrize("failures", [1, 4, 5])
+def test_a_result_that_cannot_be_stored_for_a_moment_is_stored_without_segmenting_anew(monkeypatch, failures):
+    monkeypatch.setattr("app.segmentation.backoff._FIRST_WAIT_SECONDS", 0.0)
+    archive = archive_of(monkeypatch, Area(header((600, 400), 1.0)))
+    model = ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0}))
+    seen_before: list[int] = []
+    asked: list[list[bytes]] = []
+
+    def store(instances: Sequence[Dataset]) -> None:
+        asked.append([to_bytes(instance) for instance in instances])
+        if len(asked) <= failures:
+            raise ArchiveUnavailable("the archive does not answer now (503)")
+
+    archive.store = store
+
+    async def scenario() -> None:
+        metrics = Metrics(CollectorRegistry())
+        workers = Workers(1, metrics)
+        await model.start(metrics)
+        slides = ArchiveSegmentation(archive, model, workers, metrics, SlideOptions(None, 2**20))
+
+        async def keep(result: AreaResult) -> None:
+            seen_before.append(len(model.windows))
+            await slides.store(result)
+
+        try:
+            await slides.segment("1.2", "1.2.3", keep, any_stain=True)
+        finally:
+            await workers.close()
+
+    with pytest.raises(ArchiveUnavailable, match="503") if failures == 5 else nullcontext():
+        asyncio.run(scenario())
+    assert seen_before == [len(model.windows)], "the model saw the slide once"
+    assert len(asked) == min(failures + 1, 5)
+    assert all(one == asked[0] for one in asked)
+
+
+def test_a_wait_before_storing_again_ends_when_it_is_cancelled(monkeypatch):
+    monkeypatch.setattr("app.segmentation.backoff._FIRST_WAIT_SECONDS", 600.0)
+    asked: list[None] = []
+
+    def store(_: Sequence[Dataset]) -> None:
+        asked.append(None)
+        raise ArchiveUnavailable
+
+    archive = archive_of(monkeypatch)
+    archive.store = store
+
+    async def scenario() -> None:
+        metrics = Metrics(CollectorRegistry())
+        workers = Workers(1, metrics)
+        slides = ArchiveSegmentation(archive, ColourSegmenter(), workers, metrics, SlideOptions(None, 2**20))
+        result = AreaResult(1, (), (Dataset(),), None, *[Level(Size(1, 1), None, 1.0)] * 3)
+        storing = asyncio.create_task(slides.store(result))
+        while not asked:
+            await asyncio.sleep(0.01)
+        storing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await storing
+        await workers.close()
+
+    asyncio.run(scenario())
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("is_stated", [False, True], ids=["by its colours", "by its header"])

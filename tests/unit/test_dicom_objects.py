@@ -13,7 +13,7 @@ from pydicom.uid import UID, ComprehensiveSRStorage, SegmentationStorage
 
 from app.errors import ExtraMissing, UnsupportedImage
 from app.interop.dicom_file import to_bytes
-from app.interop.dicom_identity import maker, moment, series_uid
+from app.interop.dicom_identity import moment, result_key, series_uid
 from app.interop.dicom_seg import PyramidLevel
 from app.interop.provenance import Conditions
 from app.pathology.arrays import ClassMap
@@ -21,7 +21,7 @@ from app.pathology.classes import TissueClass
 from app.pathology.manifest import ModelManifest
 from app.slides import dicom
 from tests.dicom_results import measurement_report, segmentation_object
-from tests.dicom_sources import CANARY, as_metadata, header_of, microscopic, secondary_capture, whole_slide
+from tests.dicom_sources import CANARY, as_metadata, file_of, header_of, microscopic, secondary_capture, whole_slide
 from tests.fakes import classes_of, manifest
 from tests.pictures import quarters
 
@@ -133,6 +133,43 @@ def test_names_keep_their_letters(form):
         assert written.ReferringPhysicianName == "Müller^Ängström"
 
 
+def uploaded(source: Dataset) -> Dataset:
+    return dicom.header(file_of(source))
+
+
+@pytest.mark.parametrize("form", [header_of, as_metadata, uploaded])
+@pytest.mark.parametrize(
+    ("character_set", "text"),
+    [
+        ("ISO_IR 100", "Präparat Höhe"),
+        (["ISO 2022 IR 6", "ISO 2022 IR 87"], "標本 A"),
+        ("ISO_IR 192", "Präparat 標本"),
+    ],
+)
+def test_texts_within_sequences_keep_their_letters(character_set, text, form):
+    """pydicom writes what it has not parsed byte for byte, whatever the object's own character set is."""
+    source = whole_slide(IMAGE, SpecificCharacterSet=character_set, ReferringPhysicianName="")
+    [specimen] = source.SpecimenDescriptionSequence
+    step, content, procedure = Dataset(), Dataset(), Dataset()
+    specimen.SpecimenIdentifier = specimen.SpecimenDetailedDescription = text
+    content.TextValue = procedure.CodeMeaning = text
+    step.SpecimenPreparationStepContentItemSequence = [content]
+    specimen.SpecimenPreparationSequence = [step]
+    source.ProcedureCodeSequence = [procedure]
+
+    header = form(source)
+    seg = segmentation_object(header, CLASS_MAP, MODEL)
+    report = measurement_report(header, seg, FRACTIONS, MODEL)
+    for made in (seg, report):
+        written = dcmread(BytesIO(to_bytes(made)))
+        assert written.SpecificCharacterSet == "ISO_IR 192"
+        assert written.ProcedureCodeSequence[0].CodeMeaning == text
+    [specimen] = dcmread(BytesIO(to_bytes(seg))).SpecimenDescriptionSequence
+    [step] = specimen.SpecimenPreparationSequence
+    [content] = step.SpecimenPreparationStepContentItemSequence
+    assert [specimen.SpecimenIdentifier, specimen.SpecimenDetailedDescription, content.TextValue] == [text] * 3
+
+
 @pytest.mark.parametrize("name", ["chrArab", "chrH31", "chrH32", "chrI2", "chrRuss", "chrX1", "chrX2"])
 def test_names_in_any_character_set_arrive(name):
     (path,) = get_charset_files(f"{name}.dcm")
@@ -234,8 +271,22 @@ def test_uids_are_valid_distinct_and_follow_source_map_and_model():
 
 def test_the_stain_counts_only_where_it_is_another():
     """So results of models that were exported before manifests stated one keep their UIDs."""
-    assert "stain" not in maker(MODEL)
-    assert maker(MODEL.model_copy(update={"stain": "PD-L1 IHC"})) != maker(MODEL)
+    assert "stain" not in result_key(MODEL)
+    assert result_key(MODEL.model_copy(update={"stain": "PD-L1 IHC"})) != result_key(MODEL)
+
+
+@pytest.mark.parametrize(
+    ("stain", "expected"),
+    [
+        ("H&E", "Tissue classes of an H&E image"),
+        ("PD-L1 IHC", "Tissue classes, stain PD-L1 IHC"),
+        ("Trichrome\\Goldner", "Tissue classes, stain Trichrome/Goldner"),
+        ("s" * 64, "Tissue classes, stain " + "s" * 42),
+    ],
+)
+def test_the_content_is_described_by_the_models_stain(stain, expected):
+    seg = segmented(SLIDE, model=MODEL.model_copy(update={"stain": stain}))
+    assert dcmread(BytesIO(to_bytes(seg))).ContentDescription == expected
 
 
 def test_the_results_series_is_known_before_the_slide_is_segmented():
@@ -439,7 +490,7 @@ def test_making_objects_tells_nothing_of_the_patient(caplog, capfd, recwarn):
 
 def test_a_missing_extra_is_named(monkeypatch):
     seg = segmented(SLIDE)
-    monkeypatch.setattr("app.imaging.dicom_packages.find_spec", lambda _: None)
+    monkeypatch.setattr("app.libraries.find_spec", lambda _: None)
     for make in (
         lambda: segmentation_object(Dataset(), CLASS_MAP, MODEL),
         lambda: measurement_report(Dataset(), seg, FRACTIONS, MODEL),

@@ -248,6 +248,6 @@ def test_a_level_that_cannot_be_repeated_is_refused_without_its_values(files, ke
 
 
 def test_a_missing_extra_is_named(monkeypatch, levels):
-    monkeypatch.setattr("app.imaging.dicom_packages.find_spec", lambda _: None)
+    monkeypatch.setattr("app.libraries.find_spec", lambda _: None)
     with pytest.raises(ExtraMissing, match="DICOM needs the extra 'dicom'"):
         segmentation_pyramid(levels, CLASS_MAP, MODEL)
