@@ -14,7 +14,7 @@ from app.access.gate import Access, Certificate
 from app.access.keys import KeyFile
 from app.access.rates import Rates
 from app.addresses import is_loopback, is_private
-from app.errors import ExtraMissing
+from app.libraries import require
 
 if TYPE_CHECKING:
     from app.access.tokens import Tokens
@@ -164,8 +164,7 @@ def access_of(settings: AccessSettings, host: str) -> Access:
 def _tokens(settings: AccessSettings) -> "Tokens | None":
     if settings.oidc_issuer is None or settings.oidc_audience is None:
         return None
-    try:
-        from app.access.tokens import Tokens  # noqa: PLC0415  it imports an extra's packages
-    except ModuleNotFoundError as error:
-        raise ExtraMissing("OpenID Connect", "oidc") from error
+    require("OpenID Connect", ("jwt", "cryptography"), "oidc")
+    from app.access.tokens import Tokens  # noqa: PLC0415
+
     return Tokens(settings.oidc_issuer, settings.oidc_audience, settings.oidc_jwks)

@@ -56,6 +56,11 @@ def no_memory_to(do: str) -> str:
     return f"there is no memory to {do} now; try again later"
 
 
+def reason_of(error: OSError) -> str:
+    """Return what the system says is wrong, as the part of a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
 class TesseraError(Exception):
     """Base of the tree. The message is one line that a user may see: it never names a file of theirs."""
 

@@ -17,14 +17,14 @@ from app.access.gate import Access
 from app.access_settings import access_of
 from app.api import admin, documentation, operations, problems, redirects, segment
 from app.api.access import AccessControl
-from app.api.middleware import CLIENT_LEFT_STATUS, RequestScope
+from app.api.middleware import CLIENT_LEFT_STATUS, InternalErrors, RequestScope
 from app.api.openapi import describe_common
 from app.api.running import Running, Service
 from app.api.security_headers import SecurityHeaders
 from app.api.uploads import UploadLimits
-from app.connections.load_shedding import LoadShedding
-from app.errors import ExtraMissing, ReloadRefused
+from app.errors import ReloadRefused
 from app.inference.segmenter import Segmenter
+from app.libraries import require, silence_libraries
 from app.pathology.manifest import ModelManifest
 from app.segmentation.admission import Admission, Places
 from app.segmentation.patch import PatchLimits, PatchSegmentation
@@ -45,10 +45,10 @@ _NO_TRACES: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What an application has to know that is one of several fronts.
+    """What an application shares with the service's other processes; see `alone` for one that is all of the service.
 
     Attributes:
-        places: Where all of them count their images, as this one sees it.
+        places: Where all fronts count their images, as this one sees it.
         access: Who may ask, how often over all of them, and where it is written down.
         everyones_metrics: Gives the metrics of all processes together.
         reload: Has all processes serve the bundle as it lies there now.
@@ -66,7 +66,7 @@ def create_app(
     settings: Settings | None = None,
     segmenter: Segmenter | None = None,
     metrics: Metrics | None = None,
-    front: Surroundings | None = None,
+    surroundings: Surroundings | None = None,
 ) -> FastAPI:
     """Put the service together.
 
@@ -74,7 +74,7 @@ def create_app(
         settings: How to run; read from the environment when None.
         segmenter: The model to serve; the settings' bundle when None, loaded and warmed up here.
         metrics: Where to report; new ones when None.
-        front: What it shares with others; None where it is all of the service.
+        surroundings: What it shares with other processes; `alone` when None.
 
     Raises:
         StartupError: The bundle, the device, or a file of access cannot be used.
@@ -82,25 +82,29 @@ def create_app(
     """
     settings = settings or Settings()
     metrics = metrics or Metrics(CollectorRegistry())
-    access = front.access if front else access_of(settings, settings.host)
+    surroundings = surroundings or alone(settings, metrics)
+    access, places, stuck = surroundings.access, surroundings.places, surroundings.stuck
     model = segmenter or _load(settings)
-    places = front.places if front else Places()
     limits = PatchLimits(settings.max_side_px, settings.max_pixels_at_once // places.fronts)
     running = Running(
         metrics=metrics,
         access=access,
-        reload=front.reload if front else _cannot_reload,
-        everyones_metrics=front.everyones_metrics if front else partial(_own_metrics, metrics),
+        reload=surroundings.reload,
+        everyones_metrics=surroundings.everyones_metrics,
     )
-    metrics.ready.set_function(lambda: float(running.is_ready))
+
+    def readiness() -> float:
+        running.tell_readiness()
+        return float(running.is_ready)
+
+    metrics.ready.set_function(readiness)
     if (keys := access.keys) is not None:
         metrics.keys_faulty_lines.set_function(lambda: keys.faulty_lines)
 
     def stalled() -> None:
         _log.error("the model does not answer any more")
         running.stalled = True
-        if front is not None:
-            front.stuck()
+        stuck()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -148,16 +152,32 @@ def create_app(
     for route in segment.router.routes:
         if isinstance(route, APIRoute):  # at 0 from the start: an alert's rate sees the first one
             metrics.requests.labels(route.path, str(CLIENT_LEFT_STATUS))
-    app.state.load_shedding = LoadShedding(running, segment.router.routes)
     routes = [route for router in routers for route in router.routes]
     # The last added is the outermost.
     app.add_middleware(AccessControl, access=access, metrics=metrics, routes=routes)
+    app.add_middleware(InternalErrors)
     if access.origins:
         app.add_middleware(CORSMiddleware, **_foreign_pages(access.origins))
     app.add_middleware(RequestScope, metrics=metrics)
     app.add_middleware(SecurityHeaders, has_tls=access.certificate is not None)
     describe_common(app)
     return app
+
+
+def alone(settings: Settings, metrics: Metrics) -> Surroundings:
+    """Return the surroundings of a process that is all of the service.
+
+    Raises:
+        AccessUnusable: A file of access cannot be used.
+        ExtraMissing: What the settings ask for needs packages that are not installed.
+    """
+    return Surroundings(
+        places=Places(),
+        access=access_of(settings, settings.host),
+        everyones_metrics=partial(_own_metrics, metrics),
+        reload=_cannot_reload,
+        stuck=lambda: None,
+    )
 
 
 def _foreign_pages(origins: tuple[str, ...]) -> dict[str, Any]:
@@ -186,10 +206,9 @@ async def _own_metrics(metrics: Metrics) -> Snapshot:
 
 
 def _sectra_router() -> APIRouter:
-    try:
-        from app.api import sectra  # noqa: PLC0415  it imports an extra's packages
-    except ModuleNotFoundError as error:
-        raise ExtraMissing("Sectra", "sectra") from error
+    require("Sectra", ("sectra_client", "urllib3"), "sectra")
+    from app.api import sectra  # noqa: PLC0415
+
     return sectra.router
 
 
@@ -200,8 +219,7 @@ async def _sectra_orders(
     """Take Sectra's orders for the length of the block."""
     from app.segmentation.sectra.orders import SectraOptions, SectraOrders  # noqa: PLC0415
 
-    # The HTTP library that asks call-backs logs whole paths, and a path holds a slide's id.
-    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+    silence_libraries()
     options = SectraOptions(
         ordered_on=settings.sectra_input,
         hosts=settings.sectra_hosts,

@@ -18,12 +18,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.access.gate import Certificate
+from app.api import segment
 from app.api.running import Phase, running_of
 from app.connections.balancing import Balancer
 from app.connections.limits import ConnectionLimits, most_of_one
 from app.connections.listener import Listener
+from app.connections.load_shedding import LoadShedding
 from app.connections.protocol import Connection
-from app.errors import AccessUnusable, AddressUnavailable
+from app.errors import AccessUnusable, AddressUnavailable, reason_of
 from app.settings import Settings
 
 MARGIN_SECONDS = 5
@@ -73,7 +75,7 @@ class Server(uvicorn.Server):
             raise AccessUnusable("TLS is not spoken on Windows; let a proxy speak it, or serve on another system")
         most = most_of_one(settings.max_connections, fronts)
         limits = ConnectionLimits(most, settings.header_timeout, settings.request_timeout)
-        connection = partial(Connection, limits, running.metrics, app.state.load_shedding)
+        connection = partial(Connection, limits, running.metrics, LoadShedding(running, segment.router.routes))
         config = uvicorn.Config(
             app,
             http=cast("type[asyncio.Protocol]", connection),
@@ -124,7 +126,7 @@ class Server(uvicorn.Server):
         now = time.monotonic()
         is_due = await super().on_tick(counter) or now >= self._leave_at or not self.ended_well
         for listener in self._listeners:
-            listener.tell()
+            listener.publish()
         has_some = bool(self.server_state.connections) or any(listener.beginning for listener in self._listeners)
         return is_due or (now >= self._retired_at + _JUST_TAKEN_SECONDS and not has_some)
 
@@ -222,9 +224,8 @@ def _told_as_unavailable(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise AddressUnavailable(
-            f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
+            f"cannot listen on {host}:{port}: {reason_of(error)}; choose another --host or --port"
         ) from error
 
 

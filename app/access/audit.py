@@ -2,7 +2,6 @@
 
 import errno
 import json
-import mmap
 import os
 import select
 import stat
@@ -10,40 +9,38 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from app.errors import AccessUnusable, AuditUnavailable
+from app.errors import AccessUnusable, AuditUnavailable, reason_of
+from app.shared_numbers import shared_numbers
 
-_DOUBTED_SECONDS = 10.0
-"""For which a line that could not be written speaks against the next one; then it is worth a try."""
+_DOUBTED_NS = 10 * 10**9
+"""For so long a line that could not be written speaks against the next one; then it is worth a try."""
 
 
 class AuditLog:
     """A file to which lines are appended, by several processes if need be: a line is one write, and none is torn apart.
 
-    A file that was moved away (logrotate) is noticed at the next line, which begins a new one. It is made before the
-    processes are forked: they share that a line was cut off, as by a full disk, so that whoever comes next begins anew,
-    and that none could be written, and why. A pipe may be named, such as /dev/stdout in a container; it is not waited
-    for.
+    A file that was moved away (logrotate) is noticed at the next line, which begins a new one. The processes share that
+    a line was cut off, as by a full disk, so that whoever comes next begins anew, and that none could be written, and
+    why. A pipe may be named, such as /dev/stdout in a container; it is not waited for.
 
     Args:
         path: The file; made where there is none, for its owner alone.
-        clock: Tells seconds, the same in all processes.
+        clock: Tells nanoseconds, the same in all processes.
 
     Raises:
         AccessUnusable: It cannot be opened for appending.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._path = path
         self._clock = clock
-        self._torn = mmap.mmap(-1, 1)
-        self._doubted_until = memoryview(mmap.mmap(-1, 8)).cast("d")
-        self._doubted_for = memoryview(mmap.mmap(-1, 8)).cast("q")
+        self._torn, self._doubted_until, self._doubted_for = (shared_numbers(1) for _ in range(3))
         try:
             self._handle = self._open()
             self._torn[0] = _ends_within_a_line(path)
         except OSError as error:
             raise AccessUnusable(
-                f"the audit log {path}: {_reason(error)}; choose a file that can be appended to"
+                f"the audit log {path}: {reason_of(error)}; choose a file that can be appended to"
             ) from error
 
     def write(self, record: Mapping[str, object]) -> None:
@@ -56,7 +53,7 @@ class AuditLog:
             self._append(record)
         except OSError as error:
             self._doubted_for[0] = error.errno or errno.EIO
-            self._doubted_until[0] = self._clock() + _DOUBTED_SECONDS
+            self._doubted_until[0] = self._clock() + _DOUBTED_NS
             raise AuditUnavailable("the audit log cannot be written, and nothing is answered without it") from error
         self._doubted_until[0] = 0
 
@@ -68,13 +65,13 @@ class AuditLog:
             self._try()
         except OSError as error:
             return (
-                f"the audit log {self._path} cannot be written: {_reason(error)}; images are refused until a line can"
+                f"the audit log {self._path} cannot be written: {reason_of(error)}; images are refused until a line can"
                 " be appended to it"
             )
         return None
 
     def _try(self) -> None:
-        """Do all that writing a line does but that.
+        """Check everything that a write would need, without writing.
 
         Raises:
             OSError: It would fail.
@@ -116,10 +113,6 @@ class AuditLog:
     def _open(self) -> int:
         never_waits = getattr(os, "O_NONBLOCK", 0)  # for whoever reads a pipe; Windows has no such flag
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | never_waits, 0o600)
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 def _check_heard(handle: int) -> None:

@@ -1,4 +1,4 @@
-"""When a certificate expires. The standard library tells that only of a peer's, and the service shows its own."""
+"""When a certificate expires. The standard library tells that only of a peer's: see docs/decisions/0016-access.md."""
 
 import re
 import ssl

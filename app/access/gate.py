@@ -10,7 +10,7 @@ from app.access.callers import Caller
 from app.access.expiry import expiry_of
 from app.access.keys import KeyFile
 from app.access.rates import Rates
-from app.errors import AccessUnusable, CredentialsRejected
+from app.errors import AccessUnusable, CredentialsRejected, reason_of
 
 if TYPE_CHECKING:
     from app.access.tokens import Tokens  # its own packages are an extra's
@@ -38,8 +38,7 @@ class Certificate:
             try:
                 path.open("rb").close()
             except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise AccessUnusable(f"{path}: {reason}; TLS needs a certificate and its key, PEM") from error
+                raise AccessUnusable(f"{path}: {reason_of(error)}; TLS needs a certificate and its key, PEM") from error
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:

@@ -23,7 +23,7 @@ from io import FileIO
 from pathlib import Path
 
 from app.access.callers import ANYBODY, MOST_IMAGES_PER_MINUTE, Caller, Scope
-from app.errors import AccessUnusable, KeysUnavailable
+from app.errors import AccessUnusable, KeysUnavailable, reason_of
 
 _PREFIX = "tessera_"
 """By it, whoever searches repositories and chats for leaked secrets knows one."""
@@ -99,7 +99,7 @@ def add_line(path: Path, line: str) -> None:
                 raise AccessUnusable(complaints[0])
             _append(file, len(before), start + line.encode() + b"\n")
     except OSError as error:
-        raise AccessUnusable(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise AccessUnusable(f"{path}: {reason_of(error)}") from error
 
 
 def _append(file: FileIO, length: int, added: bytes) -> None:
@@ -225,8 +225,7 @@ def _found(path: Path) -> os.stat_result:
 
 
 def _unreadable(path: Path, error: OSError) -> AccessUnusable:
-    reason = (error.strerror or str(error)).lower()
-    return AccessUnusable(f"{path}: {reason}; tessera keys new --file makes a file of keys")
+    return AccessUnusable(f"{path}: {reason_of(error)}; tessera keys new --file makes a file of keys")
 
 
 def _version_of(found: os.stat_result) -> _Version:

@@ -5,7 +5,6 @@ would have come at an even pace. It may lie a minute ahead, so a minute's images
 """
 
 import math
-import mmap
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from hashlib import blake2b
 
 from app.access.callers import Caller
 from app.errors import RateExceeded
+from app.shared_numbers import shared_numbers
 
 _MINUTE_NS = 60 * 10**9
 _SETS = 1024
@@ -25,7 +25,7 @@ _LONGEST_HELD_SECONDS = 0.25
 
 
 class Rates:
-    """The callers' limits, in memory that all processes share. It is made before they are forked.
+    """The callers' limits, in numbers that all processes share.
 
     Args:
         images_per_minute: The limit of a caller that has none of its own; None for no limit.
@@ -35,7 +35,7 @@ class Rates:
     def __init__(self, images_per_minute: int | None, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._images_per_minute = images_per_minute
         self._clock = clock
-        self._memory = memoryview(mmap.mmap(-1, _SETS * _WAYS * 16)).cast("q")  # of each: whose, and the moment
+        self._memory = shared_numbers(2 * _SETS * _WAYS)  # of each: whose, and the moment
         forks = "fork" in multiprocessing.get_all_start_methods()
         self._lock = multiprocessing.get_context("fork" if forks else None).Lock()
 

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.audit import AuditLog
-from app.access.callers import ANYBODY, Caller
+from app.access.callers import ANYBODY
 from app.access.callers import Scope as Allowed
 from app.access.gate import Access
 from app.access.rates import Allowance
@@ -91,34 +91,29 @@ class AccessControl:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, part: str, *, is_audited: bool) -> None:
         try:
-            caller = await self._caller(scope, part)
+            needed = self._needed(part)
+            caller = ANYBODY if needed is None else await self._access.caller_of(_credential(scope["headers"]))
+            scope[VISIT] = Visit(caller, Allowance(self._access.rates, caller), is_audited)
+            if needed is not None and needed not in caller.scopes:
+                raise ScopeMissing(f"this key or token does not allow {needed}", needed)
         except TesseraError as error:
             scope["route"] = next((route for route in self._routes if route.matches(scope)[0] != Match.NONE), None)
             await refuse(scope, error, self._metrics)(scope, receive, send)
             return
-        scope[VISIT] = Visit(caller, Allowance(self._access.rates, caller), is_audited)
         await self._app(scope, receive, send)
 
-    async def _caller(self, scope: Scope, part: str) -> Caller:
-        """Return who asks, where they may.
+    def _needed(self, part: str) -> Allowed | None:
+        """Return what a caller has to be allowed for this part; None where it is open to everybody.
 
         Raises:
-            AccessDenied: They may not.
-            KeysUnavailable, IssuerUnavailable: Whether they may cannot be told now.
+            AdminClosed: It is open to nobody, since there are neither keys nor an issuer.
         """
         access = self._access
         if not access.is_guarded:
             if part == "admin":
                 raise AdminClosed("administration needs a key: set TESSERA_KEYS_FILE or TESSERA_OIDC_ISSUER")
-            return ANYBODY
-        needed = _NEEDS.get(part, Allowed.SEGMENT)
-        if needed is None or part in access.public:
-            return ANYBODY
-        caller = await access.caller_of(_credential(scope["headers"]))
-        scope[VISIT] = Visit(caller, Allowance(None, caller), is_audited=False)
-        if needed not in caller.scopes:
-            raise ScopeMissing(f"this key or token does not allow {needed}", needed)
-        return caller
+            return None
+        return None if part in access.public else _NEEDS.get(part, Allowed.SEGMENT)
 
 
 class _Writing:

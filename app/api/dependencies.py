@@ -14,6 +14,7 @@ from app.api.stated import seconds_allowed
 from app.api.uploads import read_images, read_on
 from app.api.visit import visit_of
 from app.errors import STOPPING, ComeBackLater, DeadlineExceeded, ModelNotReady
+from app.segmentation.admission import Held
 from app.segmentation.deadline import answered_within
 
 
@@ -33,8 +34,8 @@ ServiceDependency = Annotated[Service, Depends(service_of)]
 
 
 @asynccontextmanager
-async def uploaded_images(request: Request, service: Service) -> AsyncIterator[list[bytes]]:
-    """Give the request's images while their places in the service and the request's deadline last.
+async def uploaded_images(request: Request, service: Service) -> AsyncIterator[tuple[list[bytes], Held]]:
+    """Give the request's images, and the places that it holds for them, while those and the request's deadline last.
 
     The first place is taken before the body is read, so that a full service does not hold what it refuses; the others
     as soon as the body shows how many images it holds. A client that leaves ends the block, and what it waited for.
@@ -54,13 +55,13 @@ async def uploaded_images(request: Request, service: Service) -> AsyncIterator[l
         is_read = False
         try:
             async with answered_within(seconds, "send fewer or smaller images, or try later"):
-                with service.admission.admit(1), visit.counted():
+                with service.admission.admit(1) as held, visit.counted():
                     images = await read_images(request, service.limits)
                     is_read = True
-                    await visit.received(images)
-                    with service.admission.admit(len(images) - 1, is_rest=True):
-                        async with while_connected(request):
-                            yield images
+                    await visit.received(images, service.workers)
+                    held.grow(len(images) - 1)
+                    async with while_connected(request):
+                        yield images, held
         except asyncio.CancelledError:  # nobody but the server's end does that, once it waits no longer
             raise ModelNotReady(f"{STOPPING}, and could not wait for this request; send it again") from None
         except DeadlineExceeded:

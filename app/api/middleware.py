@@ -69,15 +69,39 @@ class RequestScope:
         except asyncio.CancelledError:  # the server's time to end is over, and it says so to the client itself
             status = status or 500
             raise
-        except Exception:
-            _log.exception("unforeseen error")
-            if status:
-                raise  # the answer has begun; the server can only cut it off
-            await respond(internal_error())(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", None) or UNMATCHED
             note(self._metrics, method, route, status, time.perf_counter() - start)
             request_id.reset(token)
+
+
+class InternalErrors:
+    """ASGI middleware that answers 500 where whatever is behind it fails unforeseen, and logs why.
+
+    It stands behind what adds headers to all answers: without its CORS headers no page of another origin could read it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        has_begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = has_begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except ClientDisconnect:
+            raise
+        except Exception:
+            _log.exception("unforeseen error")
+            if has_begun:
+                raise  # the server can only cut it off
+            await respond(internal_error())(scope, receive, send)
 
 
 def note(metrics: Metrics, method: str, route: str, status: int, seconds: float) -> None:

@@ -32,7 +32,9 @@ async def live() -> Health:
 @router.get("/health/ready", responses={503: {"model": NotReady}})
 async def ready(request: Request) -> JSONResponse:
     """Report whether the service takes images now; send none while this answers 503, which says why."""
-    reason = running_of(request.app).why_not_ready()
+    running = running_of(request.app)
+    running.tell_readiness()
+    reason = running.why_not_ready()
     if reason is None:
         return JSONResponse({"status": "ready"})
     return JSONResponse({"status": "not ready", "reason": reason}, 503)

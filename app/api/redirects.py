@@ -19,5 +19,6 @@ def _leading_to(location: str, status: int) -> Callable[[], Awaitable[Response]]
 
 
 router.add_api_route("/", _leading_to("viewer", 307))
+router.add_api_route("/viewer/index.html", _leading_to("../viewer", 308))  # whose links would lead nowhere from there
 for _page in ("viewer", "docs", "redoc"):
     router.add_api_route(f"/{_page}/", _leading_to(f"../{_page}", 308))

@@ -93,26 +93,10 @@ def paint(view: View, patch: SegmentedPatch, manifest: ModelManifest, opacity: f
             return paint_confidence(patch.confidence, text)
 
 
-def _picture(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
-    return paint(how.view, patch, manifest, how.opacity)
-
-
 def _annotations(manifest: ModelManifest, patch: SegmentedPatch, how: Rendering, *, everything: bool) -> Annotations:
     keep = range(len(manifest.classes)) if everything else label_indices(manifest.classes)
     polygons = polygonise(patch.class_map, patch.confidence, keep, how.simplify, how.min_area)
     return Annotations(polygons, how.placement, manifest, patch.sha256, patch.conditions)
-
-
-def _geojson(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
-    return geojson.document(_annotations(manifest, patch, how, everything=False))
-
-
-def _dsa(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
-    return dsa.document(_annotations(manifest, patch, how, everything=False))
-
-
-def _asap(manifest: ModelManifest, _data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
-    return asap.document(_annotations(manifest, patch, how, everything=True))
 
 
 def _dicom(manifest: ModelManifest, data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
@@ -124,15 +108,23 @@ def _dicom(manifest: ModelManifest, data: bytes, patch: SegmentedPatch, how: Ren
     return to_bytes(measurement_report(source, segmentation, patch.fractions, manifest, patch.conditions, image_mm2))
 
 
-_RENDERINGS: dict[str, Callable[[ModelManifest, bytes, SegmentedPatch, Rendering], bytes]] = {
-    PNG: _picture,
-    geojson.MEDIA_TYPE: _geojson,
-    dsa.MEDIA_TYPE: _dsa,
-    asap.MEDIA_TYPE: _asap,
-    DICOM: _dicom,
+_POLYGONS: dict[str, tuple[Callable[[Annotations], bytes], bool]] = {
+    geojson.MEDIA_TYPE: (geojson.document, False),
+    dsa.MEDIA_TYPE: (dsa.document, False),
+    asap.MEDIA_TYPE: (asap.document, True),
 }
+"""The forms of polygons: what writes them, and whether background has polygons too."""
 
-MEDIA_TYPES = tuple(_RENDERINGS)
+MEDIA_TYPES = (PNG, *_POLYGONS, DICOM)
+
+
+def _rendered(media_type: str, manifest: ModelManifest, data: bytes, patch: SegmentedPatch, how: Rendering) -> bytes:
+    if media_type == PNG:
+        return paint(how.view, patch, manifest, how.opacity)
+    if media_type == DICOM:
+        return _dicom(manifest, data, patch, how)
+    document, everything = _POLYGONS[media_type]
+    return document(_annotations(manifest, patch, how, everything=everything))
 
 
 def check_uploaded(media_type: str, data: bytes) -> None:
@@ -153,5 +145,5 @@ def render(service: Service, media_type: str, data: bytes, patch: SegmentedPatch
         UnsupportedImage: The DICOM upload lacks what an object of it must repeat.
         ExtraMissing: The form needs packages that are not installed.
     """
-    work = partial(_RENDERINGS[media_type], service.segmenter.manifest, data, patch, how)
-    return service.patches.encode(work)
+    work = partial(_rendered, media_type, service.segmenter.manifest, data, patch, how)
+    return service.workers.run("encode", work)

@@ -100,25 +100,27 @@ class Running:
         return self.why_not_ready() is None
 
     def why_not_ready(self) -> Reason | None:
-        """Return why the service takes no images, as far as this process can tell; None where it does.
+        """Return why the service takes no images, as far as this process can tell; None where it does."""
+        return None if (hindrance := self._hindrance()) is None else hindrance[0]
 
-        The log is told once of each change, by whoever asks first after it: a probe, or Prometheus.
-        """
-        if self.phase is Phase.RETIRING:  # another takes its place
-            return None
+    def tell_readiness(self) -> None:
+        """Tell the log once of each change of readiness: to be called wherever somebody asks for it."""
+        if self.phase is Phase.RETIRING:
+            return
         reason, words = self._hindrance() or (None, "")
         if reason in (self._told, "starting"):
-            return reason
+            return
         self._told = reason
         if reason is None:
             _log.info("ready again")
         else:
             level = logging.INFO if reason == "stopping" else logging.WARNING  # somebody asked it to
             _log.log(level, "not ready: %s", words, extra={"reason": reason})
-        return reason
 
     def _hindrance(self) -> tuple[Reason, str] | None:
         """Return why the service takes no images, and what is wrong in words for the log alone."""
+        if self.phase is Phase.RETIRING:  # another takes its place
+            return None
         reason = self._reason_of_its_own()
         if reason is not None:
             return reason, _WORDS[reason]

@@ -19,6 +19,7 @@ from app.api.uploads import FORM, PART, UPLOADED
 from app.api.visit import visit_of
 from app.errors import QueueFull, TesseraError
 from app.pathology.classes import code
+from app.segmentation.admission import Held
 from app.segmentation.concurrently import all_of
 from app.segmentation.patch import SegmentedPatch
 from app.segmentation.reading import Upload
@@ -29,6 +30,8 @@ JSON = "application/json"
 router = APIRouter(tags=["patches"])
 _T = TypeVar("_T")
 
+_SMALL_ANSWER_BYTES = 2**18
+"""Of pictures: such an answer is put together in some 0.3 ms."""
 _MOST_PICTURE_BYTES = 2**28
 """In one answer, which holds them in memory: overlays of 64 patches of 1024 px have about 2**27."""
 
@@ -105,7 +108,7 @@ async def segment(
     for ASAP (XML), or, if the upload is DICOM, a DICOM object.
     """
     media_type = choose(_accept(request), (JSON, *MEDIA_TYPES))
-    async with uploaded_images(request, service) as images:
+    async with uploaded_images(request, service) as (images, held):
         if media_type != JSON:
             if len(images) != 1:
                 raise InvalidRequest(f"{media_type} answers one image, not {len(images)}; ask for {JSON}")
@@ -119,9 +122,8 @@ async def segment(
             async with service.patches.segmented(upload) as patch:
                 pictures: dict[View, bytes] = {"mask": await service.patches.encode_mask(patch)}
                 if how.view != "mask":
-                    pictures[how.view] = await service.patches.encode(
-                        partial(paint, how.view, patch, manifest, how.opacity)
-                    )
+                    painting = partial(paint, how.view, patch, manifest, how.opacity)
+                    pictures[how.view] = await service.workers.run("encode", painting)
                 size_bytes = sum(map(len, pictures.values()))
                 held_bytes += size_bytes
                 if held_bytes > _MOST_PICTURE_BYTES:
@@ -130,12 +132,12 @@ async def segment(
                         " send fewer images, or each by itself for image/png"
                     )
                 build = partial(schemas.segmentation, patch, manifest, _current_id(), pictures)
-                return await service.patches.put_together(build, size_bytes)
+                return await _put_together(service, build, size_bytes)
 
         uploads = [Upload(data, how.mpp) for data in images]
         if len(uploads) == 1:
             return await _json(service, await answer(uploads[0]), held_bytes)
-        results = await _each(request, service, uploads, answer)
+        results = await _each(request, service, held, uploads, answer)
         return await _json(service, schemas.Segmentations(results=results), held_bytes)
 
 
@@ -150,7 +152,7 @@ async def classify(
 ) -> Response:
     """Say which tissues one or several H&E patches contain, without masks. Send them as for `/segment`."""
     choose(_accept(request), (JSON,))
-    async with uploaded_images(request, service) as images:
+    async with uploaded_images(request, service) as (images, held):
 
         async def answer(upload: Upload) -> schemas.Classification:
             async with service.patches.segmented(upload) as patch:
@@ -159,11 +161,12 @@ async def classify(
         uploads = [Upload(data, stated.mpp) for data in images]
         if len(uploads) == 1:
             return await _json(service, await answer(uploads[0]))
-        return await _json(service, schemas.Classifications(results=await _each(request, service, uploads, answer)))
+        results = await _each(request, service, held, uploads, answer)
+        return await _json(service, schemas.Classifications(results=results))
 
 
 async def _each(
-    request: Request, service: Service, uploads: list[Upload], answer: Callable[[Upload], Awaitable[_T]]
+    request: Request, service: Service, held: Held, uploads: list[Upload], answer: Callable[[Upload], Awaitable[_T]]
 ) -> list[_T | Problem]:
     """Answer each image, in order; one that cannot be answered gets its problem and spares the others.
 
@@ -195,7 +198,7 @@ async def _each(
         if len(without_place) == len(waiting):
             break
         waiting = without_place
-    service.admission.leave_undone(len(without_place))
+    held.undone += len(without_place)
     return [
         refused(index, found) if isinstance(found, QueueFull) else found for index, found in sorted(answers.items())
     ]
@@ -224,8 +227,13 @@ def _headers(service: Service, patch: SegmentedPatch) -> dict[str, str]:
 
 async def _json(service: Service, body: BaseModel, picture_bytes: int = 0) -> Response:
     write = body.__pydantic_serializer__.to_json  # bytes, where the model's own method makes text
-    content = await service.patches.put_together(partial(write, body), picture_bytes)
+    content = await _put_together(service, partial(write, body), picture_bytes)
     return Response(content, media_type=JSON, headers={"Vary": "Accept"})
+
+
+async def _put_together(service: Service, work: Callable[[], _T], picture_bytes: int) -> _T:
+    """Return what `work` makes of pictures of so many bytes: at once where they are few, else in a worker thread."""
+    return work() if picture_bytes <= _SMALL_ANSWER_BYTES else await service.workers.run(None, work)
 
 
 def _accept(request: Request) -> str:

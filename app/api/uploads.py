@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from fastapi import Request
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -150,6 +151,11 @@ async def _read_form(request: Request, limits: UploadLimits) -> list[bytes]:
             ) from error
         if error.message.startswith("Too many files"):
             raise UploadTooLarge(f"more than {limits.max_files} files; send them in several requests") from error
+        if isinstance(error.__cause__, FormParserError):  # of which Starlette's message says nothing
+            raise InvalidRequest(
+                "the form cannot be read: it should begin with the boundary that its Content-Type states, end its lines"
+                " in CRLF, and have each header of a part on one line"
+            ) from error
         raise InvalidRequest(f"the form cannot be read: {error.message}") from error
     except UnicodeError as error:
         raise InvalidRequest("the form's names are not in the charset that its Content-Type states") from error

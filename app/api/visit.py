@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 from fastapi import Request
@@ -13,6 +14,7 @@ from app.access.callers import Caller
 from app.access.rates import Allowance
 from app.api.problems import UploadTooLarge, kind_of
 from app.errors import QueueFull, TesseraError
+from app.segmentation.workers import Workers
 
 VISIT = "tessera.visit"
 """Where a request's scope has it."""
@@ -65,8 +67,12 @@ class Visit:
             self._allowance.give_back()
             raise
 
-    async def received(self, images: list[bytes]) -> None:
+    async def received(self, images: list[bytes], workers: Workers) -> None:
         """Take note of all images of the request, of which one was counted at the door.
+
+        Args:
+            images: Their bytes.
+            workers: Threads that hash what takes long, where the request will be written down.
 
         Raises:
             UploadTooLarge: They are more than the caller may send in a minute: no later try would do.
@@ -74,7 +80,7 @@ class Visit:
         """
         if self._is_audited:
             is_quick = sum(map(len, images)) <= _QUICK_BYTES
-            self.images = _noted(images) if is_quick else await asyncio.to_thread(_noted, images)
+            self.images = _noted(images) if is_quick else await workers.run(None, partial(_noted, images))
         most = self._allowance.most
         if most is not None and len(images) > most:
             self._allowance.give_back()

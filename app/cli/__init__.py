@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
+from typing import Any
 
 import click
 
+from app.processes.signals import reload_signals
 from app.software import software_version
 
 _COMMANDS = ("serve", "segment", "slide", "dicomweb", "keys")
-_TERMINAL = 0
 
 
 class _Commands(click.Group):
@@ -46,13 +47,11 @@ def main() -> None:
 def _told_to_end_early() -> Iterator[None]:
     """Until the service takes signals itself, end at once where it is told to end, and have nothing to reload.
 
-    A container's first process ignores what it does not take. SIGHUP still ends a service in a terminal.
+    A container's first process ignores what it does not take.
     """
-    hangs_up = getattr(signal, "SIGHUP", None)
-    numbers = [signal.SIGTERM, signal.SIGINT, *([hangs_up] if hangs_up and not os.isatty(_TERMINAL) else [])]
-    before = {
-        number: signal.signal(number, signal.SIG_IGN if number == hangs_up else _end_at_once) for number in numbers
-    }
+    handlers: dict[int, Any] = {signal.SIGTERM: _end_well, signal.SIGINT: _end_well}
+    handlers |= dict.fromkeys(reload_signals(), signal.SIG_IGN)
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
@@ -60,5 +59,5 @@ def _told_to_end_early() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end_at_once(_number: int, _frame: FrameType | None) -> None:
+def _end_well(_number: int, _frame: FrameType | None) -> None:
     os._exit(0)

@@ -3,19 +3,18 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
-from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from app.archive_settings import ArchiveSettings
-from app.cli.ending import end_at_once, end_with
+from app.cli.ending import end_though_stuck, end_with
 from app.cli.options import MODEL_SETTINGS, setting_options, settings_as, settings_of, slide_options
-from app.errors import ExtraMissing, ModelNotReady, TesseraError
+from app.errors import ModelNotReady, TesseraError
 from app.imaging.dicom_packages import require_dicom
 from app.inference.model import load_segmenter
+from app.libraries import require, silence_libraries
 from app.segmentation.slide import SlideOptions
 from app.settings import Settings
 from app.telemetry.metrics import SegmentationMetrics
@@ -26,8 +25,6 @@ if TYPE_CHECKING:  # what needs an extra is imported once it is known to be ther
 
 _PACKAGES = ("dicomweb_client", "wsidicom", "pydicom", "highdicom")
 _STUCK = "the model does not answer any more, and this command ends with it; start it anew"
-_TALKATIVE = ("dicomweb_client", "wsidicom", "py.warnings", "retrying", "urllib3")
-"""Loggers that write URLs and values of attributes, which identify patients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +84,11 @@ def archive_session(url: str, settings: ArchiveSettings) -> "ArchiveSession":
         ArchiveNotAllowed: The address is not one to speak with.
         ExtraMissing: An extra is not installed.
     """
-    if any(find_spec(package) is None for package in _PACKAGES):
-        raise ExtraMissing("an archive", "slides", "dicom")
+    require("an archive", _PACKAGES, "slides", "dicom")
     require_dicom()
     from app.interop.archive_http import ArchiveAccess, ArchiveSession  # noqa: PLC0415
 
-    for name in _TALKATIVE:
-        getLogger(name).setLevel(CRITICAL + 1)
+    silence_libraries("py.warnings")  # which quote attributes, in the name of whichever module asked for them
     access = ArchiveAccess(
         hosts=frozenset(settings.hosts),
         allow_http=settings.allow_http,
@@ -112,7 +107,7 @@ def failures_told() -> Iterator[None]:
     try:
         yield
     except ModelNotReady as error:
-        end_at_once(str(error))
+        end_though_stuck(str(error))
     except TesseraError as error:
         end_with(click.ClickException(str(error)))
 
@@ -133,7 +128,7 @@ async def slide_segmentation(
 
     settings = given.service
     model = load_segmenter(settings.model)
-    workers = Workers(settings.cores, metrics, is_left=True)
+    workers = Workers(settings.cores, metrics, abandons_when_cancelled=True)
     await model.start(metrics)
     try:
         yield ArchiveSegmentation(Archive(url, session), model, workers, metrics, given.slides)

@@ -57,7 +57,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     _exit()
 
 
-def end_at_once(message: str) -> NoReturn:
+def end_though_stuck(message: str) -> NoReturn:
     """Say why the process ends, and end it with status 1, though threads are stuck."""
     _say(message, f"Error: {message}")
     _exit()

@@ -184,7 +184,7 @@ async def at_work(
             await workers.close()
 
 
-def tell(results: Sequence[FileResult]) -> None:
+def print_findings(results: Sequence[FileResult]) -> None:
     """Say what is odd, and then what is wrong, about which files."""
     for result in results:
         for warning in result.warnings:
@@ -218,7 +218,7 @@ async def until_ended(work: Coroutine[Any, Any, _T]) -> _T:
     return done[0]
 
 
-def tell_end(table: ResultsTable, what: str) -> None:
+def print_end(table: ResultsTable, what: str) -> None:
     """Say how many files were segmented, and where the table is.
 
     Raises:

@@ -13,10 +13,10 @@ from app.cli.folder import (
     at_work,
     files_to_segment,
     model_for_files,
+    print_end,
+    print_findings,
     results_options,
     results_table,
-    tell,
-    tell_end,
     until_ended,
 )
 from app.cli.options import MODEL_SETTINGS, FiniteRange, setting_options, settings_of
@@ -60,7 +60,7 @@ def segment(images: tuple[Path, ...], out: Path, opacity: float, mpp: float | No
         click.echo("--mpp changes nothing: the model names no um_per_px", err=True)
     with results_table(paths, columns(model.manifest), out / TABLE_FILE, ENDINGS) as table:
         asyncio.run(until_ended(_segment_all(model, settings, table, out, opacity, mpp)))
-    tell_end(table, "images")
+    print_end(table, "images")
 
 
 async def _segment_all(
@@ -75,7 +75,7 @@ async def _segment_all(
     metrics = SegmentationMetrics(CollectorRegistry())
     workers = Workers(settings.cores, metrics)
     patches = PatchSegmentation(model, workers, metrics, PatchLimits(settings.max_side_px, settings.max_pixels_at_once))
-    files = segment_files(patches, table.turns(), out, opacity, mpp, at_once=2 * settings.cores)
+    files = segment_files(patches, workers, table.turns(), out, opacity, mpp, at_once=2 * settings.cores)
     async with at_work(model, workers, metrics, table):
         try:
             with click.progressbar(length=len(table.files), label="segmenting", file=sys.stderr) as bar:
@@ -84,4 +84,4 @@ async def _segment_all(
                         table.add(result)
                         bar.update(1)
         finally:
-            tell(table.results)
+            print_findings(table.results)

@@ -1,7 +1,6 @@
 """`tessera slide`: whole-slide files, segmented without a server."""
 
 import asyncio
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +11,17 @@ from app.cli.folder import (
     at_work,
     files_to_segment,
     model_for_files,
+    print_end,
+    print_findings,
     results_options,
     results_table,
-    tell,
-    tell_end,
     until_ended,
 )
 from app.cli.options import MODEL_SETTINGS, FiniteRange, setting_options, settings_of, slide_options
 from app.cli.progress import progress_bar
-from app.errors import ExtraMissing, TesseraError
+from app.errors import TesseraError
 from app.inference.model import BatchedSegmenter
+from app.libraries import require
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX
 from app.segmentation.folder import FileResult
 from app.segmentation.results_table import ResultsTable
@@ -32,8 +32,6 @@ from app.telemetry.metrics import SegmentationMetrics
 
 if TYPE_CHECKING:  # what needs an extra is imported once it is known to be there
     from app.segmentation.slide_files import SlideFileOptions, SlideFileSegmentation
-
-_PACKAGES = ("openslide", "openslide_bin", "tifffile")
 
 
 @click.command()
@@ -63,8 +61,7 @@ def slide(
     settings = settings_of(given)
     logging.configure("warning", "text")
     try:
-        if any(find_spec(package) is None for package in _PACKAGES):
-            raise ExtraMissing("a whole-slide file", "wsi")
+        require("a whole-slide file", ("openslide", "openslide_bin", "tifffile"), "wsi")
         from app.segmentation.slide_files import (  # noqa: PLC0415
             ENDINGS,
             SUFFIXES,
@@ -82,7 +79,7 @@ def slide(
     options = SlideFileOptions(um_per_px, max_pixels, mpp, opacity)
     with results_table(paths, columns(model.manifest), out / TABLE_FILE, ENDINGS) as table:
         asyncio.run(until_ended(_segment_all(model, settings, table, out, options)))
-    tell_end(table, "slides")
+    print_end(table, "slides")
 
 
 async def _segment_all(
@@ -107,5 +104,5 @@ async def _segment(segmentation: "SlideFileSegmentation", path: Path) -> FileRes
     """Segment a slide behind a progress bar; say what is wrong or odd about it."""
     with progress_bar(click.format_filename(path)) as progress:
         result = await segmentation.segment(path, progress)
-    tell([result])
+    print_findings([result])
     return result

@@ -7,14 +7,14 @@ calls this exact balance.
 """
 
 import errno
-import mmap
 import os
 import socket
 from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-_COUNT_BYTES = 8
+from app.shared_numbers import shared_numbers
+
 _WORD = b"\0"
 """What a descriptor travels with: a message must hold something."""
 _AWAY = 2**62
@@ -32,7 +32,7 @@ class Balance:
     """
 
     def __init__(self, fronts: int) -> None:
-        self._cells = memoryview(mmap.mmap(-1, (fronts + 2) * fronts * _COUNT_BYTES)).cast("q")
+        self._cells = shared_numbers((fronts + 2) * fronts)
         self._cells[:fronts] = memoryview(array("q", [_AWAY] * fronts))
         with ExitStack() as unless_made:
             self._ways = []
@@ -77,7 +77,7 @@ class Balancer:
         rows = range(2, fronts + 2)
         self._handed = [cells[row * fronts : (row + 1) * fronts] for row in rows]
 
-    def tell(self, held: int | None) -> None:
+    def publish(self, held: int | None) -> None:
         """Let the others know how many connections this front has; None where it takes none now."""
         self._held[self._index] = _AWAY if held is None else held
 

@@ -32,12 +32,12 @@ class Ending:
         self._transport = transport
         self._unread_seconds = unread_seconds
         self._unread_bytes = 0
-        self._private = below_tls(transport)
+        self._below_tls = below_tls(transport)
         self._end_due = Alarm(loop, self.end)
         self._reading_due = Alarm(loop, self._miss_reading)
         self._parting_due = Alarm(loop, self._part)
-        self._has_bytes = 0
-        self._has_until = 0.0
+        self._acknowledged_bytes = 0
+        self._more_due_at = 0.0
 
     def linger(self) -> None:
         """End once what was written is sent, and once the client has had time to read it."""
@@ -47,10 +47,10 @@ class Ending:
     def end(self) -> None:
         """End once what was written is sent."""
         self._transport.close()
-        if self._private is None:
+        if self._below_tls is None:
             self.expect_reading()
         else:
-            if not self._has_until:
+            if not self._more_due_at:
                 self._expect_more()
             self._parting_due.set(_PARTING_SECONDS)
 
@@ -80,18 +80,18 @@ class Ending:
 
     def _part(self) -> None:
         """End a TLS connection whose client has all, or takes too little: the system tells, its transport does not."""
-        assert self._private is not None  # noqa: S101  by who set this alarm
+        assert self._below_tls is not None  # noqa: S101  by who set this alarm
         now = self._loop.time()
-        if waits_for(self._private) == 0 or (
-            now >= self._has_until and received_by(self._private) - self._has_bytes < _LEAST_READ_BYTES
+        if waits_for(self._below_tls) == 0 or (
+            now >= self._more_due_at and received_by(self._below_tls) - self._acknowledged_bytes < _LEAST_READ_BYTES
         ):
             self._transport.abort()
             return
-        if now >= self._has_until:
+        if now >= self._more_due_at:
             self._expect_more()
         self._parting_due.set(_PARTING_SECONDS)
 
     def _expect_more(self) -> None:
-        assert self._private is not None  # noqa: S101  by its callers
-        self._has_bytes = received_by(self._private)
-        self._has_until = self._loop.time() + self._unread_seconds
+        assert self._below_tls is not None  # noqa: S101  by its callers
+        self._acknowledged_bytes = received_by(self._below_tls)
+        self._more_due_at = self._loop.time() + self._unread_seconds

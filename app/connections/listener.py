@@ -68,10 +68,10 @@ class Listener:
         """How many connections have not begun yet."""
         return len(self._beginning)
 
-    def tell(self) -> None:
+    def publish(self) -> None:
         """Let other fronts know how many connections there are here."""
         if self._balancer is not None:
-            self._balancer.tell(len(self._connections) + self.beginning if self._is_taking else None)
+            self._balancer.publish(len(self._connections) + self.beginning if self._is_taking else None)
 
     def close(self) -> None:
         """Take no further connection: those that wait are for another process with this socket."""
@@ -99,14 +99,14 @@ class Listener:
         self._loop.add_reader(self._listener, self._take)
         if self._balancer is not None:
             self._loop.add_reader(self._balancer.way_in, self._receive)
-        self.tell()
+        self.publish()
 
     def _pause(self) -> None:
         self._is_taking = False
         self._loop.remove_reader(self._listener)
         if self._balancer is not None:  # what was handed over waits there
             self._loop.remove_reader(self._balancer.way_in)
-        self.tell()
+        self.publish()
 
     def _miss(self, error: OSError) -> None:
         _log.error("no connection can be taken: %s", error)
@@ -123,7 +123,7 @@ class Listener:
         except OSError as error:
             self._miss(error)
             return
-        self.tell()
+        self.publish()
         if self._balancer is None or not self._balancer.hand_over(connection):
             self._begin(connection)
 
@@ -151,7 +151,7 @@ class Listener:
         one = self._loop.create_task(self._settle(connection))
         self._beginning[one] = None
         one.add_done_callback(lambda done: self._beginning.pop(done, None))
-        self.tell()
+        self.publish()
 
     async def _settle(self, connection: socket.socket) -> None:
         times = {"ssl_handshake_timeout": self._limits.header_seconds, "ssl_shutdown_timeout": _ENDING_SECONDS}

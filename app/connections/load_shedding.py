@@ -25,9 +25,9 @@ from app.telemetry.metrics import Metrics
 class LoadShedding:
     """Looks at requests whose headers have come.
 
-    It takes no place: whoever passes it may still find none in `uploaded_images`. It sheds those alone of whom there is
-    nothing else to say or to do: who shows no key that lets images in, who is to be written down, and whose browser has
-    to be told that a page may read the answer, passes.
+    It takes no place: whoever passes it may still find none in `uploaded_images`. It sheds only requests that need
+    nothing but a 429. A request without a key that allows images where one is needed, one that must be audited, one
+    that needs CORS headers, and one whose body is long or of unstated length are handed on.
 
     Args:
         running: Where they go: whom it serves, and from when on its service.

@@ -38,7 +38,7 @@ class Unread:
         self._loop = loop
         self._transport = transport
         self._of_front = of_front
-        self._private = below_tls(transport)
+        self._below_tls = below_tls(transport)
         self._written_bytes = 0  # to a TLS connection that had taken all before
         self._taken_before_bytes = 0
         self._held_bytes = 0
@@ -63,11 +63,11 @@ class Unread:
 
     @contextmanager
     def writing(self, size_bytes: int) -> Iterator[None]:
-        """Count in what the block gives the transport: as much of the piece that is held, or another."""
+        """Count the bytes that the block writes; they replace what `holding` had counted."""
         self._held_bytes = 0
-        if self._private is not None:
+        if self._below_tls is not None:
             if not self._under_tls_bytes():
-                self._taken_before_bytes = taken_from(self._private) or 0
+                self._taken_before_bytes = taken_from(self._below_tls) or 0
             self._written_bytes += size_bytes
         yield
         self._keep_bound()
@@ -77,9 +77,9 @@ class Unread:
 
         Encrypted, it is a little more than what was written, so this is a little less than what waits.
         """
-        if self._private is None or not self._written_bytes:
+        if self._below_tls is None or not self._written_bytes:
             return 0
-        taken = taken_from(self._private)
+        taken = taken_from(self._below_tls)
         waits = 0 if taken is None else max(0, self._taken_before_bytes + self._written_bytes - taken)
         if not waits:
             self._written_bytes = 0

@@ -4,7 +4,6 @@ The format is read off the bytes; what a client calls them decides nothing. No m
 that a TIFF states. Colour profiles are not applied: the models learn from pixels as they were stored.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -19,6 +18,7 @@ from app.imaging.jpeg import check_scans
 from app.imaging.structure import check_exif, glance, looks_like_an_accepted_format
 from app.imaging.tiff import TIFFS_READ, check_kind, narrow_colours, tag_values, tags_of
 from app.imaging.tiff_spacing import tiff_um_per_px
+from app.libraries import silence_libraries
 from app.pathology.arrays import RgbImage
 from app.pathology.geometry import Size
 
@@ -51,9 +51,6 @@ _SLACK_BYTES = 2**16
 NO_MEMORY = no_memory_to("decode this image")
 _PNG_DEPTH_AT = 24
 """Where a PNG's header, which is always its first chunk, states the bits of a channel."""
-
-# At its debug level Pillow logs the values of an image's tags, which can name a patient.
-logging.getLogger("PIL").setLevel(logging.WARNING)
 
 # Pillow's bomb guard is a limit of the whole process and partly a mere warning; `decode` has its own, per call.
 Image.MAX_IMAGE_PIXELS = None
@@ -134,6 +131,7 @@ def _opened(data: bytes, max_side_px: int) -> Iterator[ImageFile.ImageFile]:
         raise UnreadableImage("the upload is empty; send the bytes of an image")
     glance(data)
     check_scans(data)
+    silence_libraries()
     try:
         with _identified(data) as image:
             _check(image, max_side_px)

@@ -1,13 +1,10 @@
 """The packages of the extra `dicom`: whether they are installed, and that they keep to themselves what they read."""
 
-import logging
 import warnings
-from importlib.util import find_spec
 
-from app.errors import ExtraMissing
+from app.libraries import require, silence_libraries
 
 _PACKAGES = ("pydicom", "highdicom")
-_SILENT = logging.CRITICAL + 1
 
 
 def require_dicom() -> None:
@@ -20,11 +17,10 @@ def require_dicom() -> None:
     Raises:
         ExtraMissing: One of them is not installed.
     """
-    if any(find_spec(package) is None for package in _PACKAGES):
-        raise ExtraMissing("DICOM", "dicom")
+    require("DICOM", _PACKAGES, "dicom")
     from pydicom import config  # noqa: PLC0415  its import sets the level of its logger
 
     config.settings.reading_validation_mode = config.IGNORE
+    silence_libraries()
     for package in _PACKAGES:
-        logging.getLogger(package).setLevel(_SILENT)
         warnings.filterwarnings("ignore", module=package)

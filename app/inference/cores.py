@@ -1,16 +1,16 @@
 """The cores that several processes share, each of which has lanes of its own."""
 
-import mmap
 from copy import copy
 
-_COUNT_BYTES = 8
+from app.shared_numbers import shared_numbers
+
 _LANES = 16
 """That a process has at least, if there are as many cores: enough for most of a large patch's windows at once. With a
 lane for each core in each process, a large machine would have some thousand threads."""
 
 
 class Cores:
-    """How many batches each process runs: numbers in memory that all share, each written by one process alone.
+    """How many batches each process runs: numbers that all share, each written by one process alone.
 
     A process may always run its share of the cores, at least one batch, and beyond that what the others leave. Nobody
     waits for another process: one that wants its share back begins at once. Until the batches end that others began on
@@ -19,12 +19,12 @@ class Cores:
 
     Args:
         count: How many cores.
-        processes: How many share them. It is made before they are forked.
+        processes: How many share them.
     """
 
     def __init__(self, count: int, processes: int = 1) -> None:
         self.count = count
-        self._running = memoryview(mmap.mmap(-1, processes * _COUNT_BYTES)).cast("q")
+        self._running = shared_numbers(processes)
         self._index = 0
 
     def seen_by(self, index: int) -> "Cores":

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -15,11 +16,9 @@ _TERMINAL = 0
 class StopSignals:
     """Takes the signals for the length of a block.
 
-    SIGHUP asks for a reload, but for a service in a terminal, which ends with it.
-
     Attributes:
         received: Those to stop that came, in order.
-        reload_asked: Whether SIGHUP came.
+        reload_asked: Whether one of `reload_signals` came.
     """
 
     def __init__(self) -> None:
@@ -30,7 +29,7 @@ class StopSignals:
             end.setblocking(False)
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in (*_STOPS, *_reloads())}
+        self._before = {number: signal.signal(number, self._note) for number in (*_STOPS, *reload_signals())}
         self._wakeup_before = signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
         return self
 
@@ -68,5 +67,8 @@ class StopSignals:
             self.reload_asked = True
 
 
-def _reloads() -> tuple[int, ...]:
-    return () if os.isatty(_TERMINAL) else (signal.SIGHUP,)
+def reload_signals() -> tuple[int, ...]:
+    """Return what asks a service for a reload: SIGHUP, but not in a terminal, which it ends with, nor on Windows."""
+    if sys.platform == "win32" or os.isatty(_TERMINAL):
+        return ()
+    return (signal.SIGHUP,)

@@ -1,33 +1,32 @@
 """The door: how many images and pixels may be in the service at once, and when a refused client should come back."""
 
 import math
-import mmap
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 
 from app.errors import ComeBackLater, QueueFull
+from app.shared_numbers import shared_numbers
 from app.telemetry.metrics import Metrics
 
 _REMEMBERED = 64
 _LONGEST_SECONDS = 60
-_COUNT_BYTES = 8
 
 
 class Places:
     """How much each front has inside: numbers in memory that all share, each written by one front alone.
 
     Args:
-        fronts: How many serve at a time. It is made before they are forked.
+        fronts: How many serve at a time.
         groups: How many sets of fronts there may be at once, of which all but one are about to leave.
     """
 
     def __init__(self, fronts: int = 1, groups: int = 1) -> None:
         self.fronts = fronts
         self._groups = groups
-        cells = memoryview(mmap.mmap(-1, 2 * fronts * groups * _COUNT_BYTES)).cast("q")
+        cells = shared_numbers(2 * fronts * groups)
         self._images, self._pixels = cells[: fronts * groups], cells[fronts * groups :]
         self._index = 0
 
@@ -72,6 +71,34 @@ class Places:
         self._pixels[self._index] += pixels
 
 
+class Held:
+    """The places that one request holds.
+
+    Args:
+        images: How many it holds at first.
+        take_more: Takes so many more, or raises QueueFull.
+
+    Attributes:
+        images: How many it holds.
+        undone: With how many of its images nothing was done, because there was no place for their pixels. They do not
+            count as work done when `Retry-After` is estimated.
+    """
+
+    def __init__(self, images: int, take_more: Callable[[int], None]) -> None:
+        self.images = images
+        self.undone = 0
+        self._take_more = take_more
+
+    def grow(self, images: int) -> None:
+        """Hold so many more places. A request that is inside is not asked to leave the last place to other fronts.
+
+        Raises:
+            QueueFull: Fewer are free; none is taken.
+        """
+        self._take_more(images)
+        self.images += images
+
+
 class Admission:
     """Counts images, not requests: a list of images weighs as much as its images sent one by one. And their pixels.
 
@@ -89,46 +116,27 @@ class Admission:
         self._work = _WorkingTime()
         self._images_done = _Rate(self._places.fronts, self._work)
         self._pixels_done = _Rate(self._places.fronts, self._work)
-        self._undone = 0
         metrics.images_in_flight.set_function(lambda: self._places.own_images)
         metrics.pixels_in_flight.set_function(lambda: self._places.own_pixels)
 
     @contextmanager
-    def admit(self, images: int, *, is_rest: bool = False) -> Iterator[None]:
-        """Hold `images` places, or none, for the length of the block.
-
-        Args:
-            images: How many.
-            is_rest: Whether the request that they are of has a place already.
+    def admit(self, images: int) -> Iterator[Held]:
+        """Hold a request's places for images for the length of the block: so many at first.
 
         Raises:
             QueueFull: Fewer are free for this front; none is taken.
         """
-        if not images:  # what is held already must not be refused for what others ask for in this moment
-            yield
-            return
-        most = self._most_images if is_rest else self._most_to_begin()
-        self._places.take(images=images)  # before looking: of two fronts that find one place, both may go, never stay
-        inside = self._places.images
-        if inside > most:
-            self._places.take(images=-images)
-            raise self._full_of_images(inside - images, images, most)
-        finished = images
+        self._take(images, self._most_to_begin())
+        held = Held(images, self._take_more)
         try:
             with self._work:
-                yield
+                yield held
         except ComeBackLater:  # the rest of a list found no place, or was too much: nothing was done
-            finished = 0
+            held.undone = held.images
             raise
         finally:
-            self._places.take(images=-images)
-            undone = min(self._undone, finished)
-            self._undone -= undone
-            self._images_done.note(finished - undone)
-
-    def leave_undone(self, images: int) -> None:
-        """Note that with so many of the images that are in nothing was done, when they leave: there was no place."""
-        self._undone += images
+            self._places.take(images=-held.images)
+            self._images_done.note(held.images - held.undone)
 
     def expect_place(self) -> None:
         """Go on where one more image would find a place in this moment; none is taken.
@@ -163,6 +171,24 @@ class Admission:
         finally:
             self._places.take(pixels=-share)
             self._pixels_done.note(share)
+
+    def _take_more(self, images: int) -> None:
+        self._take(images, self._most_images)
+
+    def _take(self, images: int, most: int) -> None:
+        """Take so many places, where that makes no more than `most` in the service.
+
+        Raises:
+            QueueFull: It would; none is taken.
+        """
+        if not images:  # what is held already must not be refused for what others ask for in this moment
+            return
+        # Count first, then look: two fronts racing for one place may both be refused, but never both admitted.
+        self._places.take(images=images)
+        inside = self._places.images
+        if inside > most:
+            self._places.take(images=-images)
+            raise self._full_of_images(inside - images, images, most)
 
     def _most_to_begin(self) -> int:
         """Return how many images there may be once this front has taken another request's.

@@ -26,6 +26,7 @@ from app.segmentation.folder import (
 from app.segmentation.patch import PatchSegmentation, SegmentedPatch
 from app.segmentation.reading import Upload
 from app.segmentation.results_table import MODEL_COLUMNS, model_fields
+from app.segmentation.workers import Workers
 
 TABLE_FILE = "labels.csv"
 MASK, OVERLAY = ENDINGS = ("_mask.png", "_overlay.png")
@@ -39,7 +40,13 @@ _MOST_BYTES_BESIDE = 2**20
 
 
 async def segment_files(
-    patches: PatchSegmentation, paths: Iterable[Path], out: Path, opacity: float, mpp: float | None, at_once: int
+    patches: PatchSegmentation,
+    workers: Workers,
+    paths: Iterable[Path],
+    out: Path,
+    opacity: float,
+    mpp: float | None,
+    at_once: int,
 ) -> AsyncGenerator[FileResult, None]:
     """Segment each file and write `NAME_mask.png` and `NAME_overlay.png` to `out`; yield results as they come.
 
@@ -47,6 +54,7 @@ async def segment_files(
 
     Args:
         patches: The use case that segments one patch.
+        workers: Threads that paint and write the results.
         paths: The files; each is asked for as its turn comes.
         out: An existing folder.
         opacity: Of the overlay's colours, 0 to 1.
@@ -59,7 +67,7 @@ async def segment_files(
     try:
         while True:
             while len(running) < at_once and (path := next(waiting, None)) is not None:
-                running.add(asyncio.create_task(_segment_file(patches, path, out, opacity, mpp)))
+                running.add(asyncio.create_task(_segment_file(patches, workers, path, out, opacity, mpp)))
             if not running:
                 return
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -73,7 +81,7 @@ async def segment_files(
 
 
 async def _segment_file(
-    patches: PatchSegmentation, path: Path, out: Path, opacity: float, mpp: float | None
+    patches: PatchSegmentation, workers: Workers, path: Path, out: Path, opacity: float, mpp: float | None
 ) -> FileResult:
     if path.suffix.lower() in SLIDE_SUFFIXES:  # of some of these, a picture of the glass could be read
         return FileResult(path, problem=_AS_SLIDES)
@@ -81,7 +89,7 @@ async def _segment_file(
         with all_or_none(out, path, ENDINGS):
             upload = Upload(await asyncio.to_thread(_read, path, patches.limits.side_px), mpp)
             async with patches.segmented(upload) as patch:
-                await patches.encode(partial(_write, patch, patches.manifest, opacity, out, path))
+                await workers.run("encode", partial(_write, patch, patches.manifest, opacity, out, path))
                 row, warnings = _row(patch, patches.manifest), tuple(warning.message for warning in patch.warnings)
     except (UnsupportedImage, ImageTooLarge) as error:
         hint = f"; {_AS_SLIDES}" if path.suffix.lower() in TIFF_SUFFIXES else ""

@@ -2,11 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TypeVar
 
 from app.errors import OutOfMemory, no_memory_to
 from app.imaging.paint import paint_mask
@@ -26,10 +25,6 @@ from app.segmentation.windows import SegmentedArea, segment_windows
 from app.segmentation.workers import Workers
 from app.telemetry.metrics import SegmentationMetrics
 
-_T = TypeVar("_T")
-
-_SMALL_ANSWER_BYTES = 2**18
-"""Put together in some 0.3 ms."""
 _QUICK_SECONDS = 0.0005
 """For a glance at an upload: a hundred times what one at a patch as encoders write it takes."""
 
@@ -169,14 +164,6 @@ class PatchSegmentation:
             area = await self._workers.run(None, partial(_brought_to, Size.of(image), area, self.manifest))
         known = {field.name: getattr(area, field.name) for field in fields(area)}
         return SegmentedPatch(**known, image=image, sha256=found.sha256, scale=found.scale, warnings=found.warnings)
-
-    async def encode(self, work: Callable[[], _T]) -> _T:
-        """Return what `work`, which makes an answer of a patch, returns; it runs in a worker thread."""
-        return await self._workers.run("encode", work)
-
-    async def put_together(self, work: Callable[[], _T], size_bytes: int) -> _T:
-        """Return what `work` returns, an answer of about so many bytes; in a worker thread unless they are few."""
-        return work() if size_bytes <= _SMALL_ANSWER_BYTES else await self._workers.run(None, work)
 
     async def encode_mask(self, patch: SegmentedPatch) -> bytes:
         """Return the patch's mask as PNG, for an answer that states beside it how the model saw the patch."""

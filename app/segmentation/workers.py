@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import get_ident
+from threading import Event, get_ident
 from typing import Any, TypeVar
 
+from app.errors import StartupError
 from app.telemetry.metrics import SegmentationMetrics, Stage
 
 _T = TypeVar("_T")
@@ -17,23 +18,31 @@ _T = TypeVar("_T")
 class Workers:
     """A fixed number of threads that decode and encode.
 
+    All start at once, so that no piece of work ever waits for a thread that cannot be had. A process that forks makes
+    its workers afterwards: a fork has none of the threads.
+
     A single one has no core to itself: handing small work over would cost more than it saves, since all of Python
     waits for one lock. There the event loop does it itself, one piece a turn, so that whatever else is due has its own.
 
     Args:
         count: How many.
         metrics: Told how long each piece of work takes.
-        is_left: Whether a caller that is cancelled leaves what has begun to itself, as it should where that waits for
-            an archive. Else it stays until the end: what it holds for the work is in use until then.
+        abandons_when_cancelled: What a caller does that is cancelled while its work runs. True: it returns at once, and
+            the work goes on in its thread, as is right for work that waits for an archive. False: it returns when the
+            work has ended, because memory and places that it holds for the work are in use until then.
+
+    Raises:
+        StartupError: The system gives the process fewer threads; none is left.
     """
 
-    def __init__(self, count: int, metrics: SegmentationMetrics, *, is_left: bool = False) -> None:
+    def __init__(self, count: int, metrics: SegmentationMetrics, *, abandons_when_cancelled: bool = False) -> None:
         self._count = count
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
+        self._threads = _started(count)
+        self._unfinished: set[asyncio.Future[Any]] = set()
         self._begun: dict[int, float] = {}
         self._metrics = metrics
         self._turn = asyncio.Lock() if count == 1 else None
-        self._is_left = is_left
+        self._abandons_when_cancelled = abandons_when_cancelled
 
     @property
     def busy_seconds(self) -> float:
@@ -63,11 +72,13 @@ class Workers:
                 return done
         begun = self._threads.submit(self._in_thread, timed)
         ended = asyncio.wrap_future(begun)
+        self._unfinished.add(ended)
+        ended.add_done_callback(self._unfinished.discard)
         try:
             return await asyncio.shield(ended)
         except asyncio.CancelledError:
             ended.add_done_callback(_note)
-            if not begun.cancel() and not self._is_left:
+            if not begun.cancel() and not self._abandons_when_cancelled:
                 await _last(ended)
             raise
 
@@ -80,8 +91,31 @@ class Workers:
             self._begun[get_ident()] = math.inf  # and not taken away: another thread may be looking
 
     async def close(self) -> None:
-        """Finish what has begun."""
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        """Finish what has begun, drop what has not, and end the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._unfinished:
+            await asyncio.wait(self._unfinished)
+
+
+def _started(count: int) -> ThreadPoolExecutor:
+    """Return a pool whose threads all run: each is kept at a piece of work until the last has started.
+
+    Raises:
+        StartupError: One cannot be started; those that were end.
+    """
+    threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
+    all_started = Event()
+    try:
+        for _ in range(count):
+            threads.submit(all_started.wait)
+    except RuntimeError as error:
+        all_started.set()
+        threads.shutdown(cancel_futures=True)
+        raise StartupError(
+            f"a thread for images does not start: {error}; raise the limit on processes (pids), or use fewer cores"
+        ) from error
+    all_started.set()
+    return threads
 
 
 def _note(ended: asyncio.Future[Any]) -> None:

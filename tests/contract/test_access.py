@@ -4,10 +4,12 @@ import asyncio
 import json
 import logging
 import math
+import threading
 import time
 import uuid
 from contextlib import contextmanager
 from hashlib import sha256
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -15,6 +17,9 @@ from fastapi.testclient import TestClient
 
 from app.access.callers import Caller, Scope
 from app.access.keys import new_key
+from app.api import segment
+from app.connections.load_shedding import LoadShedding
+from app.errors import QueueFull
 from app.main import create_app
 from app.settings import Settings
 from tests.fakes import ColourSegmenter, a_place_taken
@@ -278,14 +283,32 @@ def test_images_that_found_no_place_are_not_counted():
         assert post(client).status_code == 429
 
 
-def test_images_of_a_list_that_found_no_place_are_not_counted_while_the_others_are():
-    with running(rate_limit=3, queue_pixels=100 * 100, queue_capacity=4, max_files=3) as client:
+class TenSeconds(ColourSegmenter):
+    """Takes ten seconds of `now` for each window."""
+
+    def __init__(self, now):
+        super().__init__()
+        self.now = now
+
+    async def segment(self, window):
+        self.now[0] += 10
+        return await super().segment(window)
+
+
+def test_images_of_a_list_that_found_no_place_are_not_counted_while_the_others_are(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("app.segmentation.admission.time", SimpleNamespace(monotonic=lambda: now[0]))
+    settings = {"rate_limit": 4, "queue_pixels": 100 * 100, "queue_capacity": 4, "max_files": 3}
+    with running(TenSeconds(now), **settings) as client:
         admission = client.app.state.running.service.admission
-        parts = [("file", encoded(noise(100, side))) for side in (60, 9, 60)]
-        with admission.weigh(6000):
+        assert post(client).status_code == 200
+        parts = [("file", encoded(noise(60, side))) for side in (60, 9, 60)]
+        with admission.weigh(9000):
             results = client.post("/classify", files=parts).json()["results"]
         assert [result.get("status", 200) for result in results] == [429, 200, 429]
-        assert [amount for _, amount in admission._images_done._done] == [1]
+        with pytest.raises(QueueFull) as refused, admission.admit(4):
+            admission.expect_place()
+        assert refused.value.retry_after_seconds == 10  # one image is done in ten seconds
         assert client.post("/classify", files=parts[:2]).status_code == 200
         assert kind(post(client)) == "rate-exceeded"
 
@@ -315,7 +338,8 @@ def test_a_full_service_sheds_at_once_who_may_send_images_alone(keys_file, shown
         running(keys_file=keys_file, queue_capacity=1, max_files=1) as client,
         a_place_taken(client),
     ):
-        assert (client.app.state.load_shedding.shed(b"POST", b"/segment", sent) is not None) == is_shed
+        shedding = LoadShedding(client.app.state.running, segment.router.routes)
+        assert (shedding.shed(b"POST", b"/segment", sent) is not None) == is_shed
 
 
 # What is written down
@@ -382,6 +406,18 @@ def test_each_request_for_images_is_a_line(keys_file, tmp_path):
     ]
     assert CANARY not in log.read_text()
     assert not any(key in log.read_text() for key in KEYS.values())
+
+
+def test_a_large_upload_is_written_down_though_no_thread_can_be_started(tmp_path, monkeypatch):
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    log, data = tmp_path / "audit.jsonl", encoded(noise(700, 700))
+    assert len(data) > 2**20
+    with running(audit_log=log, max_side_px=700) as client, monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        assert post(client, content=data).status_code == 200
+    assert [line["images"] for line in lines(log)] == [[{"sha256": sha256(data).hexdigest(), "outcome": "answered"}]]
 
 
 @pytest.mark.parametrize(
@@ -537,6 +573,18 @@ def test_pages_of_other_origins_may_not_ask_unless_they_are_named(keys_file):
             assert answer.status_code == status
             assert answer.headers["access-control-allow-origin"] == ORIGIN
             assert answer.headers["access-control-expose-headers"] == "*"
+
+
+def test_pages_of_other_origins_can_read_an_unforeseen_error():
+    class Broken(ColourSegmenter):
+        async def segment(self, window):
+            raise KeyError("a bug")
+
+    with running(Broken(), cors_origins=ORIGIN) as client:
+        answer = post(client, {"Origin": ORIGIN})
+    assert answer.status_code == 500
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
 # What the service refuses to start with

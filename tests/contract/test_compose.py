@@ -96,9 +96,9 @@ CORES = 128
 
 
 def test_a_machine_of_128_cores_has_the_threads_that_the_page_counts() -> None:
-    """During a reload, with an audit log: docs/configuration.md."""
+    """During a reload, with an issuer: docs/configuration.md."""
     fronts = layout_of(Settings(cores=CORES, device="cpu")).fronts
-    of_front = Cores(CORES, fronts).lanes + -(-CORES // fronts) + 2 + 32
+    of_front = Cores(CORES, fronts).lanes + -(-CORES // fronts) + 2 + 1
     counted = 2 * fronts * of_front + 1
     assert counted <= SERVICES["tessera"]["pids_limit"]
     assert f" {counted} " in (ROOT / "docs/configuration.md").read_text(encoding="utf-8")

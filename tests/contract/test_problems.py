@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.api import segment
 from app.api.problems import _STATUSES, RequestRejected
 from app.api.running import Phase
+from app.connections.load_shedding import LoadShedding
 from app.errors import (
     ImageRejected,
     NotASlide,
@@ -260,12 +262,17 @@ def test_a_full_queue_refuses_with_a_time_to_come_back():
         assert post(client, content=data, headers=PNG).status_code == 200
 
 
+def shedding_of(client: TestClient) -> LoadShedding:
+    """Return what a server of this application would shed."""
+    return LoadShedding(client.app.state.running, segment.router.routes)
+
+
 FULL = [(b"host", b"t"), (b"content-type", b"image/png"), (b"content-length", b"9")]
 
 
 def test_a_full_service_sheds_images_as_the_routes_would_refuse_them():
     with TestClient(create_app(Settings(queue_capacity=1, max_files=1), ColourSegmenter())) as client:
-        shed = client.app.state.load_shedding.shed
+        shed = shedding_of(client).shed
         assert shed(b"POST", b"/segment", FULL) is None
         with a_place_taken(client):
             own_id = [*FULL, (b"x-request-id", ID.encode())]
@@ -302,7 +309,7 @@ def test_what_is_no_image_or_is_to_be_looked_at_is_not_shed(tmp_path, method, ta
     if "audit_log" in settings:
         settings = {"audit_log": tmp_path / settings["audit_log"]}
     with TestClient(create_app(Settings(queue_capacity=1, max_files=1, **settings), ColourSegmenter())) as client:
-        shedding = client.app.state.load_shedding
+        shedding = shedding_of(client)
         with a_place_taken(client):
             assert shedding.shed(method, target, [*FULL, *more]) is None
 
@@ -311,7 +318,7 @@ def test_what_is_no_image_or_is_to_be_looked_at_is_not_shed(tmp_path, method, ta
 def test_a_body_that_would_not_come_soon_is_not_shed(length):
     headers = [] if length is None else [(b"content-length", length)]
     with TestClient(create_app(Settings(queue_capacity=1, max_files=1), ColourSegmenter())) as client:
-        shedding = client.app.state.load_shedding
+        shedding = shedding_of(client)
         with a_place_taken(client):
             assert shedding.shed(b"POST", b"/segment", headers) is None
             assert shedding.shed(b"POST", b"/segment", FULL) is not None

@@ -151,7 +151,7 @@ def test_a_large_answer_is_put_together_in_a_thread_and_a_small_one_where_it_is_
     monkeypatch.setattr(schemas, "_picture", note)
     data = encoded(noise(40, 40))
     small = client.post("/segment", content=data, headers=PNG).json()
-    monkeypatch.setattr("app.segmentation.patch._SMALL_ANSWER_BYTES", 0)
+    monkeypatch.setattr("app.api.segment._SMALL_ANSWER_BYTES", 0)
     large = client.post("/segment", content=data, headers=PNG).json()
     assert large["mask"] == small["mask"]
     assert [name.startswith("worker") for name in threads] == [False, True]
@@ -192,7 +192,7 @@ def test_where_memory_does_not_suffice_for_the_whole_answer_it_may_be_asked_for_
     serializer = SimpleNamespace(to_json=full)
     monkeypatch.setattr(schemas.Segmentation, "__pydantic_serializer__", serializer)
     if in_a_thread:
-        monkeypatch.setattr("app.segmentation.patch._SMALL_ANSWER_BYTES", 0)
+        monkeypatch.setattr("app.api.segment._SMALL_ANSWER_BYTES", 0)
     refused = client.post("/segment", content=encoded(noise(40, 40)), headers=PNG)
     assert (refused.status_code, refused.json()["type"]) == (503, "urn:problem-type:tessera:out-of-memory")
     assert refused.json()["detail"] == "there is no memory to answer this request now; try again later"

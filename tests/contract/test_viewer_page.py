@@ -59,6 +59,7 @@ def test_scripts_and_styles_have_the_types_that_browsers_insist_on(client):
     [
         ("/", 307, "viewer", "/viewer"),
         ("/viewer/", 308, "../viewer", "/viewer"),
+        ("/viewer/index.html", 308, "../viewer", "/viewer"),
         ("/docs/", 308, "../docs", "/docs"),
         ("/redoc/", 308, "../redoc", "/redoc"),
     ],

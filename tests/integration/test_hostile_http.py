@@ -90,7 +90,7 @@ TOO_MANY_BYTES = f"the body has more than {64 * 2**20} bytes"
 VERSION = "only HTTP/1.1 and 1.0"
 CODINGS = "of the transfer codings only chunked"
 NO_HTTP = "not HTTP/1.1 as RFC 9112 has it"
-NO_FORM, CUT = "the form cannot be read: Invalid multipart data", "ends before its closing boundary"
+NO_FORM, CUT = "the form cannot be read: it should begin with the boundary", "ends before its closing boundary"
 EMPTY = "the upload is empty"
 
 
@@ -338,6 +338,7 @@ NESTED = FILE.replace(b"\r\n\r\n", b"\r\nContent-Type: multipart/mixed; boundary
         (form(FILE.replace(b'"a"', b'"' + b"a" * 3000 + b'"'), b"\r\n"), (422, "unreadable-image"), EMPTY),
         (form(b"--b\r\n\r\n\r\n"), BAD_REQUEST, '"name" must be provided'),
         (form(FILE.replace(b"--b", b"--wrong"), b"\r\n"), BAD_REQUEST, NO_FORM),
+        (form(b"preamble\r\n", FILE, b"\r\n"), BAD_REQUEST, NO_FORM),
         (form(FILE, b"\r\n", end=b"--c--\r\n"), BAD_REQUEST, CUT),
         (form(FILE, b"\r\n").replace(b"; boundary=b", b""), BAD_REQUEST, "Missing boundary"),
         (form(FILE, b"\r\n").replace(b"boundary=b", b"boundary="), BAD_REQUEST, NO_FORM),
@@ -348,8 +349,8 @@ NESTED = FILE.replace(b"\r\n\r\n", b"\r\nContent-Type: multipart/mixed; boundary
     ids=[
         *("a million fields", "900,000 files", "a million near boundaries", "a million headers", "a huge header"),
         *("an empty part", "a form in a form", "an empty form", "no line before the end", "an encoded name"),
-        *("a long file name", "no name", "a wrong boundary", "a wrong end", "no boundary", "an empty boundary"),
-        *("a huge boundary", "a boundary of no text", "many semicolons"),
+        *("a long file name", "no name", "a wrong boundary", "a preamble", "a wrong end", "no boundary"),
+        *("an empty boundary", "a huge boundary", "a boundary of no text", "many semicolons"),
     ],
 )
 def test_forms_that_no_client_makes(hostile, request_, expected, words):

@@ -358,8 +358,7 @@ def test_a_table_that_cannot_be_written_is_said_before_a_slide_is_segmented(tmp_
 
 
 def test_without_its_packages_it_says_which_extra_is_missing(tmp_path, monkeypatch):
-    module = sys.modules["app.cli.slide"]
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "tifffile" else find_spec(name))
+    monkeypatch.setattr("app.libraries.find_spec", lambda name: None if name == "tifffile" else find_spec(name))
     result = run(_slide(tmp_path / "a" / "x.svs"), "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "Error: a whole-slide file needs the extra 'wsi'" in result.output

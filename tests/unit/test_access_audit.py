@@ -103,13 +103,13 @@ def test_a_pipe_is_usable_while_somebody_reads_it_and_is_never_waited_for():
 
 
 def test_after_a_line_that_could_not_be_written_the_next_one_is_in_doubt_until_one_is_or_for_some_seconds(path):
-    now = 100.0
+    now = 100 * 10**9
     log = AuditLog(path, lambda: now)
     assert log.trouble is None
     with full_at(0), pytest.raises(AuditUnavailable):  # a quota, of which the free space of the disk says nothing
         log.write({"number": 0})
     assert log.trouble
-    now += 11
+    now += 11 * 10**9
     assert log.trouble is None
     with full_at(0), pytest.raises(AuditUnavailable):
         log.write({"number": 1})

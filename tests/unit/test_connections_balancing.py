@@ -149,7 +149,7 @@ def test_who_has_lost_some_gets_the_next(run):
             await clients.connect_in_turn(addresses[0], 8)
             await clients.let_go(of=b"1")
             await asyncio.sleep(0.1)
-            listeners[1].tell()
+            listeners[1].publish()
             found = await clients.connect_in_turn(addresses[0], 4)
             assert found == [b"1"] * 4
 
@@ -202,7 +202,7 @@ def test_a_crowd_at_once_is_all_begun_with(run):
 def test_it_knows_itself_when_it_looks(run):
     async def scenario():
         async with fronts(2) as (addresses, listeners, clients):
-            listeners[0]._balancer.tell(50)  # of which all have ended since
+            listeners[0]._balancer.publish(50)  # of which all have ended since
             assert await clients.connect(addresses[0]) == b"0"
 
     run(scenario)
@@ -239,8 +239,8 @@ def test_the_last_of_the_fronts_does_not_listen_for_others(run):
 
 def test_what_lies_in_the_way_can_be_received_after_more_was_refused(two):
     giver, taker = two
-    giver.tell(5)
-    taker.tell(0)
+    giver.publish(5)
+    taker.publish(0)
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as clients:
         for _ in range(2):
             clients.enter_context(socket.create_connection(listener.getsockname()))
@@ -267,8 +267,8 @@ def no_more_descriptors():
 
 def test_one_that_there_is_no_room_for_is_lost_and_the_next_is_not(two):
     giver, taker = two
-    giver.tell(1)
-    taker.tell(0)
+    giver.publish(1)
+    taker.publish(0)
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as first,
@@ -288,8 +288,8 @@ def test_one_that_there_is_no_room_for_is_lost_and_the_next_is_not(two):
 @pytest.mark.parametrize("index", [0, 1])
 def test_nobody_hands_over_to_who_has_as_many(two, index):
     giver, taker = two[index], two[1 - index]
-    giver.tell(2)
-    taker.tell(2)
+    giver.publish(2)
+    taker.publish(2)
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()),

@@ -412,7 +412,7 @@ def test_no_memory_is_said_and_may_pass(monkeypatch):
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    monkeypatch.setattr("app.imaging.dicom_packages.find_spec", lambda _: None)
+    monkeypatch.setattr("app.libraries.find_spec", lambda _: None)
     with pytest.raises(ExtraMissing, match="DICOM needs the extra 'dicom'"):
         decode_dicom(b"", LIMIT)
 

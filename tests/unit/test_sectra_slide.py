@@ -1,7 +1,9 @@
 """A slide of Sectra's, with an archive that is a dictionary."""
 
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -110,6 +112,37 @@ def test_a_tile_that_did_not_come_is_asked_for_again():
         whole.read(0, region)
     assert np.array_equal(whole.read(0, region), image)
     assert len(archive.paths) == 2
+
+
+def test_who_waits_for_a_tile_that_does_not_come_is_told_so_and_does_not_ask_once_more(monkeypatch):
+    archive = Archive(noise(64, 64), 64)
+    begun, waits, goes_on = threading.Event(), threading.Event(), threading.Event()
+
+    def refuse(what: str, path: str, max_bytes: int) -> bytes:
+        archive.paths.append(path)
+        begun.set()
+        assert goes_on.wait(60)
+        raise ArchiveRefused("503")
+
+    class Told(Future):
+        def result(self, timeout=None):
+            waits.set()
+            return super().result(timeout)
+
+    monkeypatch.setattr(archive, "get", refuse)
+    monkeypatch.setattr(sectra, "Future", Told)
+    whole = SectraSlide(archive, "id", info(64, 64))
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(whole.read, 0, Region(0, 0, Size(64, 64)))
+        assert begun.wait(60)
+        second = threads.submit(whole.read, 0, Region(0, 0, Size(64, 64)))
+        waited = waits.wait(10)
+        goes_on.set()
+        assert waited
+        for asked in (first, second):
+            with pytest.raises(ArchiveRefused):
+                asked.result()
+    assert len(archive.paths) == 1
 
 
 @pytest.mark.parametrize(

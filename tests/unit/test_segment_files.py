@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from app.segmentation.files import segment_files
 from app.segmentation.patch import PatchLimits
 from app.segmentation.reading import Upload
+from app.segmentation.workers import Workers
+from app.telemetry.metrics import SegmentationMetrics
 
 
 class Patches:
@@ -47,9 +50,11 @@ def test_nothing_is_at_work_any_more_when_an_unforeseen_error_is_raised(tmp_path
     patches = Patches(*fail)
 
     async def segment_all() -> int:
+        workers = Workers(1, SegmentationMetrics(CollectorRegistry()))
         with pytest.raises(ZeroDivisionError):
-            async for _ in segment_files(patches, paths, tmp_path, 0.5, None, at_once=3):
+            async for _ in segment_files(patches, workers, paths, tmp_path, 0.5, None, at_once=3):
                 pass
+        await workers.close()
         return patches.working
 
     assert asyncio.run(segment_all()) == 0

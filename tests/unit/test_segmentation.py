@@ -6,14 +6,18 @@ import struct
 import threading
 import time
 import tracemalloc
+import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from types import SimpleNamespace
 from typing import TypeVar
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, QueueFull, UnreadableImage
+from app.errors import DeadlineExceeded, ImageTooLarge, InferenceFailed, QueueFull, StartupError, UnreadableImage
 from app.imaging.decode import OpenedFile
 from app.imaging.structure import Glance, glance
 from app.pathology.geometry import Size
@@ -130,7 +134,7 @@ def test_a_caller_that_is_cancelled_stays_until_its_work_ends_and_leaves_what_ha
 
 def test_a_caller_of_an_archive_that_is_cancelled_leaves_at_once():
     async def scenario() -> None:
-        workers, held = Workers(1, Metrics(CollectorRegistry()), is_left=True), Held()
+        workers, held = Workers(1, Metrics(CollectorRegistry()), abandons_when_cancelled=True), Held()
         working = asyncio.create_task(workers.run(None, held))
         assert await asyncio.to_thread(held.begun.wait, 10)
         working.cancel()
@@ -142,10 +146,10 @@ def test_a_caller_of_an_archive_that_is_cancelled_leaves_at_once():
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("is_left", [False, True])
-def test_work_that_fails_when_nobody_waits_for_it_is_not_logged(caplog, is_left):
+@pytest.mark.parametrize("abandons", [False, True])
+def test_work_that_fails_when_nobody_waits_for_it_is_not_logged(caplog, abandons):
     async def scenario() -> None:
-        workers, held = Workers(1, Metrics(CollectorRegistry()), is_left=is_left), Held()
+        workers, held = Workers(1, Metrics(CollectorRegistry()), abandons_when_cancelled=abandons), Held()
 
         def fails() -> None:
             held()
@@ -164,6 +168,62 @@ def test_work_that_fails_when_nobody_waits_for_it_is_not_logged(caplog, is_left)
     asyncio.run(scenario())
     gc.collect()
     assert caplog.records == []
+
+
+def no_thread(monkeypatch: pytest.MonkeyPatch, *, after: int = 0) -> None:
+    """Have the system give `after` threads, and then no more."""
+    start, left = threading.Thread.start, [after]
+
+    def refuse(thread: threading.Thread) -> None:
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+@pytest.mark.parametrize("given", [0, 1])
+def test_where_a_thread_cannot_be_had_there_are_no_workers_and_none_of_their_threads(monkeypatch, given):
+    before = threading.active_count()
+    no_thread(monkeypatch, after=given)
+    with pytest.raises(StartupError, match="a thread for images does not start: can't start new thread; raise the"):
+        Workers(2, Metrics(CollectorRegistry()))
+    assert threading.active_count() == before
+
+
+class Kept:
+    """Stands for an upload that a piece of work holds."""
+
+
+def test_workers_need_no_thread_that_is_not_there_from_the_start(monkeypatch):
+    """Neither for work nor to be closed; and of what was done, or never begun, nothing stays."""
+
+    async def scenario() -> None:
+        workers, held, results = Workers(2, Metrics(CollectorRegistry())), [Held(), Held()], []
+        no_thread(monkeypatch)
+        working = [asyncio.create_task(workers.run(None, work)) for work in held]
+        while not all(work.begun.is_set() for work in held):
+            await asyncio.sleep(0.001)
+        upload = Kept()
+        kept = weakref.ref(upload)
+        queued = asyncio.create_task(workers.run(None, partial(results.append, upload)))
+        del upload
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(workers.close())
+        await asyncio.wait((queued,))
+        assert not closing.done()
+        for work in held:
+            work.let_go.set()
+        await asyncio.gather(*working, closing)
+        assert all(work.ended.is_set() for work in held)
+        assert queued.cancelled()
+        del queued
+        gc.collect()
+        assert not results
+        assert kept() is None
+
+    asyncio.run(scenario())
 
 
 def test_workers_are_busy_for_as_long_as_all_of_them_are():
@@ -448,10 +508,10 @@ def test_who_is_inside_is_not_refused_for_another_who_only_looks():
     door = Admission(1, 10**6, Metrics(CollectorRegistry()), places.seen_by(0, 0))
     other = places.seen_by(1, 0)
 
-    with door.admit(1):
+    with door.admit(1) as held:
         other.take(images=1)  # as another front does before it finds no place
-        with door.admit(0):
-            other.take(images=-1)
+        held.grow(0)
+        other.take(images=-1)
 
 
 def test_a_front_with_more_than_its_share_leaves_the_last_place_to_the_others():
@@ -469,8 +529,11 @@ def test_a_front_with_more_than_its_share_leaves_the_last_place_to_the_others():
             pass
     with one.admit(4), one.admit(1):  # as long as another place is free
         pass
-    with one.admit(4), one.admit(2, is_rest=True):  # a list is not cut short
-        pass
+    with one.admit(4), one.admit(1) as held:  # a list is not cut short
+        held.grow(1)
+        with pytest.raises(QueueFull, match=r"6 of 6 places for images are taken, and this needs 1 more"):
+            held.grow(1)
+    assert places.images == 0
 
 
 def test_a_place_is_free_again_after_a_failure():
@@ -707,22 +770,61 @@ def test_the_first_failure_ends_the_others():
     asyncio.run(scenario())
 
 
-def test_images_of_a_list_that_found_no_place_do_not_count_as_work_done():
-    door = Admission(9, 10**6, Metrics(CollectorRegistry()))
-    with door.admit(1), door.admit(3, is_rest=True):
-        door.leave_undone(3)
-    assert [amount for _, amount in door._images_done._done] == [1]
-    with door.admit(1), door.admit(3, is_rest=True):
-        door.leave_undone(4)
-    assert [amount for _, amount in door._images_done._done] == [1]
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that doors go by."""
+    now = [100.0]
+    monkeypatch.setattr("app.segmentation.admission.time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def seconds_until_another(door: Admission, images: int) -> int:
+    """Return when one more image should come back to a door of so many places."""
+    with pytest.raises(QueueFull) as refused, door.admit(images):
+        door.expect_place()
+    return refused.value.retry_after_seconds
+
+
+def test_images_of_a_list_that_found_no_place_do_not_count_as_work_done(now):
+    door = Admission(4, 10**6, Metrics(CollectorRegistry()))
+    with door.admit(1):
+        now[0] += 10
+    with door.admit(1) as held:
+        held.grow(3)
+        held.undone += 3
+        now[0] += 10
+    assert seconds_until_another(door, 4) == 10  # one image took ten seconds
+    with door.admit(1) as held:
+        held.grow(3)
+        held.undone += 4
+        now[0] += 10
+    assert seconds_until_another(door, 4) == 20
     with door.admit(2):
         pass
-    assert [amount for _, amount in door._images_done._done] == [1, 2]
+    assert seconds_until_another(door, 4) == 7  # of three in twenty seconds
 
 
-def test_a_list_that_found_no_place_does_not_count_as_work_done():
+def test_each_request_counts_what_it_left_undone_itself(now):
+    door = Admission(5, 10**6, Metrics(CollectorRegistry()))
+    with door.admit(1):
+        now[0] += 10
+    with ExitStack() as served:
+        served.enter_context(door.admit(1))
+        with door.admit(1) as held:
+            held.grow(3)
+            held.undone += 4
+            now[0] += 10
+            served.close()  # while the other is still inside
+            assert seconds_until_another(door, 1) == 10
+    assert seconds_until_another(door, 5) == 10
+
+
+def test_a_list_that_found_no_place_does_not_count_as_work_done(now):
     door = Admission(1, 10**6, Metrics(CollectorRegistry()))
+    for _ in range(2):
+        with door.admit(1):
+            now[0] += 10
     for _ in range(3):
-        with pytest.raises(QueueFull), door.admit(1), door.admit(1):
-            pass
-    assert not door._images_done._done
+        with pytest.raises(QueueFull), door.admit(1) as held:
+            held.grow(1)
+    assert seconds_until_another(door, 1) == 10

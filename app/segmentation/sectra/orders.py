@@ -68,7 +68,7 @@ class SectraOrders:
         options: SectraOptions,
         failed: Callable[[TesseraError], None],
     ) -> None:
-        self._fetchers = Workers(CONNECTIONS, metrics, is_left=True)
+        self._fetchers = Workers(CONNECTIONS, metrics, abandons_when_cancelled=True)
         self._areas = AreaSegmentation(segmenter, self._fetchers, workers, metrics, options.pixels)
         self._results = Results(self._fetchers)
         self._slides = WholeSlides(self._areas, self._results, self._fetchers, options.slide_seconds, failed)
