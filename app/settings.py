@@ -14,7 +14,7 @@ from pydantic_settings import SettingsConfigDict
 
 from app.access_settings import AccessSettings, CommaList, not_empty
 from app.archive_settings import ArchiveSettings, Seconds
-from app.inference.segmenter import ModelChoice
+from app.inference.segmenter import DeviceChoice, ModelChoice
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundle"
 QUALITY_BUNDLE = Path(__file__).parent / "bundle-quality"
@@ -57,7 +57,7 @@ class Settings(AccessSettings):
         description=f"Folder of the model bundle; by default the shipped one. {_QUALITY} selects the other shipped"
         " bundle, which looks at each patch four times and takes about four times as long.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: DeviceChoice = Field(
         default="auto",
         description="Where to run the model: auto, cpu or cuda; with cuda, the service does not start without a usable"
         " GPU.",

@@ -9,7 +9,7 @@ import numpy as np
 from app.pathology.arrays import ClassMap, ConfidenceMap, Probabilities, RgbImage
 from app.pathology.geometry import Size
 from app.pathology.manifest import MANIFEST_FILE, MODEL_FILE, ModelManifest, Precision
-from app.pathology.tiling import pad_to_stride, plan_windows
+from app.pathology.tiling import Stitcher, pad_to_stride, plan_windows
 from model_export.bundle import read_manifest, require_intact
 from model_export.errors import InvalidData
 from model_export.runtime import OnnxGraph
@@ -36,16 +36,16 @@ def graph_in(bundle: Path, precision: Precision | None = None) -> tuple[Path, Mo
     """Return the graph of a bundle, or of its variant of that precision, and its manifest.
 
     Raises:
-        InvalidData: There is none, it is not the one that its manifest names, or the variant is of another graph.
+        InvalidData: There is none, it is not the one that its manifest names, or the variant is of another model.
     """
     manifest = read_manifest(bundle)
-    if precision not in (None, manifest.precision):
-        parent, bundle = manifest, bundle / str(precision)
+    if precision is not None and precision != manifest.precision:
+        parent, bundle = manifest, bundle / precision
         if parent.precision != "fp32" or not (bundle / MANIFEST_FILE).is_file():
             raise InvalidData(f"{bundle}: no such variant; quantize makes one of an fp32 bundle")
         manifest = read_manifest(bundle)
-        if manifest.variant is None or manifest.variant.made_from != parent.sha256:
-            raise InvalidData(f"{bundle}: is not made of the bundle that holds it; run quantize again")
+        if (fault := manifest.why_no_variant(parent, precision)) is not None:
+            raise InvalidData(f"{bundle}: {fault}; run quantize again")
     require_intact(bundle / MODEL_FILE, manifest.sha256)
     return bundle / MODEL_FILE, manifest
 
@@ -59,14 +59,14 @@ def answers(model: Path, manifest: ModelManifest, images: Sequence[RgbImage]) ->
     graph = OnnxGraph(model)
     found = []
     for image in images:
-        class_map, confidence = np.empty((2, *image.shape[:2]), np.uint8)
-        probabilities = []
+        stitcher, probabilities = Stitcher(Size.of(image)), []
         for window in plan_windows(Size.of(image), manifest.window_px, manifest.margin_px, manifest.stride):
-            *maps, of_labels = graph.run(pad_to_stride(image[window.read.slices], manifest.stride)[None])
-            for whole, [part] in zip((class_map, confidence), maps, strict=True):
-                whole[window.keep.slices] = part[window.keep.within(window.read).slices]
-            probabilities.append(of_labels[0])
-        found.append(Answer(class_map, confidence, np.max(probabilities, axis=0)))
+            [class_map], [confidence], [of_labels] = graph.run(
+                pad_to_stride(image[window.read.slices], manifest.stride)[None]
+            )
+            stitcher.add(window, class_map, confidence)
+            probabilities.append(of_labels)
+        found.append(Answer(stitcher.class_map, stitcher.confidence, np.max(probabilities, axis=0)))
     return found
 
 

@@ -17,7 +17,7 @@ BINS = 15
 """Equal-width bins of the winning probability, as many as Guo et al. take."""
 
 TEMPERATURES = tuple(2 ** (step / 16) for step in range(-16, 33))
-"""From 1/2 to 4, each 4.4 % above the one before."""
+"""The temperatures to choose from: 1/2 to 4, each 4.4 % above the one before."""
 _UNCHANGED = TEMPERATURES.index(1.0)
 
 

@@ -14,7 +14,7 @@ from model_export.training.scores import Scores
 from model_export.training.slides import load_slides, require_named
 
 DRAWS = 2000
-"""Of slides, with replacement."""
+"""Resamples of the slides, drawn with replacement."""
 _EDGES = (2.5, 97.5)
 """Percent of the draws below each end of an interval."""
 _SEED = 0
@@ -58,7 +58,7 @@ def compare(first: Path, second: Path, classes: Sequence[TissueClass], table: st
     """Compare two networks, and tell how far the difference depends on which slides their images are of.
 
     Both are scored again on slides drawn with replacement, as many as there are: images of one slide look alike, and
-    are no further evidence. Of a class that is on three slides, such an interval is as good as three slides can make
+    are no further evidence. Of a class that is on two slides, such an interval is as good as two slides can make
     it; and what another seed would have made of either network is not in it.
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile intervals).
 

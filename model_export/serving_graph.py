@@ -15,7 +15,7 @@ from model_export.channels import index_of_highest, planes, shares, total
 from model_export.errors import InvalidCheckpoint, first_line
 
 _LEAST_LABEL_BLOCK_PX = 32
-"""Of so many px a side are the blocks that a class has to fill for a label; a few stray pixels fill none of these."""
+"""The least side of the blocks of which a class has to fill one for a label; a few stray pixels fill none."""
 
 
 def outputs_of(found: object) -> tuple[Tensor, Tensor | None]:

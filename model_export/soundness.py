@@ -11,10 +11,10 @@ from model_export.errors import InvalidCheckpoint
 from model_export.runtime import CONFIDENCE_TOLERANCE, OnnxGraph, Outputs, differences, sides
 
 SURE = round(0.7 * 255)
-"""Confidence from which a pixel tells of a seam: of drawn tissue, which is none, a good network too is often unsure."""
+"""Confidence from which a pixel tells of a seam: even a good network is often unsure of drawn tissue."""
 
 _SHARES_TOLERANCE = 1e-3
-"""How far what a softmax makes of a pixel may be from 1 in all."""
+"""How far the sum of a pixel's probabilities may be from 1."""
 
 _GLASS = 240
 """Brightness of a pixel without tissue."""

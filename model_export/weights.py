@@ -12,7 +12,7 @@ from model_export.checkpoint import Checkpoint
 from model_export.errors import InvalidCheckpoint
 
 _KEYS = ("model", "state_dict", "model_state_dict", "averaged")
-"""Under which training programs commonly store the weights; the last is of the project's own `last.pth`."""
+"""Keys under which training programs commonly store the weights; the last is that of the project's own `last.pth`."""
 
 _AVERAGED = "averaged"
 """What was chosen for being an average needs no note that there are other weights."""

@@ -1,1 +1,1 @@
-"""Bytes and pixels: decoding uploads, planning windows, stitching and painting results."""
+"""Bytes and pixels: decoding uploads, judging and resampling images, painting and tracing results."""

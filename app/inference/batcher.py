@@ -25,10 +25,10 @@ from app.telemetry.logging import request_id
 from app.telemetry.metrics import SegmentationMetrics
 
 _AGAIN_SECONDS = 0.003
-"""After so long windows that wait ask again for the cores that other processes leave, of which nobody tells them."""
+"""How often windows that wait ask for cores that other processes have left: nobody tells them."""
 _SLOW, _SLOWEST = 3, 10
-"""How many times what it should take a batch may take before it is late, and before its lane is taken to be stuck,
-where that is more than the stall's seconds: others may use the machine."""
+"""A batch that takes `_SLOW` times as long as it should is late; at `_SLOWEST` times its lane counts as stuck. Neither
+happens before `stall_seconds` are over: others may use the machine."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ class Batcher:
 
     Args:
         run: Runs one batch; called in the lanes' threads.
-        works: Whether the model runs at all; asked there once it has failed on all windows of a batch.
         limits: How much may run at once.
         metrics: Told of waits, batch sizes and run times.
         cores: What several processes share, as many as there are lanes; None where there is one process.
         stalled: Called once, when a lane is stuck or the model runs nothing any more; all who wait have been told that
             it is not ready.
+        works: Whether the model runs at all; asked in a lane's thread once it has failed on all windows of a batch.
     """
 
     def __init__(

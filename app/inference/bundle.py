@@ -99,14 +99,8 @@ def find_precision(folder: Path, precision: Precision) -> Path:
         raise InvalidBundle(f"{folder}: is an {manifest.precision} variant; {precision} is in the bundle that holds it")
     if not place.is_dir():
         raise InvalidBundle(f"{folder}: has no {precision} variant; {make}")
-    found = read_manifest(place)
-    if found.precision != precision or found.variant is None:
-        raise InvalidBundle(f"{place}: holds an {found.precision} model, not the {precision} variant")
-    if found.variant.made_from != manifest.sha256:
-        made_from, sha256 = found.variant.made_from[:12], manifest.sha256[:12]
-        raise InvalidBundle(f"{place}: made from model {made_from}..., the bundle's is {sha256}...; {make} of this one")
-    if not found.serves_like(manifest):
-        raise InvalidBundle(f"{place}: its manifest says otherwise than {folder / MANIFEST_FILE}; {make} anew")
+    if (fault := read_manifest(place).why_no_variant(manifest, precision)) is not None:
+        raise InvalidBundle(f"{place}: {fault}; {make} anew")
     return place
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeAlias
 
@@ -16,30 +16,44 @@ from app.inference.batcher import Batcher
 from app.inference.bundle import Bundle, check_golden, find_precision, load_bundle, precisions_of
 from app.inference.cores import Cores
 from app.inference.result import WindowResult
-from app.inference.segmenter import ModelChoice
-from app.inference.session import DeviceChoice, OnnxSession, open_session
+from app.inference.segmenter import Device, DeviceChoice, ModelChoice
+from app.inference.session import OnnxSession, open_session
 from app.pathology.arrays import RgbBatch, RgbImage
 from app.pathology.manifest import ModelManifest, Precision
 from app.telemetry.metrics import SegmentationMetrics
 
-_GPU_LANES = 2
-"""One batch computes while the next is copied."""
-_CPU_BATCH, _GPU_BATCH = 2, 32
-"""Windows in a batch. On a CPU four are no faster than two, and take more memory; a GPU needs them to be busy."""
-_CPU_FULL_WINDOWS, _GPU_FULL_WINDOWS = 1, 8
-"""A batch has no more pixels than this many windows of the model's largest size."""
-
-_GPU_FIRST_SECONDS = 60.0
-"""What a GPU may take for the first batch of a size and shape, for which the runtime loads kernels and makes plans.
-Not measured on one. Readiness falls after `stall_seconds` all the same."""
-
 _WARM_UP_SECONDS = 120.0
-"""After which no further form is run before the service is ready: whoever starts it does not wait for ever."""
-
-_SUITED: dict[str, Precision] = {"cpu": "int8", "cuda": "fp16"}
-"""What each device is fastest in."""
+"""The warm-up runs no further form of batch after this time: whoever starts the service does not wait for ever."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Profile:
+    """How a kind of device is used.
+
+    Attributes:
+        precision: The precision that it is fastest in.
+        lanes: Batches that run at once; None for one on each core.
+        batch_size: Windows in a batch, where nothing else is chosen.
+        full_windows: A batch has no more pixels than this many windows of the model's largest size.
+        first_seconds: How long the first batch of a size and shape may take, for which a runtime may load kernels and
+            make plans. Readiness falls after `stall_seconds` all the same.
+    """
+
+    precision: Precision
+    lanes: int | None
+    batch_size: int
+    full_windows: int
+    first_seconds: float
+
+
+_PROFILES: dict[Device, _Profile] = {
+    # Batches of four windows are no faster than of two, and take more memory.
+    "cpu": _Profile(precision="int8", lanes=None, batch_size=2, full_windows=1, first_seconds=0.0),
+    # One batch computes while the next is copied; large ones keep it busy. `first_seconds` is a guess, not measured.
+    "cuda": _Profile(precision="fp16", lanes=2, batch_size=32, full_windows=8, first_seconds=60.0),
+}
 
 
 class BatchedSegmenter:
@@ -140,22 +154,22 @@ def load_segmenter(choice: ModelChoice) -> BatchedSegmenter:
             "provider": session.provider,
         },
     )
-    on_gpu = session.device == "cuda"
+    profile = _PROFILES[session.device]
     limits = BatchLimits(
-        lanes=_GPU_LANES if on_gpu else choice.cores,
-        windows=choice.max_batch_size or (_GPU_BATCH if on_gpu else _CPU_BATCH),
-        pixels=(_GPU_FULL_WINDOWS if on_gpu else _CPU_FULL_WINDOWS) * manifest.window_px**2,
+        lanes=profile.lanes or choice.cores,
+        windows=choice.max_batch_size or profile.batch_size,
+        pixels=profile.full_windows * manifest.window_px**2,
         stall_seconds=choice.stall_seconds,
         seconds_per_pixel=seconds_per_pixel,
-        first_seconds=_GPU_FIRST_SECONDS if on_gpu else 0.0,
+        first_seconds=profile.first_seconds,
     )
-    if on_gpu:
+    if session.device == "cuda":
         limits = _warmed_up(session, bundle.golden_image[:1], manifest.stride, limits)
     return BatchedSegmenter(manifest, session, limits)
 
 
 _Warm: TypeAlias = tuple[Bundle, OnnxSession, float]
-"""A bundle, its session, and what that takes for a pixel, in seconds."""
+"""A bundle, its session, and how many seconds that takes for a pixel."""
 
 
 def _load(choice: ModelChoice) -> _Warm:
@@ -163,8 +177,8 @@ def _load(choice: ModelChoice) -> _Warm:
     if choice.precision != "auto":
         return _warm(load_bundle(find_precision(choice.bundle, choice.precision)), choice.device)
     whole = load_bundle(choice.bundle)  # so that its files are checked, also where a variant runs
-    device = choice.device if choice.device == "cpu" else open_session(whole.model, choice.device).device
-    suited = _SUITED[device]
+    device: Device = "cpu" if choice.device == "cpu" else open_session(whole.model, choice.device).device
+    suited = _PROFILES[device].precision
     if suited in precisions_of(choice.bundle) and whole.manifest.precision != suited:
         place = find_precision(choice.bundle, suited)
         try:

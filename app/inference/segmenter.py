@@ -11,6 +11,11 @@ from app.pathology.arrays import RgbImage
 from app.pathology.manifest import ModelManifest, Precision
 from app.telemetry.metrics import SegmentationMetrics
 
+Device = Literal["cpu", "cuda"]
+"""What a model runs on; cuda is an NVIDIA GPU."""
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+"""The device that is asked for; auto takes a GPU where there is one."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
@@ -19,14 +24,14 @@ class ModelChoice:
     Attributes:
         bundle: The bundle's folder.
         device: Where to run it.
-        precision: In which of the bundle's precisions; auto takes the one that suits the device, if it is there.
+        precision: One of the bundle's precisions; auto takes the one that suits the device, if it is there.
         cores: CPU cores to use; on a CPU each is a lane.
         max_batch_size: The most windows in a batch; None for 2 on a CPU, 32 on a GPU.
         stall_seconds: How long a batch may take, or ten times what it should where that is more.
     """
 
     bundle: Path
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     precision: Precision | Literal["auto"] = "auto"
     cores: int = 1
     max_batch_size: int | None = None
@@ -42,7 +47,7 @@ class Segmenter(Protocol):
         provider: The runtime's name of that.
         window_concurrency: How many windows of one patch are worth submitting at once.
         ready: Whether it answers now.
-        late: Whether it has not for longer than it should.
+        late: Whether an answer is overdue.
     """
 
     manifest: ModelManifest

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import sys
-from typing import Literal
 
 # The runtime's packages keep a database of usage events and send it to Microsoft, unless this is set before they load.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -16,18 +15,16 @@ import onnxruntime
 
 from app.errors import DeviceUnavailable, InvalidBundle, OutOfMemory
 from app.inference.result import NO_MEMORY, BatchResult
+from app.inference.segmenter import Device, DeviceChoice
 from app.pathology.arrays import RgbBatch
 from app.pathology.manifest import GRAPH_INPUT, GRAPH_OUTPUTS
-
-DeviceChoice = Literal["auto", "cpu", "cuda"]
-Device = Literal["cpu", "cuda"]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ERRORS_ONLY = 3
 _RUNS_THAT_GIVE_BACK = 8
-"""A large one and those after it. Counted without a lock: one more or less is no matter."""
+"""How many runs give memory back: a large one and those after it. Counted without a lock: one more does no harm."""
 _LARGE_BYTES = 3 * 512**2
-"""Of a batch that takes a tenth of a second or more: to give memory back and take it again costs little beside that."""
+"""The size of a batch that takes a tenth of a second: giving memory back and taking it again costs little beside it."""
 _NO_MEMORY = re.compile(r"failed to allocate memory|out of memory|bad[ _]alloc|_ALLOC_FAILED", re.IGNORECASE)
 """How the runtime's arena, CUDA, C++ and cuDNN or cuBLAS say it; the kind of exception does not tell."""
 _log = logging.getLogger(__name__)

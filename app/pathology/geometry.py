@@ -72,8 +72,8 @@ class Placement:
     """Where a patch lies on its slide.
 
     Attributes:
-        x_px: Of the patch's left edge, in the slide's full-resolution pixels.
-        y_px: Of its top edge.
+        x_px: The patch's left edge, in the slide's full-resolution pixels.
+        y_px: Its top edge, likewise.
         downsample: Full-resolution pixels in one pixel of the patch, along a side.
     """
 

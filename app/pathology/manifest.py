@@ -33,17 +33,17 @@ GOLDEN_PIXEL_AGREEMENT = 0.999
 GOLDEN_PROBABILITY_TOLERANCE = 1e-3
 """The largest difference of a label probability between the two."""
 VARIANT_PIXEL_AGREEMENT, VARIANT_PROBABILITY_TOLERANCE = 0.99, 0.02
-"""The same for fp16 and int8, where another device rounds near a step to its other side."""
+"""The same two bounds for fp16 and int8, where devices may round a number that lies between two steps differently."""
 
 HE = "H&E"
 """Haematoxylin and eosin, as a manifest's `stain` says it."""
 _MEANS_HE = re.compile(r"h\W*(and)?\W*e|ha?ematoxylin\W*(and)?\W*eosin", re.IGNORECASE)
 
 Precision = Literal["fp32", "fp16", "int8"]
-"""What a graph computes in."""
+"""The numbers that a graph computes with."""
 Views = Literal[1, 2, 4, 8]
-"""In how many orientations a graph looks at an image: as it is; turned by 180 degrees too; with both mirrored; with all
-four transposed."""
+"""The number of orientations in which a graph looks at an image: 1 is the image as it is, 2 adds it turned by 180
+degrees, 4 adds both mirrored, 8 adds all four transposed."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -56,8 +56,8 @@ class Variant(BaseModel):
         made_from: Digest of the float32 model file.
         measured_on: Which images: how many, and whether the network had learned from them.
         images: How many of them have a class map to compare with.
-        mean_iou_lost: Of the label classes, in points of 100; negative where the variant scores better.
-        pixel_accuracy_lost: Likewise, over all classes.
+        mean_iou_lost: Mean IoU of the label classes, in points of 100; negative where the variant scores better.
+        pixel_accuracy_lost: Pixel accuracy over all classes, likewise.
         labels_changed: Labels of all images that the variant gives or takes, of `labels_judged`.
         labels_judged: Images times label classes.
     """
@@ -168,3 +168,11 @@ class ModelManifest(BaseModel):
         """Whether both mean the same by their inputs and outputs, whatever computes them."""
         graph = {"precision", "variant", "sha256", "golden_sha256", "opset", "producer"}
         return self.model_dump(exclude=graph) == other.model_dump(exclude=graph)
+
+    def why_no_variant(self, parent: Self, precision: Precision) -> str | None:
+        """Return why this is not `parent` in that lower precision, as the end of a sentence; None where it is."""
+        if self.precision != precision or self.variant is None:
+            return f"holds an {self.precision} model, not the {precision} variant"
+        if self.variant.made_from != parent.sha256:
+            return f"was made from model {self.variant.made_from[:12]}..., the bundle's is {parent.sha256[:12]}..."
+        return None if self.serves_like(parent) else "its manifest says otherwise than the bundle's"

@@ -1,11 +1,11 @@
-"""Covering a patch with overlapping windows, and padding a window to what the model takes."""
+"""Covering a patch with overlapping windows, padding a window to what the model takes, stitching the results."""
 
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from app.pathology.arrays import RgbImage
+from app.pathology.arrays import ClassMap, ConfidenceMap, RgbImage
 from app.pathology.geometry import Region, Size
 
 
@@ -65,3 +65,22 @@ def pad_to_stride(image: RgbImage, stride_px: int) -> RgbImage:
     if not bottom and not right:
         return np.ascontiguousarray(image)
     return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="reflect")
+
+
+class Stitcher:
+    """Collects windows' results, in any order, into maps of the patch.
+
+    Attributes:
+        class_map: (H, W) uint8; complete once every window was added.
+        confidence: (H, W) uint8, likewise.
+    """
+
+    def __init__(self, size: Size) -> None:
+        self.class_map: ClassMap = np.zeros((size.height_px, size.width_px), np.uint8)
+        self.confidence: ConfidenceMap = np.zeros_like(self.class_map)
+
+    def add(self, window: Window, class_map: ClassMap, confidence: ConfidenceMap) -> None:
+        """Put the part to keep in its place; both maps are at least as large as what the window read."""
+        inner = window.keep.within(window.read).slices
+        self.class_map[window.keep.slices] = class_map[inner]
+        self.confidence[window.keep.slices] = confidence[inner]

@@ -19,8 +19,8 @@ from app.pathology.manifest import ModelManifest
 from app.telemetry.merging import Snapshot, snapshot
 
 Pipe: TypeAlias = Connection
-_EVERYONES_SECONDS = 6.0
-"""For which a front waits for all metrics: the supervisor, which waits for them for five, may stand still."""
+_ALL_METRICS_SECONDS = 6.0
+"""How long a front waits for the metrics of all. The supervisor gives up after five seconds, unless it hangs itself."""
 _T = TypeVar("_T")
 
 
@@ -86,7 +86,7 @@ class Farewell:
 
 
 @dataclass(frozen=True, slots=True)
-class AskReload:
+class ReloadRequest:
     """From a front: somebody asks to serve the bundle as it lies there now."""
 
 
@@ -98,19 +98,19 @@ class Reloaded:
 
 
 @dataclass(frozen=True, slots=True)
-class AskAll:
+class AllMetricsRequest:
     """From a front: somebody asks for the metrics of all."""
 
 
 @dataclass(frozen=True, slots=True)
-class AskOne:
+class MetricsRequest:
     """To a child: send your metrics, with this number."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class ChildMetrics:
     """From a child: its metrics, and the number that asked for them."""
 
     number: int
@@ -118,7 +118,7 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True)
-class Everyones:
+class AllMetrics:
     """To a front: the metrics of all; None where a process did not send its own in time."""
 
     metrics: Snapshot | None
@@ -185,10 +185,10 @@ class Channel:
         answer: asyncio.Future[Snapshot | None] = asyncio.get_running_loop().create_future()
         self._metrics_asked.append(answer)
         if len(self._metrics_asked) == 1:  # who asks meanwhile gets the same answer
-            self._say(AskAll())
+            self._say(AllMetricsRequest())
         try:
             # One that is given up still is in the list: the supervisor is not asked again before it has answered.
-            found = await asyncio.wait_for(answer, _EVERYONES_SECONDS)
+            found = await asyncio.wait_for(answer, _ALL_METRICS_SECONDS)
         except TimeoutError:
             found = None
         if found is None:
@@ -205,7 +205,7 @@ class Channel:
             raise ReloadRefused(STOPPING)
         answer: asyncio.Future[ModelManifest | ReloadRefused] = asyncio.get_running_loop().create_future()
         self._reload_asked.append(answer)  # each asks for itself: the bundle may be another one by now
-        self._say(AskReload())
+        self._say(ReloadRequest())
         outcome = await answer
         if isinstance(outcome, ReloadRefused):
             raise outcome
@@ -225,9 +225,9 @@ class Channel:
         match message:
             case Ping():
                 self._say(Pong())
-            case AskOne(number):
-                self._say(Own(number, snapshot(self._registry)))
-            case Everyones(metrics):
+            case MetricsRequest(number):
+                self._say(ChildMetrics(number, snapshot(self._registry)))
+            case AllMetrics(metrics):
                 asking, self._metrics_asked = self._metrics_asked, []
                 _hand_out(asking, metrics)
             case Reloaded(outcome):

@@ -18,12 +18,12 @@ from app.processes.signals import StopSignals
 from app.telemetry.merging import Snapshot
 
 _MOST_UNANSWERED = 10
-"""Pings, one a second: an event loop that has not come round for so long is not slow, it stands."""
+"""Pings without an answer, one a second, after which an event loop is not slow but hangs."""
 _LAST_SECONDS = 5.0
-"""In which the system ends a process that is killed, also on a busy machine; one that waits in a driver it does not."""
+"""How long the system may take to end a killed process, on a busy machine too; one held in a driver does not end."""
 
 Be: TypeAlias = Callable[[Pipe], None]
-"""Is what a process is for, in it, until it ends; the pipe leads to the supervisor."""
+"""Does a process's whole work, within it, until it ends; the pipe leads to the supervisor."""
 
 _log = logging.getLogger(__name__)
 _fork = multiprocessing.get_context("fork")
@@ -41,10 +41,10 @@ class Child:
         left: Whether it has said farewell.
         silent: Whether it will say nothing more.
         ended: Whether it has.
-        exit_code: With which status, negative where a signal ended it.
+        exit_code: The exit status of one that has ended; negative where a signal ended it.
         unanswered: Pings since it last answered one.
-        killed: Whether it was ended.
-        gone_by: When it must have ended that was killed, in seconds of the monotonic clock.
+        killed: Whether the supervisor has killed it.
+        gone_by: When a killed one must have ended, in seconds of the monotonic clock.
         last: The metrics that it sent last.
     """
 
@@ -139,7 +139,10 @@ class Child:
         self.exit_code = self.process.exitcode
 
     def bury(self) -> None:
-        """Let go of one that has ended, and was to; of one that never was ready, its generation says what is wrong."""
+        """Release an ended child's handles, and log a bad exit.
+
+        Not of one that was killed, nor of one that never was ready: the generation reports that.
+        """
         if self.exit_code and not self.killed and self.ready is not None:
             _log.error("the process %s did not end well (%s)", self.name, self.how_ended)
         self.process.close()

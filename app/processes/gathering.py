@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
-from app.processes.channel import AskOne, Everyones
+from app.processes.channel import AllMetrics, MetricsRequest
 from app.processes.children import Child
 from app.telemetry.merging import Snapshot, lasting, merged, snapshot
 
 _GATHERING_SECONDS = 5.0
-"""A process that is alive answers within milliseconds; Prometheus waits for ten seconds."""
+"""How long to wait for the children. One that is alive answers within milliseconds; Prometheus waits ten seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,22 +43,22 @@ class Gathering:
         self._children = [child for child in children if child.ready is not None and not child.left]
         self._departed_before = self._departed
         self._number += 1
-        self._found = {}
         self._deadline = time.monotonic() + _GATHERING_SECONDS
         for child in self._children:
-            child.send(AskOne(self._number))
+            child.send(MetricsRequest(self._number))
 
     def add(self, child: Child, number: int, metrics: Snapshot) -> None:
         """Take what a child sent."""
         child.last = metrics
-        if number == self._number:  # not that of a child which was late before
+        if self._asking and number == self._number:  # not that of a child which was late
             self._found[child] = metrics
 
     def keep(self, child: Child, metrics: Snapshot) -> None:
         """Take what a child leaves behind; of one that could say no farewell, what it sent last."""
         child.left = True
         self._departed = merged([self._departed, lasting(metrics)])
-        self._found.setdefault(child, metrics)
+        if self._asking:
+            self._found.setdefault(child, metrics)
 
     def seconds_left(self) -> float | None:
         """Return how long to wait for what is missing; None when nothing is."""
@@ -76,5 +76,5 @@ class Gathering:
         found = [self._found[child] for child in self._children if child in self._found]
         metrics = None if missing else merged([snapshot(self._own), *found, self._departed_before])
         for front in self._asking:
-            front.send(Everyones(metrics))
-        self._asking = []
+            front.send(AllMetrics(metrics))
+        self._asking, self._children, self._found = [], (), {}  # else a child that leaves would stay in memory

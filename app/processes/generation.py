@@ -11,7 +11,7 @@ from app.access.gate import Access
 from app.connections.balancing import Balance
 from app.pathology.manifest import ModelManifest
 from app.processes.channel import Pipe
-from app.processes.children import Be, Begin, Child
+from app.processes.children import Begin, Child
 from app.processes.layout import Layout
 from app.processes.sources import OwnModel, SegmenterOf, SharedEngine
 from app.segmentation.admission import Places
@@ -53,7 +53,9 @@ class Generation:
         self.group = shared.places.free_group(taken)
         self.fronts: list[Child] = []
         self._shared = shared
-        self._suffix = f" of generation {number}" if number else ""
+        suffix = f" of generation {number}" if number else ""
+        # Not a method: the collector, told by `gc.freeze` to leave this alone, would never find a cycle of references.
+        self._begin: Begin = lambda name, be: shared.begin(f"{name}{suffix}", be)
         of = (shared.settings, shared.listeners, self._begin)
         self._source: SharedEngine | OwnModel = SharedEngine(*of) if shared.layout.shared_engine else OwnModel(*of)
         self._balance: Balance | None = None
@@ -105,9 +107,6 @@ class Generation:
         """
         if not self.fronts and (segmenter_of := self._source.segmenters()) is not None:
             self._fork_fronts(segmenter_of)
-
-    def _begin(self, name: str, be: Be) -> Child:
-        return self._shared.begin(f"{name}{self._suffix}", be)
 
     def _fork_fronts(self, segmenter_of: SegmenterOf) -> None:
         gc.collect()

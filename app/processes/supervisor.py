@@ -15,14 +15,14 @@ from app.access_settings import access_of
 from app.errors import STOPPING, ProcessEnded, ReloadRefused, StartupError, TesseraError
 from app.pathology.manifest import ModelManifest
 from app.processes.channel import (
-    AskAll,
-    AskReload,
+    AllMetricsRequest,
+    ChildMetrics,
     Farewell,
-    Own,
     Pong,
     Ready,
     Refused,
     Reloaded,
+    ReloadRequest,
     Stuck,
     Tried,
 )
@@ -209,13 +209,13 @@ class _Supervisor:
                 child.unanswered = 0
             case Stuck():
                 child.stuck = True
-            case AskReload() if self._is_ending:
+            case ReloadRequest() if self._is_ending:
                 child.send(Reloaded(ReloadRefused(STOPPING)))
-            case AskReload():
+            case ReloadRequest():
                 self._reload_asked.append(child)
-            case AskAll():
+            case AllMetricsRequest():
                 self._gathering.begin(child, self._children)
-            case Own(number, metrics):
+            case ChildMetrics(number, metrics):
                 self._gathering.add(child, number, metrics)
             case Farewell(metrics):
                 self._gathering.keep(child, metrics)

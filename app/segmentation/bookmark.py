@@ -26,8 +26,6 @@ class _State(BaseModel):
 class Bookmark:
     """The last change that is done with, when that was, and how often the next one has been tried since.
 
-    What must not be lost is written.
-
     What cannot be written, as on a full disk, has not happened: methods that write raise OSError and change nothing.
 
     Args:

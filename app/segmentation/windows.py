@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.imaging.stitching import Stitcher
 from app.inference.segmenter import Segmenter
 from app.pathology.arrays import ClassMap, ConfidenceMap, Probabilities, RgbImage
 from app.pathology.classes import TissueClass
 from app.pathology.composition import pixel_counts, present_labels
 from app.pathology.geometry import Region, Size
-from app.pathology.tiling import Window, pad_to_stride, plan_windows
+from app.pathology.tiling import Stitcher, Window, pad_to_stride, plan_windows
 from app.segmentation.concurrently import all_of
 from app.telemetry.metrics import SegmentationMetrics
 

@@ -21,10 +21,10 @@ _SEVERAL = {
     "TotalPixelMatrixFocalPlanes": "focal planes",
     "NumberOfOpticalPaths": "optical paths",
 }
-"""What an instance may have several of."""
+"""Attributes that count what an instance may have several of, and that by name."""
 _UM_PER_MM = 1000
 _MOST = 0.5
-"""Share of a pyramid that finer ones may show, and it is still an area of its own."""
+"""A pyramid is its own scanned area if finer pyramids cover at most this share of it."""
 
 
 def is_tiled(dataset: "Dataset") -> bool:

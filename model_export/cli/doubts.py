@@ -10,14 +10,14 @@ from model_export.verify import Comparison
 from model_export.weights import listed
 
 _MAX_SEAM, _MAX_OWN_SEAM = 0.005, 0.05
-"""Share of pixels that may be of another class in another window before it is told: of drawn tissue the sure ones
-alone, of images of one's own all; docs/decisions/0003-network-and-serving-graph.md."""
+"""The share of pixels that may be of another class in another window before it is told. Of drawn tissue only the pixels
+that the network is sure of count, of the user's own images all; docs/decisions/0003-network-and-serving-graph.md."""
 
 _ONE_CLASS = 0.99
 """Share of all pixels from which one class leaves nothing to compare."""
 
 _NO_TISSUE = frozenset({"background", "glass", "other", "void"})
-"""What classes are called that hold none of the tissue that a patch is labelled with."""
+"""Names of classes that hold none of the tissue that a patch is labelled with."""
 
 
 def doubts_of_classes(classes: Sequence[TissueClass]) -> list[str]:

@@ -18,7 +18,7 @@ from model_export.training.loggers import METRICS_FILE, STEPS_FILE
 from model_export.training.pipeline import TEACHER_FOLDER
 
 _COUNT_DIGITS = 15
-"""Of the largest epoch or step; a float holds each of them exactly."""
+"""Digits of the largest epoch or step that is read: a float holds each such number exactly."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,10 @@ MAX_BLUR_PX = 2.0
 _BLUR_REACH = 5
 
 _MAX_UNKNOWN = 0.02
-"""Where more of a crop than this is unknown, it may hold any class."""
+"""A crop of which a larger share than this is unknown may hold any class."""
 
 _LEAST_PART = 0.5
-"""A crop that shows less of its image than this need not hold what the image's labels say."""
+"""A crop that shows a smaller share of its image than this need not hold what the image's labels say."""
 
 
 @dataclass(frozen=True, slots=True)

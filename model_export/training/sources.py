@@ -25,7 +25,7 @@ On the WSSS4LUAD pairs such pixels agree with the annotated background at an IoU
 """
 
 LC25000_SIDE_PX = 120
-"""What a tile of LC25000 shows, the WSSS4LUAD pairs show in about so many px."""
+"""The side that a tile of LC25000 has at about the scale of the WSSS4LUAD pairs."""
 
 _TILES_IN_MOSAIC = 2
 _Value = TypeVar("_Value", bound=np.generic)

@@ -749,7 +749,7 @@ def test_what_does_not_go_with_a_bundle_is_a_usage_error(foreign, given, reason)
         (
             lambda bundle: shutil.copytree(bundle, bundle / "fp16"),
             ("--precision", "fp16"),
-            f"{Path('bundle/fp16')}: is not made of the bundle that holds it; run quantize again",
+            f"{Path('bundle/fp16')}: holds an fp32 model, not the fp16 variant; run quantize again",
         ),
     ],
 )

@@ -4,10 +4,9 @@ from hypothesis import strategies as st
 
 from app.imaging.paint import paint_mask
 from app.imaging.resampling import resample_map
-from app.imaging.stitching import Stitcher
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import LEAST_UM_PER_PX, MOST_UM_PER_PX, Size
-from app.pathology.tiling import plan_windows
+from app.pathology.tiling import Stitcher, plan_windows
 from tests.pictures import encoded, noise, opened
 from tests.unit.test_scale import segment
 

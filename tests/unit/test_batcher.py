@@ -41,7 +41,7 @@ class Lane:
         return BatchResult(first, first, kept[:, 0, 0, :].astype(np.float32))
 
 
-def batcher(lane: Lane, lanes: int = 1, max_batch_size: int = 4, pixels: int = 10**6) -> Batcher:
+def new_batcher(lane: Lane, lanes: int = 1, max_batch_size: int = 4, pixels: int = 10**6) -> Batcher:
     return Batcher(lane.run, BatchLimits(lanes, max_batch_size, pixels), Metrics(CollectorRegistry()))
 
 
@@ -50,15 +50,15 @@ async def entered(lane: Lane, times: int = 1) -> None:
         assert await asyncio.to_thread(lane.entered.acquire, timeout=10)
 
 
-def test_an_idle_engine_runs_a_lone_window_at_once():
+def test_an_idle_batcher_runs_a_lone_window_at_once():
     async def scenario() -> None:
         lane = Lane()
         lane.open.set()
-        engine = batcher(lane, max_batch_size=32)
-        result = await engine.submit(window(7))
+        batcher = new_batcher(lane, max_batch_size=32)
+        result = await batcher.submit(window(7))
         assert (result.class_map == 7).all()
         assert result.label_probabilities.tolist() == [7, 7, 7]
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -66,16 +66,16 @@ def test_an_idle_engine_runs_a_lone_window_at_once():
 def test_what_arrives_while_a_batch_runs_becomes_the_next_batch():
     async def scenario() -> None:
         lane = Lane()
-        engine = batcher(lane)
-        first = asyncio.create_task(engine.submit(window(0)))
+        batcher = new_batcher(lane)
+        first = asyncio.create_task(batcher.submit(window(0)))
         await entered(lane)
-        rest = [asyncio.create_task(engine.submit(window(value))) for value in range(1, 7)]
+        rest = [asyncio.create_task(batcher.submit(window(value))) for value in range(1, 7)]
         await asyncio.sleep(0)
         lane.open.set()
         results = await asyncio.gather(first, *rest)
         assert [int(result.class_map[0, 0]) for result in results] == list(range(7))
         assert lane.batches == [[0], [1, 2, 3, 4], [5, 6]]
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -83,17 +83,17 @@ def test_what_arrives_while_a_batch_runs_becomes_the_next_batch():
 def test_only_windows_of_one_shape_share_a_batch_and_the_oldest_goes_first():
     async def scenario() -> None:
         lane = Lane()
-        engine = batcher(lane)
-        first = asyncio.create_task(engine.submit(window(0)))
+        batcher = new_batcher(lane)
+        first = asyncio.create_task(batcher.submit(window(0)))
         await entered(lane)
         rest = [
-            asyncio.create_task(engine.submit(image)) for image in (window(1, 8), window(2), window(3, 8), window(4))
+            asyncio.create_task(batcher.submit(image)) for image in (window(1, 8), window(2), window(3, 8), window(4))
         ]
         await asyncio.sleep(0)
         lane.open.set()
         await asyncio.gather(first, *rest)
         assert lane.batches == [[0], [1, 3], [2, 4]]
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -101,14 +101,14 @@ def test_only_windows_of_one_shape_share_a_batch_and_the_oldest_goes_first():
 def test_who_has_waited_longest_is_next_whenever_it_came_here():
     async def scenario() -> None:
         lane = Lane()
-        engine = batcher(lane, max_batch_size=2)
-        first = asyncio.create_task(engine.submit(window(0)))
+        batcher = new_batcher(lane, max_batch_size=2)
+        first = asyncio.create_task(batcher.submit(window(0)))
         await entered(lane)
-        rest = [engine.enqueue(window(value), queued_at=float(value)) for value in (3, 1, 4, 2)]
+        rest = [batcher.enqueue(window(value), queued_at=float(value)) for value in (3, 1, 4, 2)]
         lane.open.set()
         await asyncio.gather(first, *rest)
         assert lane.batches == [[0], [1, 2], [3, 4]]
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -116,13 +116,13 @@ def test_who_has_waited_longest_is_next_whenever_it_came_here():
 def test_lanes_run_side_by_side():
     async def scenario() -> None:
         lane = Lane()
-        engine = batcher(lane, lanes=2)
-        busy = [asyncio.create_task(engine.submit(window(value))) for value in (0, 1)]
+        batcher = new_batcher(lane, lanes=2)
+        busy = [asyncio.create_task(batcher.submit(window(value))) for value in (0, 1)]
         await entered(lane, 2)
         assert sorted(lane.batches) == [[0], [1]]
         lane.open.set()
         await asyncio.gather(*busy)
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -133,15 +133,15 @@ def test_idle_lanes_share_what_waits():
     async def scenario() -> None:
         lane = Lane()
         lane.open.set()
-        engine = batcher(lane, lanes=2)
-        dispatch, engine._dispatch = engine._dispatch, lambda: None
-        waiting = [asyncio.create_task(engine.submit(window(value))) for value in range(4)]
+        batcher = new_batcher(lane, lanes=2)
+        dispatch, batcher._dispatch = batcher._dispatch, lambda: None
+        waiting = [asyncio.create_task(batcher.submit(window(value))) for value in range(4)]
         await asyncio.sleep(0)
-        engine._dispatch = dispatch
+        batcher._dispatch = dispatch
         dispatch()
         await asyncio.gather(*waiting)
         assert sorted(lane.batches) == [[0, 1], [2, 3]]
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -156,17 +156,17 @@ def test_one_window_that_fails_spares_its_batch():
 
     async def scenario() -> None:
         lane = Picky()
-        engine = batcher(lane, max_batch_size=8)
-        first = asyncio.create_task(engine.submit(window(0)))
+        batcher = new_batcher(lane, max_batch_size=8)
+        first = asyncio.create_task(batcher.submit(window(0)))
         await entered(lane)
-        rest = [asyncio.create_task(engine.submit(window(value))) for value in range(1, 6)]
+        rest = [asyncio.create_task(batcher.submit(window(value))) for value in range(1, 6)]
         await asyncio.sleep(0)
         lane.open.set()
         await first
         outcomes = await asyncio.gather(*rest, return_exceptions=True)
         assert [isinstance(outcome, InferenceFailed) for outcome in outcomes] == [False, False, True, False, False]
         assert [int(result.class_map[0, 0]) for result in outcomes if not isinstance(result, Exception)] == [1, 2, 4, 5]
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -174,15 +174,15 @@ def test_one_window_that_fails_spares_its_batch():
 def test_large_windows_make_smaller_batches():
     async def scenario() -> None:
         lane = Lane()
-        engine = batcher(lane, max_batch_size=8, pixels=2 * 4 * 4)
-        first = asyncio.create_task(engine.submit(window(0, 99)))  # more pixels than the limit, and alone all the same
+        batcher = new_batcher(lane, max_batch_size=8, pixels=2 * 4 * 4)
+        first = asyncio.create_task(batcher.submit(window(0, 99)))  # more pixels than the limit, and alone all the same
         await entered(lane)
-        rest = [asyncio.create_task(engine.submit(window(value))) for value in (1, 2, 3)]
+        rest = [asyncio.create_task(batcher.submit(window(value))) for value in (1, 2, 3)]
         await asyncio.sleep(0)
         lane.open.set()
         await asyncio.gather(first, *rest)
         assert lane.batches == [[0], [1, 2], [3]]
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -190,15 +190,15 @@ def test_large_windows_make_smaller_batches():
 def test_batches_have_one_of_few_sizes():
     async def scenario() -> None:
         lane = Lane()
-        engine = batcher(lane, max_batch_size=6)
-        first = asyncio.create_task(engine.submit(window(0)))
+        batcher = new_batcher(lane, max_batch_size=6)
+        first = asyncio.create_task(batcher.submit(window(0)))
         await entered(lane)
-        rest = [asyncio.create_task(engine.submit(window(value))) for value in range(1, 8)]
+        rest = [asyncio.create_task(batcher.submit(window(value))) for value in range(1, 8)]
         await asyncio.sleep(0)
         lane.open.set()
         await asyncio.gather(first, *rest)
         assert lane.batches == [[0], [1, 2, 3, 4], [5, 6], [7]]
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -206,47 +206,47 @@ def test_batches_have_one_of_few_sizes():
 def test_a_window_whose_caller_left_costs_no_inference():
     async def scenario() -> None:
         lane = Lane()
-        engine = batcher(lane)
-        first = asyncio.create_task(engine.submit(window(0)))
+        batcher = new_batcher(lane)
+        first = asyncio.create_task(batcher.submit(window(0)))
         await entered(lane)
-        gone = asyncio.create_task(engine.submit(window(1)))
-        stays = asyncio.create_task(engine.submit(window(2)))
+        gone = asyncio.create_task(batcher.submit(window(1)))
+        stays = asyncio.create_task(batcher.submit(window(2)))
         await asyncio.sleep(0)
         gone.cancel()
         lane.open.set()
         await asyncio.gather(first, stays)
         assert lane.batches == [[0], [2]]
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
 
-def test_a_caller_that_leaves_during_inference_does_not_stop_the_engine():
+def test_a_caller_that_leaves_during_inference_does_not_stop_the_batcher():
     async def scenario() -> None:
         lane = Lane()
-        engine = batcher(lane)
-        gone = asyncio.create_task(engine.submit(window(0)))
+        batcher = new_batcher(lane)
+        gone = asyncio.create_task(batcher.submit(window(0)))
         await entered(lane)
         gone.cancel()
         lane.open.set()
-        assert (await engine.submit(window(1))).class_map[0, 0] == 1
-        await engine.close()
+        assert (await batcher.submit(window(1))).class_map[0, 0] == 1
+        await batcher.close()
 
     asyncio.run(scenario())
 
 
-def test_a_failure_reaches_its_callers_and_the_engine_goes_on():
+def test_a_failure_reaches_its_callers_and_the_batcher_goes_on():
     async def scenario() -> None:
         lane = Lane()
         lane.open.set()
         lane.failure = RuntimeError("out of memory")
-        engine = batcher(lane)
+        batcher = new_batcher(lane)
         with pytest.raises(InferenceFailed) as caught:
-            await engine.submit(window(0))
+            await batcher.submit(window(0))
         assert isinstance(caught.value.__cause__, RuntimeError)
         lane.failure = None
-        assert (await engine.submit(window(1))).class_map[0, 0] == 1
-        await engine.close()
+        assert (await batcher.submit(window(1))).class_map[0, 0] == 1
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -258,13 +258,13 @@ def test_a_failure_is_logged_with_its_cause_once_for_each_request(monkeypatch):
     async def scenario() -> None:
         lane = Lane()
         lane.failure = cause
-        engine = batcher(lane, max_batch_size=4)
+        batcher = new_batcher(lane, max_batch_size=4)
 
         async def ask(identity: str) -> list[object]:
             request_id.set(identity)
-            return await asyncio.gather(*(engine.submit(window(1)) for _ in range(2)), return_exceptions=True)
+            return await asyncio.gather(*(batcher.submit(window(1)) for _ in range(2)), return_exceptions=True)
 
-        first = asyncio.create_task(engine.submit(window(0)))  # of no request
+        first = asyncio.create_task(batcher.submit(window(0)))  # of no request
         await entered(lane)
         asking = [asyncio.create_task(ask(identity)) for identity in ("one", "other")]
         for _ in range(3):
@@ -274,7 +274,7 @@ def test_a_failure_is_logged_with_its_cause_once_for_each_request(monkeypatch):
             await first
         await asyncio.gather(*asking)
         assert [len(batch) for batch in lane.batches[:2]] == [1, 4]
-        await engine.close()
+        await batcher.close()
 
     noted: list[tuple[str | None, str, Exception]] = []
     note = lambda said, exc_info: noted.append((request_id.get(), said, exc_info))  # noqa: E731
@@ -288,10 +288,10 @@ def test_an_answer_with_too_few_windows_is_a_failure_not_a_mix_up():
         lane = Lane()
         lane.open.set()
         lane.short = True
-        engine = batcher(lane)
+        batcher = new_batcher(lane)
         with pytest.raises(InferenceFailed):
-            await engine.submit(window(0))
-        await engine.close()
+            await batcher.submit(window(0))
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -305,11 +305,11 @@ def test_maps_of_another_size_are_a_failure_and_no_mask():
     async def scenario() -> None:
         lane = Sheared()
         lane.open.set()
-        engine = batcher(lane)
+        batcher = new_batcher(lane)
         with pytest.raises(InferenceFailed) as raised:
-            await engine.submit(np.zeros((4, 8, 3), np.uint8))
+            await batcher.submit(np.zeros((4, 8, 3), np.uint8))
         assert "maps of (1, 8, 4) for windows of (1, 4, 8)" in str(raised.value.__cause__)
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -330,20 +330,20 @@ def test_a_model_that_runs_nothing_any_more_is_not_ready(failure, works, ends, c
         told: list[bool] = []
         metrics = Metrics(CollectorRegistry())
         limits = BatchLimits(2, 2, 10**6)
-        engine = Batcher(lane.run, limits, metrics, stalled=lambda: told.append(engine.open), works=lambda: works)
-        asking = [asyncio.create_task(engine.submit(window(value, 4 * value))) for value in (1, 2, 3)]
+        batcher = Batcher(lane.run, limits, metrics, stalled=lambda: told.append(batcher.open), works=lambda: works)
+        asking = [asyncio.create_task(batcher.submit(window(value, 4 * value))) for value in (1, 2, 3)]
         await entered(lane, 2)
         lane.open.set()
         outcomes = await asyncio.gather(*asking, return_exceptions=True)
         if ends:
             assert [type(outcome) for outcome in outcomes] == [ModelNotReady] * 3
             with pytest.raises(ModelNotReady, match="starts anew"):
-                await engine.submit(window(4))
+                await batcher.submit(window(4))
         else:
             assert not any(isinstance(outcome, ModelNotReady) for outcome in outcomes)
-        assert engine.open is not ends
+        assert batcher.open is not ends
         assert told == [False] * ends
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
     assert ("runs nothing any more" in caplog.text) is ends
@@ -361,12 +361,12 @@ def test_a_broken_model_is_told_of_once_and_no_lane_is_waited_for():
         told: list[bool] = []
         limits = BatchLimits(2, 1, 10**6, stall_seconds=0.3)
         metrics = Metrics(CollectorRegistry())
-        engine = Batcher(lane.run, limits, metrics, stalled=lambda: told.append(True), works=lambda: False)
-        stuck = asyncio.create_task(engine.submit(window(2)))
+        batcher = Batcher(lane.run, limits, metrics, stalled=lambda: told.append(True), works=lambda: False)
+        stuck = asyncio.create_task(batcher.submit(window(2)))
         await entered(lane)
-        outcomes = await asyncio.gather(engine.submit(window(1)), stuck, return_exceptions=True)
+        outcomes = await asyncio.gather(batcher.submit(window(1)), stuck, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [ModelNotReady] * 2
-        await asyncio.wait_for(engine.close(), 5)
+        await asyncio.wait_for(batcher.close(), 5)
         await asyncio.sleep(1)
         assert told == [True]
         lane.open.set()
@@ -377,12 +377,12 @@ def test_a_broken_model_is_told_of_once_and_no_lane_is_waited_for():
 def test_closing_answers_what_runs_and_refuses_what_waits():
     async def scenario() -> None:
         lane = Lane()
-        engine = batcher(lane)
-        running = asyncio.create_task(engine.submit(window(0)))
+        batcher = new_batcher(lane)
+        running = asyncio.create_task(batcher.submit(window(0)))
         await entered(lane)
-        waiting = asyncio.create_task(engine.submit(window(1)))
+        waiting = asyncio.create_task(batcher.submit(window(1)))
         await asyncio.sleep(0)
-        closing = asyncio.create_task(engine.close())
+        closing = asyncio.create_task(batcher.close())
         await asyncio.sleep(0)
         lane.open.set()
         await closing
@@ -390,7 +390,7 @@ def test_closing_answers_what_runs_and_refuses_what_waits():
         with pytest.raises(ModelNotReady):
             await waiting
         with pytest.raises(ModelNotReady):
-            await engine.submit(window(2))
+            await batcher.submit(window(2))
 
     asyncio.run(scenario())
 
@@ -399,10 +399,10 @@ def test_batches_waits_and_depth_are_measured():
     async def scenario() -> None:
         lane = Lane()
         metrics = Metrics(CollectorRegistry())
-        engine = Batcher(lane.run, BatchLimits(1, 4, 10**6), metrics)
-        first = asyncio.create_task(engine.submit(window(0)))
+        batcher = Batcher(lane.run, BatchLimits(1, 4, 10**6), metrics)
+        first = asyncio.create_task(batcher.submit(window(0)))
         await entered(lane)
-        rest = [asyncio.create_task(engine.submit(window(value))) for value in (1, 2)]
+        rest = [asyncio.create_task(batcher.submit(window(value))) for value in (1, 2)]
         await asyncio.sleep(0)
         assert metrics.registry.get_sample_value("tessera_queue_depth") == 2
         lane.open.set()
@@ -413,7 +413,7 @@ def test_batches_waits_and_depth_are_measured():
         for stage, count in (("queue", 3), ("infer", 2)):
             found = metrics.registry.get_sample_value("tessera_stage_duration_seconds_count", {"stage": stage})
             assert found == count
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -428,12 +428,12 @@ def test_where_memory_is_short_half_as_many_run_at_once_from_then_on(caplog):
 
     async def scenario() -> None:
         lane = Small()
-        engine = batcher(lane, max_batch_size=8)
+        batcher = new_batcher(lane, max_batch_size=8)
         for values in (range(1, 7), range(11, 17)):
             lane.open.clear()
-            asking = [asyncio.create_task(engine.submit(window(0)))]
+            asking = [asyncio.create_task(batcher.submit(window(0)))]
             await entered(lane)
-            asking += [asyncio.create_task(engine.submit(window(value))) for value in values]
+            asking += [asyncio.create_task(batcher.submit(window(value))) for value in values]
             await asyncio.sleep(0)
             lane.open.set()
             answers = await asyncio.gather(*asking)
@@ -443,7 +443,7 @@ def test_where_memory_is_short_half_as_many_run_at_once_from_then_on(caplog):
         first_round, second_round = lane.batches[:5], lane.batches[5:]
         assert first_round == [[0], [1, 2, 3, 4], [1, 2], [3, 4], [5, 6]]
         assert second_round == [[0], [11, 12], [13, 14], [15, 16]]
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
     assert "no memory for 4 windows at once; batches have at most 32 px from now on" in caplog.text
@@ -459,19 +459,19 @@ def test_large_windows_that_lack_memory_leave_small_ones_their_batches():
 
     async def scenario() -> None:
         lane = Small()
-        engine = batcher(lane, max_batch_size=4)
+        batcher = new_batcher(lane, max_batch_size=4)
         for side in (8, 4):
             lane.open.clear()
-            asking = [asyncio.create_task(engine.submit(window(0)))]
+            asking = [asyncio.create_task(batcher.submit(window(0)))]
             await entered(lane)
-            asking += [asyncio.create_task(engine.submit(window(value, side))) for value in (1, 2, 3, 4)]
+            asking += [asyncio.create_task(batcher.submit(window(value, side))) for value in (1, 2, 3, 4)]
             await asyncio.sleep(0)
             lane.open.set()
             await asyncio.gather(*asking)
             while lane.entered.acquire(blocking=False):
                 pass
         assert lane.batches[-1] == [1, 2, 3, 4]
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -481,10 +481,10 @@ def test_one_window_for_which_there_is_no_memory_is_told_so():
         lane = Lane()
         lane.open.set()
         lane.failure = OutOfMemory("there is no memory")
-        engine = batcher(lane)
+        batcher = new_batcher(lane)
         with pytest.raises(OutOfMemory):
-            await engine.submit(window(1))
-        await engine.close()
+            await batcher.submit(window(1))
+        await batcher.close()
 
     asyncio.run(scenario())
 
@@ -496,15 +496,15 @@ def test_when_a_lane_is_stuck_all_who_wait_are_told_and_nobody_is_taken_any_more
     async def scenario() -> None:
         lane = Lane()
         limits = BatchLimits(1, 4, 10**6, stall_seconds=0.05)
-        engine = Batcher(lane.run, limits, Metrics(CollectorRegistry()), stalled=lambda: stalls.append("stalled"))
-        asking = [asyncio.create_task(engine.submit(window(value))) for value in range(3)]
+        batcher = Batcher(lane.run, limits, Metrics(CollectorRegistry()), stalled=lambda: stalls.append("stalled"))
+        asking = [asyncio.create_task(batcher.submit(window(value))) for value in range(3)]
         for outcome in await asyncio.gather(*asking, return_exceptions=True):
             assert isinstance(outcome, ModelNotReady)
-        assert not engine.open
+        assert not batcher.open
         with pytest.raises(ModelNotReady, match="starts anew"):
-            await engine.submit(window(4))
+            await batcher.submit(window(4))
         lane.open.set()
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
     assert stalls == ["stalled"]
@@ -516,27 +516,27 @@ def test_the_first_batch_of_a_size_and_shape_may_take_longer(monkeypatch):
     async def scenario() -> None:
         lane = Lane()
         limits = BatchLimits(1, 4, 10**6, stall_seconds=0.05, first_seconds=60)
-        engine = Batcher(lane.run, limits, Metrics(CollectorRegistry()))
-        first = asyncio.create_task(engine.submit(window(1)))
-        while not engine.late:
+        batcher = Batcher(lane.run, limits, Metrics(CollectorRegistry()))
+        first = asyncio.create_task(batcher.submit(window(1)))
+        while not batcher.late:
             await asyncio.sleep(0.01)
-        rest = [asyncio.create_task(engine.submit(window(value))) for value in (2, 3)]
+        rest = [asyncio.create_task(batcher.submit(window(value))) for value in (2, 3)]
         await asyncio.sleep(0.3)
-        assert engine.open
+        assert batcher.open
         lane.open.set()
         await first
         lane.open.clear()
         while len(lane.batches) < 2:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
-        assert engine.open, "two at once are another form than one"
+        assert batcher.open, "two at once are another form than one"
         lane.open.set()
         await asyncio.gather(*rest)
         lane.open.clear()
         with pytest.raises(ModelNotReady, match="starts anew"):
-            await engine.submit(window(2))
+            await batcher.submit(window(2))
         lane.open.set()
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
@@ -547,11 +547,11 @@ def test_a_batch_that_was_run_before_anything_was_served_may_take_no_longer_than
     async def scenario() -> None:
         lane = Lane()
         limits = BatchLimits(1, 4, 10**6, stall_seconds=0.05, first_seconds=60, warm=frozenset({(1, 4, 4, 3)}))
-        engine = Batcher(lane.run, limits, Metrics(CollectorRegistry()))
+        batcher = Batcher(lane.run, limits, Metrics(CollectorRegistry()))
         with pytest.raises(ModelNotReady, match="starts anew"):
-            await engine.submit(window(1))
+            await batcher.submit(window(1))
         lane.open.set()
-        await engine.close()
+        await batcher.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
@@ -563,13 +563,13 @@ def test_a_large_window_may_take_ten_times_what_it_should(monkeypatch):
         lane = Lane()
         image = window(1)
         limits = BatchLimits(1, 4, 10**6, stall_seconds=0.05, seconds_per_pixel=6 / image[..., 0].size)
-        engine = Batcher(lane.run, limits, Metrics(CollectorRegistry()))
-        asking = asyncio.create_task(engine.submit(image))
+        batcher = Batcher(lane.run, limits, Metrics(CollectorRegistry()))
+        asking = asyncio.create_task(batcher.submit(image))
         await asyncio.sleep(0.3)
         lane.open.set()
         await asking
-        assert engine.open
-        await engine.close()
+        assert batcher.open
+        await batcher.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
@@ -632,8 +632,8 @@ def test_what_is_free_may_change_while_a_batch_is_made():
     async def scenario() -> None:
         lane = Lane()
         lane.open.set()
-        engine = Batcher(lane.run, BatchLimits(1, 4, 10**6), Metrics(CollectorRegistry()), Changing(1))
-        assert (await engine.submit(window(7))).label_probabilities.tolist() == [7, 7, 7]
-        await engine.close()
+        batcher = Batcher(lane.run, BatchLimits(1, 4, 10**6), Metrics(CollectorRegistry()), Changing(1))
+        assert (await batcher.submit(window(7))).label_probabilities.tolist() == [7, 7, 7]
+        await batcher.close()
 
     asyncio.run(scenario())

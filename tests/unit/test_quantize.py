@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 import shutil
 from itertools import count
 from pathlib import Path
@@ -19,9 +20,11 @@ from app.pathology.classes import BACKGROUND, WSSS4LUAD
 from app.pathology.geometry import Size
 from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, ModelManifest
 from model_export import variant as variant_module
+from model_export.answers import graph_in
 from model_export.bundle import sha256_of
 from model_export.checkpoint import save_checkpoint
 from model_export.cli import main
+from model_export.errors import InvalidData
 from model_export.export import ModelCard, export_bundle, write_golden
 from model_export.reduced_precision import to_int8
 from model_export.runtime import OnnxGraph
@@ -354,7 +357,7 @@ def test_a_stale_variant_is_refused_in_one_line(copied):
     with pytest.raises(InvalidBundle) as caught:
         find_precision(copied, "int8")
 
-    assert f"{copied / 'int8'}: made from model " in str(caught.value)
+    assert f"{copied / 'int8'}: was made from model " in str(caught.value)
     assert "the bundle's is 111111111111..." in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -363,6 +366,21 @@ def test_a_variant_whose_parent_now_means_something_else_is_refused(copied):
     rewrite(copied, label_thresholds=[0.1, 0.2, 0.3])
     with pytest.raises(InvalidBundle, match="int8: its manifest says otherwise than"):
         find_precision(copied, "int8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda bundle: rewrite(bundle, sha256="1" * 64), "was made from model "),
+        (lambda bundle: rewrite(bundle, label_thresholds=[0.1, 0.2, 0.3]), "its manifest says otherwise than"),
+        (lambda bundle: rewrite(bundle / "int8", precision="fp16"), "holds an fp16 model, not the int8 variant"),
+    ],
+)
+def test_what_is_not_served_as_a_variant_is_not_scored_as_one_either(copied, spoil, reason):
+    spoil(copied)
+
+    with pytest.raises(InvalidData, match=f"{re.escape(str(copied / 'int8'))}: {reason}.*; run quantize again"):
+        graph_in(copied, "int8")
 
 
 def test_precisions_are_found_where_they_lie(copied):

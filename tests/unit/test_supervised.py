@@ -1,9 +1,11 @@
 """What the supervisor makes of its children, here without processes: a fake of each, and a real pipe to it."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import signal
+import weakref
 from contextlib import nullcontext
 
 import pytest
@@ -19,23 +21,23 @@ from app.processes import children as children_module
 from app.processes import gathering as gathering_module
 from app.processes import sources, supervisor
 from app.processes.channel import (
-    AskAll,
-    AskOne,
-    AskReload,
+    AllMetrics,
+    AllMetricsRequest,
     Channel,
-    Everyones,
+    ChildMetrics,
     Farewell,
     Lifecycle,
-    Own,
+    MetricsRequest,
     Ping,
     Pong,
     Ready,
     Reloaded,
+    ReloadRequest,
     Retire,
     Stop,
     Stuck,
 )
-from app.processes.children import Child
+from app.processes.children import Begin, Child
 from app.processes.gathering import Gathering
 from app.processes.generation import Generation, Shared
 from app.processes.layout import Layout
@@ -115,7 +117,7 @@ def value(metrics: list[Metric], name: str) -> float:
 
 
 def answer_to(front: Played) -> list[Metric] | None:
-    (answer,) = [message for message in front.told() if isinstance(message, Everyones)]
+    (answer,) = [message for message in front.told() if isinstance(message, AllMetrics)]
     return answer.metrics
 
 
@@ -174,7 +176,7 @@ def test_all_that_serve_are_asked_and_added_up(play):
     front, other, coming = play(), play(), play(ready=None)
     gathering.begin(front, [front, other, coming])
     gathering.begin(other, [front, other, coming])  # the same answer
-    assert front.told() == other.told() == [AskOne(1)]
+    assert front.told() == other.told() == [MetricsRequest(1)]
     assert coming.told() == []
     gathering.add(front, 1, counted(2))
     gathering.end_if_due()
@@ -202,7 +204,7 @@ def test_a_farewell_counts_once_now_and_for_ever(play):
         now = answer_to(front)
         assert value(now, "tessera_images_total") == 1 + 4
         assert value(now, "tessera_ready") == 1
-    assert not any(isinstance(message, AskOne) for message in leaving.told()[1:])
+    assert not any(isinstance(message, MetricsRequest) for message in leaving.told()[1:])
 
 
 def test_a_farewell_is_an_answer(play):
@@ -246,6 +248,20 @@ def test_who_does_not_tell_its_metrics_in_time_is_named_and_its_answer_comes_too
     assert answer_to(front) is None
 
 
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_a_child_that_left_is_not_held_on_to(play, monkeypatch, is_asked):
+    monkeypatch.setattr(gathering_module, "_GATHERING_SECONDS", 0.0)
+    gathering = Gathering()
+    front, leaving, late = play(), play(), play("front 1")
+    before = len(gc.get_referrers(leaving)), len(gc.get_referrers(late))
+    if is_asked:
+        gathering.begin(front, [front, leaving, late])
+        gathering.end_if_due()
+    gathering.keep(leaving, counted(1))
+    gathering.add(late, gathering._number, counted(1))
+    assert (len(gc.get_referrers(leaving)), len(gc.get_referrers(late))) == before
+
+
 def test_nobody_is_there_any_more_to_hear_the_metrics(play):
     gathering = Gathering()
     front, other = play(), play()
@@ -258,16 +274,16 @@ def test_nobody_is_there_any_more_to_hear_the_metrics(play):
     assert gathering.seconds_left() is None
 
 
-def generation(shared_engine: bool = False) -> Generation:
+def begin_none(name: str, be: object) -> Child:
+    raise AssertionError(name)
+
+
+def generation(shared_engine: bool = False, begin: Begin = begin_none) -> Generation:
     settings = Settings(cores=2, request_timeout=30, shutdown_grace=3)
     places = Places(fronts=2, groups=3)
 
-    shared = Shared(settings, Layout(2, shared_engine, True), [], places, None, begin_none)
+    shared = Shared(settings, Layout(2, shared_engine, True), [], places, None, begin)
     return Generation(shared, 0, set())
-
-
-def begin_none(name: str, be: object) -> Child:
-    raise AssertionError(name)
 
 
 def test_a_generation_that_is_stopped_tells_its_fronts_and_ends_whoever_is_not_there_yet(play):
@@ -383,6 +399,25 @@ def test_an_engine_that_still_loads_does_not_keep_the_service_from_ending(play):
     assert ending.is_gone()
 
 
+@pytest.mark.parametrize("shared_engine", [True, False])
+def test_a_generation_that_is_gone_leaves_no_memory_behind_though_the_collector_does_not_look_at_it(
+    play, shared_engine
+):
+    leaving = generation(shared_engine, begin=lambda name, be: play(name, ready=None))
+    leaving.start()
+    leaving.retire()
+    (child,) = leaving.children
+    child.exit(-signal.SIGKILL)
+    assert leaving.is_gone()
+    there = weakref.ref(leaving)
+    gc.disable()  # as `gc.freeze` has it for whatever is there when the fronts are forked
+    try:
+        del leaving
+        assert there() is None
+    finally:
+        gc.enable()
+
+
 def test_who_does_not_leave_in_time_is_killed_and_takes_no_places_along(play, caplog):
     leaving = generation()
     leaving.fronts = [play(), play("front 1")]
@@ -420,7 +455,7 @@ def test_a_front_does_what_the_supervisor_says_and_knows_when_it_is_gone():
         channel = Channel(theirs, Metrics(CollectorRegistry()).registry)
         channel.open(READY, told.lifecycle)
         assert ours.recv() == READY
-        for message in (Ping(), Retire(), Stop(signal.SIGTERM), Stop(signal.SIGINT, 5), AskOne(7)):
+        for message in (Ping(), Retire(), Stop(signal.SIGTERM), Stop(signal.SIGINT, 5), MetricsRequest(7)):
             ours.send(message)
         channel.stuck()
         assert isinstance(ours.recv(), Stuck)
@@ -453,7 +488,7 @@ def test_each_reload_is_asked_for_and_answered_by_itself():
         channel.open(READY)
         first, second, gone = (asyncio.create_task(channel.reload()) for _ in range(3))
         await asyncio.sleep(0)
-        assert [ours.recv() for _ in range(4)] == [READY, AskReload(), AskReload(), AskReload()]
+        assert [ours.recv() for _ in range(4)] == [READY, ReloadRequest(), ReloadRequest(), ReloadRequest()]
         gone.cancel()
         ours.send(Reloaded(manifest()))
         assert await first == manifest()
@@ -466,7 +501,7 @@ def test_each_reload_is_asked_for_and_answered_by_itself():
         ours.send(Reloaded(manifest(window_px=96)))
         assert (await last).window_px == 96
         channel.farewell()
-        assert isinstance(ours.recv(), AskReload)
+        assert isinstance(ours.recv(), ReloadRequest)
         assert isinstance(ours.recv(), Farewell)
         asyncio.get_running_loop().remove_reader(theirs.fileno())
         ours.close()
@@ -476,7 +511,7 @@ def test_each_reload_is_asked_for_and_answered_by_itself():
 
 
 def test_a_supervisor_that_stands_still_holds_up_nobody_who_asks_for_metrics(monkeypatch):
-    monkeypatch.setattr(channel_module, "_EVERYONES_SECONDS", 0.01)
+    monkeypatch.setattr(channel_module, "_ALL_METRICS_SECONDS", 0.01)
 
     async def scenario() -> None:
         ours, theirs = multiprocessing.Pipe()
@@ -485,7 +520,7 @@ def test_a_supervisor_that_stands_still_holds_up_nobody_who_asks_for_metrics(mon
         for _ in range(2):
             with pytest.raises(MetricsIncomplete):
                 await channel.everyones_metrics()
-        assert [ours.recv() for _ in range(2)] == [READY, AskAll()]
+        assert [ours.recv() for _ in range(2)] == [READY, AllMetricsRequest()]
         assert not ours.poll()
         asyncio.get_running_loop().remove_reader(theirs.fileno())
         ours.close()
@@ -501,13 +536,13 @@ def test_who_asks_for_metrics_meanwhile_gets_the_same_answer():
         channel.open(READY)
         asking = [asyncio.create_task(channel.everyones_metrics()) for _ in range(3)]
         await asyncio.sleep(0)
-        assert [ours.recv() for _ in range(2)] == [READY, AskAll()]
+        assert [ours.recv() for _ in range(2)] == [READY, AllMetricsRequest()]
         assert not ours.poll()
-        ours.send(Everyones(counted(3)))
+        ours.send(AllMetrics(counted(3)))
         for answer in await asyncio.gather(*asking):
             assert value(answer, "tessera_images_total") == 3
-        ours.send(AskOne(1))
-        assert isinstance(await asyncio.to_thread(ours.recv), Own)
+        ours.send(MetricsRequest(1))
+        assert isinstance(await asyncio.to_thread(ours.recv), ChildMetrics)
         asyncio.get_running_loop().remove_reader(theirs.fileno())
         ours.close()
         theirs.close()
