@@ -1,15 +1,15 @@
 """What a bundle's graph answers on whole images: window by window, as the service asks it, and how that scores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from app.pathology.arrays import ClassMap, ConfidenceMap, Probabilities, RgbImage
+from app.pathology.arrays import ClassMap, ConfidenceMap, Probabilities, RgbBatch, RgbImage
 from app.pathology.geometry import Size
 from app.pathology.manifest import MANIFEST_FILE, MODEL_FILE, ModelManifest, Precision
-from app.pathology.tiling import Stitcher, pad_to_stride, plan_windows
+from app.pathology.tiling import Stitcher, Window, pad_to_stride, plan_windows
 from model_export.bundle import read_manifest, require_intact
 from model_export.errors import InvalidData
 from model_export.runtime import OnnxGraph
@@ -60,14 +60,18 @@ def answers(model: Path, manifest: ModelManifest, images: Sequence[RgbImage]) ->
     found = []
     for image in images:
         stitcher, probabilities = Stitcher(Size.of(image)), []
-        for window in plan_windows(Size.of(image), manifest.window_px, manifest.margin_px, manifest.stride):
-            [class_map], [confidence], [of_labels] = graph.run(
-                pad_to_stride(image[window.read.slices], manifest.stride)[None]
-            )
+        for window, batch in windows_of(image, manifest):
+            [class_map], [confidence], [of_labels] = graph.run(batch)
             stitcher.add(window, class_map, confidence)
             probabilities.append(of_labels)
         found.append(Answer(stitcher.class_map, stitcher.confidence, np.max(probabilities, axis=0)))
     return found
+
+
+def windows_of(image: RgbImage, manifest: ModelManifest) -> Iterator[tuple[Window, RgbBatch]]:
+    """Yield the windows of an (H, W, 3) uint8 image, each with the batch of one that the service would ask for it."""
+    for window in plan_windows(Size.of(image), manifest.window_px, manifest.margin_px, manifest.stride):
+        yield window, pad_to_stride(image[window.read.slices], manifest.stride)[None]
 
 
 def scored(manifest: ModelManifest, samples: Sequence[Sample], found: Sequence[Answer]) -> Scores:

@@ -84,6 +84,32 @@ def to_int8(model: Path, images: Sequence[RgbBatch]) -> onnx.ModelProto:
         return int8
 
 
+def with_extremes(model: Path, out: Path) -> list[str]:
+    """Write the float32 graph with the least and the greatest value of each tensor that `to_fp16` makes float16.
+
+    A CPU does not show what leaves float16's range: it has no such arithmetic, and computes the converted graph in
+    float32 with rounded weights.
+
+    Args:
+        model: The float32 graph's file.
+        out: Where to write it.
+
+    Returns:
+        The names of the further outputs, each one number.
+    """
+    whole = onnx.shape_inference.infer_shapes(onnx.load(model))
+    graph = whole.graph
+    is_float = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    made = [name for node in _converted(graph) for name in node.output if name in is_float]
+    extremes = [(f"{name}_{kind}", name, kind) for name in made for kind in ("ReduceMin", "ReduceMax")]
+    graph.node.extend(onnx.helper.make_node(kind, [name], [extreme], keepdims=0) for extreme, name, kind in extremes)
+    graph.output.extend(
+        onnx.helper.make_tensor_value_info(extreme, onnx.TensorProto.FLOAT, []) for extreme, _, _ in extremes
+    )
+    onnx.save(whole, out)
+    return [extreme for extreme, _, _ in extremes]
+
+
 def to_fp16(model: Path) -> onnx.ModelProto:
     """Return the graph with its convolutions, and what lies between them, in float16; inputs and outputs stay.
 
@@ -96,8 +122,8 @@ def to_fp16(model: Path) -> onnx.ModelProto:
     with _one_line(model, "fp16"):
         whole = onnx.shape_inference.infer_shapes(onnx.load(model))
         graph = whole.graph
-        names = _between_convolutions(graph) | {node.name for node in graph.node if node.op_type == "Conv"}
-        inside = [node for node in graph.node if node.name in names]
+        inside = _converted(graph)
+        names = {node.name for node in inside}
         outside = [node for node in graph.node if node.name not in names]
         known = {tensor.name for tensor in graph.initializer}.union(*(node.output for node in inside))
         read_outside = {tensor.name for tensor in graph.output}.union(*(node.input for node in outside))
@@ -118,6 +144,12 @@ def to_fp16(model: Path) -> onnx.ModelProto:
         graph.initializer.extend([*weights, *converted.initializer])
         onnx.checker.check_model(whole)
     return whole
+
+
+def _converted(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Return the operations that float16 is for: convolutions, and what lies between them."""
+    names = _between_convolutions(graph) | {node.name for node in graph.node if node.op_type == "Conv"}
+    return [node for node in graph.node if node.name in names]
 
 
 def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:

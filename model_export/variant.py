@@ -19,11 +19,12 @@ from app.pathology.manifest import (
     Variant,
 )
 from app.pathology.tiling import pad_to_stride
-from model_export.answers import answers, scored
+from model_export.answers import answers, scored, windows_of
 from model_export.bundle import new_folder, read_manifest, require_intact, sha256_of
 from model_export.errors import InvalidData, TooMuchLost
 from model_export.export import strip_traces, write_golden
-from model_export.reduced_precision import RUNTIME_VERSION, to_fp16, to_int8
+from model_export.reduced_precision import RUNTIME_VERSION, to_fp16, to_int8, with_extremes
+from model_export.runtime import OnnxGraph
 from model_export.training.dataset import Sample
 from model_export.training.scores import Scores
 
@@ -65,7 +66,7 @@ def write_variant(
         InvalidData: The bundle is no whole float32 one, the graph cannot be converted, the images hold no tissue to
             compare on, or there is a variant already, or something else in its place.
         TooMuchLost: It lost more than `max_lost` points of mean IoU, changed more than `max_labels_changed` percent of
-            the labels, or says what is no number. Nothing is left behind.
+            the labels, says what is no number, or would leave fp16's range. Nothing is left behind.
         VerificationFailed: ONNX Runtime does not run it.
     """
     manifest = read_manifest(bundle)
@@ -82,6 +83,8 @@ def write_variant(
         graph = to_int8(model, images) if precision == "int8" else to_fp16(model)
         strip_traces(graph.graph)
         onnx.save(graph, made)
+        if precision == "fp16":
+            _require_fp16_range(model, folder / "extremes.onnx", manifest, trial)
         variant = _compare(model, made, manifest, precision, trial)
         if variant.mean_iou_lost > max_lost:
             raise TooMuchLost(
@@ -105,6 +108,23 @@ def write_variant(
         said = ModelManifest.model_validate({**manifest.model_dump(), **of_graph})
         (folder / MANIFEST_FILE).write_text(said.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return variant
+
+
+def _require_fp16_range(model: Path, scratch: Path, manifest: ModelManifest, trial: Trial) -> None:
+    """Refuse a network whose values would be infinite in float16, which arithmetic on a CPU does not show."""
+    extremes = with_extremes(model, scratch)
+    graph = OnnxGraph(scratch)
+    scratch.unlink()
+    largest = max(
+        float(np.abs(graph.run(batch, extremes)).max())
+        for sample in trial.judged
+        for _, batch in windows_of(sample.image, manifest)
+    )
+    if largest > (most := float(np.finfo(np.float16).max)):
+        raise TooMuchLost(
+            f"fp16 ends at {most:.0f}, and between convolutions the network's values reach {largest:.0f} on"
+            f" {trial.measured_on}; nothing was written"
+        )
 
 
 def _compare(fp32: Path, made: Path, manifest: ModelManifest, precision: Precision, trial: Trial) -> Variant:

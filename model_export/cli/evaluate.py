@@ -37,7 +37,7 @@ from model_export.views import with_views
 @click.option(
     "--bundle",
     type=FOLDER,
-    help="Instead of --run: a bundle, of any network, with its own classes and colours, as the service runs it.",
+    help="Instead of --run: a bundle, of any network, with its own classes and colours, in windows as the service runs it.",
 )
 @click.option(
     "--precision",
@@ -93,6 +93,10 @@ def _evaluate_bundle(pairs: Path, bundle: Path, precision: Precision | None, out
         "note: a bundle does not say which images its network learned from: if none of these pairs is among them, the"
         " scores are honest"
     )
+    if precision is None and (bundle / "int8").is_dir():
+        click.echo(
+            "note: of this bundle the service runs int8 on a CPU, unless told otherwise; --precision int8 scores that"
+        )
     click.echo(f"scored: {len(known)} pairs, in {manifest.precision}")
     if out:
         refuse_run(out)

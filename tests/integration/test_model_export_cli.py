@@ -679,7 +679,17 @@ def test_a_bundle_is_scored_without_a_place_to_write_to(foreign, tmp_path):
     lines = ran("evaluate", "--pairs", tmp_path, "--bundle", "bundle")
 
     assert any(line.startswith("pixel_accuracy ") for line in lines)
-    assert not any(line.startswith("written: ") for line in lines)
+    assert not any(line.startswith(("written: ", "note: of this bundle")) for line in lines)
+
+
+def test_who_scores_a_bundle_in_fp32_is_told_that_a_cpu_runs_int8_of_it(foreign, tmp_path):
+    painted(tmp_path, np.zeros((16, 16), np.uint8), np.full((16, 16, 3), 90, np.uint8))
+    (foreign / "bundle" / "int8").mkdir()
+
+    _, note, scored, *_ = ran("evaluate", "--pairs", tmp_path, "--bundle", "bundle")
+
+    assert note.startswith("note: of this bundle the service runs int8 on a CPU")
+    assert scored == "scored: 1 pairs, in fp32"
 
 
 def test_the_labels_of_a_bundle_are_given_by_its_own_thresholds(foreign, tmp_path, monkeypatch):

@@ -284,6 +284,30 @@ def test_a_variant_whose_labels_are_no_numbers_is_refused_and_leaves_nothing(bun
     assert not (bundle / "fp16").exists()
 
 
+class Loud(Small):
+    """Says what `Small` does, by way of values 100 million times as large."""
+
+    def forward(self, images):
+        loud = 1e8 * self.second(torch.relu(self.first(self.encoder(images))))
+        out = functional.interpolate(self.segment(1e-8 * loud), scale_factor=8.0, mode="bilinear")
+        return {"out": out, "labels": self.classify(1e-8 * loud).amax(dim=(2, 3))}
+
+
+def test_a_network_whose_values_leave_fp16s_range_is_refused_though_a_cpu_does_not_show_it(tmp_path, pairs):
+    torch.manual_seed(1)
+    card = ModelCard("loud", "1", stride=32, window_px=64, margin_px=8, stain="PAS")
+    export_bundle(Loud().eval(), card, tmp_path / "loud")
+    result = quantize(tmp_path / "loud", "fp16", pairs, "--max-lost", 100, "--max-labels-changed", 100)
+    assert result.exit_code == 2
+    *_, line = result.output.splitlines()
+    assert re.fullmatch(
+        r"error: fp16 ends at 65504, and between convolutions the network's values reach \d{6,} on 4 pairs that the"
+        r" network may have learned from; nothing was written",
+        line,
+    )
+    assert not (tmp_path / "loud" / "fp16").exists()
+
+
 @pytest.mark.parametrize("number", ["nan", "-nan", "inf", "-1", "101"])
 def test_what_may_be_lost_is_a_number_of_a_range(tmp_path, number):
     result = quantize(tmp_path / "none", "int8", tmp_path, "--max-lost", number)
