@@ -37,7 +37,7 @@ from model_export.views import with_views
 @click.option(
     "--bundle",
     type=FOLDER,
-    help="Instead of --run: a bundle, of any network, with its own classes and colours, in windows as the service runs it.",
+    help="Instead of --run: a bundle, of any network, with its own classes and colours, in windows as it is served.",
 )
 @click.option(
     "--precision",
