@@ -29,7 +29,7 @@ CONNECTIONS = 8
 """To one call-back address at one time."""
 
 _TIMEOUT_SECONDS = 10
-"""Of each step of a request."""
+"""The longest wait for a connection, and for each part of an answer. What is sent has the time of a whole answer."""
 _EXCHANGE_SECONDS = 30
 """Of a whole answer with its headers, however steadily it drips."""
 _RETRIES = urllib3.Retry(total=2, redirect=0, status=0, other=0, backoff_factor=0.2, respect_retry_after_header=False)
@@ -87,7 +87,7 @@ class Callback:
         if not _VISIBLE.fullmatch(token):
             raise CallbackRefused("the order's token is empty or has spaces or control characters")
         options: dict[str, Any] = {
-            "timeout": urllib3.Timeout(_TIMEOUT_SECONDS),
+            "timeout": urllib3.Timeout(connect=_TIMEOUT_SECONDS, read=_TIMEOUT_SECONDS),
             "retries": _RETRIES,
             "maxsize": CONNECTIONS,
             "headers": {

@@ -188,6 +188,19 @@ def test_silence_ends(monkeypatch):
         over.set()
 
 
+def test_what_is_sent_slowly_leaves_the_answer_its_own_time(monkeypatch):
+    """Before, connecting, sending and the wait for the answer had one time together."""
+    monkeypatch.setattr(sectra_callback, "_TIMEOUT_SECONDS", 1.0)
+
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        threading.Event().wait(1.2)  # until it reads, the body, which is larger than what systems hold, is being sent
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        ok(handler, b"stored")
+
+    with answering(slow) as port, asked(port) as address:
+        assert address.send("PUT", "a result", "/result", {"points": "0" * 2**24}, 10) == b"stored"
+
+
 def test_to_close_it_ends_what_is_asked_for_and_not_what_is_stored():
     """Before, whoever asked for a caller that was gone held its thread until the archive answered, or for 10 s."""
     came, over = threading.Semaphore(0), threading.Event()
