@@ -8,8 +8,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 def offers_http2(parser: HttpRequestParser, headers: Sequence[tuple[bytes, bytes]]) -> bool:
     """Whether a request would be answered in HTTP/2 too, and in no other: section 7.8 of RFC 9110 leaves that to us."""
-    offered = {value.strip().lower() for name, value in headers if name == b"upgrade"}
-    return parser.should_upgrade() and parser.get_method() != b"CONNECT" and offered == {b"h2c"}
+    if not parser.should_upgrade() or parser.get_method() == b"CONNECT":
+        return False
+    return {value.strip().lower() for name, value in headers if name == b"upgrade"} == {b"h2c"}
 
 
 class _Body:

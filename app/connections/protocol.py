@@ -7,7 +7,6 @@ when its client likes: it keeps one whose body nobody reads, and waits for ever 
 import asyncio
 from collections import deque
 from collections.abc import Iterator
-from enum import Enum, auto
 from functools import partial
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ from app.connections import head
 from app.connections.alarm import Alarm
 from app.connections.answers import AnswersTransport, in_one_piece
 from app.connections.ending import Ending
+from app.connections.incoming import Incoming, Stage
 from app.connections.limits import RESERVE, ConnectionLimits
 from app.connections.load_shedding import LoadShedding, ShedRequest
 from app.connections.offers import offers_http2, parser_of_body
@@ -32,15 +32,6 @@ from app.telemetry.metrics import Metrics
 
 _MOST_PIPELINED = 16
 """Requests that wait for the answer to the one before them. Hardly a client sends a second."""
-
-
-class _Stage(Enum):
-    """What comes next of the request that is read."""
-
-    ANY = auto()
-    HEADERS = auto()
-    OFFERED = auto()  # HTTP/2: the parser skips the body, and another one reads it
-    BODY = auto()
 
 
 class Connection(HttpToolsProtocol):
@@ -64,17 +55,20 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self._metrics = metrics
         self._shedding = shedding
-        self._is_extra = False  # and serves probes alone
+        self._serves_probes_only = False
+        self._client_has_spoken = False
+        # Rings when headers are late, or the rest of a request that is shed.
         self._input_due = Alarm(self.loop, self._miss_input)
-        self._stage = _Stage.ANY
-        self._is_heard = False  # something has come
-        self._header_bytes = 0  # of the request that is read, with its target and trailers
-        self._overhead_bytes = 0  # since the last piece of a body, and of whatever is not one
-        self._shed: ShedRequest | None = None  # the one that is read
-        self._has_shed = False  # one of this read
-        self._unanswered: deque[RequestResponseCycle] = deque()  # which were handed on
-        self._may_keep = False  # it, for another request than the one that is read
-        self._refusal: bytes | None = None  # with which it ends
+        # Before the first request it is as after one.
+        self._incoming = Incoming(Stage.WHOLE)
+        # What has come since headers, a piece of a body or a request ended: it is what a chunked body may have too much
+        # of, between its pieces and after them.
+        self._overhead_bytes = 0
+        self._has_shed_in_this_read = False
+        # What the application has to answer, in the order in which it came.
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        # What is written last, once all is answered; nothing more is read then.
+        self._refusal: bytes | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; one too many is refused."""
@@ -83,116 +77,157 @@ class Connection(HttpToolsProtocol):
         unread = Unread(self.loop, self.transport, self._unread_of_front)
         self._answers = AnswersTransport(self.transport, self._close, unread)
         others = len(self.connections) - 1
-        self._is_extra = others >= self._limits.most
         app = cast("ASGIApp", self.config.loaded_app)
-        whole = partial(in_one_piece, app, self._answers)
-        self.app = cast("Any", partial(self._shedding.serve_probes, app) if self._is_extra else whole)
+        if others < self._limits.most:
+            self.app = cast("Any", partial(in_one_piece, app, self._answers))
+        else:
+            self._serves_probes_only = True
+            self.app = cast("Any", partial(self._shedding.serve_probes, app))
         if others < self._limits.most + RESERVE:
             self._input_due.set(self._limits.header_seconds)
         else:
-            self._refusal = self._refused(TooManyConnections())
+            self._refusal = self._refusal_for(TooManyConnections())
             self.transport.write(self._refusal)
             self._ending.end()
+
+    # What the client sends.
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
         if self._refusal is not None:
             return
         self._unset_keepalive_if_required()
-        self._has_shed = False
-        self._is_heard = True
+        self._client_has_spoken = True
+        self._has_shed_in_this_read = False
         self._overhead_bytes += len(data)
         try:
             self._feed(data)
-        except HttpParserUpgrade:  # not taken up: the request is answered as it is, and then the connection ends
+        except HttpParserUpgrade:
+            # It is not taken up: the request is answered as it is, and then the connection ends.
             return
         except HttpParserError as error:
             self._refuse(head.reason_of(error))
             return
-        is_busy = self._unanswered or self._has_shed or self.transport.is_closing()
-        if self._stage is not _Stage.ANY and self._overhead_bytes > head.MOST_BYTES:
+        stage = self._incoming.stage
+        if stage is Stage.WHOLE:
+            # Empty lines may precede a request, but not for ever; while one is answered, its successor has time.
+            if not (self._unanswered or self._has_shed_in_this_read or self.transport.is_closing()):
+                self._input_due.set(self._limits.header_seconds)
+        elif self._overhead_bytes > head.MOST_BYTES:
             self._refuse(head.too_large())
-        elif self._stage is _Stage.HEADERS or (self._stage is _Stage.ANY and not is_busy):
-            self._input_due.set(self._limits.header_seconds)  # after empty lines too, of which some may precede
+        elif stage is Stage.HEADERS:
+            self._input_due.set(self._limits.header_seconds)
 
-    # The parser calls the following, and hands on to `data_received` what they raise.
+    def _feed(self, data: bytes) -> None:
+        """Let the parser read on; of a request that offers HTTP/2, another one its body.
+
+        What the parser's call-backs raise comes out of it, as the context of an HttpParserError.
+        """
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            if self._incoming.stage is not Stage.OFFER:
+                raise
+            self._incoming.stage = Stage.BODY
+            self.parser = parser_of_body(self.parser, self.headers, self)
+            self.parser.feed_data(data[upgrade.args[0] :])
+
+    # What the parser makes of it: its call-backs, in their order.
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._stage = _Stage.HEADERS
-        self._header_bytes = 0
+        self._incoming = Incoming()
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the target."""
-        self._count_header_bytes(len(url))
+        self._incoming.count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, and leave a trailer: who reads headers has read them already."""
-        self._count_header_bytes(len(name) + len(value))
-        if self._stage is _Stage.HEADERS:
+        incoming = self._incoming
+        incoming.count(len(name) + len(value))
+        if incoming.stage is Stage.HEADERS:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Hand the request on, unless it is refused."""
+        """Hand the request on, or shed it, unless it is refused."""
         if self._ending.lingers or self.transport.is_closing():
             raise InvalidRequest("the connection ends with the answer before")
         head.check(self.parser, self.url, self.headers)
         if len(self.pipeline) >= _MOST_PIPELINED:
             raise InvalidRequest("too many requests at once on one connection; wait for their answers")
+        incoming = self._incoming
         is_upgrade = self.parser.should_upgrade()
-        is_plain = not (self._unanswered or self._is_extra or self.flow.write_paused or is_upgrade)
-        if is_plain and not self._has_shed:  # the others of one read take their turn among all connections
-            self._shed = self._shedding.shed(self.parser.get_method(), self.url, self.headers)
-        if self._shed is None:
-            self._unset_keepalive_if_required()  # of one that was shed in the same read
+        is_plain = not (self._unanswered or self._serves_probes_only or self.flow.write_paused or is_upgrade)
+        # Of the requests of one read only one is shed: the others take their turn among all connections.
+        if is_plain and not self._has_shed_in_this_read:
+            incoming.shed = self._shedding.shed(self.parser.get_method(), self.url, self.headers)
+        if incoming.shed is None:
+            # One that was shed in the same read has left the connection idle.
+            self._unset_keepalive_if_required()
             super().on_headers_complete()
             self._unanswered.append(self.cycle)
-            self.cycle.keep_alive = (
-                False  # until it has come in whole: of a body that nobody reads the end may never come
-            )
             self.cycle.transport = self._answers
+            # Until all of it has come: of a body that nobody reads the end may never come.
+            self.cycle.keep_alive = False
+        # From the stage `_refuse` tells which requests were handed on: it changes after all that may raise.
         keeps = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        self._may_keep = keeps and not self._is_extra and not is_upgrade
-        self._stage = _Stage.OFFERED if offers_http2(self.parser, self.headers) else _Stage.BODY
+        incoming.may_keep = keeps and not self._serves_probes_only and not is_upgrade
+        incoming.stage = Stage.OFFER if offers_http2(self.parser, self.headers) else Stage.BODY
         self._overhead_bytes = 0
         self._input_due.clear()
-        if self._shed is not None:
+        if incoming.shed is not None:
             self._input_due.set(SOON_SECONDS)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
         self._overhead_bytes = 0
-        if self._shed is None:
+        if self._incoming.shed is None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End a request."""
-        if self._stage is _Stage.OFFERED:
+        incoming = self._incoming
+        if incoming.stage is Stage.OFFER:
+            # To the parser, which skips its body; that is still to be read.
             return
-        self._stage = _Stage.ANY
+        incoming.stage = Stage.WHOLE
         self._overhead_bytes = 0
-        if self._shed is not None:
-            self._answer_shed(self._shed)
+        if incoming.shed is not None:
+            self._answer_shed(incoming.shed)
             return
         super().on_message_complete()
         if self._ending.lingers:
             self._ending.end()
         elif not self.cycle.response_started:
-            self.cycle.keep_alive = self._may_keep
+            self.cycle.keep_alive = incoming.may_keep
 
-    # From here on it is the application that is done, or the server, or the client.
+    def _answer_shed(self, shed: ShedRequest) -> None:
+        """Answer one of which all has come."""
+        self._incoming.shed = None
+        self._has_shed_in_this_read = True
+        self._input_due.clear()
+        is_last = not self._incoming.may_keep or not self._shedding.keeps_connections()
+        self._answers.write(self._bytes_of(shed.answer(is_last=is_last)))
+        # Uvicorn's, not the one below: of those that were handed on, none is answered with this.
+        super().on_response_complete()
+        if is_last:
+            self._close()
+
+    # What becomes of the answers.
 
     def on_response_complete(self) -> None:
         """Go on with the next request, if there is one and there shall be."""
-        self._answers.send_kept()  # before a refusal, which goes past them
+        # A refusal does not go through the answers' transport, and so would overtake what that keeps.
+        self._answers.send_kept()
         self._unanswered.popleft()
         if self._ending.lingers:
             self.server_state.total_requests += 1
             return
         super().on_response_complete()
-        self._end_as_refused()
+        self._end_if_refused()
 
     def pause_writing(self) -> None:
         """Give the client its time to read."""
@@ -204,69 +239,7 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         self._ending.note_reading()
 
-    def timeout_keep_alive_handler(self) -> None:
-        """End a connection on which no further request came."""
-        self._ending.end()
-
-    def shutdown(self) -> None:
-        """Take no further request."""
-        self._may_keep = False
-        if self._shed is None:
-            super().shutdown()
-        if self.transport.is_closing():  # by uvicorn, which under TLS waits for a farewell that may never come
-            self._ending.end()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
-        super().connection_lost(exc)
-        for cycle in self._unanswered:  # uvicorn thinks of the last alone
-            _tell_that_it_ends(cycle)
-        self._unset_keepalive_if_required()
-        self._input_due.clear()
-        self._ending.forget()
-        if self._shed is not None:
-            self._shed.left()
-            self._shed = None
-
-    def _miss_input(self) -> None:
-        """The headers of a request did not come in time, or the rest of one that is shed."""
-        if self._shed is not None:
-            self._refusal = self._written(self._shed.answer(is_last=True))
-            self._shed = None
-            self._end_as_refused()
-        elif self._unanswered:  # meanwhile nothing more is read
-            self._input_due.set(self._limits.header_seconds)
-        elif self._is_heard:
-            self._refuse(RequestTimeout(f"the request's headers did not come within {self._limits.header_seconds:g} s"))
-        else:
-            self._ending.end()
-
-    def _feed(self, data: bytes) -> None:
-        """Let the parser read on; of a request that offers HTTP/2, another one its body."""
-        try:
-            self.parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            if self._stage is not _Stage.OFFERED:
-                raise
-            self._stage = _Stage.BODY
-            self.parser = parser_of_body(self.parser, self.headers, self)
-            self.parser.feed_data(data[upgrade.args[0] :])
-
-    def _count_header_bytes(self, count: int) -> None:
-        self._header_bytes += count
-        if self._header_bytes > head.MOST_BYTES:
-            raise head.too_large()
-
-    def _answer_shed(self, shed: ShedRequest) -> None:
-        """Answer one that has come in whole."""
-        self._shed = None
-        self._has_shed = True
-        self._input_due.clear()
-        is_last = not self._may_keep or not self._shedding.keeps_connections()
-        self._answers.write(self._written(shed.answer(is_last=is_last)))
-        super().on_response_complete()  # nothing of uvicorn's has ended
-        if is_last:
-            self._close()
+    # How it ends: by a refusal, by a time limit, by the server, by the client.
 
     def _refuse(self, error: RequestRejected) -> None:
         """Refuse what comes, after the answers to what came before it, and end the connection."""
@@ -274,8 +247,9 @@ class Connection(HttpToolsProtocol):
             self._ending.end()
             return
         self._input_due.clear()
-        self._refusal = self._refused(error)
-        if self._stage is _Stage.BODY and not self.cycle.response_complete:
+        self._refusal = self._refusal_for(error)
+        if self._incoming.stage is Stage.BODY and not self.cycle.response_complete:
+            # It was handed on already, as the last: it waits for its turn, or the application has begun with it.
             broken = self._unanswered.pop()
             if self.pipeline:
                 self.pipeline.popleft()
@@ -284,9 +258,9 @@ class Connection(HttpToolsProtocol):
                 if self.cycle.response_started:
                     self._ending.end()
                     return
-        self._end_as_refused()
+        self._end_if_refused()
 
-    def _end_as_refused(self) -> None:
+    def _end_if_refused(self) -> None:
         """End the connection with its refusal, if there is one and all that came before is answered."""
         if self._refusal is not None and not self._unanswered:
             self.transport.write(self._refusal)
@@ -294,19 +268,60 @@ class Connection(HttpToolsProtocol):
 
     def _close(self) -> None:
         """End the connection; a little later where the client still sends."""
-        if self._stage is _Stage.ANY and self._refusal is None:
+        if self._incoming.stage is Stage.WHOLE and self._refusal is None:
             self._ending.end()
         elif not self._ending.lingers:
             self.flow.resume_reading()
             self._ending.linger()
 
+    def _miss_input(self) -> None:
+        """The headers of a request did not come in time, or the rest of one that is shed."""
+        shed = self._incoming.shed
+        if shed is not None:
+            self._refusal = self._bytes_of(shed.answer(is_last=True))
+            self._incoming.shed = None
+            self._end_if_refused()
+        elif self._unanswered:
+            # Meanwhile nothing more is read.
+            self._input_due.set(self._limits.header_seconds)
+        elif self._client_has_spoken:
+            self._refuse(RequestTimeout(f"the request's headers did not come within {self._limits.header_seconds:g} s"))
+        else:
+            self._ending.end()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection on which no further request came."""
+        self._ending.end()
+
+    def shutdown(self) -> None:
+        """Take no further request."""
+        self._incoming.may_keep = False
+        if self._incoming.shed is None:
+            super().shutdown()
+        # Uvicorn has closed it, but under TLS that waits for a farewell that may never come.
+        if self.transport.is_closing():
+            self._ending.end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        super().connection_lost(exc)
+        # Uvicorn tells the last alone.
+        for cycle in self._unanswered:
+            _tell_that_it_ends(cycle)
+        self._unset_keepalive_if_required()
+        self._input_due.clear()
+        self._ending.forget()
+        if self._incoming.shed is not None:
+            self._incoming.shed.left()
+            self._incoming.shed = None
+
     def _unread_of_front(self) -> Iterator[Unread]:
         return (cast("Connection", one)._answers.unread for one in self.connections)
 
-    def _refused(self, error: TesseraError) -> bytes:
-        return self._written(connection_refused(error, self._metrics, self._shedding.headers))
+    def _refusal_for(self, error: TesseraError) -> bytes:
+        return self._bytes_of(connection_refused(error, self._metrics, self._shedding.headers))
 
-    def _written(self, response: Response) -> bytes:
+    def _bytes_of(self, response: Response) -> bytes:
         return written(response, self.server_state.default_headers)
 
 
