@@ -47,6 +47,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """What runs the tests that are marked with `anyio`: a loop of asyncio of its own for each of them."""
+    return "asyncio"
+
+
 @pytest.fixture(autouse=True)
 def _no_log_left_behind() -> Iterator[None]:
     """A command that ran in this process made the log write to what was its standard error."""

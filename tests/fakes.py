@@ -1,12 +1,13 @@
 """A segmenter without a model: it tells tissue by colour, so every pixel's answer is known beforehand.
 
-Beside it, a clock that stands, and a caller that holds a place of the service's.
+Beside it, a clock that stands, work that is held up, and a caller that holds a place of the service's.
 
 A pixel's class depends on that pixel alone: red above 200 and blue below 100 is normal, green above red is stroma,
 blue above red is tumor, the rest is background. It answers as a real one does, a window at a time.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -100,6 +101,20 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Held:
+    """Work that goes on in its thread until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.let_go, self.ended = threading.Event(), threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        try:
+            assert self.let_go.wait(10)
+        finally:
+            self.ended.set()
 
 
 @contextmanager

@@ -347,7 +347,8 @@ def test_a_request_past_its_deadline_is_answered_504_and_frees_its_place():
             assert late.json()["type"] == "urn:problem-type:tessera:deadline-exceeded"
 
 
-def test_who_is_refused_at_the_door_has_sent_a_small_body_by_then_and_keeps_the_connection():
+@pytest.mark.anyio
+async def test_who_is_refused_at_the_door_has_sent_a_small_body_by_then_and_keeps_the_connection():
     """Spoken to the application directly: what it reads of a body that it refuses."""
     app = create_app(Settings(cores=1, queue_capacity=1, max_files=1), ColourSegmenter())
 
@@ -374,12 +375,9 @@ def test_who_is_refused_at_the_door_has_sent_a_small_body_by_then_and_keeps_the_
         assert sent[0]["status"] == 429
         return len(pieces)
 
-    async def scenario() -> None:
-        async with app.router.lifespan_context(app):
-            assert await left_unread(100_000) == 0
-            assert await left_unread(2**20 + 1) == 2
-
-    asyncio.run(scenario())
+    async with app.router.lifespan_context(app):
+        assert await left_unread(100_000) == 0
+        assert await left_unread(2**20 + 1) == 2
 
 
 def test_a_request_may_lower_its_deadline_and_not_raise_it():

@@ -195,19 +195,17 @@ def test_an_issuer_that_goes_down_leaves_known_keys_for_a_while_and_unknown_ones
         caller(tokens, issuer.token())
 
 
-def test_an_issuer_that_never_comes_to_an_end_is_not_waited_for(issuer, tokens, monkeypatch):
+@pytest.mark.anyio
+async def test_an_issuer_that_never_comes_to_an_end_is_not_waited_for(issuer, tokens, monkeypatch):
     over = threading.Event()
     monkeypatch.setattr(tokens_module, "_ANSWER_SECONDS", 0.05)
     monkeypatch.setattr(tokens, "_published", lambda: over.wait(30) and {})
 
-    async def ask():
-        try:
-            with pytest.raises(IssuerUnavailable, match="does not give its keys"):
-                await tokens.caller_of(issuer.token())
-        finally:
-            over.set()
-
-    asyncio.run(ask())
+    try:
+        with pytest.raises(IssuerUnavailable, match="does not give its keys"):
+            await tokens.caller_of(issuer.token())
+    finally:
+        over.set()
 
 
 def test_keys_of_a_given_address_need_no_discovery(issuer, clock):

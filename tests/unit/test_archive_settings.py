@@ -1,6 +1,5 @@
 """Settings and options of `tessera dicomweb`."""
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -146,7 +145,8 @@ def test_the_extras_are_named_together_whichever_is_missing(monkeypatch, package
         assert result.output.count("\n") == 1
 
 
-def test_the_session_is_closed_before_the_threads_that_read_through_it_are_waited_for(monkeypatch):
+@pytest.mark.anyio
+async def test_the_session_is_closed_before_the_threads_that_read_through_it_are_waited_for(monkeypatch):
     closed = []
 
     async def close(_: Workers) -> None:
@@ -157,11 +157,8 @@ def test_the_session_is_closed_before_the_threads_that_read_through_it_are_waite
     session = archive.archive_session("http://127.0.0.1:1", given.archive)
     monkeypatch.setattr(session, "close", lambda: closed.append("session"))
 
-    async def run() -> None:
-        async with archive.slide_segmentation("http://127.0.0.1:1", session, given, Metrics(CollectorRegistry())):
-            pass
-
-    asyncio.run(run())
+    async with archive.slide_segmentation("http://127.0.0.1:1", session, given, Metrics(CollectorRegistry())):
+        pass
     assert closed == ["session", "workers"]
 
 

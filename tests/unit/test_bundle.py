@@ -1,4 +1,3 @@
-import asyncio
 import hashlib
 import json
 import shutil
@@ -21,6 +20,8 @@ from app.inference.session import OnnxSession, open_session
 from app.pathology.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE
 from app.settings import DEFAULT_BUNDLE, QUALITY_BUNDLE
 from app.telemetry.metrics import Metrics
+
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
@@ -138,22 +139,19 @@ def test_nothing_is_served_before_the_golden_pair_is_reproduced(bundle):
         load_segmenter(ModelChoice(bundle, "cpu"))
 
 
-def test_a_model_says_what_it_is_and_where_it_runs_to_whoever_starts_it(bundle):
-    async def scenario() -> None:
-        model = load_segmenter(ModelChoice(bundle, "cpu"))
-        for _ in range(2):  # also if it is closed and started anew
-            metrics = Metrics(CollectorRegistry())
-            value = metrics.registry.get_sample_value
-            await model.start(metrics)
-            said = {"name": model.manifest.name, "version": model.manifest.version, "sha256": model.manifest.sha256}
-            assert value("tessera_model_info", said) == 1
-            assert value("tessera_device_info", {"device": "cpu", "provider": "CPUExecutionProvider"}) == 1
-            side = model.manifest.stride
-            await model.segment(np.zeros((side, side, 3), np.uint8))
-            assert value("tessera_batch_size_count") == 1
-            await model.close()
-
-    asyncio.run(scenario())
+async def test_a_model_says_what_it_is_and_where_it_runs_to_whoever_starts_it(bundle):
+    model = load_segmenter(ModelChoice(bundle, "cpu"))
+    for _ in range(2):  # also if it is closed and started anew
+        metrics = Metrics(CollectorRegistry())
+        value = metrics.registry.get_sample_value
+        await model.start(metrics)
+        said = {"name": model.manifest.name, "version": model.manifest.version, "sha256": model.manifest.sha256}
+        assert value("tessera_model_info", said) == 1
+        assert value("tessera_device_info", {"device": "cpu", "provider": "CPUExecutionProvider"}) == 1
+        side = model.manifest.stride
+        await model.segment(np.zeros((side, side, 3), np.uint8))
+        assert value("tessera_batch_size_count") == 1
+        await model.close()
 
 
 def test_a_model_with_more_classes_than_its_manifest_is_refused(bundle):
@@ -266,7 +264,7 @@ def test_a_gpu_runs_no_batch_before_it_serves_that_it_would_not_run_then():
     assert limits.warm == {(1, 4, 4, 3), (1, 8, 8, 3), (2, 8, 8, 3)}
 
 
-def test_a_model_that_the_device_has_lost_ends_the_service():
+async def test_a_model_that_the_device_has_lost_ends_the_service():
     segmenter = load_segmenter(ModelChoice(DEFAULT_BUNDLE, "cpu"))
     image = np.zeros((64, 64, 3), np.uint8)
     ended: list[bool] = []
@@ -274,16 +272,13 @@ def test_a_model_that_the_device_has_lost_ends_the_service():
     def lost(*_):
         raise RuntimeError("CUDA failure 999: unknown error")
 
-    async def scenario() -> None:
-        await segmenter.start(Metrics(CollectorRegistry()), lambda: ended.append(True))
-        assert (await segmenter.segment(image)).class_map.shape == (64, 64)
-        segmenter._session._session = SimpleNamespace(run=lost)
-        with pytest.raises(ModelNotReady, match="starts anew"):
-            await segmenter.segment(image)
-        assert not segmenter.ready
-        await segmenter.close()
-
-    asyncio.run(scenario())
+    await segmenter.start(Metrics(CollectorRegistry()), lambda: ended.append(True))
+    assert (await segmenter.segment(image)).class_map.shape == (64, 64)
+    segmenter._session._session = SimpleNamespace(run=lost)
+    with pytest.raises(ModelNotReady, match="starts anew"):
+        await segmenter.segment(image)
+    assert not segmenter.ready
+    await segmenter.close()
     assert ended == [True]
 
 

@@ -21,6 +21,8 @@ from app.processes.sources import SharedEngine
 from app.telemetry.metrics import Metrics
 from tests.fakes import manifest
 
+pytestmark = pytest.mark.anyio
+
 KNOWN = manifest(window_px=64)
 
 
@@ -412,30 +414,27 @@ def test_who_gives_up_just_when_the_engine_ends_is_cancelled_and_nothing_else():
     run(scenario)
 
 
-def test_an_engine_knows_when_the_last_of_its_fronts_has_ended_and_answers_nobody():
-    async def scenario() -> None:
-        exchanges = [Exchange(KNOWN, 2) for _ in range(2)]
-        alone = asyncio.Event()
-        model = Model()
-        Engine(model, exchanges).start(alone.set)
-        exchanges[0].image(0, (4, 6))[...] = 1
-        exchanges[0].ask(Asked(Verb.SEGMENT, 0, (4, 6), 0.0))
-        exchanges[0].front_end.close()
-        async with asyncio.timeout(10):
-            while not model.asked:
-                await asyncio.sleep(0.001)
-            await asyncio.sleep(0.01)
-            assert not alone.is_set()
-            model.closed = True
-            exchanges[1].ask(Asked(Verb.SEGMENT, 0, (4, 6), 0.0))
-            exchanges[1].front_end.close()  # with a window on its way
-            await alone.wait()
-        model.answer(0)
+async def test_an_engine_knows_when_the_last_of_its_fronts_has_ended_and_answers_nobody():
+    exchanges = [Exchange(KNOWN, 2) for _ in range(2)]
+    alone = asyncio.Event()
+    model = Model()
+    Engine(model, exchanges).start(alone.set)
+    exchanges[0].image(0, (4, 6))[...] = 1
+    exchanges[0].ask(Asked(Verb.SEGMENT, 0, (4, 6), 0.0))
+    exchanges[0].front_end.close()
+    async with asyncio.timeout(10):
+        while not model.asked:
+            await asyncio.sleep(0.001)
         await asyncio.sleep(0.01)
-        for exchange in exchanges:
-            exchange.close()
-
-    asyncio.run(scenario())
+        assert not alone.is_set()
+        model.closed = True
+        exchanges[1].ask(Asked(Verb.SEGMENT, 0, (4, 6), 0.0))
+        exchanges[1].front_end.close()  # with a window on its way
+        await alone.wait()
+    model.answer(0)
+    await asyncio.sleep(0.01)
+    for exchange in exchanges:
+        exchange.close()
 
 
 class Held:
@@ -454,11 +453,11 @@ class Held:
 
 
 @pytest.mark.parametrize("gives_up", [False, True])
-def test_every_front_is_told_that_a_batch_is_late_and_when_it_is_over(monkeypatch, gives_up):
+async def test_every_front_is_told_that_a_batch_is_late_and_when_it_is_over(monkeypatch, gives_up):
     """Also those whose windows are not in it, and where nobody waits for it any more."""
     monkeypatch.setattr(lanes, "_TICK_SECONDS", 0.01)
 
-    async def scenario() -> None:
+    async with asyncio.timeout(20):
         session = Held()
         model = BatchedSegmenter(KNOWN, session, BatchLimits(1, 4, 10**6, stall_seconds=0.3, first_seconds=3600))
         exchanges = [Exchange(KNOWN, 2) for _ in range(2)]
@@ -491,8 +490,6 @@ def test_every_front_is_told_that_a_batch_is_late_and_when_it_is_over(monkeypatc
         await model.close()
         for exchange in exchanges:
             exchange.close()
-
-    asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
 def test_a_stuck_model_does_not_look_ready_to_the_fronts_until_the_service_has_ended():

@@ -21,6 +21,8 @@ from app.telemetry.metrics import Metrics
 from tests.fakes import ColourSegmenter, manifest
 from tests.pictures import BLUE, GREEN, WHITE, plain
 
+pytestmark = pytest.mark.anyio
+
 
 class Picture:
     """A slide of one level, 0.5 um/px."""
@@ -69,8 +71,8 @@ def test_masks_are_within_the_budget_of_pixels(monkeypatch):
     assert asyncio.run(areas_at_once(5, monkeypatch)) == [1] * 5
 
 
-def test_an_area_between_the_centres_of_pixels_is_refused_and_gives_its_pixels_back():
-    async def scenario() -> None:
+async def test_an_area_between_the_centres_of_pixels_is_refused_and_gives_its_pixels_back():
+    async with asyncio.timeout(20):
         metrics = Metrics(CollectorRegistry())
         workers = Workers(1, metrics)
         segmentation = AreaSegmentation(ColourSegmenter(), workers, workers, metrics, 1)
@@ -82,13 +84,11 @@ def test_an_area_between_the_centres_of_pixels_is_refused_and_gives_its_pixels_b
         finally:
             await workers.close()
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
 
-
-def test_an_area_is_seen_at_the_models_spacing_and_drawn_in_the_slides_pixels():
+async def test_an_area_is_seen_at_the_models_spacing_and_drawn_in_the_slides_pixels():
     """Of 101 px each two become one, and half of the last one lies beyond the slide."""
 
-    async def scenario() -> None:
+    async with asyncio.timeout(20):
         metrics = Metrics(CollectorRegistry())
         workers, model = Workers(1, metrics), ColourSegmenter(manifest().model_copy(update={"um_per_px": 1.0}))
         await model.start(metrics)
@@ -107,8 +107,6 @@ def test_an_area_is_seen_at_the_models_spacing_and_drawn_in_the_slides_pixels():
         [region] = found.tissue
         assert all(value <= 101 for value in region.outline.bounds)
         assert region.outline.area > 0.97 * whole.area
-
-    asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
 def tissue_in(outline: shapely.Polygon, image: RgbImage) -> AreaTissue:

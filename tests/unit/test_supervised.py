@@ -47,6 +47,8 @@ from app.settings import DEFAULT_BUNDLE, Settings
 from app.telemetry.metrics import Metrics
 from tests.fakes import ColourSegmenter, manifest
 
+pytestmark = pytest.mark.anyio
+
 READY = Ready(EngineFacts.of(ColourSegmenter()))
 
 
@@ -448,8 +450,8 @@ class Told:
         self.lifecycle = Lifecycle(lambda: append("retire"), lambda *stop: append(stop), lambda: append("alone"))
 
 
-def test_a_front_does_what_the_supervisor_says_and_knows_when_it_is_gone():
-    async def scenario() -> None:
+async def test_a_front_does_what_the_supervisor_says_and_knows_when_it_is_gone():
+    async with asyncio.timeout(20):
         ours, theirs = multiprocessing.Pipe()
         told = Told()
         channel = Channel(theirs, Metrics(CollectorRegistry()).registry)
@@ -478,11 +480,9 @@ def test_a_front_does_what_the_supervisor_says_and_knows_when_it_is_gone():
         channel.farewell()  # to nobody
         theirs.close()
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
 
-
-def test_each_reload_is_asked_for_and_answered_by_itself():
-    async def scenario() -> None:
+async def test_each_reload_is_asked_for_and_answered_by_itself():
+    async with asyncio.timeout(20):
         ours, theirs = multiprocessing.Pipe()
         channel = Channel(theirs, Metrics(CollectorRegistry()).registry)
         channel.open(READY)
@@ -507,13 +507,11 @@ def test_each_reload_is_asked_for_and_answered_by_itself():
         ours.close()
         theirs.close()
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
 
-
-def test_a_supervisor_that_stands_still_holds_up_nobody_who_asks_for_metrics(monkeypatch):
+async def test_a_supervisor_that_stands_still_holds_up_nobody_who_asks_for_metrics(monkeypatch):
     monkeypatch.setattr(channel_module, "_ALL_METRICS_SECONDS", 0.01)
 
-    async def scenario() -> None:
+    async with asyncio.timeout(20):
         ours, theirs = multiprocessing.Pipe()
         channel = Channel(theirs, Metrics(CollectorRegistry()).registry)
         channel.open(READY)
@@ -526,11 +524,9 @@ def test_a_supervisor_that_stands_still_holds_up_nobody_who_asks_for_metrics(mon
         ours.close()
         theirs.close()
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
 
-
-def test_who_asks_for_metrics_meanwhile_gets_the_same_answer():
-    async def scenario() -> None:
+async def test_who_asks_for_metrics_meanwhile_gets_the_same_answer():
+    async with asyncio.timeout(20):
         ours, theirs = multiprocessing.Pipe()
         channel = Channel(theirs, Metrics(CollectorRegistry()).registry)
         channel.open(READY)
@@ -546,5 +542,3 @@ def test_who_asks_for_metrics_meanwhile_gets_the_same_answer():
         asyncio.get_running_loop().remove_reader(theirs.fileno())
         ours.close()
         theirs.close()
-
-    asyncio.run(asyncio.wait_for(scenario(), 20))
