@@ -22,7 +22,7 @@ _SILENT = CRITICAL + 1
 def require(what: str, packages: Iterable[str], *extras: str) -> None:
     """Make sure that the packages of extras are installed, before they are imported.
 
-    Whoever imports them and takes a failure for their absence would hide every other module that is missing.
+    To catch ModuleNotFoundError around the import would also hide a module of the project's own that is missing.
 
     Args:
         what: What needs them, as in "DICOM".

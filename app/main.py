@@ -85,6 +85,7 @@ def create_app(
     surroundings = surroundings or alone(settings, metrics)
     access, places, stuck = surroundings.access, surroundings.places, surroundings.stuck
     model = segmenter or _load(settings)
+    workers = Workers(-(-settings.cores // places.fronts), metrics)
     limits = PatchLimits(settings.max_side_px, settings.max_pixels_at_once // places.fronts)
     running = Running(
         metrics=metrics,
@@ -93,11 +94,7 @@ def create_app(
         everyones_metrics=surroundings.everyones_metrics,
     )
 
-    def readiness() -> float:
-        running.tell_readiness()
-        return float(running.is_ready)
-
-    metrics.ready.set_function(readiness)
+    metrics.ready.set_function(lambda: float(running.told_readiness() is None))
     if (keys := access.keys) is not None:
         metrics.keys_faulty_lines.set_function(lambda: keys.faulty_lines)
 
@@ -108,7 +105,6 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        workers = Workers(-(-settings.cores // places.fronts), metrics)
         admission = Admission(settings.queue_capacity, settings.queue_pixels, metrics, places)
         await model.start(metrics, stalled)
         running.service = service = Service(

@@ -85,7 +85,7 @@ def to_int8(model: Path, images: Sequence[RgbBatch]) -> onnx.ModelProto:
 
 
 def with_extremes(model: Path, out: Path) -> list[str]:
-    """Write the float32 graph with the least and the greatest value of each tensor that `to_fp16` makes float16.
+    """Write the float32 graph with the least and the greatest value of each result that `to_fp16` makes float16.
 
     A CPU does not show what leaves float16's range: it has no such arithmetic, and computes the converted graph in
     float32 with rounded weights.

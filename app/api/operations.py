@@ -32,9 +32,7 @@ async def live() -> Health:
 @router.get("/health/ready", responses={503: {"model": NotReady}})
 async def ready(request: Request) -> JSONResponse:
     """Report whether the service takes images now; send none while this answers 503, which says why."""
-    running = running_of(request.app)
-    running.tell_readiness()
-    reason = running.why_not_ready()
+    reason = running_of(request.app).told_readiness()
     if reason is None:
         return JSONResponse({"status": "ready"})
     return JSONResponse({"status": "not ready", "reason": reason}, 503)

@@ -94,28 +94,18 @@ class Running:
     sectra: "SectraOrders | None" = None
     _told: Reason | None = field(default=None, init=False)
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the service takes images, as far as this process can tell."""
-        return self.why_not_ready() is None
-
-    def why_not_ready(self) -> Reason | None:
-        """Return why the service takes no images, as far as this process can tell; None where it does."""
-        return None if (hindrance := self._hindrance()) is None else hindrance[0]
-
-    def tell_readiness(self) -> None:
-        """Tell the log once of each change of readiness: to be called wherever somebody asks for it."""
-        if self.phase is Phase.RETIRING:
-            return
+    def told_readiness(self) -> Reason | None:
+        """Tell the log once of each change of readiness, and return why the service takes no images, or None."""
         reason, words = self._hindrance() or (None, "")
-        if reason in (self._told, "starting"):
-            return
+        if reason in (self._told, "starting") or self.phase is Phase.RETIRING:
+            return reason
         self._told = reason
         if reason is None:
             _log.info("ready again")
         else:
             level = logging.INFO if reason == "stopping" else logging.WARNING  # somebody asked it to
             _log.log(level, "not ready: %s", words, extra={"reason": reason})
+        return reason
 
     def _hindrance(self) -> tuple[Reason, str] | None:
         """Return why the service takes no images, and what is wrong in words for the log alone."""

@@ -14,6 +14,7 @@ import click
 
 from app.cli.ending import until_signalled
 from app.cli.options import FiniteRange
+from app.errors import TesseraError
 from app.imaging.paint import DEFAULT_OPACITY
 from app.inference.model import BatchedSegmenter, load_segmenter
 from app.segmentation.folder import FileResult, colliding, find_files, locked, lying_in, remove_half_written
@@ -207,12 +208,16 @@ async def until_ended(work: Coroutine[Any, Any, _T]) -> _T:
 
     Raises:
         click.Abort: SIGTERM or SIGINT ended it.
+        click.ClickException: It cannot be done.
     """
 
     async def finished() -> tuple[_T]:
         return (await work,)
 
-    done = await until_signalled(finished())
+    try:
+        done = await until_signalled(finished())
+    except TesseraError as error:
+        raise click.ClickException(str(error)) from error
     if done is None:
         raise click.Abort
     return done[0]

@@ -13,6 +13,7 @@ from PIL import TiffTags
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from app.errors import UnreadableImage, UnsupportedImage
+from app.libraries import silence_libraries
 from app.pathology.geometry import Size
 
 TIFFS_READ = "send a TIFF with LZW, Deflate or JPEG compression"
@@ -134,6 +135,7 @@ def tags_of(file: BinaryIO) -> Mapping[int, Any]:
     Raises:
         Exception: Whatever Pillow raises on damaged bytes.
     """
+    silence_libraries()
     begin = file.read(8)
     byte_order = begin[:2]
     if _BIG in begin[2:4]:  # Pillow looks for it in the third byte alone, where a big-endian file does not have it

@@ -9,7 +9,7 @@ import re
 import struct
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, time
 from typing import TYPE_CHECKING, Any
 
@@ -183,18 +183,31 @@ def make_reproducible(dataset: "Dataset", source: "Dataset", manifest: ModelMani
     for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in dataset.get(keyword, ()):
             item.DimensionOrganizationUID = organization
-    # Of what the source's sequences hold, pydicom would write the bytes that it has not parsed yet as they are, in the
-    # source's character set. Places of frames are the result's own, and may be many.
     for element in dataset:
-        if element.VR == "SQ" and element.keyword != "PerFrameFunctionalGroupsSequence":
+        if element.VR == "SQ" and element.keyword != "PerFrameFunctionalGroupsSequence":  # its own, and may be long
             for item in element.value:
-                for _ in item.iterall():
-                    pass
+                _parse(item)
+
+
+def _parse(item: "Dataset") -> None:
+    """Have pydicom parse an item of a source's sequence, and so write its texts in the object's character set.
+
+    What it has not parsed it would write as the bytes that the source has. What it cannot parse stays so.
+    """
+    from pydicom.errors import BytesLengthException  # noqa: PLC0415
+
+    for tag in list(item.keys()):
+        with suppress(BytesLengthException, NotImplementedError):
+            element = item[tag]
+            for nested in element.value if element.VR == "SQ" else ():
+                _parse(nested)
 
 
 @contextmanager
 def repeating_the_source() -> Iterator[None]:
     """Say in one line that a source cannot be repeated; what exactly is wrong with it may name a patient."""
+    from pydicom.errors import BytesLengthException  # noqa: PLC0415
+
     try:
         yield
     except TesseraError:
@@ -202,6 +215,7 @@ def repeating_the_source() -> Iterator[None]:
     except (
         ArithmeticError,
         AttributeError,
+        BytesLengthException,
         LookupError,
         NotImplementedError,
         OSError,  # pydicom's, of a number that its representation does not hold

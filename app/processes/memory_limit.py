@@ -11,8 +11,10 @@ from app.settings import Settings
 _GROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """A container's, in cgroup v2 and v1. Where there is none they say `max`, or a number beyond any machine."""
 _IDLE_BYTES = 200 * 2**20
-_LANE_BYTES = 200 * 2**20
-"""What the runtime holds for a window of 1024 px: 160 to 216 MiB with the default bundle, 362 with the quality one."""
+"""Of a service with two fronts."""
+_LANE_BYTES = 220 * 2**20
+"""What the runtime holds for a window of 1024 px: 160 to 216 MiB with the default bundle. Other bundles are not known
+here; the quality one takes 362."""
 _PIXEL_BYTES = 20
 """Of a decoded pixel, with its results and pictures."""
 
@@ -22,8 +24,7 @@ _log = logging.getLogger(__name__)
 def warn_of_little_memory(settings: Settings, layout: Layout) -> None:
     """Say in the log where large patches on all cores may take more memory than there is: who takes more is killed.
 
-    Uploads that wait are not counted, and with an engine of its own for a GPU nothing is said: there no core runs the
-    model.
+    Uploads that wait are not counted. Where a GPU is expected to run the model nothing is said.
     """
     if layout.on_gpu or (limit := memory_limit()) is None:
         return

@@ -80,8 +80,8 @@ class Held:
 
     Attributes:
         images: How many it holds.
-        undone: With how many of its images nothing was done, because there was no place for their pixels. They do not
-            count as work done when `Retry-After` is estimated.
+        undone: How many of its images were refused for want of places for their pixels. They do not count as work done
+            when `Retry-After` is estimated.
     """
 
     def __init__(self, images: int, take_more: Callable[[int], None]) -> None:
@@ -121,7 +121,7 @@ class Admission:
 
     @contextmanager
     def admit(self, images: int) -> Iterator[Held]:
-        """Hold a request's places for images for the length of the block: so many at first.
+        """Hold places for a request's images, which may `grow`, for the length of the block.
 
         Raises:
             QueueFull: Fewer are free for this front; none is taken.

@@ -207,7 +207,7 @@ class ArchiveSegmentation:
 
         The finest level goes last: were the archive to end in the middle, the series would not count as answered, and
         the next try completes it with the same instances. So where the archive does not answer, the same request is
-        repeated after a wait, whatever came of the one before.
+        repeated after a wait, unless the archive then has the result: its answer may have been lost.
 
         Raises:
             ArchiveRefused: The archive does not take it.
@@ -218,6 +218,8 @@ class ArchiveSegmentation:
         backoff = Backoff()
         for tries_left in reversed(range(_STORE_TRIES)):
             try:
+                if tries_left < _STORE_TRIES - 1 and await asyncio.to_thread(self._is_stored, area):
+                    return
                 await asyncio.to_thread(store)
             except ArchiveUnavailable as error:
                 if not tries_left:
@@ -227,6 +229,11 @@ class ArchiveSegmentation:
                 await asyncio.sleep(wait_seconds)
             else:
                 return
+
+    def _is_stored(self, area: AreaResult) -> bool:
+        finest = area.pyramid[0]
+        found = self._archive.result_of(str(finest.StudyInstanceUID), str(finest.SeriesInstanceUID))
+        return found == str(finest.SOPInstanceUID)
 
     def _plan(self, number: int, area: ScannedArea) -> _Plan:
         view = choose_view(area, self._um_per_px, lambda level: level.size.pixels <= self._max_pixels)

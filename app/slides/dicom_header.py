@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _MOST_HEADER_BYTES = 2 * 2**20
 """All that precedes the pixels. Places of 4096 tiles take 0.5 MiB, a scanner's colour profile less."""
+_MOST_DEPTH = 32
+"""How many sequences may lie in one another; reports have some ten."""
 _MOST_PARTS = 20_000
 """Elements, items and values. A tile's place has some 14, so 256 tiles, as 4096 px have of 256 px, have 3,700."""
 _MOST_FRAGMENTS = 2**16
@@ -130,11 +132,18 @@ def _read_elements(file: BytesIO) -> "Dataset":
     return read_partial(file, stop_when=lambda tag, *_: tag >= _PIXEL_GROUP)
 
 
-def _open_sequences(dataset: "Dataset", meter: _Meter) -> None:
-    """Read the sequences of a stated length, which pydicom would read, unmetered, when they are asked for."""
+def _open_sequences(dataset: "Dataset", meter: _Meter, depth: int = 0) -> None:
+    """Read the sequences of a stated length, which pydicom would read, unmetered, when they are asked for.
+
+    Raises:
+        UnreadableImage: Sequences lie in sequences, deeper than any standard has them: pydicom's writer does not come
+            to an end with some hundreds.
+    """
     from pydicom.dataelem import DataElement, RawDataElement  # noqa: PLC0415
     from pydicom.filereader import read_sequence  # noqa: PLC0415
 
+    if depth > _MOST_DEPTH:
+        raise UnreadableImage(f"the DICOM image has sequences in sequences, more than {_MOST_DEPTH} deep")
     for tag in list(dataset.keys()):
         if tag.is_private:
             del dataset[tag]
@@ -150,7 +159,7 @@ def _open_sequences(dataset: "Dataset", meter: _Meter) -> None:
             dataset[tag] = DataElement(tag, "SQ", value)
         if representation == "SQ":
             for item in value:
-                _open_sequences(item, meter)
+                _open_sequences(item, meter, depth + 1)
 
 
 def _representation(element: Any) -> str | None:

@@ -72,7 +72,7 @@ class Target:
         what: In words.
         wanted: The limit, in words.
         found: What was measured, in words, in brackets the least and the most of single visits; empty when nothing was.
-        verdict: Whether it was reached; undecided where one visit says so and another does not.
+        verdict: Whether it was reached; undecided where a single visit says otherwise.
     """
 
     what: str
@@ -265,9 +265,9 @@ def _judged(aim: _Aim, whole: float | None, each: list[float]) -> Target:
     wanted = f"{'at least' if aim.at_least else 'at most'} {aim.limit:g}"
     if whole is None:
         return Target(aim.what, wanted, "", "not measured")
-    least, most = min([whole, *each]), max([whole, *each])
-    shown = [f"{value:.{aim.digits}f}" for value in (whole, least, most)]
-    found = shown[0] if shown[1] == shown[2] else f"{shown[0]} ({shown[1]} to {shown[2]})"
-    good = [value >= aim.limit if aim.at_least else value <= aim.limit for value in (least, most)]
-    verdict: Verdict = "undecided" if good[0] != good[1] else "reached" if good[0] else "not reached"
+    shown = f"{whole:.{aim.digits}f}"
+    bounds = [f"{value:.{aim.digits}f}" for value in (min(each), max(each))] if len(each) > 1 else [shown]
+    found = shown if set(bounds) == {shown} else f"{shown} ({' to '.join(bounds)})"
+    good = {value >= aim.limit if aim.at_least else value <= aim.limit for value in (whole, *each)}
+    verdict: Verdict = "undecided" if len(good) > 1 else "reached" if good == {True} else "not reached"
     return Target(aim.what, wanted, found, verdict)

@@ -181,7 +181,7 @@ def test_a_process_that_nobody_can_end_does_not_keep_the_service_from_ending(bun
     assert any("not ready within 3 s: engine" in line for line in lines) != is_told
 
 
-def test_a_front_that_gets_no_thread_for_images():
+def test_a_front_that_gets_no_thread_for_images(tmp_path):
     """As beyond a container's limit on processes, which counts threads."""
     program = """
 import threading
@@ -194,10 +194,15 @@ def refuse(thread):
 threading.Thread.start = refuse
 main()
 """
-    command = [sys.executable, "-c", program, "serve", "--port", "0", "--device", "cpu", "--cores", "2"]
-    ended = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == CANNOT_START
-    assert "a thread for images does not start: can't start new thread; raise the limit" in ended.stderr
+    serve = ["serve", "--port", "0", "--device", "cpu", "--cores", "2"]
+    segment = ["segment", str(ROOT / "examples" / "patches"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    for arguments in ([*serve], [*serve, "--fronts", "1"], segment):
+        command = [sys.executable, "-c", program, *arguments]
+        ended = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == CANNOT_START
+        line = ended.stderr.splitlines()[-1]
+        assert "a thread for images does not start: can't start new thread; raise the limit" in line
+        assert "Traceback" not in ended.stderr
 
 
 def test_a_provider_that_is_not_there():

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from pydicom import Dataset
 
 from app.errors import (
+    ArchiveRefused,
     ArchiveUnavailable,
     ImageRejected,
     ImageTooLarge,
@@ -337,7 +338,36 @@ def test_a_result_that_cannot_be_stored_for_a_moment_is_stored_without_segmentin
     assert all(one == asked[0] for one in asked)
 
 
-def test_a_wait_before_storing_again_ends_when_it_is_cancelled(monkeypatch):
+@pytest.mark.anyio
+async def test_a_result_whose_answer_was_lost_is_not_stored_again(monkeypatch):
+    """An archive may refuse what it has already."""
+    monkeypatch.setattr("app.segmentation.backoff._FIRST_WAIT_SECONDS", 0.0)
+    held: list[Dataset] = []
+
+    def store(instances: Sequence[Dataset]) -> None:
+        if held:
+            raise ArchiveRefused("the archive does not store the result (failure reason 0111H, PS3.18 I.2.2)")
+        held.extend(instances)
+        raise ArchiveUnavailable("the archive cannot be reached, or does not answer within --timeout")
+
+    archive = archive_of(monkeypatch)
+    archive.store = store
+    archive.result_of = lambda study, series: next(
+        (str(one.SOPInstanceUID) for one in held if (one.StudyInstanceUID, one.SeriesInstanceUID) == (study, series)),
+        None,
+    )
+    finest = Dataset()
+    finest.StudyInstanceUID, finest.SeriesInstanceUID, finest.SOPInstanceUID = "1.2", "1.2.3", "1.2.3.4"
+    metrics = Metrics(CollectorRegistry())
+    workers = Workers(1, metrics)
+    slides = ArchiveSegmentation(archive, ColourSegmenter(), workers, metrics, SlideOptions(None, 2**20))
+    await slides.store(AreaResult(1, (), (finest,), None, *[Level(Size(1, 1), None, 1.0)] * 3))
+    await workers.close()
+    assert held == [finest]
+
+
+@pytest.mark.anyio
+async def test_a_wait_before_storing_again_ends_when_it_is_cancelled(monkeypatch):
     monkeypatch.setattr("app.segmentation.backoff._FIRST_WAIT_SECONDS", 600.0)
     asked: list[None] = []
 
@@ -348,20 +378,17 @@ def test_a_wait_before_storing_again_ends_when_it_is_cancelled(monkeypatch):
     archive = archive_of(monkeypatch)
     archive.store = store
 
-    async def scenario() -> None:
-        metrics = Metrics(CollectorRegistry())
-        workers = Workers(1, metrics)
-        slides = ArchiveSegmentation(archive, ColourSegmenter(), workers, metrics, SlideOptions(None, 2**20))
-        result = AreaResult(1, (), (Dataset(),), None, *[Level(Size(1, 1), None, 1.0)] * 3)
-        storing = asyncio.create_task(slides.store(result))
-        while not asked:
-            await asyncio.sleep(0.01)
-        storing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await storing
-        await workers.close()
-
-    asyncio.run(scenario())
+    metrics = Metrics(CollectorRegistry())
+    workers = Workers(1, metrics)
+    slides = ArchiveSegmentation(archive, ColourSegmenter(), workers, metrics, SlideOptions(None, 2**20))
+    result = AreaResult(1, (), (Dataset(),), None, *[Level(Size(1, 1), None, 1.0)] * 3)
+    storing = asyncio.create_task(slides.store(result))
+    while not asked:
+        await asyncio.sleep(0.01)
+    storing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await storing
+    await workers.close()
     assert len(asked) == 1
 
 

@@ -11,7 +11,7 @@ from pydicom import Dataset, dcmread
 from pydicom.data import get_charset_files
 from pydicom.uid import UID, ComprehensiveSRStorage, SegmentationStorage
 
-from app.errors import ExtraMissing, UnsupportedImage
+from app.errors import ExtraMissing, UnreadableImage, UnsupportedImage
 from app.interop.dicom_file import to_bytes
 from app.interop.dicom_identity import moment, result_key, series_uid
 from app.interop.dicom_seg import PyramidLevel
@@ -168,6 +168,46 @@ def test_texts_within_sequences_keep_their_letters(character_set, text, form):
     [step] = specimen.SpecimenPreparationSequence
     [content] = step.SpecimenPreparationStepContentItemSequence
     assert [specimen.SpecimenIdentifier, specimen.SpecimenDetailedDescription, content.TextValue] == [text] * 3
+
+
+@pytest.mark.parametrize("representation", [b"FD", b"ZZ", b"DS", b"US"])
+def test_what_cannot_be_parsed_within_sequences_is_repeated_as_it_is(representation):
+    """A number of four bytes where one has eight, and a representation that nobody knows."""
+    source = whole_slide(IMAGE)
+    step, content = Dataset(), Dataset()
+    content.PersonName = "abcd"
+    step.SpecimenPreparationStepContentItemSequence = [content]
+    source.SpecimenDescriptionSequence[0].SpecimenPreparationSequence = [step]
+    written = b"\x40\x00\x23\xa1PN\x04\x00abcd"
+    data = file_of(source)
+    assert data.count(written) == 1
+
+    header = dicom.header(data.replace(written, written.replace(b"PN", representation)))
+    seg = segmentation_object(header, CLASS_MAP, MODEL)
+
+    assert b"\x40\x00\x23\xa1" + representation + b"\x04\x00abcd" in to_bytes(seg)
+    assert to_bytes(measurement_report(header, seg, FRACTIONS, MODEL))
+
+
+def test_sequences_deeper_than_any_standard_has_them_are_refused():
+    """With some 250 of them pydicom's writer does not come to an end, and takes gigabytes."""
+    source = whole_slide(IMAGE)
+    source.ProcedureCodeSequence = [_nested(32)]
+    assert dicom.header(file_of(source)).ProcedureCodeSequence
+    source.ProcedureCodeSequence = [_nested(33)]
+    with pytest.raises(UnreadableImage, match="sequences in sequences, more than 32 deep"):
+        dicom.header(file_of(source))
+
+
+def _nested(depth: int) -> Dataset:
+    """Return an item of a sequence that has, with it, so many sequences in one another."""
+    item = Dataset()
+    item.TextValue = "innermost"
+    for _ in range(depth - 1):
+        outer = Dataset()
+        outer.ContentSequence = [item]
+        item = outer
+    return item
 
 
 @pytest.mark.parametrize("name", ["chrArab", "chrH31", "chrH32", "chrI2", "chrRuss", "chrX1", "chrX2"])

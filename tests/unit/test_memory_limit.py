@@ -24,18 +24,18 @@ def test_a_container_with_less_than_its_cores_may_take_is_told_of(group, caplog)
     group[0].write_text(f"{4 * 2**30}\n")
     warn_of_little_memory(Settings(cores=32), ON_CPU)
     assert caplog.messages == [
-        "large patches on 32 cores may take 7.7 GiB of memory, and the limit is 4.0 GiB: raise it, or lower --cores or"
+        "large patches on 32 cores may take 8.3 GiB of memory, and the limit is 4.0 GiB: raise it, or lower --cores or"
         " --max-pixels-at-once"
     ]
 
 
 def test_what_the_documentation_says_four_gib_carry(group, caplog):
-    documented = "4 GiB carry 13 cores"
+    documented = "4 GiB carry 11 cores"
     assert documented in Path("docs/configuration.md").read_text()
     group[0].write_text(f"{4 * 2**30}\n")
-    warn_of_little_memory(Settings(cores=13), ON_CPU)
+    warn_of_little_memory(Settings(cores=11), ON_CPU)
     assert not caplog.messages
-    warn_of_little_memory(Settings(cores=14), ON_CPU)
+    warn_of_little_memory(Settings(cores=12), ON_CPU)
     assert caplog.messages
 
 

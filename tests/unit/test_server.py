@@ -85,12 +85,15 @@ def test_where_no_tls_is_to_be_had_the_service_says_so(monkeypatch, tmp_path):
         Server(app, settings, lambda: None)
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("by_uvicorn", [False, True])
-def test_one_that_retires_is_ready_for_as_long_as_connections_may_still_come_and_then_ends(monkeypatch, by_uvicorn):
+async def test_one_that_retires_is_ready_for_as_long_as_connections_may_still_come_and_then_ends(
+    monkeypatch, by_uvicorn
+):
     monkeypatch.setattr(server, "_LISTENS_BY_UVICORN", by_uvicorn)
     app = create_app(SETTINGS, ColourSegmenter())
 
-    async def scenario() -> None:
+    async with asyncio.timeout(20):
         with bind("127.0.0.1", 0) as listener:
             started = asyncio.Event()
             retiring = Server(app, SETTINGS, started.set, signals=())
@@ -100,11 +103,9 @@ def test_one_that_retires_is_ready_for_as_long_as_connections_may_still_come_and
             retiring.retire()
             retiring.retire()
             assert app.state.running.phase is Phase.RETIRING
-            assert app.state.running.is_ready
+            assert app.state.running.told_readiness() is None
             await serving
             assert 0.9 < asyncio.get_running_loop().time() - before < 5.5
-
-    asyncio.run(asyncio.wait_for(scenario(), 20))
     assert not app.state.running.service.segmenter.ready
 
 

@@ -227,7 +227,7 @@ def test_servers_are_compared_by_what_the_machine_could_do_when_they_were_visite
 
 
 def test_a_peer_that_is_tessera_is_no_peer():
-    assert [target.found for target in targets(result(own=58.0, peer=29.0))][1] == "2.00 (1.97 to 2.00)"
+    assert [target.found for target in targets(result(own=58.0, peer=29.0))][1] == "2.00"
 
 
 @pytest.mark.parametrize(("variants", "visited"), [((), ["tessera"]), (("int8",), ["tessera", "tessera-fp32"])])
@@ -259,7 +259,7 @@ def test_targets_are_judged_or_not_measured():
     judged = [(target.found, target.verdict) for target in targets(result())]
     assert judged[:4] == [
         ("0.94 (0.93 to 0.96)", "reached"),
-        ("1.16 (1.14 to 1.16)", "undecided"),
+        ("1.16", "undecided"),
         ("", "not measured"),
         ("2.00", "reached"),
     ]
