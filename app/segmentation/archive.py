@@ -216,13 +216,13 @@ class ArchiveSegmentation:
         beside = () if area.report is None else (area.report,)
         store = partial(self._archive.store, (*area.pyramid[:0:-1], *beside, area.pyramid[0]))
         backoff = Backoff()
-        for tries_left in reversed(range(_STORE_TRIES)):
+        for number in range(1, _STORE_TRIES + 1):
             try:
-                if tries_left < _STORE_TRIES - 1 and await asyncio.to_thread(self._is_stored, area):
+                if number > 1 and await asyncio.to_thread(self._is_stored, area):
                     return
                 await asyncio.to_thread(store)
             except ArchiveUnavailable as error:
-                if not tries_left:
+                if number == _STORE_TRIES:
                     raise
                 wait_seconds = backoff.next_seconds()
                 _log.warning("%s; storing the result again in %.1f s", error, wait_seconds)
