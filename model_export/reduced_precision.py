@@ -37,15 +37,19 @@ from model_export.folding import drop_unread
 
 RUNTIME_VERSION: str = onnxruntime.__version__
 
-_INT8_OPERATIONS = ("Conv", "Add", "Clip", "Relu")
+_BOUNDING = ("Clip", "Relu")
+_INT8_OPERATIONS = ("Conv", "Add", *_BOUNDING)
 _ENLARGING = ("Resize", "Upsample", "ConvTranspose", "DepthToSpace")
-_LEAST_STRIDE = 8
+_LEAST_STRIDE = 4
 """The stride from which on an encoder computes in int8. Before it there are large tensors of few channels, where int8
 gains little time and loses the most."""
+_WIDE = 32
+"""Channels that a convolution behind an enlargement reads and writes at least, to compute in int8: what changes of type
+cost there, fewer do not win back."""
 
 
 def to_int8(model: Path, images: Sequence[RgbBatch]) -> onnx.ModelProto:
-    """Return the graph with its encoder in int8: QDQ format, a scale for each weight's channel, fixed for activations.
+    """Return the graph in int8 where that pays: QDQ format, a scale for each weight's channel, fixed for activations.
 
     Activations are uint8 between the least and the greatest value that `images` give. Weights have 7 bits: without VNNI
     instructions, x86 adds two products of 8-bit numbers in 16 bits, which overflow; with 7 bits they cannot, so that
@@ -169,19 +173,30 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 
 def _int8_nodes(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the operations to convert, none where no convolution is among them."""
+    """Return the names of the operations to convert, none where no convolution is among them.
+
+    Behind an enlargement these are wide convolutions alone, and what bounds their results.
+    """
     between = _between_convolutions(graph)
     enlarged = _downstream(graph, [node for node in graph.node if node.op_type in _ENLARGING])
     strides = _strides(graph)
-    chosen = [
-        node
-        for node in graph.node
-        if node.op_type in _INT8_OPERATIONS
-        and node.name in between
-        and node.name not in enlarged
-        and strides[node.name] >= _LEAST_STRIDE
-    ]
+    shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
+    chosen, wide = [], set()
+    for node in graph.node:
+        if node.op_type not in _INT8_OPERATIONS or node.name not in between or strides[node.name] < _LEAST_STRIDE:
+            continue
+        if node.name in enlarged:
+            if node.op_type == "Conv" and _is_wide(shapes.get(node.input[1], ())):
+                wide.update(node.output)
+            elif node.op_type not in _BOUNDING or node.input[0] not in wide:
+                continue
+        chosen.append(node)
     return [node.name for node in chosen] if any(node.op_type == "Conv" for node in chosen) else []
+
+
+def _is_wide(shape: Sequence[int]) -> bool:
+    """Whether a convolution's weights, (written, read a group, height, width), are of many channels both ways."""
+    return len(shape) > 1 and min(shape[:2]) >= _WIDE
 
 
 def _give_biases(graph: onnx.GraphProto, names: set[str]) -> None:

@@ -46,7 +46,7 @@ def _one_thread():
 
 
 class Small(nn.Module):
-    """Has the shape of the project's network: an encoder down to stride 8, an enlargement, two heads."""
+    """Has the shape of the project's network: an encoder down to stride 8, an enlargement, a decoder, two heads."""
 
     def __init__(self):
         super().__init__()
@@ -55,12 +55,15 @@ class Small(nn.Module):
             *(nn.Conv2d(24, 32, 3, 2, 1), nn.ReLU6()),
         )
         self.first, self.second = nn.Conv2d(32, 32, 3, 1, 1), nn.Conv2d(32, 32, 1, bias=False)
-        self.segment, self.classify = nn.Conv2d(32, 4, 1), nn.Conv2d(32, 3, 1)
+        self.wide, self.narrow = nn.Conv2d(32, 32, 3, 1, 1), nn.Conv2d(32, 16, 1)
+        self.segment, self.classify = nn.Conv2d(16, 4, 1), nn.Conv2d(32, 3, 1)
 
     def forward(self, images):
         x = self.encoder(images)
         x = x + self.second(torch.relu(self.first(x)))
-        out = functional.interpolate(10 * self.segment(x), scale_factor=8.0, mode="bilinear")
+        enlarged = functional.interpolate(x, scale_factor=2.0)
+        fine = self.narrow(enlarged + torch.relu(self.wide(enlarged)))
+        out = functional.interpolate(10 * self.segment(fine), scale_factor=4.0, mode="bilinear")
         return {"out": out, "labels": self.classify(x).amax(dim=(2, 3))}
 
 
@@ -153,7 +156,8 @@ def test_weights_have_seven_bits_and_a_scale_each_channel(varied):
     weights = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.data_type == INT8]
     kernels = [weight.astype(int) for weight in weights if weight.ndim == 4]
 
-    assert len(kernels) == 2, "the encoder's convolutions from stride 8 on, without the heads"
+    encoder, decoder = [(32, 24, 3, 3), (32, 32, 3, 3), (32, 32, 1, 1)], [(32, 32, 3, 3)]
+    assert [kernel.shape for kernel in kernels] == encoder + decoder, "from stride 4 on, and what is wide behind that"
     for kernel in kernels:
         assert np.abs(kernel).max() <= 64
         largest = np.abs(kernel).reshape(len(kernel), -1).max(axis=1)
@@ -168,7 +172,7 @@ def test_a_convolution_without_a_bias_is_corrected_too(varied):
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     convolutions = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in makers]
 
-    assert len(convolutions) == 2
+    assert len(convolutions) == 4
     for convolution in convolutions:
         assert arrays[makers[convolution.input[2]].input[0]].all(), "no channel's weights are rounded without a trace"
 
@@ -210,7 +214,7 @@ def test_a_variant_that_loses_too_much_is_refused_and_leaves_nothing(bundle, pai
     def worse(model, images):
         graph = to_int8(model, images)
         for tensor in graph.graph.initializer:  # the segmentation head's votes, turned around
-            if list(tensor.dims)[:2] == [4, 32]:
+            if list(tensor.dims)[:2] == [4, 16]:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
         return graph
 
@@ -289,7 +293,7 @@ class Loud(Small):
 
     def forward(self, images):
         loud = 1e8 * self.second(torch.relu(self.first(self.encoder(images))))
-        out = functional.interpolate(self.segment(1e-8 * loud), scale_factor=8.0, mode="bilinear")
+        out = functional.interpolate(self.segment(1e-8 * self.narrow(loud)), scale_factor=8.0, mode="bilinear")
         return {"out": out, "labels": self.classify(1e-8 * loud).amax(dim=(2, 3))}
 
 
