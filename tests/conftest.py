@@ -137,7 +137,7 @@ class RunningService:
 
     def ended(self) -> int:
         """Wait for its end, let go of its log, and return its exit status."""
-        status = self.process.wait(30)
+        status = self.process.wait(90)
         self._reader.join()
         assert self.process.stderr is not None
         self.process.stderr.close()

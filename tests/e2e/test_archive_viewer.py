@@ -186,16 +186,19 @@ def alone_of(page: Page) -> RgbImage:
     for box in page.get_by_role("checkbox").all():
         box.uncheck()
     source = cmu1()[::-1, ::-1]
+    picture = shown(page)
 
-    def is_the_slide() -> None:
-        picture = shown(page)
+    def is_the_slide_at_rest() -> None:  # whose last tiles may come later
+        nonlocal picture
+        before, picture = picture, shown(page)
+        np.testing.assert_array_equal(picture, before)
         for tissue in (TUMOR, STROMA, NORMAL):
             left, top, right, bottom = PLACES[tissue.name]
             there = source[-bottom : -top or None, -right : -left or None]
             assert np.abs(place_of(tissue, picture).mean((0, 1)) - there.mean((0, 1))).max() < 6
 
-    eventually(is_the_slide)
-    return shown(page)
+    eventually(is_the_slide_at_rest)
+    return picture
 
 
 def test_the_segments_lie_over_the_slide_in_their_colours(visit: Visit) -> None:
@@ -313,7 +316,12 @@ def test_a_pyramids_segments_lie_over_the_whole_slide_from_far_away(browser: Bro
         page = visit.page
         open_slide(page, LAYERED)
         expect(page.get_by_text("Zoom in to see the segments.")).to_be_hidden()
-        assert len(instances_of_frames(visit)) == 2
+
+        def both_are_fetched() -> None:
+            shown(page)
+            assert len(instances_of_frames(visit)) == 2
+
+        eventually(both_are_fetched)
         slide = alone_of(page)
         for box in page.get_by_role("checkbox").all():
             box.check()

@@ -19,6 +19,7 @@ from tests.e2e.viewer_page import (
     QUARTERS,
     SIDE,
     STAGE,
+    arrived,
     assert_seen,
     behind_gateway,
     blended,
@@ -68,11 +69,14 @@ def test_the_class_under_the_mouse_is_named(page, pane):
     for name, (right, down) in QUARTERS.items():
         point_at(page, pane, right, down)
         x, y = (round(SIDE / 2 + step * SIDE / 4) for step in (right, down))
-        said = page.locator("#pointed")
-        expect(said).to_have_text(re.compile(rf"{name.capitalize()}, at \d+, \d+ px"))
-        at = [int(number) for number in re.findall(r"\d+", said.inner_text())]
-        assert abs(at[0] - x) <= 1
-        assert abs(at[1] - y) <= 1
+
+        def is_named(name: str = name, x: int = x, y: int = y) -> None:
+            at = re.fullmatch(rf"{name.capitalize()}, at (\d+), (\d+) px", page.locator("#pointed").inner_text())
+            assert at is not None
+            assert abs(int(at[1]) - x) <= 1
+            assert abs(int(at[2]) - y) <= 1
+
+        eventually(is_named)  # the view learns in the next frame that it is half as wide
     pick(page, "Confidence")
     expect(page.locator("#busy")).to_be_empty()
     point_at(page, pane, *QUARTERS["stroma"])
@@ -237,7 +241,7 @@ def test_a_late_failure_of_the_confidence_leaves_the_outlines(visit):
 
     page.route("**/segment*view=confidence*", hold)
     pick(page, "Confidence")
-    eventually(lambda: equal(len(held), 1))
+    arrived(page, held, 1)
     pick(page, "Outlines")
     held[0].fulfill(status=500)
     expect(page.get_by_role("alert")).not_to_be_empty()

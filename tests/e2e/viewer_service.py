@@ -79,12 +79,24 @@ class Gateway:
             self.busy -= 1
             await _refuse(send, 429, {"retry-after": str(self.retry_after_seconds)})
             return
+        inside = True
+
+        def leave() -> None:
+            nonlocal inside
+            self.inside -= inside
+            inside = False
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                leave()  # before the client can know that its answer is whole
+            await send(message)
+
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
         try:
-            await self.app(scope, noted, send)
+            await self.app(scope, noted, told)
         finally:
-            self.inside -= 1
+            leave()
 
 
 async def _refuse(send: Send, status: int, headers: dict[str, str]) -> None:

@@ -390,11 +390,12 @@ def test_a_client_that_does_not_read_is_cut_off(hostile):
 
 
 def test_a_crowd_is_refused_and_probes_are_answered(hostile):
-    crowd = [connect(hostile) for _ in range(CONNECTIONS)]
+    crowd: list[socket.socket] = []
     try:
-        for connection in crowd:  # of which one that has said nothing yet is closed after a second
-            connection.sendall(LIVE)
-            assert connection.recv(2**16).startswith(b"HTTP/1.1 200 ")
+        for _ in range(CONNECTIONS):  # one that has said nothing is closed after a second
+            crowd.append(connect(hostile))
+            crowd[-1].sendall(LIVE)
+            assert crowd[-1].recv(2**16).startswith(b"HTTP/1.1 200 ")
         counted = 'tessera_requests_total{route="/segment",status="503"}'
         assert f"{counted} 0.0" in httpx.get(f"{hostile.url}/metrics").text
         [answer] = exchange(hostile, GOOD + b"\r\n" + PATCH)
