@@ -12,6 +12,7 @@ from pathlib import Path
 from app.errors import AccessUnusable, AuditUnavailable, reason_of
 from app.shared_numbers import shared_numbers
 
+NOT_WRITTEN = "the audit log cannot be written, and nothing is answered without it"
 _DOUBTED_NS = 10 * 10**9
 """For so long a line that could not be written speaks against the next one; then it is worth a try."""
 
@@ -54,7 +55,7 @@ class AuditLog:
         except OSError as error:
             self._doubted_for[0] = error.errno or errno.EIO
             self._doubted_until[0] = self._clock() + _DOUBTED_NS
-            raise AuditUnavailable("the audit log cannot be written, and nothing is answered without it") from error
+            raise AuditUnavailable(NOT_WRITTEN) from error
         self._doubted_until[0] = 0
 
     @property

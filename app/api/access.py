@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.access.audit import AuditLog
+from app.access.audit import NOT_WRITTEN, AuditLog
 from app.access.callers import ANYBODY
 from app.access.callers import Scope as Allowed
 from app.access.gate import Access
@@ -79,6 +79,10 @@ class AccessControl:
         if audit is None:
             await self._serve(scope, receive, send, part, is_audited=False)
             return
+        if audit.trouble is not None:  # nothing is computed whose answer could not be given
+            running_of(scope["app"]).told_readiness()  # the log is told why, once
+            await self._refuse(scope, receive, send, AuditUnavailable(NOT_WRITTEN))
+            return
         writing = _Writing(audit, scope, receive, send, self._metrics)
         try:
             await self._serve(scope, receive, writing.send, part, is_audited=True)
@@ -97,10 +101,13 @@ class AccessControl:
             if needed is not None and needed not in caller.scopes:
                 raise ScopeMissing(f"this key or token does not allow {needed}", needed)
         except TesseraError as error:
-            scope["route"] = next((route for route in self._routes if route.matches(scope)[0] != Match.NONE), None)
-            await refuse(scope, error, self._metrics)(scope, receive, send)
+            await self._refuse(scope, receive, send, error)
             return
         await self._app(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: TesseraError) -> None:
+        scope["route"] = next((route for route in self._routes if route.matches(scope)[0] != Match.NONE), None)
+        await refuse(scope, error, self._metrics)(scope, receive, send)
 
     def _needed(self, part: str) -> Allowed | None:
         """Return what a caller has to be allowed for this part; None where it is open to everybody.

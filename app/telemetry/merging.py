@@ -18,8 +18,9 @@ _LEAST = frozenset(
     }
 )
 """Not sums: ready when all are, started when the first was, and the limit is each process's own."""
-_MOST = frozenset({"tessera_device_info", "tessera_model_info", "tessera_keys_faulty_lines"})
-"""1 wherever it is said; and each process reads the same file of keys."""
+_MOST = frozenset({"tessera_device_info", "tessera_model_info", "tessera_keys_faulty_lines", "process_open_fds"})
+"""1 wherever it is said; each process reads the same file of keys; and has a limit of its own, which is reached first
+where most are open."""
 
 
 def snapshot(registry: CollectorRegistry) -> Snapshot:

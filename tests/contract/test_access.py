@@ -23,6 +23,7 @@ from app.errors import QueueFull
 from app.main import create_app
 from app.settings import Settings
 from tests.fakes import ColourSegmenter, a_place_taken
+from tests.full_disk import full_at
 from tests.issuer import AUDIENCE, issuing
 from tests.keys_file import write_keys
 from tests.pictures import encoded, noise, plain
@@ -511,6 +512,20 @@ def test_nothing_is_answered_that_cannot_be_written_down(caplog):
         assert (refused.status_code, kind(refused)) == (503, "audit-unavailable")
         assert "tessera-labels" not in refused.headers
         assert client.get("/health/live").status_code == 200
+        assert kind(post(client)) == "audit-unavailable"
+    assert [level for level, _ in told_of_readiness(caplog)] == ["WARNING"], "once, however many ask"
+
+
+def test_what_cannot_be_written_down_is_not_answered_though_it_was_computed(tmp_path, caplog):
+    with running(audit_log=tmp_path / "audit.jsonl") as client:
+        with full_at(0):  # a quota, of which the free space of the disk says nothing
+            refused = post(client, headers={"Accept": "image/png"})
+            assert (refused.status_code, kind(refused)) == (503, "audit-unavailable")
+            assert "tessera-labels" not in refused.headers
+        registry = client.app.state.running.metrics.registry
+        assert registry.get_sample_value("tessera_images_total") == 1
+        assert kind(post(client)) == "audit-unavailable"  # for ten seconds nothing is tried
+        assert registry.get_sample_value("tessera_images_total") == 1
     assert [record.levelno for record in caplog.records if record.name == "app.api.access"] == [logging.ERROR]
 
 
@@ -642,6 +657,22 @@ def test_a_service_that_cannot_write_its_audit_log_is_not_ready_until_it_can(tmp
         f"the audit log {log} cannot be written: is a directory; images are refused until a line can be appended to it"
     )
     assert told_of_readiness(caplog) == [("WARNING", f"not ready: {why}"), ("INFO", "ready again")]
+
+
+def test_nothing_is_computed_while_the_audit_log_cannot_be_written(tmp_path):
+    log = tmp_path / "audit.jsonl"
+    with running(audit_log=log) as client:
+        log.unlink()
+        log.mkdir()
+        assert kind(post(client)) == "audit-unavailable"
+        registry = client.app.state.running.metrics.registry
+        assert registry.get_sample_value("tessera_images_total") == 0
+        assert registry.get_sample_value("tessera_rejections_total", {"reason": "audit-unavailable"}) == 1
+        assert registry.get_sample_value("tessera_requests_total", {"route": "/segment", "status": "503"}) == 1
+        assert client.get("/model").status_code == 200
+        log.rmdir()
+        assert post(client).status_code == 200
+        assert registry.get_sample_value("tessera_images_total") == 1
 
 
 def test_a_service_that_cannot_tell_which_keys_are_valid_is_not_ready_until_it_can(keys_file, caplog):

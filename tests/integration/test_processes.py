@@ -1,6 +1,7 @@
 """The service as several processes: what it counts together, and what becomes of it when one of them ends."""
 
 import concurrent.futures
+import json
 import os
 import signal
 import threading
@@ -167,7 +168,9 @@ def test_when_one_process_ends_by_itself_the_service_ends_and_says_so(layout, in
     assert service.ended() == 1
     assert time.monotonic() - started < 20
     assert not any(Path(f"/proc/{pid}").exists() for pid in ours)
-    assert "ended by itself (signal SIGKILL), and all with it" in service.log[-1]
+    told = [line for line in service.log if "ended by itself (signal SIGKILL), and all with it" in line]
+    assert [json.loads(line)["level"] for line in told] == ["error", "critical"]  # at once, and with the last line
+    assert told[-1] == service.log[-1]
 
 
 @pytest.mark.parametrize(("layout", "number"), [("own", signal.SIGINT), ("shared", signal.SIGTERM)])

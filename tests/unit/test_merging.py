@@ -72,12 +72,13 @@ def test_what_is_known_of_the_model_is_1_whoever_says_it():
     assert value(merged(taken), "tessera_model_info", name="a", version="1", sha256="0") == 1
 
 
-def test_memory_is_that_of_all_processes_and_the_start_that_of_the_first():
+def test_memory_is_that_of_all_processes_and_open_files_are_those_of_one():
     own = snapshot(Metrics(CollectorRegistry()).registry)
     both = merged([own, own])
     for name, factor in (
         ("process_resident_memory_bytes", 2),
         ("process_start_time_seconds", 1),
+        ("process_open_fds", 1),
         ("process_max_fds", 1),
     ):
         assert value(both, name) == pytest.approx(factor * value(own, name))
