@@ -8,6 +8,7 @@ import asyncio
 import json
 import struct
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, expect
 
+from app.inference.result import WindowResult
 from app.pathology.arrays import RgbImage
 from app.pathology.classes import TissueClass
+from app.pathology.manifest import ModelManifest
 from tests.conftest import ROOT, RunningService
 from tests.dicom_sources import file_of, microscopic
 from tests.e2e.browser import eventually, visiting
@@ -98,7 +101,7 @@ def test_what_the_model_is_for_is_said_before_and_beside_the_result(browser):
         expect(page.locator("#welcome")).to_contain_text(said)
         expect(page.locator("#welcome")).to_contain_text("Choose, drop or paste PAS patches")
         show(page)
-        expect(page.locator(".labels + .hint")).to_have_text(said)
+        expect(page.locator("#numbers > .hint:first-child")).to_have_text(said)
         page.get_by_text("Where this comes from").click()
         expect(page.locator("#provenance-list")).to_contain_text("Glands in patches of colon.")
         expect(page.locator("#provenance-list")).to_contain_text("Teaching only")
@@ -556,6 +559,110 @@ def _warned_twice(answer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class Torn(ColourSegmenter):
+    """Finds the labels that it is told to, whatever the mask shows."""
+
+    def __init__(self, *probabilities: float, known: ModelManifest | None = None) -> None:
+        super().__init__(known)
+        self.probabilities = np.array(probabilities, np.float32)
+
+    async def segment(self, window: RgbImage) -> WindowResult:
+        return replace(await super().segment(window), label_probabilities=self.probabilities)
+
+
+def spotted(spot: tuple[int, int, int], spot_side: int, ground: tuple[int, int, int] = GREEN) -> bytes:
+    """Return a patch of one colour with a square of another in its corner."""
+    image = plain(ground, SIDE, SIDE)
+    image[:spot_side, :spot_side] = spot
+    return encoded(image)
+
+
+TORN = "Labels and mask are two answers of the model, and here they disagree: "
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "patch", "said"),
+    [
+        ((0, 1, 0), spotted(BLUE, 64), "tumor is in the mask but not among the labels."),
+        (
+            (0, 0, 0),
+            encoded(quarters(SIDE, SIDE)),
+            "tumor, stroma, and normal are in the mask but not among the labels.",
+        ),
+        ((1, 1, 0), spotted(GREEN, 64), "tumor is among the labels but hardly, if at all, in the mask."),
+        ((1, 1, 0), spotted(BLUE, 15), "tumor is among the labels but hardly, if at all, in the mask."),
+        (
+            (1, 0, 1),
+            encoded(plain(WHITE, 64, 64)),
+            "tumor and normal are among the labels but hardly, if at all, in the mask.",
+        ),
+        (
+            (0, 1, 0),
+            encoded(plain(BLUE, 64, 64)),
+            "tumor is in the mask but not among the labels; "
+            "stroma is among the labels but hardly, if at all, in the mask.",
+        ),
+    ],
+)
+def test_where_labels_and_mask_contradict_each_other_that_is_said(browser, probabilities, patch, said):
+    with behind_gateway(browser, Torn(*probabilities)) as (visit, _, _):
+        page = visit.page
+        note = page.locator(".result").get_by_role("status")
+        expect(note).to_have_count(1)  # before there is anything to say, or it would not be heard
+        show(page, upload(content=patch), upload("bad.png", b"nothing"))
+        expect(note).to_have_text(TORN + said)
+        labels, numbers = (page.locator(part).bounding_box() for part in (".labels", ".strip.tall"))
+        assert labels["y"] + labels["height"] <= note.bounding_box()["y"] < numbers["y"]
+        assert_accessible(page)
+        page.get_by_role("option").last.click()
+        expect(note).to_be_empty()
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "patch"),
+    [
+        ((0, 1, 0), spotted(BLUE, 57)),  # 4.96 % of the tissue
+        ((0, 0, 0), spotted(BLUE, 25, WHITE)),  # all of the tissue, and 0.95 % of the patch: specks on glass
+        ((1, 1, 0), spotted(BLUE, 17)),  # 0.44 % of the tissue, but worth a label
+        ((1, 0, 0), spotted(BLUE, 15, WHITE)),  # few pixels, but all of the tissue
+        ((0, 0, 0), encoded(plain(WHITE, 64, 64))),
+        ((1, 1, 1), encoded(quarters(SIDE, SIDE))),
+    ],
+)
+def test_where_labels_and_mask_agree_nothing_is_said_of_it(browser, probabilities, patch):
+    with behind_gateway(browser, Torn(*probabilities)) as (visit, _, _):
+        show(visit.page, upload(content=patch))
+        expect(visit.page.locator(".labels")).not_to_be_empty()
+        expect(visit.page.locator(".result").get_by_role("status")).to_be_empty()
+
+
+def test_a_foreign_models_labels_and_mask_are_compared_by_its_own_classes(browser):
+    classes = tuple(
+        tissue.model_copy(update={"name": name, "label": name != "glass"})
+        for tissue, name in zip(manifest().classes, ("glass", "lumen", "mucin", "gland"), strict=True)
+    )
+    segmenter = Torn(1, 0, 0, known=manifest().model_copy(update={"classes": classes}))
+    with behind_gateway(browser, segmenter) as (visit, _, _):
+        show(visit.page)
+        expect(visit.page.locator("#disagreement")).to_have_text(
+            f"{TORN}mucin and gland are in the mask but not among the labels."
+        )
+
+
+def test_few_pixels_are_counted_as_the_model_saw_them(browser):
+    segmenter = Torn(1, 1, 0, known=manifest().model_copy(update={"um_per_px": 1.0}))
+    with behind_gateway(browser, segmenter) as (visit, _, _):
+        page = visit.page
+        note = page.locator(".result").get_by_role("status")
+        page.get_by_label("Pixel size", exact=True).fill("2")
+        show(page, upload(content=spotted(BLUE, 14)))  # 28 a side, to the model
+        expect(page.get_by_text("\u00d7 2)")).to_have_count(2)
+        expect(note).to_be_empty()
+        page.get_by_label("Pixel size", exact=True).fill("1")
+        page.get_by_role("button", name="Segment again").click()
+        expect(note).to_have_text(f"{TORN}tumor is among the labels but hardly, if at all, in the mask.")
+
+
 def test_a_model_without_a_pixel_size_says_nothing_of_scale_above_the_fold(page):
     show(page)
     expect(page.locator("#result")).to_contain_text("Probability")
@@ -786,5 +893,9 @@ def test_the_shipped_model_answers_the_example_patches(browser, service: Running
         status = visit.page.get_by_role("status").filter(has_text="done")
         expect(status).to_have_text(f"{len(paths)} of {len(paths)} done")
         expect(visit.page.get_by_role("option").filter(has_text="drawn-tumor-stroma")).to_contain_text("tumor, stroma")
+        for option in visit.page.get_by_role("option").all():
+            option.click()
+            expect(option).to_have_attribute("aria-selected", "true")
+            expect(visit.page.locator("#disagreement")).to_be_empty()
         overlay = np.asarray(opened(downloaded(visit.page, "Overlay")[1]).convert("RGB"))
         assert overlay.std() > 10

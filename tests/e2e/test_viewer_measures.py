@@ -372,4 +372,8 @@ def test_what_each_class_is_and_how_well_it_is_found_can_be_read(browser):
         page.get_by_text("Where this comes from").click()
         facts = page.locator("#provenance-list")
         expect(facts).to_contain_text("tumor: Glands that invade.")
-        expect(facts).to_contain_text("IoU, cross-validatedtumor 0.73")
+        score = facts.locator("dt", has_text="IoU, cross-validated").locator("+ dd")
+        expect(score).to_have_text(
+            "tumor 0.73, on images held out from training. A class that few images hold is scored on those few, and "
+            "its number is the least certain: see the model card."
+        )

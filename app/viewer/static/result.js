@@ -5,6 +5,11 @@ import { paintSwatch } from "./paint.js";
 import { State, classesOf } from "./patches.js";
 import { isShown } from "./scene.js";
 
+/** From which shares on a class without a label contradicts the labels. Specks on glass, however alike, need none. */
+const UNLABELLED = Object.freeze({ ofTissue: 0.05, ofPatch: 0.01 });
+/** Below which amounts, both, a label's class contradicts the mask. In a large patch a small nest is worth its label. */
+const LABELLED = Object.freeze({ ofTissue: 0.01, pixels: 256 });
+
 export class Result {
   #look;
   #onToggle;
@@ -34,13 +39,15 @@ export class Result {
     const done = patch?.state === State.DONE;
     byId("downloads").hidden = !done;
     byId("provenance").hidden = !done;
+    byId("verdict").replaceChildren(...(done ? verdict(patch.answer) : []));
+    byId("disagreement").textContent = done ? disagreement(patch.answer) : "";
     if (done) {
-      byId("result").replaceChildren(...this.#answered(patch.answer));
+      byId("numbers").replaceChildren(...this.#numbers(patch.answer));
       byId("provenance-list").replaceChildren(...provenance(patch.answer, this.#cardOf(patch.answer)));
     } else if (patch?.state === State.FAILED) {
-      byId("result").replaceChildren(element("p", { class: "failed" }, patch.note));
+      byId("numbers").replaceChildren(element("p", { class: "failed" }, patch.note));
     } else {
-      byId("result").replaceChildren(...this.#expected());
+      byId("numbers").replaceChildren(...this.#expected());
     }
     this.paintSwatches();
   }
@@ -68,9 +75,9 @@ export class Result {
     return this.isExplained(answer) ? this.#model : {};
   }
 
-  #answered(answer) {
+  #numbers(answer) {
     this.#swatches = [];
-    const { labels, classes: scores, image, scale, warnings } = answer;
+    const { labels, classes: scores, image, scale } = answer;
     const { description, label_thresholds: thresholds = [] } = this.#cardOf(answer);
     const classes = classesOf({ classes: scores });
     const left = [...thresholds];
@@ -80,9 +87,6 @@ export class Result {
     );
     const ticks = thresholds.length === 0 ? "" : " The tick is the threshold of a label.";
     return [
-      ...(warnings.length === 0 ? [] : [warned(warnings)]),
-      ...(isGuessed(scale) ? [element("p", { class: "notice" }, guessed(scale))] : []),
-      element("p", { class: "labels" }, ...found(labels, scores)),
       ...(description ? [element("p", { class: "hint" }, `The model: ${description}`)] : []),
       strip(scores, "tall"),
       element(
@@ -137,6 +141,40 @@ export class Result {
     return canvas;
   }
 }
+
+const verdict = ({ labels, classes: scores, scale, warnings }) => [
+  ...(warnings.length === 0 ? [] : [warned(warnings)]),
+  ...(isGuessed(scale) ? [element("p", { class: "notice" }, guessed(scale))] : []),
+  element("p", { class: "labels" }, ...found(labels, scores)),
+];
+
+/** Where labels and mask contradict each other, in words; "" where they agree. Without tissue its shares are null: 0. */
+function disagreement({ labels, classes: scores, image, scale }) {
+  const seen = image.width * image.height * scale.factor ** 2; // pixels, by the model
+  const isLabel = ({ name }) => labels.includes(name);
+  const missed = scores.filter(
+    (score) =>
+      score.probability !== null &&
+      !isLabel(score) &&
+      score.tissue_fraction >= UNLABELLED.ofTissue &&
+      score.fraction >= UNLABELLED.ofPatch,
+  );
+  const unseen = scores.filter(
+    (score) =>
+      isLabel(score) && score.tissue_fraction < LABELLED.ofTissue && score.fraction * seen < LABELLED.pixels,
+  );
+  const told = [
+    ...(missed.length === 0 ? [] : [`${are(missed)} in the mask but not among the labels`]),
+    ...(unseen.length === 0 ? [] : [`${are(unseen)} among the labels but hardly, if at all, in the mask`]),
+  ];
+  return told.length === 0
+    ? ""
+    : `Labels and mask are two answers of the model, and here they disagree: ${told.join("; ")}.`;
+}
+
+/** "tumor is", "tumor and stroma are". */
+const are = (classes) =>
+  `${new Intl.ListFormat("en").format(classes.map(({ name }) => name))} ${classes.length === 1 ? "is" : "are"}`;
 
 function found(labels, scores) {
   if (labels.length === 0) return ["No tissue class reaches its threshold"];
@@ -206,12 +244,18 @@ function scaling({ um_per_px: own, source, model_um_per_px: trained, factor, unc
   }
 }
 
-/** The card's cross-validated intersection over union of each class that has one, 0 to 1; see the model card. */
-const scored = ({ classes = [], metrics = {} }) =>
-  classes
+/** The card's cross-validated intersection over union of each class that has one, 0 to 1, and how to read it. */
+function scored({ classes = [], metrics = {} }) {
+  const scores = classes
     .filter(({ name }) => metrics[`cv_iou_${name}`] !== undefined)
-    .map(({ name }) => `${name} ${metrics[`cv_iou_${name}`].toFixed(2)}`)
-    .join(", ");
+    .map(({ name }) => `${name} ${metrics[`cv_iou_${name}`].toFixed(2)}`);
+  return scores.length === 0 ? "" : `${scores.join(", ")}${READ_SO}`;
+}
+
+/** A card does not say how many images hold a class: this is true of any. */
+const READ_SO =
+  ", on images held out from training. A class that few images hold is scored on those few, and its number is the " +
+  "least certain: see the model card.";
 
 function provenance({ model, image, scale, request_id: request }, { description, intended_use: use, ...card }) {
   const defined = (card.classes ?? []).filter(({ definition }) => definition);
