@@ -38,14 +38,13 @@ from model_export.folding import drop_unread
 RUNTIME_VERSION: str = onnxruntime.__version__
 
 _BOUNDING = ("Clip", "Relu")
-_INT8_OPERATIONS = ("Conv", "Add", *_BOUNDING)
 _ENLARGING = ("Resize", "Upsample", "ConvTranspose", "DepthToSpace")
 _LEAST_STRIDE = 4
 """The stride from which on an encoder computes in int8. Before it there are large tensors of few channels, where int8
 gains little time and loses the most."""
 _WIDE = 32
-"""Channels that a convolution behind an enlargement reads and writes at least, to compute in int8: what changes of type
-cost there, fewer do not win back."""
+"""Channels that a convolution behind an enlargement reads (in a group) and writes at least, to compute in int8: what
+changes of type cost there, fewer do not win back."""
 
 
 def to_int8(model: Path, images: Sequence[RgbBatch]) -> onnx.ModelProto:
@@ -75,7 +74,7 @@ def to_int8(model: Path, images: Sequence[RgbBatch]) -> onnx.ModelProto:
             out,
             _Images(images),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(_INT8_OPERATIONS),
+            op_types_to_quantize=["Conv", "Add", *_BOUNDING],
             nodes_to_quantize=nodes,
             per_channel=True,
             reduce_range=True,
@@ -175,28 +174,31 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 def _int8_nodes(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the operations to convert, none where no convolution is among them.
 
-    Behind an enlargement these are wide convolutions alone, and what bounds their results.
+    These are convolutions whose weights are constants, what bounds values, and sums of what is converted. Behind an
+    enlargement, at whatever stride, they are wide convolutions alone, and what bounds their results.
     """
     between = _between_convolutions(graph)
     enlarged = _downstream(graph, [node for node in graph.node if node.op_type in _ENLARGING])
-    strides = _strides(graph)
+    steps = _steps_before(graph)
     shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
-    chosen, wide = [], set()
+    chosen: list[onnx.NodeProto] = []
+    made: set[str] = set()
     for node in graph.node:
-        if node.op_type not in _INT8_OPERATIONS or node.name not in between or strides[node.name] < _LEAST_STRIDE:
+        is_enlarged = node.name in enlarged
+        if node.name not in between or (steps[node.name] < _LEAST_STRIDE and not is_enlarged):
             continue
-        if node.name in enlarged:
-            if node.op_type == "Conv" and _is_wide(shapes.get(node.input[1], ())):
-                wide.update(node.output)
-            elif node.op_type not in _BOUNDING or node.input[0] not in wide:
-                continue
-        chosen.append(node)
+        follows = not made.isdisjoint(node.input)
+        if node.op_type == "Conv":
+            is_known = shapes.keys() >= set(filter(None, node.input[1:]))
+            is_chosen = is_known and (not is_enlarged or min(shapes[node.input[1]][:2]) >= _WIDE)
+        elif node.op_type in _BOUNDING:
+            is_chosen = follows or not is_enlarged
+        else:
+            is_chosen = node.op_type == "Add" and follows and not is_enlarged
+        if is_chosen:
+            chosen.append(node)
+            made.update(node.output)
     return [node.name for node in chosen] if any(node.op_type == "Conv" for node in chosen) else []
-
-
-def _is_wide(shape: Sequence[int]) -> bool:
-    """Whether a convolution's weights, (written, read a group, height, width), are of many channels both ways."""
-    return len(shape) > 1 and min(shape[:2]) >= _WIDE
 
 
 def _give_biases(graph: onnx.GraphProto, names: set[str]) -> None:
@@ -245,13 +247,17 @@ def _upstream(graph: onnx.GraphProto, ends: list[onnx.NodeProto]) -> set[str]:
     return names
 
 
-def _strides(graph: onnx.GraphProto) -> dict[str, int]:
-    """Return by how much each operation's input is smaller than the image, by the operation's name."""
+def _steps_before(graph: onnx.GraphProto) -> dict[str, int]:
+    """Return by how much the steps before each operation make the image smaller, by the operation's name.
+
+    Enlargements are not taken back.
+    """
     of_tensor: dict[str, int] = {}
     of_node = {}
     for node in graph.node:
         of_node[node.name] = max((of_tensor.get(name, 1) for name in node.input), default=1)
-        steps = [attribute.ints for attribute in node.attribute if attribute.name == "strides"]
+        is_step = node.op_type not in _ENLARGING
+        steps = [attribute.ints for attribute in node.attribute if attribute.name == "strides" and is_step]
         of_tensor.update(dict.fromkeys(node.output, of_node[node.name] * max([1, *(steps[0] if steps else [])])))
     return of_node
 

@@ -63,8 +63,9 @@ class ServingGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+        # The exporter gives constants of the network's own such names as mean, which must not be taken.
+        self.register_buffer("input_mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("input_std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
         self.label_indices = list(label_indices(classes))
         self.block_px = stride
         self.label_block_px = -(-_LEAST_LABEL_BLOCK_PX // stride) * stride
@@ -85,7 +86,7 @@ class ServingGraph(nn.Module):
 
     def logits_of(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return what the network itself says of `image`, uint8 (N, H, W, 3): logits, and its labels' or None."""
-        return outputs_of(self.network((image.permute(0, 3, 1, 2).float() - self.mean) / self.std))
+        return outputs_of(self.network((image.permute(0, 3, 1, 2).float() - self.input_mean) / self.input_std))
 
     def answer(self, logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward` does of the image that the network says this of."""

@@ -312,6 +312,41 @@ def test_a_network_whose_values_leave_fp16s_range_is_refused_though_a_cpu_does_n
     assert not (tmp_path / "loud" / "fp16").exists()
 
 
+class Standardised(nn.Module):
+    """Computes its weights from parameters, as networks with weight standardisation do."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.stem, self.segment = nn.Conv2d(3, channels, 4, 4), nn.Conv2d(channels, 4, 1)
+        self.weight = nn.Parameter(torch.randn(channels, channels, 3, 3))
+
+    def forward(self, images):
+        mean, std = (of((1, 2, 3), keepdim=True) for of in (self.weight.mean, self.weight.std))
+        features = functional.conv2d(self.stem(images), (self.weight - mean) / (std + 1e-5), padding=1)
+        return {"out": functional.interpolate(self.segment(features), scale_factor=4.0)}
+
+
+@pytest.mark.parametrize("channels", [16, 64])  # the exporter makes a constant called mean of the former
+def test_a_network_that_computes_its_weights_is_exported_and_has_no_int8_where_they_are_no_constants(
+    tmp_path, pairs, channels
+):
+    torch.manual_seed(1)
+    card = ModelCard("standardised", "1", stride=32, window_px=64, margin_px=8)
+    export_bundle(Standardised(channels).eval(), card, tmp_path / "bundle")
+
+    result = quantize(tmp_path / "bundle", "int8", pairs, "--max-lost", 100, "--max-labels-changed", 100)
+
+    weights = {tensor.name for tensor in onnx.load(tmp_path / "bundle" / MODEL_FILE).graph.initializer}
+    nodes = onnx.load(tmp_path / "bundle" / MODEL_FILE).graph.node
+    are_constant = all(node.input[1] in weights for node in nodes if node.op_type == "Conv")
+    assert are_constant == (channels == 16)
+    assert result.exit_code == (0 if are_constant else 2)
+    if not are_constant:
+        *_, line = result.output.splitlines()
+        assert line.endswith("no convolution that int8 would speed up; it is for encoders of many channels")
+    assert (tmp_path / "bundle" / "int8").exists() == are_constant
+
+
 @pytest.mark.parametrize("number", ["nan", "-nan", "inf", "-1", "101"])
 def test_what_may_be_lost_is_a_number_of_a_range(tmp_path, number):
     result = quantize(tmp_path / "none", "int8", tmp_path, "--max-lost", number)
