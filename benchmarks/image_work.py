@@ -104,13 +104,20 @@ def plain_sharpness(image: RgbImage) -> float | None:
     if min(image.shape[:2]) < 32:
         return None
     fine = coarse = 0.0
+    levels, variances = [], []
     for top in _starts(image.shape[0]):
         for left in _starts(image.shape[1]):
             rows, columns = (128 if side > 384 else side for side in image.shape[:2])
             half = _halved(np.log(image[top : top + rows, left : left + columns, 1] + np.float64(1)))
             fine += _detail(half)
             coarse += _detail(_halved(half))
-    return float(np.sqrt(fine / coarse)) if coarse > 1e-20 else None
+            levels.append(_halved(half).mean())
+            variances.append(_halved(half).var())
+    if coarse <= 1e-20:
+        return None
+    level = np.exp(np.mean(levels))
+    is_blurred = np.sqrt(fine / len(levels)) * level < 7 and np.sqrt(np.mean(variances)) * level > 4
+    return 0.0 if is_blurred else float(np.sqrt(fine / coarse))
 
 
 def _starts(length_px: int) -> list[int]:

@@ -9,7 +9,7 @@ no limit was chosen on.
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -76,9 +76,7 @@ def main() -> None:
     _report("inverted H&E", (255 - image for image in base))
     for order in ("grb", "rbg", "gbr", "brg", "bgr"):
         _report(f"channels as {order.upper()}", map(impostors.swapped(order), base))
-    for sigma_px in (1, 2, 4, 8):
-        _report(f"blur, sigma {sigma_px} px", (blurred(image, sigma_px) for image in base))
-    _report("blur, sigma 3 px, JPEG 50", (jpeg(blurred(image, 3), 50) for image in base))
+    _report_blur(base)
     for ink in impostors.INKS:
         for share in (0.02, 0.05, 0.1, 0.3):
             _report(f"{ink} pen, {share:.0%}", (impostors.marked(image, ink, share, rng) for image in base))
@@ -104,6 +102,26 @@ def _report_he(name: str, paths_or_images: Iterable[Path | RgbImage], rng: np.ra
     )
     _report(f"{name}, changed", (change(image) for image in some for change in changes))
     return some[::3]
+
+
+def _report_blur(base: list[RgbImage]) -> None:
+    """Report H&E that is out of focus or enlarged, as PNG and as JPEG."""
+    ways: dict[str, Callable[[RgbImage], RgbImage]] = {
+        f"blur, sigma {sigma_px} px": partial(blurred, sigma_px=sigma_px) for sigma_px in (1, 2, 3, 4, 8, 12, 16, 24)
+    }
+    ways |= {f"enlarged {factor} times": partial(_enlarged, factor=factor) for factor in (4, 8, 16)}
+    for name, spoil in ways.items():
+        spoilt = [spoil(image) for image in base]
+        _report(name, spoilt)
+        for quality in (85, 50):
+            _report(f"{name}, JPEG {quality}", (jpeg(image, quality) for image in spoilt))
+
+
+def _enlarged(image: RgbImage, factor: int) -> RgbImage:
+    """Return what a coarse upload of the image is, brought back to its size."""
+    height, width = image.shape[:2]
+    coarse = Image.fromarray(image).resize((max(1, width // factor), max(1, height // factor)), Image.Resampling.BOX)
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _report(name: str, images: Iterable[RgbImage]) -> None:

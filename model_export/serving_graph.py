@@ -49,8 +49,8 @@ class ServingGraph(nn.Module):
         InvalidCheckpoint: A trial run shows that the network's outputs do not fit.
     """
 
-    mean: Tensor
-    std: Tensor
+    input_mean: Tensor
+    input_std: Tensor
 
     def __init__(
         self,

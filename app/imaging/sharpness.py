@@ -12,6 +12,10 @@ _WINDOWS = 3
 """At most this many along a side, so that a large image costs little more than a small one."""
 LEAST_SIDE_PX = 32
 """Two halvings leave 8 px of a shorter side, and a Laplacian of those measures chance."""
+_FAINTEST_DETAIL = 7
+"""Grey levels, at half size. Of H&E that is blurred by 6 px, 8-bit steps and JPEG of quality 50 leave up to 6.4."""
+_FAINTEST_CONTRAST = 4
+"""Grey levels within the windows: glass, where there is nothing to be sharp, has less for the most part."""
 
 _Floats: TypeAlias = NDArray[np.float32]
 
@@ -21,6 +25,10 @@ def sharpness(image: RgbImage) -> float | None:
 
     Blur empties the finer octave first: a Gaussian blur of 2 to 4 px left H&E at most 0.41. Full size is left out:
     there, noise and the blocks of JPEG look like detail. Only green is looked at, which both stains absorb.
+
+    Stronger blur empties both octaves. What is left in them is the steps of 8 bits and of JPEG, whose ratio looks like
+    that of tissue in focus. So where they can account for all detail at half size, and the tissue yet has contrast,
+    there is none: the ratio is 0.
 
     Args:
         image: (H, W, 3) uint8, at its full resolution.
@@ -33,8 +41,21 @@ def sharpness(image: RgbImage) -> float | None:
         return None
     green = np.stack([image[rows, columns, 1] for rows in _windows(height) for columns in _windows(width)])
     half = _log_at_half_size(green)
-    fine, coarse = _detail(half), _detail(_halved(half))
-    return float((fine / coarse) ** 0.5) if coarse > 0 else None
+    quarter = _halved(half)
+    fine, coarse = _detail(half), _detail(quarter)
+    if coarse <= 0:
+        return None
+    return 0.0 if _is_washed_out(fine, quarter) else float((fine / coarse) ** 0.5)
+
+
+def _is_washed_out(fine: float, quarter: _Floats) -> bool:
+    """Return whether there is contrast in the (N, H, W) logarithms, but no more fine detail than encoding leaves."""
+    grey_level = np.exp(float(quarter.mean()))  # of which a difference of logarithms is a share
+    if fine**0.5 * grey_level >= _FAINTEST_DETAIL:
+        return False
+    centred = quarter - quarter.mean(axis=(1, 2), keepdims=True)
+    contrast = float(np.vdot(centred, centred)) / centred.size
+    return bool(contrast**0.5 * grey_level > _FAINTEST_CONTRAST)
 
 
 def _windows(length_px: int) -> list[slice]:

@@ -1,5 +1,7 @@
 """What is warned about, and above all what is not. Rates on real images: docs/warnings.md."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
@@ -9,6 +11,7 @@ from app.imaging.plausibility import input_warnings, rules_for, slide_warnings
 from app.imaging.sharpness import sharpness
 from app.pathology.classes import NORMAL, STROMA, TUMOR
 from app.pathology.geometry import Size
+from model_export.corruptions import jpeg
 from model_export.synthetic import draw_patch
 from tests.conftest import ROOT
 from tests.slides import brown
@@ -26,8 +29,17 @@ def drawn(*tissues, seed=1) -> np.ndarray:
     return draw_patch(seed, Size(240, 240), tissues or (TUMOR, STROMA, NORMAL))[0]
 
 
+def rgb(path: Path) -> np.ndarray:
+    return np.array(Image.open(path).convert("RGB"))
+
+
 def skin() -> np.ndarray:
-    return np.array(Image.open(SKIN[1]).convert("RGB"))
+    return rgb(SKIN[1])
+
+
+def as_sent(image: np.ndarray, quality: int | None) -> np.ndarray:
+    """What is left of an image as JPEG of that quality, or as PNG."""
+    return image if quality is None else jpeg(image, quality)
 
 
 def plain(*colour: int) -> np.ndarray:
@@ -103,6 +115,56 @@ def test_pens_of_four_colours_are_seen(colour):
 @pytest.mark.parametrize("sigma_px", [2, 4])
 def test_blur_is_seen_at_any_size(times, sigma_px):
     assert codes(np.tile(blurred(drawn(), sigma_px), (times, times, 1))) == ["out_of_focus"]
+
+
+@pytest.mark.parametrize("path", SKIN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("quality", [None, 85, 50], ids=["png", "jpeg 85", "jpeg 50"])
+@pytest.mark.parametrize("sigma_px", [2, 3, 4, 6, 8, 12, 16, 24])
+def test_blur_is_seen_however_strong_and_however_encoded(path, quality, sigma_px):
+    """Before, the noise of encoding passed for detail from 8 px as JPEG, and from 12 px as PNG."""
+    assert codes(as_sent(blurred(rgb(path), sigma_px), quality)) == ["out_of_focus"]
+
+
+@pytest.mark.parametrize("path", SKIN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("quality", [None, 85, 50], ids=["png", "jpeg 85", "jpeg 50"])
+@pytest.mark.parametrize("factor", [8, 16])
+def test_an_enlargement_is_seen_however_encoded(path, quality, factor):
+    image = Image.fromarray(rgb(path))
+    coarse = image.resize((image.width // factor, image.height // factor), Image.Resampling.BOX)
+    enlarged = np.array(coarse.resize(image.size, Image.Resampling.BICUBIC))
+    assert codes(as_sent(enlarged, quality)) == ["out_of_focus"]
+
+
+@pytest.mark.parametrize("quality", [None, 85])
+def test_strong_blur_is_seen_in_a_large_patch(quality):
+    image = as_sent(blurred(np.tile(rgb(SKIN[0]), (4, 4, 1)), 12), quality)
+    assert sharpness(image) == 0.0
+    assert codes(image) == ["out_of_focus"]
+
+
+@pytest.mark.parametrize("path", SKIN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("quality", [None, 85, 50], ids=["png", "jpeg 85", "jpeg 50"])
+@pytest.mark.parametrize("contrast", [1, 0.5, 0.3])
+def test_pale_tissue_in_focus_is_not_taken_for_blurred(path, quality, contrast):
+    pale = (255 - contrast * (255 - rgb(path).astype(float))).round().astype(np.uint8)
+    measured = sharpness(as_sent(pale, quality))
+    assert measured is not None
+    assert measured > 0.6
+
+
+@pytest.mark.parametrize("quality", [None, 75])
+def test_a_little_tissue_in_focus_amid_glass_is_not_taken_for_blurred(quality):
+    image = np.full((224, 224, 3), 245, np.uint8)
+    image[70:125, 70:125] = skin()[:55, :55]
+    assert codes(as_sent(image, quality)) == []
+
+
+@pytest.mark.parametrize("side_px", [224, 2048])
+def test_evenly_lit_glass_has_nothing_to_be_blurred(side_px):
+    noise = np.random.default_rng(0).normal(243, 1, (side_px, side_px, 3))
+    measured = sharpness(noise.round().clip(0, 255).astype(np.uint8))
+    assert measured is not None
+    assert measured > 0.6
 
 
 def test_ink_and_blur_are_told_together():
