@@ -5,7 +5,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.access.audit import AuditLog
@@ -13,14 +13,15 @@ from app.access.callers import MOST_IMAGES_PER_MINUTE
 from app.access.gate import Access, Certificate
 from app.access.keys import KeyFile
 from app.access.rates import Rates
-from app.addresses import is_loopback, is_private
+from app.addresses import HOST, is_loopback, is_private
 from app.libraries import require
 
 if TYPE_CHECKING:
     from app.access.tokens import Tokens
 
 _PUBLIC = ("viewer", "docs", "metrics", "model", "sectra")
-_ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+_ORIGIN = re.compile(f"https?://{HOST}")
+_HOST = re.compile(HOST)
 
 _log = getLogger(__name__)
 
@@ -31,6 +32,19 @@ def _listed(value: object) -> object:
 
 CommaList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 """Words separated by commas, and spaces as one likes."""
+
+
+def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in value:
+        if not _HOST.fullmatch(entry):
+            raise ValueError(
+                f"{entry} is neither host nor host:port, as in pathology.example or pathology.example:8443"
+            )
+    return value
+
+
+HostList = Annotated[CommaList, AfterValidator(_hosts)]
+"""Hosts likewise, each with or without a port."""
 
 
 class AccessSettings(BaseSettings):
@@ -56,7 +70,7 @@ class AccessSettings(BaseSettings):
     public: CommaList = Field(
         default=("viewer", "docs"),
         description="Parts of the service that stay open when the others need a key, separated by commas: any of"
-        " viewer, docs, metrics, model, sectra.",
+        f" {', '.join(_PUBLIC)}.",
     )
     rate_limit: int | None = Field(
         default=None,

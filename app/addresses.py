@@ -5,6 +5,8 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
+"""What a host on a list looks like, with or without a port: a pattern."""
 _PORTS = {"http": 80, "https": 443}
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.access_settings import CommaList
+from app.access_settings import HostList
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 """More than none, and a day at most."""
@@ -20,7 +20,7 @@ class ArchiveSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TESSERA_DICOMWEB_", frozen=True, extra="forbid")
 
-    hosts: CommaList = Field(default=(), description="Host names allowed for the archive, separated by commas.")
+    hosts: HostList = Field(default=(), description="Host names allowed for the archive, separated by commas.")
     allow_http: bool = Field(
         default=False, description="Also speak plain HTTP to a host other than this machine, in a network you trust."
     )

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -39,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 _MOST_SECTRA_AREAS = 64
 """In one order, and no more than the service has places for: it would be told to come back for ever."""
+_ALERTED_STATUSES = (CLIENT_LEFT_STATUS, 500, 503, 504)
+"""Those that `docker/alerts.yml` asks of routes that take images."""
 _NO_TRACES: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 """FastAPI's own hold each path and query, and go to whatever collector somebody's environment sets up."""
 
@@ -117,7 +120,7 @@ def create_app(
             request_timeout_seconds=settings.request_timeout,
         )
         try:
-            async with _sectra_orders(running, settings, service, workers) if settings.sectra_hosts else nullcontext():
+            async with _sectra_orders(running, settings, service) if settings.sectra_hosts else nullcontext():
                 yield
         finally:
             await model.close()
@@ -145,9 +148,9 @@ def create_app(
     for router in routers:
         app.include_router(router)
     problems.install(app, metrics)
-    for route in segment.router.routes:
+    for route, status in product(segment.router.routes, _ALERTED_STATUSES):
         if isinstance(route, APIRoute):  # at 0 from the start: an alert's rate sees the first one
-            metrics.requests.labels(route.path, str(CLIENT_LEFT_STATUS))
+            metrics.requests.labels(route.path, str(status))
     routes = [route for router in routers for route in router.routes]
     # The last added is the outermost.
     app.add_middleware(AccessControl, access=access, metrics=metrics, routes=routes)
@@ -209,9 +212,7 @@ def _sectra_router() -> APIRouter:
 
 
 @asynccontextmanager
-async def _sectra_orders(
-    running: Running, settings: Settings, service: Service, workers: Workers
-) -> AsyncIterator[None]:
+async def _sectra_orders(running: Running, settings: Settings, service: Service) -> AsyncIterator[None]:
     """Take Sectra's orders for the length of the block."""
     from app.segmentation.sectra.orders import SectraOptions, SectraOrders  # noqa: PLC0415
 
@@ -226,7 +227,7 @@ async def _sectra_orders(
     # Its request has been answered long before a whole slide fails, so no answer counts that.
     failed = partial(problems.count_rejection, metrics=service.metrics)
     running.sectra = orders = SectraOrders(
-        service.segmenter, workers, service.admission, service.metrics, options, failed
+        service.segmenter, service.workers, service.admission, service.metrics, options, failed
     )
     try:
         yield

@@ -4,7 +4,6 @@ The flags, their help and docs/configuration.md are made from this class.
 """
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Literal, Self
@@ -12,7 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from app.access_settings import AccessSettings, CommaList, not_empty
+from app.access_settings import AccessSettings, HostList, not_empty
 from app.archive_settings import ArchiveSettings, Seconds
 from app.inference.segmenter import DeviceChoice, ModelChoice
 
@@ -22,7 +21,6 @@ QUALITY_BUNDLE = Path(__file__).parent / "bundle-quality"
 _QUALITY = "quality"
 MOST_FRONTS = 16
 """More would find the engine's one event loop busy; and each costs memory."""
-_HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 def available_cores() -> int:
@@ -130,7 +128,7 @@ class Settings(AccessSettings):
     max_upload_bytes: int = Field(
         default=64 * 2**20, ge=1, description="Maximum number of bytes in one request's body."
     )
-    sectra_hosts: CommaList = Field(
+    sectra_hosts: HostList = Field(
         default=(),
         description="Hosts allowed for Sectra's call-backs, as host or host:port, separated by commas; without any,"
         " there is no /sectra/hook.",
@@ -173,16 +171,6 @@ class Settings(AccessSettings):
         if Path(_QUALITY).exists():
             raise ValueError(f"{_QUALITY} is a shipped bundle's name and a folder here: write the folder's whole path")
         return QUALITY_BUNDLE
-
-    @field_validator("sectra_hosts")
-    @classmethod
-    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:
-            if not _HOST.fullmatch(entry):
-                raise ValueError(
-                    f"{entry} is neither host nor host:port, as in pathology.example or pathology.example:8443"
-                )
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -51,15 +51,6 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint once, as `load_checkpoint` does.
-
-    Raises:
-        InvalidCheckpoint: As there.
-    """
-    return Checkpoint(path, load_checkpoint(path))
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without running any code that it may carry.
 
     Raises:
@@ -75,7 +66,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InvalidCheckpoint(f"{path}: not a checkpoint of tensors: {_reason(path, error)}") from error
     if not isinstance(state, dict):
         raise InvalidCheckpoint(f"{path}: holds a {type(state).__name__}, a dictionary of weights is needed")
-    return state
+    return Checkpoint(path, state)
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -44,9 +44,21 @@ from model_export.views import with_views
 OPSET = 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphForm:
+    """What makes the graph, beside the weights; the fields but `views` mean what `ServingGraph` says."""
+
+    classes: tuple[TissueClass, ...] = WSSS4LUAD
+    mean: tuple[float, ...] = INPUT_MEAN
+    std: tuple[float, ...] = INPUT_STD
+    views: Views = 1
+    stride: int = STRIDE
+    temperature: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What the exporter cannot read off the weights; the fields mean what `ModelManifest` says.
+class ModelCard(GraphForm):
+    """What the exporter cannot read off the weights; the fields of its own mean what `ModelManifest` says.
 
     Without `label_thresholds`, a label is given from one half on. `made_of` says of which weights, for `producer`.
     """
@@ -55,11 +67,6 @@ class ModelCard:
     version: str
     released: date | None = None
     description: str = ""
-    classes: tuple[TissueClass, ...] = WSSS4LUAD
-    mean: tuple[float, ...] = INPUT_MEAN
-    std: tuple[float, ...] = INPUT_STD
-    views: Views = 1
-    stride: int = STRIDE
     window_px: int = WINDOW_PX
     margin_px: int = MARGIN_PX
     um_per_px: float | None = None
@@ -67,14 +74,13 @@ class ModelCard:
     training_data: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     label_thresholds: tuple[float, ...] | None = None
-    temperature: float = 1.0
     made_of: dict[str, str] = field(default_factory=dict)
 
 
-def serving_graph(network: torch.nn.Module, card: ModelCard) -> ServingGraph:
-    """Wrap `network` as its card says."""
+def serving_graph(network: torch.nn.Module, form: GraphForm) -> ServingGraph:
+    """Wrap `network` in this form."""
     return ServingGraph(
-        with_views(network, card.views), card.classes, card.mean, card.std, card.stride, card.temperature
+        with_views(network, form.views), form.classes, form.mean, form.std, form.stride, form.temperature
     )
 
 
@@ -181,7 +187,9 @@ def _write_onnx(graph: ServingGraph, path: Path) -> None:
     except OSError:  # the disk's, and no fault of the network
         raise
     except Exception as error:  # torch raises errors of many kinds for a network that it cannot trace
-        cause = error.__cause__ or error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # each step of the exporter wraps what went wrong in the one before
+            cause = cause.__cause__
         reason, *details = str(cause).strip().splitlines() or [type(cause).__name__]
         if reason.endswith(":") and details:
             reason = f"{reason} {details[0].strip()}; if its inputs must be larger multiples, state --stride"

@@ -8,7 +8,7 @@ from torch import nn
 
 from app.pathology.classes import TissueClass
 from app.pathology.manifest import Views
-from model_export.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
+from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
 from model_export.factory import load_network
 from model_export.training.dataset import Sample
@@ -20,7 +20,7 @@ from model_export.views import with_views
 _TRAIN_ANEW = "move that folder away, and the same cross-validate command as before trains the fold"
 
 
-def checkpoints_of(run: Path) -> list[Path]:
+def checkpoints_of(run: Path) -> list[Checkpoint]:
     """Return the last checkpoint of each fold of a cross-validation, in order.
 
     Raises:
@@ -31,28 +31,29 @@ def checkpoints_of(run: Path) -> list[Path]:
     first = run / f"{FOLD_FOLDER}1" / LAST_FILE
     if not first.is_file():
         raise InvalidData(f"{run}: holds no {FOLD_FOLDER}1/{LAST_FILE}; the run folder of a cross-validation is needed")
-    fold, recipe = _finished(first)
+    found = [read_checkpoint(first)]
+    fold, recipe = _finished(found[0])
     if fold.index or not fold.count:
         raise InvalidData(f"{first}: of fold {fold}, where 1/{fold.count or 'N'} should be; {_TRAIN_ANEW}")
-    found = [first]
     for index in range(1, fold.count):
-        found.append(run / f"{FOLD_FOLDER}{index + 1}" / LAST_FILE)
-        if not found[-1].is_file():
-            raise InvalidData(f"{found[-1]}: missing; the same cross-validate command as before goes on with it")
+        path = run / f"{FOLD_FOLDER}{index + 1}" / LAST_FILE
+        if not path.is_file():
+            raise InvalidData(f"{path}: missing; the same cross-validate command as before goes on with it")
+        found.append(read_checkpoint(path))
         other, its_recipe = _finished(found[-1])
         if other != (wanted := Fold(index, fold.count)):
-            raise InvalidData(f"{found[-1]}: of fold {other}, where {wanted} should be; {_TRAIN_ANEW}")
+            raise InvalidData(f"{path}: of fold {other}, where {wanted} should be; {_TRAIN_ANEW}")
         if name := differing(recipe, its_recipe):
             raise InvalidData(
-                f"{found[-1]}: of a recipe with {name} {its_recipe.get(name)}, where {recipe.get(name)} should be"
+                f"{path}: of a recipe with {name} {its_recipe.get(name)}, where {recipe.get(name)} should be"
                 f" as in {FOLD_FOLDER}1; {_TRAIN_ANEW}"
             )
     return found
 
 
-def _finished(path: Path) -> tuple[Fold, Mapping[str, Any]]:
+def _finished(checkpoint: Checkpoint) -> tuple[Fold, Mapping[str, Any]]:
     """Return which fold a finished checkpoint is of, and of which recipe; refuse one with epochs left."""
-    state = load_checkpoint(path)
+    path, state = checkpoint.path, checkpoint.state
     try:
         fold, recipe = Fold.parse(state["asked"]["fold"]), dict(state["asked"]["recipe"])
         done, wanted = int(state["epochs_done"]), int(recipe["epochs"])
@@ -66,21 +67,21 @@ def _finished(path: Path) -> tuple[Fold, Mapping[str, Any]]:
 
 
 def held_out_by(
-    checkpoints: Sequence[Path], pairs: Sequence[Sample], classes: Sequence[TissueClass], views: Views = 1
+    checkpoints: Sequence[Checkpoint], pairs: Sequence[Sample], classes: Sequence[TissueClass], views: Views = 1
 ) -> list[tuple[nn.Module, list[Sample]]]:
     """Return each checkpoint's network, which looks in so many views, with the pairs that its training held out.
 
     Raises:
-        InvalidCheckpoint: One does not load.
+        InvalidCheckpoint: One does not fit the network, or what it notes as held out are no names.
         InvalidData: One notes nothing that it held out, or a pair that is not there.
     """
     networks = []
-    for path in checkpoints:
-        checkpoint = read_checkpoint(path)
+    for checkpoint in checkpoints:
         held_out = held_out_of(checkpoint, pairs)
         if not held_out:
             raise InvalidData(
-                f"{path}: its training held nothing out, or it does not note what: nothing honest to score it on"
+                f"{checkpoint.path}: its training held nothing out, or it does not note what: nothing honest to score"
+                " it on"
             )
         networks.append((with_views(load_network(checkpoint, classes), views), held_out))
     return networks

@@ -5,7 +5,6 @@ import logging
 import re
 from collections.abc import Mapping
 from functools import cache
-from itertools import product
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -55,10 +54,6 @@ MEDIA_TYPE = "application/problem+json"
 
 PROBLEM = "tessera.problem"
 """Where a request's scope has the kind of its problem, once it has one."""
-
-_IMAGE_ROUTES = ("/segment", "/classify")
-_SERVICE_FAULTS = (500, 503, 504)
-"""What `docker/alerts.yml` takes for the service's own fault, on the routes above."""
 
 _TYPE_PREFIX = "urn:problem-type:tessera:"
 _log = logging.getLogger(__name__)
@@ -179,11 +174,8 @@ def count_rejection(error: TesseraError, metrics: Metrics) -> None:
 
 def install(app: FastAPI, metrics: Metrics) -> None:
     """Answer every error of `app` with a problem document, and begin to count each kind of them."""
-    # At 0 from the start: a rate sees the first one.
     for kind in _STATUSES:
-        metrics.rejections.labels(_slug(kind.__name__))
-    for route, status in product(_IMAGE_ROUTES, _SERVICE_FAULTS):
-        metrics.requests.labels(route, str(status))
+        metrics.rejections.labels(_slug(kind.__name__))  # at 0 from the start: a rate sees the first one
 
     @app.exception_handler(TesseraError)
     async def known(request: Request, error: TesseraError) -> Response:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what needs an extra is imported once it is known to be ther
     from app.segmentation.archive import ArchiveSegmentation
 
 _PACKAGES = ("dicomweb_client", "wsidicom", "pydicom", "highdicom")
+_ALLOW_HOST = "--allow-host"
 _STUCK = "the model does not answer any more, and this command ends with it; start it anew"
 
 
@@ -49,7 +50,7 @@ def archive_options(command: Callable[..., None]) -> Callable[..., None]:
         return str(ArchiveSettings.model_fields[name].description)
 
     options: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
-        click.option("--allow-host", "hosts", multiple=True, help="Host name allowed in --url; may be repeated."),
+        click.option(_ALLOW_HOST, "hosts", multiple=True, help="Host name allowed in --url; may be repeated."),
         click.option("--allow-http", is_flag=True, default=None, help=described("allow_http")),
         click.option("--ca-bundle", type=click.Path(path_type=Path), help=described("ca_bundle")),
         click.option("--timeout", type=float, help=described("timeout")),
@@ -74,7 +75,7 @@ def given_settings(options: dict[str, Any]) -> Given:
     slides = SlideOptions(*(options.pop(name) for name in ("um_per_px", "max_pixels", "has_report")))
     archive = {name: options.pop(name) for name in ("hosts", "allow_http", "ca_bundle", "timeout")}
     archive["hosts"] = archive["hosts"] or None
-    return Given(settings_of(options), settings_as(ArchiveSettings, archive), slides)
+    return Given(settings_of(options), settings_as(ArchiveSettings, archive, {"hosts": _ALLOW_HOST}), slides)
 
 
 def archive_session(url: str, settings: ArchiveSettings) -> "ArchiveSession":

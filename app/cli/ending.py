@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from logging import getLogger, shutdown
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
@@ -19,12 +19,11 @@ from app.telemetry import logging
 _LAST_SECONDS = 1
 """For what a command still has to tidy up."""
 
-_T = TypeVar("_T")
 _log = getLogger(__name__)
 
 
-async def until_signalled(work: Coroutine[Any, Any, _T]) -> _T | None:
-    """Return what `work` returns; None if SIGTERM or SIGINT cancels it before it ends.
+async def until_signalled(work: Coroutine[Any, Any, None]) -> bool:
+    """Do `work`; return whether it ended, and neither SIGTERM nor SIGINT cancelled it before.
 
     After a second one the process ends soon after the work, with status 1 where a thread is stuck: Python would wait.
 
@@ -36,10 +35,12 @@ async def until_signalled(work: Coroutine[Any, Any, _T]) -> _T | None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, _end, task, told, number)
     await asyncio.wait((task,))
-    return None if task.cancelled() else task.result()
+    if not task.cancelled():
+        task.result()
+    return not task.cancelled()
 
 
-def _end(task: asyncio.Task[_T], told: list[int], number: int) -> None:
+def _end(task: asyncio.Task[None], told: list[int], number: int) -> None:
     told.append(number)
     task.cancel()
     if len(told) > 1:
@@ -96,6 +97,7 @@ def _exit_beside_threads() -> None:
     """End here where a thread is left: the model's runtime may still use what Python would take apart next."""
     if threading.active_count() > 1:
         _exit()
+    signal.alarm(0)  # the end is near, and Python takes the handler away before it
 
 
 def _exit() -> NoReturn:

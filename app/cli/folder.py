@@ -8,7 +8,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from errno import ENOLCK, ENOSYS, EOPNOTSUPP
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -28,8 +28,6 @@ FAILED = 1
 _LOCK_FILE = ".tessera.lock"
 _WITHOUT_LOCKS = (ENOLCK, ENOSYS, EOPNOTSUPP)
 """What disks say that know no locks, as some of clusters."""
-
-_T = TypeVar("_T")
 
 
 def results_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -203,24 +201,19 @@ def failed(error: OSError) -> click.ClickException:
     )
 
 
-async def until_ended(work: Coroutine[Any, Any, _T]) -> _T:
-    """Return what `work` returns.
+async def until_ended(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`.
 
     Raises:
         click.Abort: SIGTERM or SIGINT ended it.
         click.ClickException: It cannot be done.
     """
-
-    async def finished() -> tuple[_T]:
-        return (await work,)
-
     try:
-        done = await until_signalled(finished())
+        is_done = await until_signalled(work)
     except TesseraError as error:
         raise click.ClickException(str(error)) from error
-    if done is None:
+    if not is_done:
         raise click.Abort
-    return done[0]
 
 
 def print_end(table: ResultsTable, what: str) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -84,16 +84,23 @@ def _click_type(field: FieldInfo) -> Any:
 
 def settings_of(given: dict[str, Any]) -> Settings:
     """Return the settings of the environment and of the flags that were given, which win."""
-    return settings_as(Settings, given)
+    return settings_as(Settings, given, {})
 
 
-def settings_as(kind: type[_S], given: dict[str, Any]) -> _S:
-    """Return settings of another kind in the same way."""
+def settings_as(kind: type[_S], given: dict[str, Any], flags: Mapping[str, str]) -> _S:
+    """Return settings of another kind in the same way.
+
+    Args:
+        kind: Of the settings.
+        given: What the flags say, by setting; None where one was not given.
+        flags: By setting, those that are not called as it is.
+    """
     try:
         return kind(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
-        where = f"--{name.replace('_', '-')} ({kind.model_config['env_prefix']}{name.upper()}): " if name else ""
+        flag = flags.get(name, "--" + name.replace("_", "-"))
+        where = f"{flag} ({kind.model_config['env_prefix']}{name.upper()}): " if name else ""
         hint = _OF_A_LINK if _LINKED.match(str(first["input"])) else ""
         raise _BadSetting(where + first["msg"].removeprefix("Value error, ") + hint) from error

@@ -17,6 +17,7 @@ class Ending:
     """The end of one connection, of its own accord or because its client does not read.
 
     Args:
+        loop: The connection's, for its alarms.
         transport: The connection's.
         unread_seconds: For which an answer may wait to be read.
 

@@ -52,7 +52,7 @@ class PyramidLevel:
     number: int
 
     def identity(self) -> dict[str, Any]:
-        """Return what replaces and completes the arguments that `dicom_identity.instance` gives."""
+        """Return what replaces and completes the arguments that `dicom_identity.common_arguments` gives."""
         return {
             "series_instance_uid": self.series_uid,
             "pyramid_uid": self.pyramid_uid,

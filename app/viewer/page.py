@@ -19,10 +19,9 @@ _HEADERS = {
         f"default-src 'self'; style-src 'self' {_EMPTY}; object-src 'none'; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'self'"
     ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
     # Kept, and asked for anew each time: a page and scripts of two versions must never meet.
     "Cache-Control": "no-cache",
+    "Accept-Ranges": "none",
 }
 
 
@@ -45,5 +44,7 @@ async def _file(path: str, request: Request) -> Response:
         HTTPException: There is none (404).
     """
     response = await _STATIC.get_response(path, request.scope)
+    # Starlette looks for it when it sends the file, and refuses in plain text what is to be ignored (RFC 9110, 14.2).
+    request.scope["headers"] = [one for one in request.scope["headers"] if one[0] != b"range"]
     response.headers.update(_HEADERS)
     return response

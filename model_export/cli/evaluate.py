@@ -80,7 +80,7 @@ def evaluate(
         checkpoints = checkpoints_of(run)
         networks = held_out_by(checkpoints, read_pairs(pairs, WSSS4LUAD), WSSS4LUAD, views)
         require_writable(out)
-        show_summary(evaluate_folds(networks, WSSS4LUAD, out, recipe_noted(read_checkpoint(checkpoints[0])), views))
+        show_summary(evaluate_folds(networks, WSSS4LUAD, out, recipe_noted(checkpoints[0]), views))
     elif checkpoint:
         _evaluate_one(pairs, checkpoint, out, every, views)
     click.echo(f"written: {out}")
@@ -151,12 +151,12 @@ def robustness(
         torch.set_num_threads(threads)
     either(run, checkpoint)
     refuse_run(out)
-    checkpoints = checkpoints_of(run) if run else [checkpoint] if checkpoint else []
+    checkpoints = checkpoints_of(run) if run else [read_checkpoint(checkpoint)] if checkpoint else []
     networks = held_out_by(checkpoints, read_pairs(pairs, WSSS4LUAD), WSSS4LUAD, views)
     images = [sample.name for _, samples in networks for sample in samples]
     earlier = read_results(before, images) if before else None
     require_writable(out)
-    for note in chosen_by_score(read_checkpoint(checkpoint)) if checkpoint else []:
+    for note in [] if run else chosen_by_score(checkpoints[0]):
         click.echo(note)
     results = {}
     for corruption in CORRUPTIONS:

@@ -16,7 +16,7 @@ from model_export.cli.doubts import doubts_of_classes, doubts_of_comparisons, do
 from model_export.cli.options import FILE, FOLDER, views_option
 from model_export.encoders import INPUT_MEAN, INPUT_STD
 from model_export.errors import InvalidData, VerificationFailed
-from model_export.export import ModelCard, export_bundle, serving_graph
+from model_export.export import GraphForm, ModelCard, export_bundle, serving_graph
 from model_export.factory import load_classes, load_network
 from model_export.held_out import epoch_noted, recipe_noted
 from model_export.measured import of_others, read_measured
@@ -69,14 +69,14 @@ def _network_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _card(
-    factory: str | None,
-    classes: Path | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    stride: int,
-    **rest: Any,
-) -> ModelCard:
+def _stated(
+    factory: str | None, classes: Path | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> dict[str, Any]:
+    """Return the `classes`, `mean` and `std` of a `GraphForm`, the project's own where none are stated.
+
+    Raises:
+        click.UsageError: One is missing that belongs to what is stated.
+    """
     if factory is not None and (mean is None or std is None):
         raise click.UsageError(
             "--factory needs --mean and --std, as the network was trained with, for RGB in 0 to 1: ImageNet's are"
@@ -90,7 +90,7 @@ def _card(
     if (mean is None) != (std is None):
         raise click.UsageError("pass both --mean and --std, or neither: one belongs to the other")
     known = load_classes(classes) if classes else WSSS4LUAD
-    return ModelCard(classes=known, mean=mean or INPUT_MEAN, std=std or INPUT_STD, stride=stride, **rest)
+    return {"classes": known, "mean": mean or INPUT_MEAN, "std": std or INPUT_STD}
 
 
 @click.command()
@@ -142,7 +142,6 @@ def export(
     classes: Path | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
-    stride: int,
     out: Path,
     scores: Path | None,
     trials: tuple[Path, ...],
@@ -150,7 +149,7 @@ def export(
     **rest: Any,
 ) -> None:
     """Turn trained weights into a verified bundle."""
-    card = _card(factory, classes, mean, std, stride, **rest)
+    card = ModelCard(**_stated(factory, classes, mean, std), **rest)
     if scores:
         card = replace(card, **asdict(read_measured(scores, card.classes, card.views)))
     images = [read_rgb(path) for path in trials]
@@ -189,27 +188,27 @@ def verify_command(
         raise InvalidData(
             f"{bundle}: is {manifest.precision}, which never answers as the weights do; pass the fp32 bundle it is of"
         )
-    of_graph = {"temperature": manifest.temperature, "views": manifest.views}
-    card = _card(factory, classes, mean, std, manifest.stride, name="verified", version="0", **of_graph)
-    if [tissue.name for tissue in card.classes] != [tissue.name for tissue in manifest.classes]:
+    stated = _stated(factory, classes, mean, std)
+    form = GraphForm(**stated, stride=manifest.stride, views=manifest.views, temperature=manifest.temperature)
+    if [tissue.name for tissue in form.classes] != [tissue.name for tissue in manifest.classes]:
         named = ", ".join(tissue.name for tissue in manifest.classes)
-        wanted = ", ".join(tissue.name for tissue in card.classes)
+        wanted = ", ".join(tissue.name for tissue in form.classes)
         raise InvalidData(f"{bundle}: its classes are {named}, and not {wanted}; state the network's by --classes")
     require_intact(bundle / MODEL_FILE, manifest.sha256)
     require_intact(bundle / GOLDEN_FILE, manifest.golden_sha256)
-    network = load_network(read_checkpoint(checkpoint), card.classes, factory, weights, click.echo)
-    graph = serving_graph(network, card)
+    network = load_network(read_checkpoint(checkpoint), form.classes, factory, weights, click.echo)
+    graph = serving_graph(network, form)
     try:
         comparisons = verify(graph, bundle / MODEL_FILE, manifest.window_px, manifest.margin_px)
     except VerificationFailed as error:
         raise VerificationFailed(
             f"{error}; is the bundle of this --checkpoint, and of the same --weights, --factory, --mean and --std?"
         ) from error
-    _show(comparisons, card)
+    _show(comparisons, form)
     click.echo("verified")
 
 
-def _show(comparisons: Iterable[Comparison], card: ModelCard) -> None:
+def _show(comparisons: Iterable[Comparison], form: GraphForm) -> None:
     rows = list(comparisons)
-    for line in (*map(str, rows), *doubts_of_comparisons(rows, card.classes)):
+    for line in (*map(str, rows), *doubts_of_comparisons(rows, form.classes)):
         click.echo(line)

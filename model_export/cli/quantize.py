@@ -10,7 +10,7 @@ from model_export.bundle import read_manifest
 from model_export.checkpoint import Checkpoint, read_checkpoint
 from model_export.cli.options import FILE, FOLDER, FiniteRange, data_options
 from model_export.errors import InvalidCheckpoint, InvalidData, VerificationFailed
-from model_export.export import ModelCard, serving_graph
+from model_export.export import GraphForm, serving_graph
 from model_export.factory import load_network
 from model_export.held_out import chosen_by_score, held_out_of
 from model_export.training.dataset import read_labelled_patches, read_pairs
@@ -105,9 +105,7 @@ def _check_weights(checkpoint: Checkpoint, bundle: Path, manifest: ModelManifest
     Raises:
         InvalidCheckpoint: It answers otherwise.
     """
-    card = ModelCard(
-        "",
-        "",
+    form = GraphForm(
         classes=manifest.classes,
         views=manifest.views,
         stride=manifest.stride,
@@ -115,7 +113,7 @@ def _check_weights(checkpoint: Checkpoint, bundle: Path, manifest: ModelManifest
     )
     try:
         network = load_network(checkpoint, manifest.classes, key=manifest.producer.get("weights"), note=click.echo)
-        verify(serving_graph(network, card), bundle / MODEL_FILE)
+        verify(serving_graph(network, form), bundle / MODEL_FILE)
     except VerificationFailed as error:
         raise InvalidCheckpoint(
             f"{checkpoint.path}: not what {bundle} was exported from, or not by the default --mean: {error}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.pathology.classes import TissueClass
-from model_export.checkpoint import load_checkpoint, save_checkpoint
+from model_export.checkpoint import read_checkpoint, save_checkpoint
 from model_export.config import Recipe, Source
 from model_export.errors import InvalidCheckpoint
 from model_export.training.dataset import Sample
@@ -90,7 +90,7 @@ class RunState:
         path = self.run / LAST_FILE
         if not path.exists():
             return False
-        state = load_checkpoint(path)
+        state = read_checkpoint(path).state
         if state.get("asked") != self.asked:
             raise InvalidCheckpoint(f"{path}: started with {difference(state.get('asked'), self.asked)}")
         if state.get("data") != self.data:

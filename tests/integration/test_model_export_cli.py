@@ -21,7 +21,7 @@ from app.inference.session import open_session
 from app.pathology.classes import WSSS4LUAD
 from app.pathology.geometry import Size
 from model_export.answers import Answer
-from model_export.checkpoint import load_checkpoint, save_checkpoint
+from model_export.checkpoint import read_checkpoint, save_checkpoint
 from model_export.cli import main
 from model_export.cli.doubts import doubts_of_comparisons
 from model_export.corruptions import CORRUPTIONS
@@ -253,8 +253,8 @@ def test_an_interrupt_keeps_the_epochs_that_were_done(data, tmp_path):
 
     assert process.returncode == 130
     assert errors == "interrupted: --resume goes on after the last whole epoch\n"
-    assert load_checkpoint(folder / "last.pth")["epochs_done"] >= 2
-    assert load_checkpoint(folder / "best.pth")["epoch"] >= 2
+    assert read_checkpoint(folder / "last.pth").state["epochs_done"] >= 2
+    assert read_checkpoint(folder / "best.pth").state["epoch"] >= 2
     assert hidden_files(folder) == []
 
 
@@ -358,8 +358,8 @@ def test_a_checkpoint_is_scored_on_what_its_training_held_out(data, trained, tmp
     assert [line.split() for line in lines[:-1]] == [
         [name, f"{value:.4f}"] for name, value in written["scores"].items()
     ]
-    kept = load_checkpoint(trained / "best.pth")["epoch"]
-    rows = load_checkpoint(trained / "last.pth")["rows"]
+    kept = read_checkpoint(trained / "best.pth").state["epoch"]
+    rows = read_checkpoint(trained / "last.pth").state["rows"]
     [logged] = [row for row in rows if (row["epoch"], row["phase"]) == (kept, "validate")]
     assert written["scores"]["tissue_miou"] == pytest.approx(logged["tissue_miou"], abs=1e-3)
     with Image.open(out / "grid.png") as grid:
@@ -397,7 +397,7 @@ def test_pairs_that_lack_what_was_held_out_are_refused(data, trained, tmp_path):
 
 
 def test_a_checkpoint_that_notes_nothing_held_out_is_scored_on_all_and_says_so(data, trained, tmp_path):
-    checkpoint = load_checkpoint(trained / "best.pth")
+    checkpoint = read_checkpoint(trained / "best.pth").state
     save_checkpoint(tmp_path / "bare.pth", {"model": checkpoint["model"]})
     given = ("--pairs", data / "pairs", "--checkpoint", tmp_path / "bare.pth", "--out", tmp_path / "out")
 
@@ -525,7 +525,7 @@ def test_the_recipes_table_of_slides_moves_a_folds_border(data, tmp_path):
     lines = ran(*training(data, tmp_path / "run", *given, "--fold", "1/2"))
 
     assert lines[:2] == ["pairs: 4, of 2 slides", "images to learn from: 1 of wsss4luad; held out: 3"]
-    assert load_checkpoint(tmp_path / "run" / "best.pth")["held_out"] == ["00.png", "01.png", "02.png"]
+    assert read_checkpoint(tmp_path / "run" / "best.pth").state["held_out"] == ["00.png", "01.png", "02.png"]
 
 
 def test_a_table_of_slides_of_other_images_is_refused(data, tmp_path):
@@ -835,7 +835,7 @@ def test_verification_passes_for_the_right_weights(foreign):
 
 
 def test_verification_refuses_other_weights(foreign):
-    weights = load_checkpoint(foreign / "foreign.pth")["state_dict"]
+    weights = read_checkpoint(foreign / "foreign.pth").state["state_dict"]
     weights["last.bias"] += torch.tensor([1.0, -1.0])
     save_checkpoint(foreign / "foreign.pth", weights)
 
@@ -1030,7 +1030,7 @@ def test_a_bundle_that_names_no_pixel_spacing_is_noted(foreign, monkeypatch):
 
 
 def test_averaged_weights_are_noted_and_exported_when_asked_for(foreign):
-    weights = load_checkpoint(foreign / "foreign.pth")["state_dict"]
+    weights = read_checkpoint(foreign / "foreign.pth").state["state_dict"]
     averaged = {name: value + 0.5 for name, value in weights.items()}
     save_checkpoint(foreign / "foreign.pth", {"state_dict": weights, "state_dict_ema": averaged})
     other = "note: foreign.pth: the weights under state_dict are taken; it also holds state_dict_ema: `export "
@@ -1126,7 +1126,7 @@ def test_an_export_of_the_projects_network_without_scores_says_what_the_bundle_l
 def test_scores_beside_weights_they_may_not_be_of_are_noted(trained, scores, tmp_path, monkeypatch):
     command = importlib.import_module("model_export.cli.export")
     monkeypatch.setattr(command, "export_bundle", lambda *_: [Comparison((1, 64, 64, 3), 1.0, 0, 0.0)])
-    state = load_checkpoint(scores / "fold-1" / "last.pth")
+    state = read_checkpoint(scores / "fold-1" / "last.pth").state
     save_checkpoint(tmp_path / "last.pth", {**state, "epochs_done": 0})
     save_checkpoint(tmp_path / "bare.pth", {"averaged": state["averaged"]})
     table = scores / "scores.json"

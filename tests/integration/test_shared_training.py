@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_export.checkpoint import load_checkpoint
+from model_export.checkpoint import read_checkpoint
 from model_export.errors import InvalidRecipe, Unavailable
 from model_export.network import TissueNetwork
 from model_export.training.hardware import Hardware, opened
@@ -46,7 +46,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
 
     assert (together / "seen-by-1-of-2").exists()
     assert losses_of(together) == pytest.approx(losses_of(alone), rel=1e-5)
-    ours, theirs = (load_checkpoint(run / "last.pth") for run in (together, alone))
+    ours, theirs = (read_checkpoint(run / "last.pth").state for run in (together, alone))
     before = fresh["segment.1.weight"]
     assert (theirs["network"]["segment.1.weight"] - before).abs().max() > 1e-3, "this training was to learn"
     for name, value in theirs["network"].items():

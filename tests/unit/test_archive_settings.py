@@ -28,6 +28,23 @@ def test_hosts_come_from_one_variable(monkeypatch):
     assert ArchiveSettings().hosts == ("one.example", "two.example")
 
 
+@pytest.mark.parametrize("hosts", ["127.0.0.1:8042", "[::1]:8042,localhost", "orthanc_1"])
+def test_a_host_may_have_a_port_and_the_name_that_compose_gives_it(hosts):
+    assert ",".join(ArchiveSettings(hosts=hosts).hosts) == hosts
+
+
+@pytest.mark.parametrize("entry", ["https://archive.example", "archive.example/dicom-web", "*", "user@archive.example"])
+def test_what_is_no_host_is_refused_by_the_flag_that_the_commands_have(monkeypatch, entry):
+    by_flag = [run(*command, "--allow-host", entry) for command in (SEGMENT, WATCH)]
+    monkeypatch.setenv("TESSERA_DICOMWEB_HOSTS", f"archive.example, {entry}")
+    for result in (*by_flag, run(*SEGMENT), run(*WATCH)):
+        assert result.exit_code == 2
+        assert result.output == (
+            f"Error: --allow-host (TESSERA_DICOMWEB_HOSTS): {entry} is neither host nor host:port,"
+            " as in pathology.example or pathology.example:8443\n"
+        )
+
+
 def test_nothing_is_allowed_by_default():
     settings = ArchiveSettings()
     assert settings.hosts == ()

@@ -12,7 +12,7 @@ from torch import nn
 
 from app.pathology.classes import WSSS4LUAD, TissueClass
 from model_export import factory as factory_module
-from model_export.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from model_export.checkpoint import read_checkpoint, save_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData
 from model_export.factory import load_classes
 from model_export.network import TissueNetwork
@@ -67,7 +67,7 @@ def test_a_checkpoint_that_carries_code_is_refused_and_the_code_not_run(tmp_path
     else:
         path.write_bytes(pickle.dumps(state))
 
-    message = refusal(load_checkpoint, path)
+    message = refusal(read_checkpoint, path)
 
     assert message.startswith(f"{path}: not a checkpoint of tensors: ")
     assert not marker.exists()
@@ -81,7 +81,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, content):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
 
-    assert refusal(load_checkpoint, path).startswith(f"{path}: ")
+    assert refusal(read_checkpoint, path).startswith(f"{path}: ")
 
 
 def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
@@ -89,21 +89,21 @@ def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
     save_checkpoint(path, {"weight": torch.zeros(1000)})
     path.write_bytes(path.read_bytes()[:2000])
 
-    assert refusal(load_checkpoint, path).startswith(f"{path}: not a checkpoint of tensors: ")
+    assert refusal(read_checkpoint, path).startswith(f"{path}: not a checkpoint of tensors: ")
 
 
 def test_a_missing_checkpoint_and_a_folder_are_refused_by_name(tmp_path):
     missing = tmp_path / "none.pth"
 
-    assert refusal(load_checkpoint, missing) == f"{missing}: no such checkpoint"
-    assert refusal(load_checkpoint, tmp_path).startswith(f"{tmp_path}: not a checkpoint of tensors: ")
+    assert refusal(read_checkpoint, missing) == f"{missing}: no such checkpoint"
+    assert refusal(read_checkpoint, tmp_path).startswith(f"{tmp_path}: not a checkpoint of tensors: ")
 
 
 def test_a_checkpoint_has_to_be_a_dictionary(tmp_path):
     path = tmp_path / "list.pth"
     torch.save([torch.zeros(1)], path)
 
-    assert refusal(load_checkpoint, path) == f"{path}: holds a list, a dictionary of weights is needed"
+    assert refusal(read_checkpoint, path) == f"{path}: holds a list, a dictionary of weights is needed"
 
 
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict"])
@@ -153,7 +153,7 @@ def test_a_whole_model_is_refused_with_what_would_be_right(tmp_path):
     path = tmp_path / "model.pth"
     torch.save(nn.Linear(2, 2), path)
 
-    message = refusal(load_checkpoint, path)
+    message = refusal(read_checkpoint, path)
 
     assert message == (
         f"{path}: not a checkpoint of tensors: it holds more than tensors and plain values:"
@@ -167,7 +167,7 @@ def test_the_arguments_of_a_timm_training_are_plain_values(tmp_path):
     arguments = argparse.Namespace(lr=0.1, betas=[0.9, 0.99])
     torch.save({"args": arguments, "state_dict": {"weight": torch.ones(2)}}, path)
 
-    assert load_checkpoint(path)["args"] == arguments
+    assert read_checkpoint(path).state["args"] == arguments
     assert argparse.Namespace not in torch.serialization.get_safe_globals(), "for this file alone"
 
 
@@ -175,7 +175,7 @@ def test_code_among_the_arguments_of_a_training_is_refused_and_not_run(tmp_path)
     path, marker = tmp_path / "evil.pth", tmp_path / "was-run"
     torch.save({"args": argparse.Namespace(evil=Payload(marker))}, path)
 
-    assert refusal(load_checkpoint, path).startswith(f"{path}: not a checkpoint of tensors: it holds more than")
+    assert refusal(read_checkpoint, path).startswith(f"{path}: not a checkpoint of tensors: it holds more than")
     assert not marker.exists()
 
 
@@ -375,12 +375,12 @@ def test_a_missing_class_list_is_refused_by_name(tmp_path):
 def test_what_is_no_checkpoint_is_named_for_what_it_is(tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 1\n")
-    pointer = refusal(load_checkpoint, path)
+    pointer = refusal(read_checkpoint, path)
     save_checkpoint(path, {"weight": torch.zeros(1000)})
     path.write_bytes(path.read_bytes()[:2000])
-    cut = refusal(load_checkpoint, path)
+    cut = refusal(read_checkpoint, path)
     path.write_bytes(b"")
-    empty = refusal(load_checkpoint, path)
+    empty = refusal(read_checkpoint, path)
 
     refused = f"{path}: not a checkpoint of tensors: it is"
     assert pointer == f"{refused} a pointer of Git LFS, not the weights; `git lfs pull` fetches them"
@@ -394,7 +394,7 @@ def test_torchscript_is_refused_without_a_warning(tmp_path):
         warnings.simplefilter("ignore")  # torch tells that TorchScript is on its way out
         torch.jit.script(nn.Conv2d(3, 4, 1)).save(path)
 
-    message = refusal(load_checkpoint, path)
+    message = refusal(read_checkpoint, path)
 
     assert message.endswith(": it is a TorchScript program; save the network's state_dict()")
 

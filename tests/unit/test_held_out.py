@@ -18,7 +18,7 @@ def test_the_folds_of_a_run_come_in_order(tmp_path):
     for index in range(10, 0, -1):
         write_fold(tmp_path, index)
 
-    assert [path.parent.name for path in checkpoints_of(tmp_path)] == [f"fold-{index}" for index in range(1, 11)]
+    assert [each.path.parent.name for each in checkpoints_of(tmp_path)] == [f"fold-{index}" for index in range(1, 11)]
 
 
 def test_a_fold_that_is_missing_is_named(tmp_path):

@@ -2,7 +2,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from model_export import checkpoint
-from model_export.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from model_export.checkpoint import read_checkpoint, save_checkpoint
 from model_export.errors import InvalidCheckpoint, VerificationFailed, first_fault, first_line
 from model_export.factory import load_network
 from model_export.runtime import OnnxGraph
@@ -38,7 +38,7 @@ def test_an_exception_without_text_is_told_in_one_line_wherever_it_comes_from(tm
 
     monkeypatch.setattr(checkpoint.torch, "load", raising(MemoryError()))
     with pytest.raises(InvalidCheckpoint, match=r": not a checkpoint of tensors: MemoryError$"):
-        load_checkpoint(path)
+        read_checkpoint(path)
 
     monkeypatch.setattr(checkpoint.torch, "save", raising(RuntimeError()))
     with pytest.raises(OSError, match=r"could not be written \(RuntimeError\)"):

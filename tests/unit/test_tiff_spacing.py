@@ -1,7 +1,6 @@
 """The um/px that TIFFs of microscopy programs state, and resolutions that are no microscope's."""
 
 import struct
-from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
 from typing import Any
@@ -232,18 +231,51 @@ def test_the_first_to_state_it_decides():
     assert read(tiff(IMAGEJ.format("pixel"), (20_000, 20_000), CM)) == 0.5
 
 
+def entry_of(data: bytes, tag: int) -> int:
+    """Return where a TIFF's first image has a tag: number and type, 2 bytes each, count and value or place, 4 each."""
+    [begin] = struct.unpack_from("<I", data, 4)
+    [count] = struct.unpack_from("<H", data, begin)
+    entries = range(begin + 2, begin + 2 + 12 * count, 12)
+    return next(at for at in entries if struct.unpack_from("<H", data, at) == (tag,))
+
+
+def stated(data: bytes) -> float | None:
+    """Return what `tiff_um_per_px` does; `opened` would make a refusal of an error."""
+    with Image.open(BytesIO(data)) as image:
+        return tiff_um_per_px(image)
+
+
+@pytest.mark.parametrize("unit", [NONE, CM])
 @pytest.mark.parametrize("tag", [270, 282, 283, 296])
 @pytest.mark.parametrize("kind", range(1, 14))
 @pytest.mark.filterwarnings("ignore:Metadata Warning")
-def test_a_tag_of_another_type_costs_nothing(tag, kind):
-    data = bytearray(tiff(IMAGEJ.format("micron"), (2, 2), CM))
-    begin = int.from_bytes(data[4:8], "little")
-    for at in range(begin + 2, begin + 2 + 12 * int.from_bytes(data[begin : begin + 2], "little"), 12):
-        if int.from_bytes(data[at : at + 2], "little") == tag:
-            data[at + 2 : at + 4] = kind.to_bytes(2, "little")
-    with suppress(UnreadableImage):  # what Pillow refuses at its first look is refused as ever
+def test_a_tag_of_another_type_costs_nothing(unit, tag, kind):
+    data = bytearray(tiff(IMAGEJ.format("micron"), (2, 2), unit))
+    struct.pack_into("<H", data, entry_of(data, tag) + 2, kind)
+    try:
         decode(bytes(data), LEAST_SIDE_PX)
-        read(bytes(data))
+    except UnreadableImage:  # what Pillow refuses at its first look is refused as ever
+        return
+    assert stated(bytes(data)) in (None, 0.5)
+
+
+@pytest.mark.parametrize("tag", [282, 283])
+def test_a_resolution_in_words_costs_nothing(tag):
+    data = bytearray(tiff(IMAGEJ.format("micron"), (2, 2), NONE))
+    struct.pack_into("<HI4s", data, entry_of(data, tag) + 2, 2, 4, b"two\0")
+    assert decode(bytes(data), LEAST_SIDE_PX).shape == (HEIGHT, WIDTH, 3)
+    assert stated(bytes(data)) is None
+
+
+@pytest.mark.parametrize("unit", [NONE, CM])
+@pytest.mark.parametrize("tag", [282, 283])
+@pytest.mark.parametrize("ratio", [(0, 1), (1, 0), (0, 0)])
+def test_a_resolution_of_nought_or_by_nought_costs_nothing(unit, tag, ratio):
+    data = bytearray(tiff(IMAGEJ.format("micron"), (2, 2), unit))
+    [place] = struct.unpack_from("<I", data, entry_of(data, tag) + 8)
+    struct.pack_into("<II", data, place, *ratio)
+    assert decode(bytes(data), LEAST_SIDE_PX).shape == (HEIGHT, WIDTH, 3)
+    assert stated(bytes(data)) is None
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])

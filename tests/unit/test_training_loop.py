@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from app.pathology.classes import WSSS4LUAD
-from model_export.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from model_export.checkpoint import read_checkpoint, save_checkpoint
 from model_export.errors import InvalidData, InvalidRecipe
 from model_export.factory import load_network
 from model_export.training.augment import Batch, BatchSource
@@ -121,8 +121,8 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(finished, tmp_path):
     for name in ("metrics.csv", "steps.csv"):
         assert (parted / name).read_bytes() == (whole / name).read_bytes()
     for name in ("last.pth", "best.pth"):
-        assert_same(load_checkpoint(parted / name), load_checkpoint(whole / name))
-    assert load_checkpoint(whole / "last.pth")["epochs_done"] == 2
+        assert_same(read_checkpoint(parted / name).state, read_checkpoint(whole / name).state)
+    assert read_checkpoint(whole / "last.pth").state["epochs_done"] == 2
 
 
 def test_a_run_folder_tells_what_was_asked_and_what_came_of_it(finished):
@@ -132,7 +132,7 @@ def test_a_run_folder_tells_what_was_asked_and_what_came_of_it(finished):
     asked = {"recipe": recipe().model_dump(mode="json"), "fold": "2/2"}
     assert json.loads((run / "recipe.json").read_text()) == asked
     for name in ("best.pth", "last.pth"):
-        checkpoint = load_checkpoint(run / name)
+        checkpoint = read_checkpoint(run / name).state
         assert (checkpoint["asked"], checkpoint["held_out"]) == (asked, ["02.png", "03.png"])
         assert checkpoint["classes"] == ["tumor", "stroma", "normal", "background"]
     rows = rows_of(run)
@@ -153,7 +153,7 @@ def test_the_weights_of_the_least_validation_loss_are_kept(tmp_path):
     trainer(tmp_path, epochs=4, learning_rate=0.03, warmup=0.6).train(Silent())
 
     losses = [float(row["loss"]) for row in rows_of(tmp_path) if row["phase"] == "validate"]
-    best = load_checkpoint(tmp_path / "best.pth")
+    best = read_checkpoint(tmp_path / "best.pth").state
     least = losses.index(min(losses)) + 1
     assert least < 4, "this training was to get worse"
     assert best["epoch"] == least
@@ -162,7 +162,7 @@ def test_the_weights_of_the_least_validation_loss_are_kept(tmp_path):
 
 
 def test_where_nothing_is_held_out_the_last_weights_are_kept(finished_on_all):
-    best, last = (load_checkpoint(finished_on_all / name) for name in ("best.pth", "last.pth"))
+    best, last = (read_checkpoint(finished_on_all / name).state for name in ("best.pth", "last.pth"))
     assert best["epoch"] == 2
     assert (best["asked"]["fold"], best["held_out"]) == ("all", [])
     assert_same(
@@ -175,7 +175,7 @@ def test_where_nothing_is_held_out_the_last_weights_are_kept(finished_on_all):
 def test_the_kept_weights_are_the_averaged_ones_and_differ_from_the_trained_ones(tmp_path):
     trainer(tmp_path, epochs=1, average_decay=0.9).train(Silent())
 
-    best, last = load_checkpoint(tmp_path / "best.pth"), load_checkpoint(tmp_path / "last.pth")
+    best, last = read_checkpoint(tmp_path / "best.pth").state, read_checkpoint(tmp_path / "last.pth").state
     name = "segment.1.weight"
     assert torch.equal(best["model"][name], last["averaged"][f"module.{name}"])
     assert not torch.equal(best["model"][name], last["network"][name])
@@ -305,7 +305,7 @@ def test_another_seed_is_another_training(tmp_path):
     for seed in (3, 4):
         trainer(tmp_path / str(seed), epochs=1, seed=seed, held_out=0).train(Silent())
 
-    ours, theirs = (load_checkpoint(tmp_path / seed / "last.pth")["network"] for seed in "34")
+    ours, theirs = (read_checkpoint(tmp_path / seed / "last.pth").state["network"] for seed in "34")
     assert not torch.equal(ours["segment.1.weight"], theirs["segment.1.weight"])
 
 
@@ -316,7 +316,7 @@ def test_a_failed_save_leaves_the_old_checkpoint_whole(tmp_path):
     with pytest.raises(TypeError):
         save_checkpoint(path, {"epoch": 2, "running": (step for step in range(3))})
 
-    assert load_checkpoint(path) == {"epoch": 1}
+    assert read_checkpoint(path).state == {"epoch": 1}
     assert hidden_files(tmp_path) == []
 
 
@@ -366,7 +366,7 @@ def test_batch_statistics_of_the_averaged_weights_are_those_of_the_batches_after
 
     torch.testing.assert_close(first.running_mean, seen.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4)
     assert not averaged.training
-    kept = load_checkpoint(tmp_path / "taken" / "last.pth")["averaged"]
+    kept = read_checkpoint(tmp_path / "taken" / "last.pth").state["averaged"]
     assert torch.equal(kept["module.stem.1.running_mean"], first.running_mean)
 
 

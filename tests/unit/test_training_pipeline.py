@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from app.pathology.classes import WSSS4LUAD
-from model_export.checkpoint import load_checkpoint
+from model_export.checkpoint import read_checkpoint
 from model_export.config import Recipe, load_recipe
 from model_export.errors import InvalidCheckpoint, InvalidData, InvalidRecipe
 from model_export.report.page import write_report
@@ -151,13 +151,13 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, t
 
     assert [line.split("  ")[0] for line in told.lines if "validate" not in line][-1] == "epoch 2/2"
     assert not any(line.startswith("epoch 1/") for line in told.lines)  # neither the teachers' nor its own
-    ours, theirs = (load_checkpoint(run / "last.pth")["network"] for run in (whole, parted))
+    ours, theirs = (read_checkpoint(run / "last.pth").state["network"] for run in (whole, parted))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_the_labels_on_disk_are_what_is_learned_from(copied, taught):
     """They can be corrected by hand before the taught network starts."""
-    kept = load_checkpoint(copied / "last.pth")["network"]
+    kept = read_checkpoint(copied / "last.pth").state["network"]
     corrected = copied / "teacher/labels/stas/field-00.png"
     with Image.open(corrected) as picture:
         class_map, palette = np.array(picture), picture.getpalette()
@@ -169,7 +169,7 @@ def test_the_labels_on_disk_are_what_is_learned_from(copied, taught):
 
     train(copied, taught)
 
-    again = load_checkpoint(copied / "last.pth")["network"]
+    again = read_checkpoint(copied / "last.pth").state["network"]
     assert not torch.equal(kept["segment.1.weight"], again["segment.1.weight"])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.pathology.classes import WSSS4LUAD
-from model_export.checkpoint import load_checkpoint, save_checkpoint
+from model_export.checkpoint import read_checkpoint, save_checkpoint
 from model_export.errors import InvalidCheckpoint, InvalidData
 from model_export.training.environment import read_environment
 from model_export.training.folds import Fold
@@ -62,7 +62,7 @@ def test_a_resumed_state_is_the_one_that_was_kept(finished):
 
 
 def test_the_best_weights_are_those_of_the_least_validation_loss(finished):
-    assert load_checkpoint(finished / "best.pth")["epoch"] == 1
+    assert read_checkpoint(finished / "best.pth").state["epoch"] == 1
 
 
 def test_where_nothing_is_held_out_the_last_weights_are_the_best(tmp_path):
@@ -70,7 +70,7 @@ def test_where_nothing_is_held_out_the_last_weights_are_the_best(tmp_path):
     state.start()
     for epoch, loss in ((1, 1.0), (2, 2.0)):
         state.keep(taught, rows_of(epoch, loss))
-        assert load_checkpoint(tmp_path / "best.pth")["epoch"] == epoch
+        assert read_checkpoint(tmp_path / "best.pth").state["epoch"] == epoch
 
 
 def test_there_is_nothing_to_resume_in_a_new_folder(tmp_path):
@@ -139,7 +139,7 @@ def test_resuming_from_something_else_than_a_state_is_refused(tmp_path, state):
     ],
 )
 def test_a_run_of_a_program_that_knew_other_settings_is_not_gone_on_with(finished, tmp_path, change, other):
-    state = load_checkpoint(finished / "last.pth")
+    state = read_checkpoint(finished / "last.pth").state
     change(state["asked"]["recipe"])
     save_checkpoint(tmp_path / "last.pth", state)
 
@@ -164,7 +164,7 @@ def test_a_run_of_a_program_that_knew_other_settings_is_not_gone_on_with(finishe
     ],
 )
 def test_resuming_from_an_impossible_state_is_refused(finished, tmp_path, changes, reason):
-    save_checkpoint(tmp_path / "last.pth", {**load_checkpoint(finished / "last.pth"), **changes})
+    save_checkpoint(tmp_path / "last.pth", {**read_checkpoint(finished / "last.pth").state, **changes})
 
     with pytest.raises(InvalidCheckpoint) as caught:
         run_state(tmp_path).resume(learner())

@@ -8,7 +8,7 @@ from typing import Any
 from app.errors import STOPPING, ModelNotReady, OrderCancelled, TesseraError
 
 
-class Running:
+class RunningOrder:
     """One order.
 
     Args:
@@ -68,11 +68,11 @@ class RunningOrders:
     """The orders that are carried out. Used on the event loop."""
 
     def __init__(self) -> None:
-        self._orders: set[Running] = set()
+        self._orders: set[RunningOrder] = set()
         self._stopping = asyncio.Event()
 
     @contextmanager
-    def enter(self, token: str) -> Iterator[Running]:
+    def enter(self, token: str) -> Iterator[RunningOrder]:
         """Let an order be ended for the length of the block.
 
         Raises:
@@ -80,7 +80,7 @@ class RunningOrders:
         """
         if self._stopping.is_set():
             raise _stopping()
-        running = Running(token, self._stopping)
+        running = RunningOrder(token, self._stopping)
         self._orders.add(running)
         try:
             yield running

@@ -18,7 +18,7 @@ from app.segmentation.backoff import Backoff
 from app.segmentation.deadline import answered_within
 from app.segmentation.sectra.area import AreaSegmentation
 from app.segmentation.sectra.results import Results
-from app.segmentation.sectra.running import Running
+from app.segmentation.sectra.running import RunningOrder
 from app.segmentation.workers import Workers
 from app.slides.sectra import SectraSlide, open_slide
 from app.slides.sectra_callback import Callback
@@ -37,7 +37,7 @@ class WholeSlide:
 
     order: CreateInvocation
     callback: Callback
-    running: Running
+    running: RunningOrder
     held: AsyncExitStack
 
 
