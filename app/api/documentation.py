@@ -56,7 +56,11 @@ def redoc_script() -> Response:
 @router.get(f"/{_FILES}/{{path:path}}")
 async def file(path: str, request: Request) -> Response:
     """Give one of the pages' scripts, styles or pictures."""
-    return await _STATIC.get_response(path, request.scope)
+    response = await _STATIC.get_response(path, request.scope)
+    # As in `app/viewer/page.py`: Starlette refuses in plain text what is to be ignored (RFC 9110, section 14.2).
+    request.scope["headers"] = [one for one in request.scope["headers"] if one[0] != b"range"]
+    response.headers["Accept-Ranges"] = "none"
+    return response
 
 
 @cache

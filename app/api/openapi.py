@@ -27,10 +27,6 @@ _REFUSALS = {
         "content": PROBLEM_CONTENT,
     },
 }
-_UNAVAILABLE = {
-    "description": "The service cannot answer now, and `type` says why; for example, it cannot check the key or token.",
-    "content": PROBLEM_CONTENT,
-}
 
 
 def described(headers: dict[str, str]) -> dict[str, Any]:
@@ -38,7 +34,21 @@ def described(headers: dict[str, str]) -> dict[str, Any]:
     return {name: {"description": words, "schema": {"type": "string"}} for name, words in headers.items()}
 
 
+RETRY_AFTER = described({"Retry-After": "Seconds to wait before sending the request again."})
+RETRY_AFTER_SOME = described({"Retry-After": "Seconds to wait before sending the request again, where that is known."})
+_UNAVAILABLE = {
+    "description": "The service cannot answer now, and `type` says why; for example, it cannot check the key or token.",
+    "content": PROBLEM_CONTENT,
+    "headers": RETRY_AFTER_SOME,
+}
 _ID = described({"X-Request-ID": "The request's id, as in the log; the caller's own id if that is a UUID."})
+_OWN_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "required": False,
+    "description": "The request's id, for the answer and the log; anything but a UUID is replaced by a new one.",
+    "schema": {"type": "string", "format": "uuid"},
+}
 
 
 def describe_common(app: FastAPI) -> None:
@@ -54,8 +64,10 @@ def describe_common(app: FastAPI) -> None:
                 if path.startswith(_OPEN):
                     operation["security"] = []
                 else:
-                    operation["responses"].update(_REFUSALS)
+                    operation["responses"] = {**_REFUSALS, **operation["responses"]}
                     operation["responses"].setdefault("503", _UNAVAILABLE)
+                others = [one for one in operation.get("parameters", ()) if one != _OWN_ID]  # FastAPI keeps its schema
+                operation["parameters"] = [*others, _OWN_ID]
                 for status, response in operation["responses"].items():
                     operation["responses"][status] = {**response, "headers": {**response.get("headers", {}), **_ID}}
         return schema

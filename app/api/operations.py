@@ -9,7 +9,7 @@ from prometheus_client.exposition import choose_encoder
 
 from app.api.dependencies import ServiceDependency
 from app.api.running import running_of
-from app.api.schemas import Health, ModelCard, NotReady
+from app.api.schemas import Health, ModelCard, NotReady, Ready
 from app.telemetry.merging import Snapshot
 
 router = APIRouter(tags=["operations"])
@@ -29,7 +29,7 @@ async def live() -> Health:
     return Health(status="live")
 
 
-@router.get("/health/ready", responses={503: {"model": NotReady}})
+@router.get("/health/ready", responses={200: {"model": Ready}, 503: {"model": NotReady}})
 async def ready(request: Request) -> JSONResponse:
     """Report whether the service takes images now; send none while this answers 503, which says why."""
     reason = running_of(request.app).told_readiness()

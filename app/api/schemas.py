@@ -188,6 +188,12 @@ class Health(BaseModel):
     status: str
 
 
+class Ready(BaseModel):
+    """The service takes images now."""
+
+    status: Literal["ready"]
+
+
 class NotReady(BaseModel):
     """The service takes no images now."""
 

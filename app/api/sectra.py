@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from sectra_client.schemas import CancelInvocation, CreateInvocation
 
 from app.api.dependencies import ServiceDependency, while_connected
-from app.api.problems import InvalidRequest, RequestTimeout, UploadTooLarge, refuse
+from app.api.openapi import PROBLEM_CONTENT, RETRY_AFTER, RETRY_AFTER_SOME
+from app.api.problems import MEDIA_TYPE, InvalidRequest, RequestTimeout, UploadTooLarge, refuse
 from app.api.running import Service, running_of
 from app.errors import DeadlineExceeded, ModelNotReady, TesseraError
 from app.segmentation.deadline import answered_within
@@ -42,6 +43,32 @@ _BODY = {
     }
 }
 
+_ERROR = {
+    "type": "object",
+    "properties": {"error": {"type": "string", "description": "One line for the user; not in a refused key or token."}},
+}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": description,
+        "content": {MEDIA_TYPE: {"schema": {"allOf": [PROBLEM_CONTENT[MEDIA_TYPE]["schema"], _ERROR]}}},
+    }
+    for status, description in {
+        400: "Not an invocation as Sectra's SDK has it, or not one that is taken.",
+        403: "The call-back is not allowed, or the key or token, where the service asks for one.",
+        408: "The body did not arrive in time.",
+        409: "The user cancelled the order.",
+        413: "The body is too long, or the order has too many areas, or too large ones.",
+        422: "The slide gives no pixels, an area lies outside it, or its tissue falls into too many regions.",
+        429: "The service is full; Retry-After says when to come back.",
+        500: "The model failed on the slide, or the service had another fault; its log has the cause.",
+        502: "The call-back cannot be reached, does not accept the token, or refuses what was asked.",
+        503: "The service cannot answer now, and `type` says why.",
+        504: "The order was not carried out before its deadline.",
+    }.items()
+}
+_PROBLEMS[429]["headers"] = RETRY_AFTER
+_PROBLEMS[503]["headers"] = RETRY_AFTER_SOME
+
 router = APIRouter(prefix="/sectra/hook", tags=["sectra"])
 
 
@@ -67,7 +94,7 @@ async def info(_orders: _Orders) -> JSONResponse:
     return _answer({"apiVersion": API_VERSION, "softwareVersion": software_version()})
 
 
-@router.post("", openapi_extra=_BODY)
+@router.post("", responses=_PROBLEMS, openapi_extra=_BODY)
 async def invoke(request: Request, service: ServiceDependency, orders: _Orders) -> Response:
     """Take an order, a cancellation or a deletion from Sectra."""
     seconds = service.request_timeout_seconds

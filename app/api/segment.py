@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from app.api import schemas
 from app.api.dependencies import ServiceDependency, uploaded_images
 from app.api.negotiation import choose
-from app.api.openapi import PROBLEM_CONTENT, described
+from app.api.openapi import PROBLEM_CONTENT, RETRY_AFTER, RETRY_AFTER_SOME, described
 from app.api.problems import AnswerTooLarge, InvalidRequest, Problem, count_rejection, problem_of
 from app.api.renderings import MEDIA_TYPES, Rendering, View, check_uploaded, paint, render
 from app.api.running import Service
@@ -80,7 +80,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         504: "The request was not answered before its deadline.",
     }.items()
 }
-_PROBLEMS[429]["headers"] = described({"Retry-After": "Seconds to wait before sending the request again."})
+_PROBLEMS[429]["headers"] = RETRY_AFTER
+_PROBLEMS[503]["headers"] = RETRY_AFTER_SOME
 
 
 @router.post(

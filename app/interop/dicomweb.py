@@ -22,6 +22,7 @@ _FIRST = 1
 _JSON = ("application/dicom+json", "application/json")
 _PROCESSING_FAILURE, _OUT_OF_RESOURCES = 0x0110, 0xA7
 """Failure reasons that may pass (PS3.18, I.2.2): the second is the first byte of several."""
+_NOT_STORED = "the archive does not store the result (failure reason {:04X}H, PS3.18 I.2.2)"
 
 
 class Archive:
@@ -78,25 +79,35 @@ class Archive:
 
         Raises:
             UnsupportedImage: They repeat what their source has malformed, and cannot be written.
-            ArchiveUnavailable: The archive fails at it, or is full.
+            ArchiveUnavailable: The archive fails at one of them, or is full.
             ArchiveRefused: It does not take them all, or does not say so (PS3.18, section 10.5.3): whatever
-                answers instead of it, as a page to log in does, may well answer with success.
+                answers instead of it, as a page to log in does, may well answer with success. One that it does not
+                take because it has it counts as stored.
         """
         for instance in instances:
             to_bytes(instance)  # a trial: what the client fails to write would pass for an answer of the archive's
         with naming_archive_errors("the result"):
             outcome = self._outcome(instances)
-            if failed := outcome.get("FailedSOPSequence"):
-                reason = int(failed[0].get("FailureReason", 0))
-                kind = (
-                    ArchiveUnavailable
-                    if reason == _PROCESSING_FAILURE or reason >> 8 == _OUT_OF_RESOURCES
-                    else ArchiveRefused
-                )
-                raise kind(f"the archive does not store the result (failure reason {reason:04X}H, PS3.18 I.2.2)")
+            failed = [
+                (int(one.get("FailureReason", 0)), str(one.get("ReferencedSOPInstanceUID", "")))
+                for one in outcome.get("FailedSOPSequence") or ()
+            ]
             stored = {str(one.ReferencedSOPInstanceUID) for one in outcome.get("ReferencedSOPSequence", ())}
-        if not stored.issuperset(str(instance.SOPInstanceUID) for instance in instances):
+        if passing := [reason for reason, _ in failed if _may_pass(reason)]:
+            raise ArchiveUnavailable(_NOT_STORED.format(passing[0]))
+        sent = {str(instance.SOPInstanceUID) for instance in instances}
+        for reason, uid in failed:
+            # Archives say "already there" in reasons of their own. UIDs follow from content: what is there is the same.
+            if uid not in sent or not self._holds(str(instances[0].StudyInstanceUID), uid):
+                raise ArchiveRefused(_NOT_STORED.format(reason))
+            stored.add(uid)
+        if not stored.issuperset(sent):
             raise ArchiveRefused("the archive does not say that it has stored the result; is --url the right one?")
+
+    def _holds(self, study_uid: str, instance_uid: str) -> bool:
+        with naming_archive_errors("the search for what it has of the result"):
+            found = self.client.search_for_instances(study_uid, search_filters={"SOPInstanceUID": instance_uid})
+            return any(one["00080018"]["Value"] == [instance_uid] for one in found)
 
     def _outcome(self, instances: Sequence[Dataset]) -> Dataset:
         """Return what the archive says of instances to store, also where it stored none of them.
@@ -113,6 +124,10 @@ class Archive:
             if not outcome.get("FailedSOPSequence"):
                 raise
             return outcome
+
+
+def _may_pass(reason: int) -> bool:
+    return reason == _PROCESSING_FAILURE or reason >> 8 == _OUT_OF_RESOURCES
 
 
 def _is_json(answer: requests.Response) -> bool:

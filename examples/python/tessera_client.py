@@ -522,10 +522,10 @@ _READY = _Call("GET", "/health/ready", lambda _: True, retried=False)
 class Client:
     """Calls a tessera service, and waits for its answers. Threads may share one.
 
-    Every call raises `TesseraError`, see there, and `ValueError` or `TypeError` for what is no image. Close it, or use
-    it in a `with`. `mpp` is an image's pixel spacing in um/px, where it is known: the model then sees the image at its
-    own, and the answer keeps the image's pixels. `request_id` is what the service's logs call it, with all its tries; a
-    new one where none is stated.
+    Every call raises `TesseraError`, see there, and, before anything is sent, `ValueError` or `TypeError` for what is
+    no image and `OSError` for a path that cannot be read. Close it, or use it in a `with`. `mpp` is an image's pixel
+    spacing in um/px, where it is known: the model then sees the image at its own, and the answer keeps the image's
+    pixels. `request_id` is what the service's logs call it, with all its tries; a new one where none is stated.
 
     Args:
         url: Where the service is, as in "http://127.0.0.1:8000".

@@ -51,7 +51,7 @@ def test_what_a_request_may_state_is_optional_and_never_null():
         for operation in operations.values():
             for parameter in operation.get("parameters", []):
                 assert not parameter["required"]
-                assert {"enum", "minimum", "exclusiveMinimum"} & set(parameter["schema"]), parameter["name"]
+                assert {"enum", "minimum", "exclusiveMinimum", "format"} & set(parameter["schema"]), parameter["name"]
                 assert parameter["schema"]["type"] in ("number", "integer", "string"), parameter["name"]
 
 
@@ -71,8 +71,35 @@ def test_the_headers_that_are_documented_are_those_that_are_sent(client):
     sent = client.post("/segment", content=encoded(noise(16, 16)), headers={**PNG, "Accept": "image/png"}).headers
     told = {name.lower() for name in operation["200"]["headers"]}
     assert told == {name for name in sent if name.startswith("tessera-")} | {"x-request-id"}
-    assert "Retry-After" in operation["429"]["headers"]
+    assert all("Retry-After" in operation[status]["headers"] for status in ("429", "503"))
     assert all("X-Request-ID" in response["headers"] for response in operation.values())
+
+
+def test_every_request_may_state_its_id_once_however_often_the_document_is_asked_for():
+    app = create_app(Settings(cores=1), ColourSegmenter())
+    app.openapi()
+    for operations in app.openapi()["paths"].values():
+        for operation in operations.values():
+            assert [one["name"] for one in operation["parameters"]].count("X-Request-ID") == 1
+
+
+def test_what_readiness_answers_has_a_schema(client):
+    responses = json.loads(document())["paths"]["/health/ready"]["get"]["responses"]
+    assert responses["200"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Ready"}
+    assert client.get("/health/ready").json() == {"status": "ready"}
+
+
+def test_the_route_for_sectra_documents_its_problems_and_their_line_for_the_user():
+    paths = create_app(Settings(cores=1, sectra_hosts="pacs.example"), ColourSegmenter()).openapi()["paths"]
+    responses = paths["/sectra/hook"]["post"]["responses"]
+    problems = {"400", "401", "403", "408", "409", "413", "422", "429", "500", "502", "503", "504"}
+    assert set(responses) == {"200"} | problems
+    for status in problems - {"401"}:  # which never gets as far as the route
+        problem, more = responses[status]["content"]["application/problem+json"]["schema"]["allOf"]
+        assert problem == {"$ref": "#/components/schemas/Problem"}
+        assert "error" in more["properties"]
+    assert "call-back" in responses["403"]["description"]
+    assert all("Retry-After" in responses[status]["headers"] for status in ("429", "503"))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def app() -> Iterator[FastAPI]:
     ("method", "path", "mode"),
     [
         *[("POST", path, mode) for path in ("/segment", "/classify") for mode in GenerationMode],
-        # They have no parameters of which to make wrong ones.
+        # They have no parameter that can be wrong: an id that is none is replaced.
         *[("GET", path, GenerationMode.POSITIVE) for path in ("/model", "/health/live", "/health/ready", "/metrics")],
     ],
 )

@@ -48,6 +48,18 @@ def test_each_file_is_served_and_kept_until_it_changes(client, path):
     assert (head.status_code, head.headers["etag"]) == (200, answer.headers["etag"])
 
 
+@pytest.mark.parametrize("path", ["/viewer", "/viewer/main.js", "/static-offline-docs/swagger-ui.css"])
+@pytest.mark.parametrize("asked", ["lines=0-9", "bytes=9-0", "bytes=x", "bytes=999999999-", "bytes=0-9", "x"])
+def test_a_part_of_a_file_is_not_given_and_asking_for_one_is_no_error(client, path, asked):
+    """Before, Starlette answered most of these with 400 or 416, in plain text."""
+    whole = client.get(path)
+    for ask in (client.get, client.head):
+        answer = ask(path, headers={"Range": asked})
+        assert (answer.status_code, answer.headers["accept-ranges"]) == (200, "none")
+        assert answer.headers["content-length"] == str(len(whole.content))
+    assert client.get(path, headers={"Range": asked}).content == whole.content
+
+
 def test_scripts_and_styles_have_the_types_that_browsers_insist_on(client):
     assert client.get("/viewer/main.js").headers["content-type"].startswith("text/javascript")
     assert client.get("/viewer/theme.css").headers["content-type"].startswith("text/css")

@@ -66,6 +66,88 @@ def test_why_a_result_is_not_stored_decides_whether_it_is_tried_again_whatever_t
         with_archive(answer, lambda archive: archive.store([result()]))
 
 
+COARSE, FINE = f"{UID}.9.1", f"{UID}.9.2"
+DUPLICATE, OF_AZURE, FULL, NOT_SUPPORTED = 0x0111, 0xB00E, 0xA700, 0x0122
+
+
+def two_levels() -> list[Dataset]:
+    levels = [result(), result()]
+    for dataset, uid in zip(levels, (COARSE, FINE), strict=True):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+    return levels
+
+
+def answers(
+    failed: dict[str, int], *stored: str, holds: tuple[str, ...] = (), status: int = 202
+) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Return an archive that says so of what it is to store, and finds by its UID what it holds."""
+    outcome = {
+        "00081198": [
+            {"00081155": {"vr": "UI", "Value": [uid]}, "00081197": {"vr": "US", "Value": [reason]}}
+            for uid, reason in failed.items()
+        ],
+        "00081199": [{"00081155": {"vr": "UI", "Value": [uid]}} for uid in stored],
+    }
+    said = {tag: {"vr": "SQ", "Value": items} for tag, items in outcome.items() if items}
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if handler.command == "POST":
+            sends(status, json.dumps(said).encode(), **DICOM_JSON)(handler)
+            return
+        path, _, asked = handler.path.partition("?SOPInstanceUID=")
+        assert path.endswith("/instances")
+        found = [{"00080018": {"vr": "UI", "Value": [uid]}} for uid in holds if uid == asked]
+        sends(200 if found else 204, json.dumps(found).encode() if found else b"", **DICOM_JSON)(handler)
+
+    return answer
+
+
+@pytest.mark.parametrize("already", [DUPLICATE, OF_AZURE])
+def test_a_result_whose_rest_fails_for_now_is_tried_again_though_a_part_is_there_already(already):
+    """Before, the first reason alone was looked at, and the second try of a half-stored result was the last."""
+    answer = answers({COARSE: already, FINE: FULL}, holds=(COARSE,))
+    with pytest.raises(ArchiveUnavailable, match="failure reason A700H"):
+        with_archive(answer, lambda archive: archive.store(two_levels()))
+
+
+@pytest.mark.parametrize("already", [DUPLICATE, OF_AZURE])
+def test_a_half_stored_result_is_completed_with_the_same_instances(already):
+    answer = answers({COARSE: already}, FINE, holds=(COARSE,))
+    with_archive(answer, lambda archive: archive.store(two_levels()))
+
+
+def test_a_result_that_is_there_already_is_stored():
+    answer = answers({COARSE: DUPLICATE, FINE: OF_AZURE}, holds=(COARSE, FINE), status=409)
+    with_archive(answer, lambda archive: archive.store(two_levels()))
+
+
+@pytest.mark.parametrize(
+    ("failed", "reason"),
+    [
+        ({COARSE: DUPLICATE}, DUPLICATE),
+        ({COARSE: NOT_SUPPORTED}, NOT_SUPPORTED),
+        ({FINE: NOT_SUPPORTED, COARSE: OF_AZURE}, NOT_SUPPORTED),
+        ({"1.2.3": DUPLICATE}, DUPLICATE),
+    ],
+)
+def test_what_the_archive_neither_takes_nor_holds_is_refused(failed, reason):
+    answer = answers(failed, FINE, holds=("1.2.3",))
+    with pytest.raises(ArchiveRefused, match=f"failure reason {reason:04X}H") as refused:
+        with_archive(answer, lambda archive: archive.store(two_levels()))
+    assert UID not in str(refused.value)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[{}]", b'"text"'])
+def test_an_answer_to_what_is_there_already_that_cannot_be_read_is_refused(body):
+    said = answers({COARSE: DUPLICATE}, FINE)
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        (said if handler.command == "POST" else sends(200, body, **DICOM_JSON))(handler)
+
+    with pytest.raises(ArchiveRefused, match="search for what it has of the result cannot be understood"):
+        with_archive(answer, lambda archive: archive.store(two_levels()))
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"00081198": {"vr": "SQ", "Value": []}}'])
 def test_a_conflict_that_gives_no_reason_is_a_refusal(body):
     with pytest.raises(ArchiveRefused, match=r"refuses the result|cannot be understood"):

@@ -241,6 +241,13 @@ def test_what_is_no_image_is_refused_before_it_is_sent(ask, image):
     assert not script.requests
 
 
+def test_a_path_that_cannot_be_read_is_an_os_error_before_anything_is_sent(ask, tmp_path):
+    script = Script()
+    with pytest.raises(FileNotFoundError):
+        ask(script, lambda client: client.segment(tmp_path / "nope.png"))
+    assert not script.requests
+
+
 def test_no_name_of_a_file_is_sent(ask, tmp_path):
     path = tmp_path / "DOE^JANE 1961.png"
     path.write_bytes(encoded(PATCH))
