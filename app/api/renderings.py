@@ -18,11 +18,12 @@ from app.interop.dicom_seg import segmentation_object
 from app.interop.dicom_sr import measurement_report
 from app.interop.provenance import picture_text
 from app.pathology.classes import label_indices
-from app.pathology.geometry import Placement, area_mm2
+from app.pathology.geometry import Placement, area_mm2, of_microscope
 from app.pathology.manifest import ModelManifest
 from app.segmentation.patch import SegmentedPatch
 from app.slides.dicom import MEDIA_TYPE as DICOM
 from app.slides.dicom import header, is_dicom
+from app.slides.dicom_matrix import um_per_px
 
 PNG = "image/png"
 
@@ -104,7 +105,9 @@ def _dicom(manifest: ModelManifest, data: bytes, patch: SegmentedPatch, how: Ren
     segmentation = segmentation_object(source, patch.class_map, manifest, patch.conditions)
     if how.dicom == "seg":
         return to_bytes(segmentation)
-    image_mm2 = area_mm2(patch.size, patch.conditions.um_per_px)
+    # The header's spacing also where another was stated: the Segmentation that the report cites has it from there.
+    spacing = of_microscope(um_per_px(source)) or patch.conditions.um_per_px
+    image_mm2 = area_mm2(patch.size, spacing)
     return to_bytes(measurement_report(source, segmentation, patch.fractions, manifest, patch.conditions, image_mm2))
 
 

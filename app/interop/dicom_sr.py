@@ -3,11 +3,12 @@
 Source: DICOM PS3.16, templates TID 1500 (Measurement Report), 1411 (measurements of a segment) and 4019 (algorithm).
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from app.imaging.dicom_packages import require_dicom
-from app.interop.dicom_codes import AREA, PIXEL_FRACTION, coding_of, concept, private_scheme
+from app.interop.dicom_codes import AREA, PIXEL_FRACTION, PRIVATE_SCHEME, coding_of, concept, private_scheme
 from app.interop.dicom_identity import (
     MANUFACTURER,
     common_arguments,
@@ -19,7 +20,7 @@ from app.interop.dicom_identity import (
     result_key,
 )
 from app.interop.provenance import Conditions
-from app.pathology.classes import TissueClass, label_indices
+from app.pathology.classes import Code, Coding, TissueClass, label_indices
 from app.pathology.manifest import ModelManifest
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 _DIGITS = 6
 """Significant digits of an area."""
+_MEANING = 64
+"""Characters of a Code Meaning (PS3.5, section 6.2, LO)."""
+_TYPE = Code(value="TYPE", scheme=PRIVATE_SCHEME, meaning="Segmented property type")
+_MODIFIER = Code(value="TYPE-MODIFIER", scheme=PRIVATE_SCHEME, meaning="Segmented property type modifier")
 
 
 def measurement_report(
@@ -120,7 +125,7 @@ def _group(
     from pydicom.sr.codedict import codes  # noqa: PLC0415
 
     coding = coding_of(tissue)
-    return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+    group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
         # Named here and not by frames, of which an absent class has none and a slide's class too many to list.
         referenced_segment=sr.ReferencedSegment(
@@ -130,7 +135,7 @@ def _group(
             source_images=[sr.SourceImageForSegmentation(source.SOPClassUID, source.SOPInstanceUID)],
         ),
         finding_category=concept(coding.category),
-        finding_type=concept(coding.type),
+        finding_type=concept(_finding(coding)),
         algorithm_id=sr.AlgorithmIdentification(
             name=manifest.name,
             version=manifest.version,
@@ -140,3 +145,29 @@ def _group(
         ),
         measurements=measurements,
     )
+    if coding.modifier is not None:
+        (finding,) = (item for item in group[0].ContentSequence if item.name == codes.DCM.Finding)
+        parts = (_TYPE, coding.type), (_MODIFIER, coding.modifier)
+        how = sr.RelationshipTypeValues.HAS_CONCEPT_MOD
+        finding.ContentSequence = sr.ContentSequence(
+            [sr.CodeContentItem(concept(name), concept(part), how) for name, part in parts]
+        )
+    return group
+
+
+def _finding(coding: Coding) -> Code:
+    """Return what a group's Finding is: the type, or a private code for a type and its modifier together.
+
+    Programs, highdicom among them, read the code of a finding and none of the items below it; to them "Lung" that only
+    an item below calls "Normal" is any lung. So the code says both, and items below it, HAS CONCEPT MOD, give the two
+    of the segment's description. The code's value is made of theirs, so that it means the same in any model.
+
+    Source: DICOM PS3.16, section 6.2.4: content items may have such items also where their template shows none. PS3.3,
+    section C.17.3.2.4, table C.17.3-8, explains a local code by one.
+    """
+    kind, modifier = coding.type, coding.modifier
+    if modifier is None:
+        return kind
+    both = f"{modifier.scheme} {modifier.value} {kind.scheme} {kind.value}"
+    value = hashlib.sha256(both.encode()).hexdigest()[:16]
+    return Code(value=value, scheme=PRIVATE_SCHEME, meaning=f"{modifier.meaning} {kind.meaning}"[:_MEANING].rstrip())

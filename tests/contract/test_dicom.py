@@ -32,11 +32,11 @@ def read_back(content: bytes) -> np.ndarray:
     return np.where(pixels == 0, len(WSSS4LUAD), pixels).astype(np.uint8) - 1
 
 
-def percentages(item: Dataset) -> list[float]:
-    """Return the values in % of a report's NUM items, depth first."""
+def measured(item: Dataset, unit: str) -> list[float]:
+    """Return the values in `unit` of a report's NUM items, depth first."""
     values = item.get("MeasuredValueSequence", [])
-    own = [float(each.NumericValue) for each in values if each.MeasurementUnitsCodeSequence[0].CodeValue == "%"]
-    return own + [value for child in item.get("ContentSequence", []) for value in percentages(child)]
+    own = [float(each.NumericValue) for each in values if each.MeasurementUnitsCodeSequence[0].CodeValue == unit]
+    return own + [value for child in item.get("ContentSequence", []) for value in measured(child, unit)]
 
 
 def test_a_dicom_slide_is_answered_like_any_image(client):
@@ -73,7 +73,30 @@ def test_a_report_gives_the_fractions_and_refers_to_the_segmentation(client):
     report = dcmread(BytesIO(client.post("/segment?dicom=sr", content=data, headers=OBJECT).content))
     assert report.Modality == "SR"
     assert segmentation.SOPInstanceUID in str(report)
-    assert percentages(report) == [25.0, 25.0, 25.0]
+    assert measured(report, "%") == [25.0, 25.0, 25.0]
+
+
+@pytest.mark.parametrize("mpp", [None, 0.5, 0.8, 1])
+def test_a_reports_areas_are_those_of_the_segmentation_whatever_spacing_was_stated(client, mpp):
+    data = file_of(whole_slide(quarters(150, 100)))
+    stated = {} if mpp is None else {"mpp": mpp}
+    answer = client.post("/segment", params=stated, content=data, headers=OBJECT)
+    segmentation = dcmread(BytesIO(answer.content))
+    report = dcmread(
+        BytesIO(client.post("/segment", params={**stated, "dicom": "sr"}, content=data, headers=OBJECT).content)
+    )
+    assert segmentation.SOPInstanceUID in str(report)
+    (shared,) = segmentation.SharedFunctionalGroupsSequence
+    down, across = shared.PixelMeasuresSequence[0].PixelSpacing
+    classes = read_back(answer.content)
+    expected = [(classes == index).sum() * down * across for index in range(3)]
+    assert measured(report, "mm2") == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_reports_areas_follow_the_stated_spacing_where_the_header_has_none(client):
+    data = file_of(microscopic(quarters(150, 100)))
+    answer = client.post("/segment", params={"mpp": 1, "dicom": "sr"}, content=data, headers=OBJECT)
+    assert measured(dcmread(BytesIO(answer.content)), "mm2") == pytest.approx([75 * 50 * 1e-6] * 3, rel=1e-5)
 
 
 def test_the_same_upload_gives_the_same_object(client):

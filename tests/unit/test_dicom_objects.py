@@ -466,7 +466,52 @@ def test_a_report_gives_each_segments_share_in_percent():
         assert segment.referenced_segment_numbers == [number]
         assert group.tracking_identifier == MODEL.classes[number - 1].name
         assert group.tracking_uid == seg.SegmentSequence[number - 1].TrackingUID
-        assert group.finding_type.value == MODEL.classes[number - 1].coding.type.value
+
+
+def codes_in(item: Dataset) -> set[tuple[str, str]]:
+    """Return values and schemes of the codes that an item of a report and those below it have as their values."""
+    own = {(code.CodeValue, code.CodingSchemeDesignator) for code in item.get("ConceptCodeSequence", [])}
+    return own.union(*(codes_in(child) for child in item.get("ContentSequence", [])))
+
+
+def test_a_reports_group_has_every_code_of_its_segments_description():
+    groups = hd.sr.srread(BytesIO(to_bytes(reported(SLIDE)))).content.get_volumetric_roi_measurement_groups()
+    modified = 0
+    for segment, group in zip(segmented(SLIDE).SegmentSequence, groups, strict=True):
+        (category,), (kind,) = segment.SegmentedPropertyCategoryCodeSequence, segment.SegmentedPropertyTypeCodeSequence
+        modifiers = kind.get("SegmentedPropertyTypeModifierCodeSequence", [])
+        described = {(code.CodeValue, code.CodingSchemeDesignator) for code in (category, kind, *modifiers)}
+        assert described <= codes_in(group[0])
+        modified += len(modifiers)
+    assert modified == 1
+
+
+def test_a_finding_is_no_type_without_its_modifier():
+    """highdicom, as others, reads the finding's own code alone: normal lung is not to be taken for any lung."""
+    report = dcmread(BytesIO(to_bytes(reported(SLIDE))))
+    groups = hd.sr.srread(BytesIO(to_bytes(report))).content.get_volumetric_roi_measurement_groups()
+    tumor, stroma, normal = (group.finding_type for group in groups)
+    assert [(code.value, code.scheme_designator) for code in (tumor, stroma)] == [
+        ("108369006", "SCT"),
+        ("21793004", "SCT"),
+    ]
+    assert (normal.scheme_designator, normal.meaning) == ("99TESSERA", "Normal Lung")
+    assert len(normal.value) == 16
+    assert "99TESSERA" in {each.CodingSchemeDesignator for each in report.CodingSchemeIdentificationSequence}
+    (finding,) = (item for item in groups[2][0].ContentSequence if item.name.value == "121071")
+    assert [(item.RelationshipType, item.name.value, item.value.value) for item in finding.ContentSequence] == [
+        ("HAS CONCEPT MOD", "TYPE", "39607008"),
+        ("HAS CONCEPT MOD", "TYPE-MODIFIER", "17621005"),
+    ]
+
+
+def test_a_long_finding_fits_a_codes_meaning():
+    *others, normal, glass = MODEL.classes
+    kind = normal.coding.type.model_copy(update={"meaning": "m" * 64})
+    long = normal.model_copy(update={"coding": normal.coding.model_copy(update={"type": kind})})
+    report = reported(SLIDE, MODEL.model_copy(update={"classes": (*others, long, glass)}))
+    group = hd.sr.srread(BytesIO(to_bytes(report))).content.get_volumetric_roi_measurement_groups()[2]
+    assert group.finding_type.meaning == "Normal " + "m" * 57
 
 
 def test_a_report_cites_source_and_segmentation_as_evidence():
