@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
-from fastapi.staticfiles import StaticFiles
+
+from app.packaged_files import PackagedFiles
 
 router = APIRouter(include_in_schema=False)
 
@@ -17,7 +18,7 @@ SERVER = {"url": ".", "description": "This service; the dot is where its openapi
 """As the description names it: relative to where that lies itself (OpenAPI 3.1.1, section 4.8.5)."""
 _DESCRIPTION = "openapi.json"
 _FILES = "static-offline-docs"
-_STATIC = StaticFiles(packages=[("fastapi_offline", "static")])
+_STATIC = PackagedFiles(packages=[("fastapi_offline", "static")])
 _REDOC = "redoc.standalone.js"
 _REDOCS_LOGO, _NO_PICTURE = b"https://cdn.redoc.ly/redoc/logo-mini.svg", b"data:,"
 """The one address outside that ReDoc loads, which no option turns off; it shows none where the picture is none."""
@@ -56,11 +57,7 @@ def redoc_script() -> Response:
 @router.get(f"/{_FILES}/{{path:path}}")
 async def file(path: str, request: Request) -> Response:
     """Give one of the pages' scripts, styles or pictures."""
-    response = await _STATIC.get_response(path, request.scope)
-    # As in `app/viewer/page.py`: Starlette refuses in plain text what is to be ignored (RFC 9110, section 14.2).
-    request.scope["headers"] = [one for one in request.scope["headers"] if one[0] != b"range"]
-    response.headers["Accept-Ranges"] = "none"
-    return response
+    return await _STATIC.get_response(path, request.scope)
 
 
 @cache

@@ -227,10 +227,8 @@ class _Supervisor:
             reason: What ends the service that nobody asked to end.
         """
         self._is_ending = True
-        if (
-            reason is not None and self._serving is not None
-        ):  # said again at the end, which may be seconds away or not come
-            _log.error("ending: %s", reason)
+        if reason is not None and self._serving is not None:
+            _log.error("ending: %s", reason)  # said again at the end, which may be seconds away or not come
         for front in self._reload_asked:
             front.send(Reloaded(ReloadRefused(STOPPING)))
         for listener in self._shared.listeners:

@@ -6,11 +6,12 @@ Its links are relative, so that it also works behind a proxy that adds a prefix.
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from fastapi.staticfiles import StaticFiles
+
+from app.packaged_files import PackagedFiles
 
 router = APIRouter(prefix="/viewer", include_in_schema=False)
 
-_STATIC = StaticFiles(directory=Path(__file__).parent / "static")
+_STATIC = PackagedFiles(directory=Path(__file__).parent / "static")
 _EMPTY = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 """Digest of nothing: the one inline style of the page is an empty mark that OpenSeadragon looks for."""
 _HEADERS = {
@@ -21,7 +22,6 @@ _HEADERS = {
     ),
     # Kept, and asked for anew each time: a page and scripts of two versions must never meet.
     "Cache-Control": "no-cache",
-    "Accept-Ranges": "none",
 }
 
 
@@ -44,7 +44,5 @@ async def _file(path: str, request: Request) -> Response:
         HTTPException: There is none (404).
     """
     response = await _STATIC.get_response(path, request.scope)
-    # Starlette looks for it when it sends the file, and refuses in plain text what is to be ignored (RFC 9110, 14.2).
-    request.scope["headers"] = [one for one in request.scope["headers"] if one[0] != b"range"]
     response.headers.update(_HEADERS)
     return response
